@@ -1,0 +1,225 @@
+"""Run folders: atomic files, manifests, and the rule by which a stage is skipped, resumed or run again.
+
+A stage writes its files first, each through a temporary file and a rename, and its manifest last. The manifest
+holds the *key* of the stage (everything that its output depends on) and the SHA-256 of each output. On the next
+run a stage whose manifest matches is skipped, one without a manifest is resumed, and one whose key differs runs
+again, with all those after it, since their keys contain its outputs' digests. A process may thus be killed at
+any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sotune.errors import ArtifactError
+
+_MARKER = ".sotune-run"
+_LOCK = ".lock"
+FORMAT = 1
+
+
+def sha256_text(text: str) -> str:
+    """Returns the SHA-256 of a text's UTF-8 bytes, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value in canonical form, in hexadecimal."""
+    return sha256_text(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True))
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Returns the installed version of each distribution, without importing it."""
+    return {name: metadata.version(name) for name in names}
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; renames it to ``path`` when the block ends well.
+
+    The temporary file keeps the suffix of ``path``, since some writers choose a format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically, with sorted keys and a final newline."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ArtifactError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; run the stage that writes it first") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not readable JSON ({error}); delete it and run again") from error
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any], *, schema: Mapping[str, str] | None = None) -> None:
+    """Writes columns of equal length as a Parquet file, atomically.
+
+    Args:
+        path: Where to.
+        columns: Column name to values (lists or arrays).
+        schema: Column name to Arrow type name, for columns whose type the values do not settle.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = schema or {}
+    arrays = {
+        name: pa.array(values, type=pa.type_for_alias(types[name]) if name in types else None)
+        for name, values in columns.items()
+    }
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(arrays), temporary)
+
+
+def read_parquet(path: Path) -> dict[str, list[Any]]:
+    """Reads a Parquet file into column name to list of values.
+
+    Raises:
+        ArtifactError: The file is missing or is not Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; run the stage that writes it first")
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{path} is not readable Parquet ({error}); delete it and run again") from error
+    return columns
+
+
+class RunFolder:
+    """One run's folder: its files, its manifests, its lock.
+
+    Args:
+        path: The folder; made when it does not exist.
+
+    Raises:
+        ArtifactError: The path is a file, or a folder with content that no run of sotune left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise ArtifactError(f"{path} is a file; name a folder for --out")
+        if path.is_dir() and not (path / _MARKER).exists() and any(path.iterdir()):
+            raise ArtifactError(
+                f"{path} is not empty and is not a run folder of sotune; name a new folder for --out, "
+                f"so that nothing of yours is overwritten"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / _MARKER).exists():
+            write_json(path / _MARKER, {"format": FORMAT})
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Opens a run folder that exists.
+
+        Raises:
+            ArtifactError: There is none at the path.
+        """
+        if not (path / _MARKER).exists():
+            raise ArtifactError(f"{path} is not a run folder of sotune; name the --out of an earlier command")
+        return cls(path)
+
+    def file(self, name: str) -> Path:
+        """Returns the path of a file of the run."""
+        return self.path / name
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for one process; released by the system when the process dies.
+
+        Raises:
+            ArtifactError: Another process holds it.
+        """
+        import fcntl
+
+        with (self.path / _LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArtifactError(
+                    f"another process works in {self.path}; wait for it, or name another folder for --out"
+                ) from None
+            yield
+
+    def manifest_path(self, stage: str) -> Path:
+        """Returns where the manifest of a stage lies."""
+        return self.path / f"{stage}.manifest.json"
+
+    def is_current(self, stage: str, key: Mapping[str, Any]) -> bool:
+        """Tells whether a stage's outputs are there, unchanged, and made under the same key."""
+        path = self.manifest_path(stage)
+        if not path.exists():
+            return False
+        manifest = read_json(path)
+        if manifest.get("format") != FORMAT or manifest.get("key") != json.loads(json.dumps(key)):
+            return False
+        outputs: dict[str, str] = manifest["outputs"]
+        return all(
+            (self.path / name).exists() and sha256_file(self.path / name) == digest
+            for name, digest in outputs.items()
+        )
+
+    def commit(self, stage: str, key: Mapping[str, Any], outputs: Sequence[str]) -> None:
+        """Writes the manifest of a finished stage."""
+        digests = {name: sha256_file(self.path / name) for name in outputs}
+        write_json(
+            self.manifest_path(stage), {"format": FORMAT, "stage": stage, "key": key, "outputs": digests}
+        )
+
+    def discard(self, stage: str) -> None:
+        """Removes a stage's manifest, so that the stage counts as unfinished while it is written again."""
+        self.manifest_path(stage).unlink(missing_ok=True)
+
+    def digests(self, stage: str) -> dict[str, str]:
+        """Returns the SHA-256 of each output of a finished stage: what the next stage's key holds.
+
+        Raises:
+            ArtifactError: The stage has not finished.
+        """
+        outputs: dict[str, str] = read_json(self.manifest_path(stage))["outputs"]
+        return outputs

@@ -1,0 +1,33 @@
+"""The exceptions and warnings that sotune raises on purpose.
+
+Every message says what is wrong, what was found, and what to do about it. The command line prints the
+message without a traceback and leaves with the exception's ``exit_status``.
+"""
+
+
+class SotuneError(Exception):
+    """The work failed for a reason that sotune understands. Base class of all its errors."""
+
+    exit_status = 1
+
+
+class DataError(SotuneError):
+    """A data file, a row or a set of representations cannot be used as it is."""
+
+    exit_status = 2
+
+
+class ConfigError(SotuneError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+    exit_status = 2
+
+
+class ArtifactError(SotuneError):
+    """A run folder holds something that sotune did not write, or that was changed since."""
+
+    exit_status = 2
+
+
+class ConvergenceWarning(UserWarning):
+    """An iterative solver stopped before it reached its tolerance."""
