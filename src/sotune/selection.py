@@ -1,0 +1,128 @@
+"""Which rows are kept, how strongly each counts in training, and why a row was dropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sotune.errors import ConfigError, DataError
+
+LossWeightRule = Literal["proportional", "exp", "uniform"]
+LOSS_WEIGHT_RULES: tuple[LossWeightRule, ...] = ("proportional", "exp", "uniform")
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedRow:
+    """The decision about one row.
+
+    Attributes:
+        id: The row.
+        weight: Its learned weight, on the simplex.
+        rank: 1 for the largest weight; ties go by id.
+        kept: Whether it is trained on.
+        loss_weight: Its weight in the loss, with mean 1 over the kept rows; ``None`` when dropped.
+        reason: The decision in words.
+    """
+
+    id: str
+    weight: float
+    rank: int
+    kept: bool
+    loss_weight: float | None
+    reason: str
+
+
+def keep_count(n: int, *, keep_fraction: float, k: int | None = None) -> int:
+    """Returns how many of ``n`` rows are kept: ``k``, or ``floor(keep_fraction · n)`` (the paper's K, §4.2).
+
+    Raises:
+        ConfigError: The fraction is outside (0, 1], or so small that nothing would be kept, or ``k`` is below 1.
+        DataError: ``k`` exceeds ``n``.
+    """
+    if k is not None:
+        if k < 1:
+            raise ConfigError(f"k must be at least 1. Got {k}")
+        if k > n:
+            raise DataError(f"k={k} exceeds {n} records; lower k, or use keep_fraction")
+        return k
+    if not 0 < keep_fraction <= 1:
+        raise ConfigError(f"keep_fraction must be in (0, 1]. Got {keep_fraction}")
+    # The product may fall a rounding error short of a whole number: 0.29 · 100 is 28.999…
+    count = math.floor(keep_fraction * n + 1e-9)
+    if count < 1:
+        raise ConfigError(f"keep_fraction={keep_fraction} of {n} records keeps none; raise it, or use k")
+    return count
+
+
+def select_rows(
+    ids: Sequence[str], weights: Sequence[float], *, k: int, loss_weight_rule: LossWeightRule
+) -> tuple[SelectedRow, ...]:
+    """Keeps the ``k`` largest weights (Eq. 7), in input order.
+
+    Loss weights over the kept rows are proportional to the weight, or to ``exp(weight)`` (the paper's rule, Eq. 7,
+    almost uniform since simplex weights are about 1/n), or equal; always rescaled to mean 1, so that the learning rate
+    keeps its meaning.
+
+    Args:
+        ids: Row ids, unique.
+        weights: One weight for each id, ≥ 0, on the simplex.
+        k: How many to keep.
+        loss_weight_rule: How loss weights follow from weights.
+
+    Raises:
+        DataError: Ids repeat, lengths differ, a weight is negative or not finite, or ``k`` is not in 1..n.
+        ConfigError: The rule is unknown.
+    """
+    _check(ids, weights, k)
+    order = sorted(range(len(ids)), key=lambda i: (-weights[i], ids[i]))
+    rank = {ids[i]: position for position, i in enumerate(order, start=1)}
+    kept_weights = {ids[i]: weights[i] for i in order[:k]}
+    loss_weights = _loss_weights(kept_weights, loss_weight_rule)
+    cut = weights[order[k - 1]]
+    n = len(ids)
+    return tuple(
+        SelectedRow(
+            id=id,
+            weight=weight,
+            rank=rank[id],
+            kept=id in loss_weights,
+            loss_weight=loss_weights.get(id),
+            reason=_reason(rank[id], weight, k, n, cut),
+        )
+        for id, weight in zip(ids, weights, strict=True)
+    )
+
+
+def _check(ids: Sequence[str], weights: Sequence[float], k: int) -> None:
+    if len(ids) != len(weights):
+        raise DataError(f"each row needs one weight. Got {len(ids)} ids and {len(weights)} weights")
+    if len(set(ids)) != len(ids):
+        raise DataError("ids must be unique; a repeated id cannot be joined to its weight")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise DataError("weights must be finite and non-negative; run the solver again with a larger epsilon")
+    if not 1 <= k <= len(ids):
+        raise DataError(f"k must be between 1 and {len(ids)}, the number of records. Got {k}")
+
+
+def _loss_weights(kept: dict[str, float], rule: LossWeightRule) -> dict[str, float]:
+    if rule == "proportional":
+        raw = dict(kept)
+    elif rule == "exp":
+        raw = {id: math.exp(weight) for id, weight in kept.items()}
+    elif rule == "uniform":
+        raw = dict.fromkeys(kept, 1.0)
+    else:
+        raise ConfigError(f"loss_weight_rule must be one of {', '.join(LOSS_WEIGHT_RULES)}. Got {rule!r}")
+    total = math.fsum(raw.values())
+    if total == 0:
+        raise DataError("all kept rows have weight 0; raise tau or effective_sample_size")
+    return {id: value * len(raw) / total for id, value in raw.items()}
+
+
+def _reason(rank: int, weight: float, k: int, n: int, cut: float) -> str:
+    if rank <= k:
+        return f"kept: rank {rank} of {n} is within the {k} kept"
+    tie = "; ties are settled by id" if weight == cut else ""
+    return f"dropped: rank {rank} of {n} is beyond the {k} kept{tie}"
