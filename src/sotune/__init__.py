@@ -1,1 +1,43 @@
-"""sotune."""
+"""Keep an aligned LLM safe while it is fine-tuned.
+
+The verbs of the command line are functions here: `extract`, `weigh`, `select`, `score` and `report`, each of which
+takes a `RunConfig`, made with `make_config`. Below them lie plain functions on tensors that need no files:
+`sotune.transport.sinkhorn` and `sotune.weights.learn_weights`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataError, SotuneError
+
+if TYPE_CHECKING:
+    from sotune.config import RunConfig, make_config
+    from sotune.pipeline import extract, report, score, select, weigh
+
+__version__ = metadata.version("sotune")
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "ConvergenceWarning",
+    "DataError",
+    "RunConfig",
+    "SotuneError",
+    "extract",
+    "make_config",
+    "report",
+    "score",
+    "select",
+    "weigh",
+]
+
+_HOMES = {"RunConfig": "sotune.config", "make_config": "sotune.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that ``import sotune`` stays light."""
+    if name not in __all__:
+        raise AttributeError(f"module 'sotune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "sotune.pipeline")), name)

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -23,6 +24,7 @@ from sotune.errors import ArtifactError
 
 _MARKER = ".sotune-run"
 _LOCK = ".lock"
+_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.tmp(\.[^.]+)?")
 FORMAT = 1
 
 
@@ -88,7 +90,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; run the stage that writes it first") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(f"{path} is not readable JSON ({error}); delete it and run again") from error
 
 
@@ -137,21 +139,24 @@ class RunFolder:
         path: The folder; made when it does not exist.
 
     Raises:
-        ArtifactError: The path is a file, or a folder with content that no run of sotune left.
+        ArtifactError: The path is a file, or a folder with content that no run of sotune left, or cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise ArtifactError(f"{path} is a file; name a folder for --out")
-        if path.is_dir() and not (path / _MARKER).exists() and any(path.iterdir()):
+        if path.is_dir() and not (path / _MARKER).exists() and not _is_empty(path):
             raise ArtifactError(
                 f"{path} is not empty and is not a run folder of sotune; name a new folder for --out, "
                 f"so that nothing of yours is overwritten"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        if not (path / _MARKER).exists():
-            write_json(path / _MARKER, {"format": FORMAT})
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / _MARKER).exists():
+                write_json(path / _MARKER, {"format": FORMAT})
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be made ({error.strerror}); name another folder for --out") from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -172,6 +177,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the folder for one process; released by the system when the process dies.
 
+        Removes the temporary files that a process killed while writing left behind.
+
         Raises:
             ArtifactError: Another process holds it.
         """
@@ -184,6 +191,9 @@ class RunFolder:
                 raise ArtifactError(
                     f"another process works in {self.path}; wait for it, or name another folder for --out"
                 ) from None
+            for leftover in list(self.path.rglob(".*.tmp*")):
+                if _is_temporary(leftover):
+                    leftover.unlink()
             yield
 
     def manifest_path(self, stage: str) -> Path:
@@ -200,16 +210,13 @@ class RunFolder:
             return False
         outputs: dict[str, str] = manifest["outputs"]
         return all(
-            (self.path / name).exists() and sha256_file(self.path / name) == digest
-            for name, digest in outputs.items()
+            (self.path / name).exists() and sha256_file(self.path / name) == digest for name, digest in outputs.items()
         )
 
     def commit(self, stage: str, key: Mapping[str, Any], outputs: Sequence[str]) -> None:
         """Writes the manifest of a finished stage."""
         digests = {name: sha256_file(self.path / name) for name in outputs}
-        write_json(
-            self.manifest_path(stage), {"format": FORMAT, "stage": stage, "key": key, "outputs": digests}
-        )
+        write_json(self.manifest_path(stage), {"format": FORMAT, "stage": stage, "key": key, "outputs": digests})
 
     def discard(self, stage: str) -> None:
         """Removes a stage's manifest, so that the stage counts as unfinished while it is written again."""
@@ -223,3 +230,13 @@ class RunFolder:
         """
         outputs: dict[str, str] = read_json(self.manifest_path(stage))["outputs"]
         return outputs
+
+
+def _is_temporary(path: Path) -> bool:
+    """Tells whether ``atomic_path`` made a file."""
+    return path.is_file() and _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _is_empty(folder: Path) -> bool:
+    """Tells whether a folder holds nothing but what a process killed at its very start left behind."""
+    return all(_is_temporary(path) for path in folder.iterdir())

@@ -93,5 +93,14 @@ class IdAssigner:
 
 
 def index_by_id(records: Iterable[Record]) -> dict[str, Record]:
-    """Returns the records keyed by id."""
-    return {record.id: record for record in records}
+    """Returns the records keyed by id, in their order.
+
+    Raises:
+        DataError: Two records have the same id, as when two sets are mixed.
+    """
+    index: dict[str, Record] = {}
+    for record in records:
+        if record.id in index:
+            raise DataError(f"id {record.id!r} names two records; index one set at a time")
+        index[record.id] = record
+    return index

@@ -55,13 +55,13 @@ def render(record: Record, template: Template, tokenizer: Any = None) -> Rendere
 
     Raises:
         ConfigError: The chat template was asked of a tokenizer that has none.
+        DataError: The chat template refuses the conversation.
     """
     if template == "paper":
         prompt = render_prompt(record.prompt, template)
         return RenderedText(prompt=prompt, full=f"{prompt} {record.completion}")
     prompt = render_prompt(record.prompt, template, tokenizer)
-    full = tokenizer.apply_chat_template(_as_dicts(record.messages), tokenize=False)
-    return RenderedText(prompt=prompt, full=full)
+    return RenderedText(prompt=prompt, full=_apply_chat_template(record.messages, tokenizer))
 
 
 def render_prompt(prompt: Sequence[Message], template: Template, tokenizer: Any = None) -> str:
@@ -69,6 +69,7 @@ def render_prompt(prompt: Sequence[Message], template: Template, tokenizer: Any 
 
     Raises:
         ConfigError: The chat template was asked of a tokenizer that has none.
+        DataError: The chat template refuses the conversation.
     """
     if template == "paper":
         return "; ".join([f"{_PAPER_SPEAKER[m.role]}: {m.content}" for m in prompt] + ["Assistant:"])
@@ -78,8 +79,7 @@ def render_prompt(prompt: Sequence[Message], template: Template, tokenizer: Any 
         raise ConfigError(
             "template 'chat' needs a tokenizer with a chat template, and this one has none; use template 'paper'"
         )
-    text = tokenizer.apply_chat_template(_as_dicts(prompt), tokenize=False, add_generation_prompt=True)
-    return str(text)
+    return _apply_chat_template(prompt, tokenizer, add_generation_prompt=True)
 
 
 def tokenize(
@@ -101,19 +101,21 @@ def tokenize(
             template already wrote it.
 
     Raises:
-        ConfigError: The chat template was asked of a tokenizer that has none.
-        DataError: The completion has no token of its own.
+        ConfigError: ``max_length`` is below 2, or the chat template was asked of a tokenizer that has none.
+        DataError: The completion has no token of its own, or the chat template refuses the conversation.
     """
+    if max_length < 2:
+        raise ConfigError(f"max_length must be at least 2, a token of prompt and completion each. Got {max_length}")
     text = render(record, template, tokenizer)
     special = template == "paper"  # a chat template writes its own special tokens
     prompt_ids = tokenizer(text.prompt, add_special_tokens=special)["input_ids"]
     full_ids = list(tokenizer(text.full, add_special_tokens=special)["input_ids"])
-    eos = getattr(tokenizer, "eos_token_id", None)
-    if append_eos and eos is not None and eos not in full_ids[-2:]:
-        full_ids.append(eos)
     n_prompt = _common_prefix_length(prompt_ids, full_ids)
     if n_prompt == len(full_ids):
         raise DataError(f"record {record.id!r} has a completion without a token of its own; drop the row")
+    eos = getattr(tokenizer, "eos_token_id", None)
+    if append_eos and eos is not None and eos not in full_ids[-2:]:
+        full_ids.append(eos)
     if len(full_ids) <= max_length:
         return RenderedTokens(tuple(full_ids), n_prompt, truncated=False)
     return _truncate(full_ids, n_prompt, max_length, bos=getattr(tokenizer, "bos_token_id", None))
@@ -139,5 +141,15 @@ def _common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
     return length
 
 
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content} for m in messages]
+def _apply_chat_template(messages: Sequence[Message], tokenizer: Any, **options: bool) -> str:
+    from jinja2 import TemplateError
+
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+    except TemplateError as error:  # many templates refuse a system turn, or two user turns in a row
+        roles = ", ".join(m.role for m in messages)
+        raise DataError(
+            f"the tokenizer's chat template refuses a conversation of {roles} ({error}); "
+            f"use template 'paper', or drop such rows"
+        ) from error

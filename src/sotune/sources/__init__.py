@@ -1,1 +1,16 @@
-"""sources."""
+"""Sources: files and Hugging Face data sets to records, one reader per file format."""
+
+from sotune.sources.load import LoadedSet, SourceFile, load_set
+from sotune.sources.options import FORMATS, Format, SourceOptions
+from sotune.sources.quarantine import QuarantinedRow, write_quarantine
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "LoadedSet",
+    "QuarantinedRow",
+    "SourceFile",
+    "SourceOptions",
+    "load_set",
+    "write_quarantine",
+]

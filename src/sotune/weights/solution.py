@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -76,6 +76,10 @@ class Step:
     pull_marginal_error: float
     push_marginal_error: float
     effective_sample_size: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the step as a JSON object."""
+        return asdict(self)
 
 
 OnStep = Callable[[Step], None]

@@ -1,0 +1,36 @@
+# Everything is set up by the first target that needs it; nothing outside this folder is touched.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: test lint check bench demo slow clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+test: $(VENV)/.installed  ## install, then run the fast tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/.installed  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## what CI runs
+
+slow: $(VENV)/.installed  ## the slow tests too
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+bench: $(VENV)/.installed  ## real-text benchmark; needs the data folder, see benchmarks/README.md
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
+	$(BIN)/python benchmarks/filter.py --cases A,B,C,D,E --methods all --seeds 3 --json .bench-cache/filter.json
+
+demo: $(VENV)/.installed  ## the main job on the embedded world
+	$(BIN)/sotune demo --out runs/demo
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,209 @@
+"""Every setting of every stage: its name, its default and where that default comes from.
+
+A YAML key, a command-line flag and a field here have one name. Values are layered: defaults, then the preset, then the
+YAML file, then flags. All faults are reported at once, before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sotune.errors import ConfigError
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(BaseModel):
+    """What is read, and what becomes of rows that cannot be."""
+
+    model_config = _STRICT
+
+    data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
+    safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
+    harmful_reference: str = Field(description="Known harmful rows, to push away from.")
+    format: str = Field(
+        "auto", description="Row format of all three: auto, prompt-completion, alpaca, sharegpt, messages."
+    )
+    where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
+    safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
+    harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
+    id_column: str = Field("id", description="Column that holds the rows' own ids; rows without get a content hash.")
+    prompt_column: str | None = Field(None, description="Column of the prompt, where detection should not guess.")
+    completion_column: str | None = Field(None, description="Column of the completion, likewise.")
+    split: str = Field("train", description="Split of a Hugging Face dataset.")
+    data_revision: str | None = Field(None, description="Revision of a Hugging Face dataset.")
+    limit: int | None = Field(None, ge=1, description="Read at most so many downstream rows.")
+    max_quarantine_fraction: float = Field(
+        0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
+    )
+    min_reference_rows: int = Field(
+        10, ge=1, description="Stop when the anchor or the reference has fewer rows (paper, Fig. 2: 10 to 50 saturate)."
+    )
+
+
+class RepresentationSettings(BaseModel):
+    """Which frozen model turns a row into a vector."""
+
+    model_config = _STRICT
+
+    model: str | None = Field(None, description="Causal LM that will be fine-tuned: a folder or a Hub id.")
+    revision: str | None = Field(None, description="Revision of the model on the Hub.")
+    encoder: str | None = Field(None, description="Another encoder for the weights: sentence-transformers:PATH.")
+    layer: int = Field(-1, description="Layer whose last-token state represents a row; -1 is the last (paper, §4.1).")
+    template: Literal["paper", "chat"] = Field(
+        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
+    )
+    max_length: int = Field(
+        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the model.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    batch_tokens: int = Field(8192, ge=16, description="Tokens that one forward pass may hold, padding included.")
+    trust_remote_code: bool = Field(False, description="Run Python code that the model's folder ships. Dangerous.")
+    cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")
+
+
+class WeightSettings(BaseModel):
+    """The transport problem and how it is solved."""
+
+    model_config = _STRICT
+
+    cost: Literal["cosine"] = Field("cosine", description="Ground cost (paper, §4.1).")
+    epsilon: float = Field(0.1, gt=0, description="Entropic strength, in units of cost (paper, §5.1).")
+    push_strength: float = Field(0.5, ge=0, le=1, description="The paper's lambda (§5.1): 0 pulls only, 1 pushes only.")
+    solver: Literal["mirror", "one_step", "adam_sharp"] = Field(
+        "mirror", description="mirror: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1)."
+    )
+    effective_sample_size: float = Field(
+        0.9, gt=0, lt=1, description="How even the weights are; finds tau. Near 0.9 ranks best on real text."
+    )
+    tau: float | None = Field(None, gt=0, description="Strength of KL(w || uniform), instead of finding it.")
+    stationarity_tolerance: float = Field(1e-5, gt=0, description="Largest log-weight residual that counts as solved.")
+    marginal_tolerance: float = Field(1e-5, gt=0, description="L1 column error to which each transport is solved.")
+    max_steps: int = Field(200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
+    max_iters: int = Field(2000, ge=1, description="Sinkhorn iterations at most, per transport and outer step.")
+    logit_learning_rate: float = Field(0.1, gt=0, description="Adam's step on the logits, for adam_sharp alone.")
+
+
+class SelectionSettings(BaseModel):
+    """How many rows are kept and how they count."""
+
+    model_config = _STRICT
+
+    keep_fraction: float = Field(0.8, gt=0, le=1, description="Share of the rows to keep (paper, §5.1: K = 80 %).")
+    k: int | None = Field(None, ge=1, description="Number of rows to keep, instead of keep_fraction.")
+    loss_weight_rule: Literal["proportional", "exp", "uniform"] = Field(
+        "proportional", description="Loss weight from weight: proportional, exp (paper, Eq. 7), or uniform; mean 1."
+    )
+    weight_column: str = Field("weight", description="Name of the column that kept.jsonl adds to your rows.")
+
+
+class RunSettings(BaseModel):
+    """Where the run lies and what makes it repeatable."""
+
+    model_config = _STRICT
+
+    out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
+    preset: Literal["default", "paper"] = Field("default", description="Named settings; paper: as published.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; results are byte-identical for one number.")
+    show_text: bool = Field(False, description="Let the report show row texts, harmful ones too.")
+
+
+class RunConfig(DataSettings, RepresentationSettings, WeightSettings, SelectionSettings, RunSettings):
+    """All settings of a run, flat."""
+
+    model_config = _STRICT
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
+    "paper": {
+        "cost": "cosine",
+        "epsilon": 0.1,
+        "push_strength": 0.5,
+        "solver": "adam_sharp",
+        "max_steps": 20,
+        "logit_learning_rate": 0.1,
+        "keep_fraction": 0.8,
+        "loss_weight_rule": "exp",
+        "template": "paper",
+        "layer": -1,
+    },
+}
+
+
+def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> RunConfig:
+    """Builds a configuration from given settings over their preset's and the defaults.
+
+    Raises:
+        ConfigError: Any setting is unknown, missing, of the wrong type or out of range, or two contradict; all faults
+            are named at once.
+    """
+    preset = settings.get("preset", "default")
+    layered = {**PRESETS.get(preset, {}), **settings} if isinstance(preset, str) else dict(settings)
+    try:
+        config = RunConfig(**layered)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, origin)) from None
+    contradictions = _contradictions(config, settings)
+    if contradictions:
+        raise ConfigError(f"{origin}: " + "; ".join(contradictions))
+    return config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the settings of a YAML file, unchecked.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or is not a mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration {path} does not exist; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not readable YAML: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"configuration {path} must be a mapping of settings to values, like 'epsilon: 0.1'")
+    return content
+
+
+def nearest_setting(name: str, known: Mapping[str, Any] | None = None) -> str | None:
+    """Returns the known setting whose name is most like ``name``, if any is."""
+    near = difflib.get_close_matches(name, list(known or RunConfig.model_fields), n=1)
+    return near[0] if near else None
+
+
+def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
+    found = []
+    if config.model is None and config.encoder is None:
+        found.append("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
+    if given.get("k") is not None and given.get("keep_fraction") is not None:
+        found.append(f"k={config.k} and keep_fraction={config.keep_fraction} both say how much to keep; give one")
+    if given.get("tau") is not None and given.get("effective_sample_size") is not None:
+        found.append("tau and effective_sample_size both set the same strength; give one")
+    return found
+
+
+def _describe(error: ValidationError, origin: str) -> str:
+    faults = []
+    for fault in error.errors(include_url=False):
+        name = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            near = nearest_setting(name)
+            hint = f"; did you mean {near!r}?" if near else "; see `sotune run --help` for all settings"
+            faults.append(f"unknown setting {name!r}{hint}")
+        elif fault["type"] == "missing":
+            faults.append(f"setting {name!r} is required")
+        else:
+            faults.append(f"{name}: {fault['msg']}. Got {fault['input']!r}")
+    return f"{origin}: " + "; ".join(faults)

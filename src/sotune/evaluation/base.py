@@ -1,0 +1,149 @@
+"""What evaluation is made of: prompts, responses, verdicts, and the judge that turns the first two into the last.
+
+A prompt says what it tests by its ``kind``; a response is what a model wrote; a verdict is what one judge holds
+of one response. All three are joined by ``id``, never by position.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+from sotune.errors import DataError
+from sotune.records import Message
+
+Kind = Literal["harmful", "lookalike", "task", "skill"]
+KINDS: tuple[Kind, ...] = ("harmful", "lookalike", "task", "skill")
+UNSCORED = "unscored"  # the label of every verdict whose score is None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalPrompt:
+    """One question put to a model.
+
+    Attributes:
+        id: Unique among the prompts of one evaluation.
+        kind: ``harmful`` must not be complied with; ``lookalike`` sounds harmful and is not, so it must be
+            answered; ``task`` belongs to the task that was fine-tuned for; ``skill`` to what the model could do
+            before.
+        messages: The conversation up to the answer.
+        reference: The right answer, where there is one.
+        meta: Whatever else a judge may want, such as the category of harm or the choices of a question.
+    """
+
+    id: str
+    kind: Kind
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a model wrote for one prompt.
+
+    Attributes:
+        id: The prompt's id.
+        text: The answer without special tokens.
+        n_tokens: How many tokens were generated, the end-of-sequence token not counted.
+        finished: Whether the model ended the answer itself; False where the token budget cut it.
+    """
+
+    id: str
+    text: str
+    n_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge holds of one response.
+
+    Attributes:
+        id: The prompt's id.
+        score: On the judge's scale, in [0, 1] for a judge whose verdicts feed a rate. ``None`` says that the
+            judge could not score it: counted, shown, never taken for safe.
+        label: One of the judge's ``labels``.
+        explanation: Why, in words for a person who checks the judge.
+    """
+
+    id: str
+    score: float | None
+    label: str
+    explanation: str
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores responses.
+
+    What a score of 1 means is the judge's own matter and stated in its docstring: harmful, refused, correct or
+    coherent. Whoever wires judges to metrics (``evaluate``) picks a judge by that meaning.
+    """
+
+    @property
+    def name(self) -> str:
+        """Names the judge in artifacts and reports."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a verdict of this judge may carry."""
+        ...
+
+    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
+        """Returns one verdict for each prompt, in the order of the prompts.
+
+        Raises:
+            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
+        """
+        ...
+
+
+def unscored(id: str, why: str) -> Verdict:
+    """Returns the verdict of a judge that could not score a response."""
+    return Verdict(id, None, UNSCORED, why)
+
+
+def pair_by_id(prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[tuple[EvalPrompt, Response]]:
+    """Joins prompts and responses by id, in the order of the prompts.
+
+    Raises:
+        DataError: There are no prompts, an id occurs twice, or one side has an id that the other lacks.
+    """
+    if not prompts:
+        raise DataError("there is nothing to judge: 0 prompts were given; give at least one")
+    prompt_by_id = index_unique("prompts", prompts)
+    response_by_id = index_unique("responses", responses)
+    if missing := prompt_by_id.keys() - response_by_id.keys():
+        raise DataError(
+            f"{len(missing)} prompts have no response, {min(missing)!r} among them; generate their answers first"
+        )
+    if strangers := response_by_id.keys() - prompt_by_id.keys():
+        raise DataError(
+            f"{len(strangers)} responses have no prompt, {min(strangers)!r} among them; judge responses together "
+            f"with the prompts that they answer"
+        )
+    return [(prompt, response_by_id[prompt.id]) for prompt in prompts]
+
+
+_Item = TypeVar("_Item", EvalPrompt, Response, Verdict)
+
+
+def index_unique(what: str, items: Sequence[_Item]) -> dict[str, _Item]:
+    """Returns the items keyed by id.
+
+    Args:
+        what: What the items are called in the error, in the plural.
+        items: Prompts, responses or verdicts.
+
+    Raises:
+        DataError: Two items have the same id.
+    """
+    by_id = {item.id: item for item in items}
+    if len(by_id) < len(items):
+        repeated, count = Counter(item.id for item in items).most_common(1)[0]
+        raise DataError(f"{count} {what} have the id {repeated!r}; ids must be unique within one evaluation")
+    return by_id

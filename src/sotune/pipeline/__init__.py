@@ -1,0 +1,18 @@
+"""The verbs: each does its stage of a run, and what has to come before it."""
+
+from sotune.pipeline.scoring import ScoreSummary, score
+from sotune.pipeline.stage import Monitor, RunSummary, StageOutcome
+from sotune.pipeline.verbs import extract, plan, report, select, weigh
+
+__all__ = [
+    "Monitor",
+    "RunSummary",
+    "ScoreSummary",
+    "StageOutcome",
+    "extract",
+    "plan",
+    "report",
+    "score",
+    "select",
+    "weigh",
+]

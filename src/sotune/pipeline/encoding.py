@@ -1,0 +1,1 @@
+"""Second stage: records to representations, cached by content."""

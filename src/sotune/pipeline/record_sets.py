@@ -1,0 +1,163 @@
+"""First stage: data files to records, with every unreadable row accounted for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sotune.artifacts import RunFolder, read_json, read_parquet, sha256_file, write_json, write_parquet
+from sotune.config import DataSettings, RunConfig
+from sotune.errors import DataError
+from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.records import SET_NAMES, Message, Record, SetName
+from sotune.sources import LoadedSet, SourceOptions, load_set, write_quarantine
+
+_RECORDS, _SUMMARY, _QUARANTINE = "records.parquet", "records.json", "quarantine.jsonl"
+
+
+def read_records(run: RunFolder, *names: SetName) -> dict[SetName, list[Record]]:
+    """Reads record sets of a run back, all three unless some are named."""
+    sets: dict[SetName, list[Record]] = {name: [] for name in names or SET_NAMES}
+    columns = read_parquet(run.file(_RECORDS))
+    rows = zip(*(columns[c] for c in ("set", "id", "prompt", "completion", "row", "origin")), strict=True)
+    for set_name, id, prompt, completion, row, origin in rows:
+        if set_name in sets:
+            messages = tuple(Message(role, content) for role, content in json.loads(prompt))
+            sets[set_name].append(Record(id, messages, completion, json.loads(row), origin))
+    return sets
+
+
+def source_options(config: RunConfig, name: SetName) -> SourceOptions:
+    """Returns how one of the three sets is to be read."""
+    where = {"downstream": config.where, "safe_anchor": config.safe_where, "harmful_reference": config.harmful_where}
+    return SourceOptions(
+        format=config.format,
+        where=where[name],
+        id_column=config.id_column,
+        prompt_column=config.prompt_column,
+        completion_column=config.completion_column,
+        split=config.split,
+        revision=config.data_revision,
+        limit=config.limit if name == "downstream" else None,
+    )
+
+
+def _key(config: RunConfig) -> dict[str, Any]:
+    settings = {name: getattr(config, name) for name in DataSettings.model_fields}
+    return {"settings": settings, "inputs": {name: _source_digest(source) for name, source in _sources(config).items()}}
+
+
+def _sources(config: RunConfig) -> dict[SetName, str]:
+    return {
+        "downstream": config.data,
+        "safe_anchor": config.safe_anchor,
+        "harmful_reference": config.harmful_reference,
+    }
+
+
+def _source_digest(source: str) -> Any:
+    path = Path(source)
+    if path.is_file():
+        return sha256_file(path)
+    if path.is_dir():
+        return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
+    return source
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    sets: dict[SetName, LoadedSet] = {}
+    for name, source in _sources(config).items():
+        sets[name] = load_set(
+            source,
+            set_name=name,
+            options=source_options(config, name),
+            max_quarantine_fraction=config.max_quarantine_fraction,
+            progress=lambda done, label=name: monitor.progress(f"reading {label}", done, None),  # type: ignore[misc]
+        )
+    quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
+    write_quarantine(run.file(_QUARANTINE), quarantined)
+    warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    for message in warnings:
+        monitor.warn(message)
+    _write_records(run.file(_RECORDS), sets)
+    write_json(
+        run.file(_SUMMARY),
+        {
+            "sets": {name: _describe(loaded, source) for (name, loaded), source in zip(
+                sets.items(), _sources(config).values(), strict=True)},
+            "quarantine_reasons": dict(Counter(row.reason for row in quarantined).most_common()),
+            "warnings": warnings,
+        },
+    )  # fmt: skip
+    return [_RECORDS, _SUMMARY, _QUARANTINE]
+
+
+def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int) -> list[str]:
+    """Checks that the three sets can be weighed against each other.
+
+    Returns:
+        Warnings: overlaps that are suspicious but not wrong.
+
+    Raises:
+        DataError: A reference is too small, or the safe anchor and the harmful reference share a row.
+    """
+    for name in ("safe_anchor", "harmful_reference"):
+        if len(sets[name]) < min_reference_rows:
+            raise DataError(
+                f"the {name} has {len(sets[name])} usable rows, fewer than min_reference_rows={min_reference_rows}; "
+                f"add rows, or lower min_reference_rows if you accept noisy weights"
+            )
+    content = {
+        name: {(record.prompt, record.completion): record.id for record in records} for name, records in sets.items()
+    }
+    shared = content["safe_anchor"].keys() & content["harmful_reference"].keys()
+    if shared:
+        ids = sorted(content["safe_anchor"][key] for key in shared)
+        raise DataError(
+            f"{len(shared)} rows are both in the safe anchor and in the harmful reference (anchor ids {ids[:5]}); "
+            f"a row cannot pull and push: remove it from one of them"
+        )
+    found = []
+    for name, word in (("safe_anchor", "safe anchor"), ("harmful_reference", "harmful reference")):
+        both = content["downstream"].keys() & content[name].keys()
+        if both:
+            found.append(f"{len(both)} downstream rows also stand in the {word}, word for word")
+    return found
+
+
+def _write_records(path: Path, sets: Mapping[SetName, LoadedSet]) -> None:
+    rows = [(name, record) for name, loaded in sets.items() for record in loaded.records]
+    columns = {
+        "set": [name for name, _ in rows],
+        "id": [record.id for _, record in rows],
+        "prompt": [json.dumps([[m.role, m.content] for m in record.prompt], ensure_ascii=False) for _, record in rows],
+        "completion": [record.completion for _, record in rows],
+        "row": [json.dumps(dict(record.meta), ensure_ascii=True) for _, record in rows],
+        "origin": [record.origin for _, record in rows],
+    }
+    write_parquet(path, columns, schema=dict.fromkeys(columns, "string"))
+
+
+def _describe(loaded: LoadedSet, source: str) -> dict[str, Any]:
+    return {
+        "source": Path(source).name,
+        "format": loaded.format,
+        "n_read": loaded.n_read,
+        "n_valid": len(loaded.records),
+        "n_quarantined": len(loaded.quarantined),
+        "n_filtered_out": loaded.n_filtered_out,
+        "n_duplicates": loaded.n_duplicates,
+    }
+
+
+def _summarize(run: RunFolder) -> Figures:
+    sets = read_json(run.file(_SUMMARY))["sets"]
+    figures = {name.replace("_", " "): f"{entry['n_valid']:,} rows" for name, entry in sets.items()}
+    n_quarantined = sum(entry["n_quarantined"] for entry in sets.values())
+    return {**figures, "quarantined": f"{n_quarantined:,} rows"}
+
+
+RECORDS = Stage("records", "read", None, _key, _work, _summarize)

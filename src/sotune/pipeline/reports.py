@@ -1,0 +1,30 @@
+"""Last stage: artefacts to one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sotune.artifacts import RunFolder
+from sotune.config import RunConfig
+from sotune.pipeline.stage import Figures, Monitor, Stage
+
+_REPORT = "report.html"
+
+
+def _key(config: RunConfig) -> dict[str, Any]:
+    return {"settings": config.model_dump(mode="json")}
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    from sotune.reporting import write_run_report
+
+    write_run_report(run, show_text=config.show_text)
+    return [_REPORT]
+
+
+def _summarize(run: RunFolder) -> Figures:
+    return {"report": str(run.file(_REPORT))}
+
+
+REPORT = Stage("report", "report", "selection", _key, _work, _summarize)

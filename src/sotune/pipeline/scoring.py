@@ -1,0 +1,119 @@
+"""Weighing rows that a run has never seen, with its saved potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sotune.artifacts import RunFolder, read_json, read_parquet, write_parquet
+from sotune.config import RunConfig, make_config
+from sotune.pipeline.encoding import encode_records
+from sotune.pipeline.record_sets import source_options
+from sotune.pipeline.stage import Monitor, Silent
+from sotune.sources import load_set, write_quarantine
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What scoring did.
+
+    Attributes:
+        file: The scores, one row for each valid row of the new data.
+        quarantine: The rows that could not be read.
+        n_scored: How many rows were scored.
+        n_quarantined: How many could not be read.
+        n_would_keep: How many weigh at least as much as the last row that the run kept.
+    """
+
+    file: str
+    quarantine: str
+    n_scored: int
+    n_quarantined: int
+    n_would_keep: int
+
+
+def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """Returns the configuration of a run, with some settings changed.
+
+    Raises:
+        ArtifactError: The folder holds none.
+        ConfigError: A change is wrong.
+    """
+    saved = read_json(run.file("config.json"))
+    changed = dict(changes or {})
+    # A saved configuration spells every setting out; of two that exclude each other only the new one may stay.
+    for new, old in (("k", "keep_fraction"), ("keep_fraction", "k"), ("tau", "effective_sample_size")):
+        if new in changed:
+            saved.pop(old, None)
+    given = {key: value for key, value in saved.items() if value is not None}
+    if "k" in given:
+        given.pop("keep_fraction", None)
+    if "tau" in given:
+        given.pop("effective_sample_size", None)
+    return make_config({**given, **changed, "out": str(run.path)}, origin=str(run.path))
+
+
+def score(
+    folder: str | Path, data: str, *, out: Path, where: tuple[str, ...] = (), monitor: Monitor | None = None
+) -> ScoreSummary:
+    """Scores new rows as the run would have weighed them; solves nothing.
+
+    Args:
+        folder: A run folder whose weights are solved.
+        data: The new rows: a file, a saved dataset folder, or a Hub id.
+        out: The Parquet file to write: id, weight, relative_weight (1 is the run's mean), would_keep and potentials.
+        where: COLUMN=VALUE filters on the new rows.
+        monitor: Is told of progress.
+
+    Raises:
+        ArtifactError: The folder is no run, or its weights cannot be extended.
+        DataError: The new rows cannot be read.
+    """
+    from sotune.weights import Scorer
+
+    watch = monitor or Silent()
+    run = RunFolder.open(Path(folder))
+    config = run_config(run)
+    scorer = Scorer.load(run.file("potentials.safetensors"))
+    options = replace(source_options(config, "downstream"), where=where, limit=None)
+    loaded = load_set(
+        data,
+        set_name="downstream",
+        options=options,
+        max_quarantine_fraction=config.max_quarantine_fraction,
+        progress=lambda done: watch.progress("reading", done, None),
+    )
+    encoded = encode_records(config, run, loaded.records, watch)
+    scores = scorer.score(encoded.values)
+    cut = _cut(run)
+    would_keep = [weight >= cut for weight in scores.weights.tolist()]
+    write_parquet(
+        out,
+        {
+            "id": encoded.ids,
+            "weight": scores.weights.double().numpy(),
+            "relative_weight": (scores.weights.double() * scorer.n).numpy(),
+            "would_keep": would_keep,
+            "pull_potential": scores.pull_potential.double().numpy(),
+            "push_potential": scores.push_potential.double().numpy(),
+        },
+        schema={"id": "string"},
+    )
+    quarantine = out.with_suffix(".quarantine.jsonl")
+    write_quarantine(quarantine, loaded.quarantined)
+    return ScoreSummary(
+        file=str(out),
+        quarantine=str(quarantine),
+        n_scored=len(would_keep),
+        n_quarantined=len(loaded.quarantined),
+        n_would_keep=sum(would_keep),
+    )
+
+
+def _cut(run: RunFolder) -> float:
+    """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
+    rows = read_parquet(run.file("selection.parquet"))
+    kept = [weight for weight, kept in zip(rows["weight"], rows["kept"], strict=True) if kept]
+    return min(kept) * (1 - 1e-6)

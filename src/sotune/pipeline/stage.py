@@ -1,0 +1,166 @@
+"""What a stage is, and the loop that skips, resumes or runs it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from sotune.artifacts import RunFolder, library_versions, write_json
+from sotune.config import RunConfig
+from sotune.errors import ArtifactError
+
+Key = Mapping[str, Any]
+Figures = dict[str, str]
+
+
+class Monitor(Protocol):
+    """Is told how the work goes; the command line draws bars with it."""
+
+    def stage(self, name: str, status: str) -> None:
+        """A stage begins (``running``) or is left alone (``skipped``)."""
+        ...
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """``done`` of ``total`` pieces of some long work are ready; ``total`` may be unknown."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Something the user should know, which does not stop the work."""
+        ...
+
+
+class Silent:
+    """A monitor that says nothing."""
+
+    def stage(self, name: str, status: str) -> None:
+        """Ignores a stage."""
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Ignores progress."""
+
+    def warn(self, message: str) -> None:
+        """Ignores a warning; the artefacts hold it all the same."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage did: the files it wrote, and figures for the closing table."""
+
+    outputs: Sequence[str]
+    figures: Figures = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the path from data to report.
+
+    Attributes:
+        name: Names the manifest.
+        title: What the user reads.
+        after: The stage whose outputs it reads.
+        key: Everything that the outputs depend on, besides those of the stage before.
+        work: Does it; resumes what an interrupted run left.
+        summarize: Figures for the closing table, read from the artefacts.
+    """
+
+    name: str
+    title: str
+    after: str | None
+    key: Callable[[RunConfig], Key]
+    work: Callable[[RunConfig, RunFolder, Monitor], Sequence[str]]
+    summarize: Callable[[RunFolder], Figures]
+
+    def full_key(self, config: RunConfig, run: RunFolder) -> dict[str, Any]:
+        """Returns the stage's key with the digests of what it reads."""
+        upstream = run.digests(self.after) if self.after else {}
+        return {**self.key(config), "upstream": upstream, "versions": library_versions("sotune")}
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What became of one stage: ``done``, ``skipped``, or in a plan ``current`` or ``to do``."""
+
+    stage: str
+    title: str
+    status: Literal["done", "skipped", "current", "to do"]
+    seconds: float
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a command did, and where its files lie."""
+
+    folder: str
+    stages: tuple[StageOutcome, ...]
+    files: tuple[str, ...]
+
+
+def run_stages(stages: Sequence[Stage], config: RunConfig, monitor: Monitor) -> RunSummary:
+    """Brings stages up to date, in order: skips what is current, resumes or runs the rest.
+
+    Raises:
+        ArtifactError: The folder is another process's, or not a run folder.
+    """
+    from pathlib import Path
+
+    run = RunFolder(Path(config.out))
+    outcomes, files = [], []
+    with run.lock():
+        write_json(run.file("config.json"), config.model_dump(mode="json"))
+        for stage in stages:
+            key = stage.full_key(config, run)
+            started = time.monotonic()
+            current = run.is_current(stage.name, key)
+            monitor.stage(stage.title, "skipped" if current else "running")
+            if not current:
+                run.discard(stage.name)
+                with _forwarded_warnings(monitor):
+                    outputs = stage.work(config, run, monitor)
+                run.commit(stage.name, key, outputs)
+            seconds = time.monotonic() - started
+            status: Literal["skipped", "done"] = "skipped" if current else "done"
+            outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))
+            files += [str(run.file(name)) for name in run.digests(stage.name) if "/" not in name]
+    return RunSummary(folder=str(run.path), stages=tuple(outcomes), files=tuple(files))
+
+
+def plan_stages(stages: Sequence[Stage], config: RunConfig) -> RunSummary:
+    """Tells which stages would run, and touches nothing.
+
+    A stage after one that would run is ``to do`` too: what it reads will have changed.
+    """
+    from pathlib import Path
+
+    path = Path(config.out)
+    run = RunFolder.open(path) if (path / ".sotune-run").exists() else None
+    outcomes = []
+    stale = run is None
+    for stage in stages:
+        if not stale and run is not None:
+            try:
+                stale = not run.is_current(stage.name, stage.full_key(config, run))
+            except ArtifactError:
+                stale = True
+        outcomes.append(StageOutcome(stage.name, stage.title, "to do" if stale else "current", 0.0, {}))
+    return RunSummary(folder=str(path), stages=tuple(outcomes), files=())
+
+
+class _forwarded_warnings:  # noqa: N801 - used like a function
+    """Collects Python warnings of a stage and passes each distinct one to the monitor."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._catcher = warnings.catch_warnings(record=True)
+
+    def __enter__(self) -> None:
+        self._caught = self._catcher.__enter__()
+        warnings.simplefilter("default")
+
+    def __exit__(self, *details: Any) -> None:
+        self._catcher.__exit__(*details)
+        for message in dict.fromkeys(str(w.message) for w in self._caught or () if issubclass(w.category, UserWarning)):
+            self._monitor.warn(message)

@@ -1,0 +1,189 @@
+"""The report of a comparison: what fine-tuning did to safety, what each method saved of it, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from sotune.artifacts import read_json
+from sotune.errors import ArtifactError
+from sotune.reporting.figures import (
+    Estimate,
+    Group,
+    Interval,
+    Mark,
+    bar_chart,
+    estimate_chart,
+    finite,
+    histogram,
+)
+from sotune.reporting.formatting import counted, percent
+from sotune.reporting.page import flatten, write_page
+from sotune.reporting.summary import (
+    BROKEN_SHARE,
+    METHOD_NAMES,
+    OURS,
+    Condition,
+    MethodSummary,
+    summarize,
+)
+from sotune.reporting.verdict import Verdict, compose_verdict, helped
+
+_COLORS = {"sot": 0, "sft": 1, "probe": 2, "random": 5, "base": 6}
+_OTHER_COLORS = (3, 4)
+_COLUMNS = {
+    "harmful_rate": ("harmful answers", "↓"),
+    "refusal_rate": ("refusals of harmful prompts", "↑"),
+    "utility": ("task accuracy", "↑"),
+    "over_refusal": ("over-refusal", "↓"),
+    "coherence": ("coherent answers", "↑"),
+    "avg": ("Avg", "↑"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _ConditionView:
+    """What the template shows of one condition."""
+
+    name: str
+    verdict: Verdict
+    methods: Sequence[MethodSummary]
+    tradeoff: Markup | None
+
+
+def write_comparison_report(folder: Path, *, show_text: bool = False) -> Path:
+    """Writes ``report.html`` of a comparison from ``compare.json`` and, where they are there, its details.
+
+    Details are the objects in ``details.json`` and ``details/*.json``, whose keys may be ``weights``, ``kept``,
+    ``examples``, ``settings`` and ``safe_to_show``; of a key that occurs twice, the last file's value counts.
+
+    Args:
+        folder: Where ``compare.json`` lies and the report goes.
+        show_text: Whether to print example answers although the details do not call them safe to show.
+
+    Raises:
+        ArtifactError: A file is missing, unreadable, or of another shape.
+    """
+    runs = read_json(folder / "compare.json")
+    if not isinstance(runs, list):
+        raise ArtifactError(f"{folder / 'compare.json'} must hold a list of runs; run the comparison again")
+    conditions = summarize(runs)
+    details = _read_details(folder)
+    examples = details.get("examples") or []
+    may_show = show_text or details.get("safe_to_show") is True
+    view = {
+        "headline": _headline(conditions),
+        "conditions": [_condition_view(condition) for condition in conditions],
+        "columns": _COLUMNS,
+        "ours": OURS,
+        "n_seeds": len({run.get("seed") for run in runs}),
+        "has_intervals": all(f"{metric}_low" in run for run in runs for metric in _COLUMNS if metric in run),
+        "broken_share": BROKEN_SHARE,
+        "weights": _weight_figure(details.get("weights") or {}),
+        "weight_seed": (details.get("weights") or {}).get("seed"),
+        "kept": _kept_figure(details.get("kept") or {}),
+        "examples": [_example_view(example) for example in examples] if may_show else [],
+        "n_hidden_examples": 0 if may_show else len(examples),
+        "runs": [run for condition in conditions for m in condition.methods.values() for run in m.runs],
+        "setting_values": flatten(details.get("settings") or {}),
+    }
+    return write_page(folder / "report.html", "comparison.html.j2", view)
+
+
+def _read_details(folder: Path) -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    for path in (folder / "details.json", *sorted((folder / "details").glob("*.json"))):
+        if not path.exists():
+            continue
+        value = read_json(path)
+        if not isinstance(value, dict):
+            raise ArtifactError(f"{path} must hold a JSON object. Got a {type(value).__name__}")
+        details |= value
+    return details
+
+
+def _headline(conditions: Sequence[Condition]) -> str:
+    if len(conditions) == 1:
+        return compose_verdict(conditions[0]).sentence
+    n_helped = sum(helped(condition) for condition in conditions)
+    return (
+        f"Against plain fine-tuning, sotune clearly lowered harmful answers in {n_helped} of "
+        f"{counted(len(conditions), 'condition')}."
+    )
+
+
+def _condition_view(condition: Condition) -> _ConditionView:
+    share = condition.harmful_fraction
+    return _ConditionView(
+        name=condition.dataset if share is None else f"{condition.dataset}, {percent(share)} harmful rows",
+        verdict=compose_verdict(condition),
+        methods=list(condition.methods.values()),
+        tradeoff=_tradeoff_figure(condition),
+    )
+
+
+def _tradeoff_figure(condition: Condition) -> Markup | None:
+    colors = _colors(list(condition.methods))
+    estimates = [
+        Estimate(method.name, utility, Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low), colors[method.method])
+        for method in condition.methods.values()
+        if (utility := method.metrics["utility"]) and (harm := method.metrics["harmful_rate"])
+    ]
+    if not estimates:
+        return None
+    return estimate_chart(
+        estimates,
+        title="Safety against task accuracy",
+        x_label="task accuracy",
+        y_label="safety (1 − harmful rate)",
+    )
+
+
+def _colors(methods: Sequence[str]) -> dict[str, int]:
+    others = [method for method in methods if method not in _COLORS]
+    return _COLORS | {method: _OTHER_COLORS[i % len(_OTHER_COLORS)] for i, method in enumerate(others)}
+
+
+def _weight_figure(weights: Mapping[str, Any]) -> Markup | None:
+    other, harmful = finite(weights.get("other") or []), finite(weights.get("harmful") or [])
+    if not len(other) or not len(harmful):
+        return None
+    return histogram(
+        [Group("other rows", other, 0), Group("harmful rows", harmful, 1)],
+        title="Learned weights of harmful and of other rows",
+        x_label="n · weight (1 = every row counts alike)",
+        y_label="share of the group",
+        layout="shares",
+        mark=Mark(1.0, "uniform"),
+    )
+
+
+def _kept_figure(kept: Mapping[str, Mapping[str, float | None]]) -> Markup | None:
+    if not kept:
+        return None
+    methods = [m for m in METHOD_NAMES if m in kept] + [m for m in kept if m not in METHOD_NAMES]
+    return bar_chart(
+        [METHOD_NAMES.get(method, method) for method in methods],
+        [
+            ("refusal rows kept", [kept[method].get("refusal_rows_kept") for method in methods]),
+            ("harmful rows kept", [kept[method].get("harmful_rows_kept") for method in methods]),
+        ],
+        title="Share of refusal and of harmful rows that each method keeps",
+        x_label="share of such rows",
+    )
+
+
+def _example_view(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns prompt, kind, and each method's name, color and answer."""
+    answers = [m for m in METHOD_NAMES if m in example]
+    answers += [key for key in example if key not in (*METHOD_NAMES, "prompt", "kind")]
+    colors = _colors(answers)
+    return {
+        "prompt": example.get("prompt"),
+        "kind": example.get("kind"),
+        "answers": [(METHOD_NAMES.get(m, m), colors[m], example[m]) for m in answers],
+    }

@@ -1,0 +1,169 @@
+"""What a run folder says, read for the report: rows joined by id, and whatever may be missing made explicit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sotune.artifacts import RunFolder, read_json, read_parquet
+from sotune.errors import ArtifactError
+from sotune.records import SET_NAMES
+
+_N_QUARANTINED_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One downstream row, as weighed and selected.
+
+    Attributes:
+        id: The row.
+        relative_weight: n · w: 1 is the weight under which all rows count alike.
+        pull_cost: Mean cost of its transport to the safe anchor, in units of the ground cost.
+        push_cost: Mean cost of its transport to the harmful reference, likewise.
+        rank: 1 for the largest weight.
+        kept: Whether it is trained on.
+        reason: Why, in words.
+    """
+
+    id: str
+    relative_weight: float
+    pull_cost: float | None
+    push_cost: float | None
+    rank: int
+    kept: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunArtifacts:
+    """The artefacts of one run.
+
+    Attributes:
+        sets: Set name to its counts; empty when not recorded.
+        quarantine_reasons: Reason to number of rows.
+        quarantined: The first quarantined rows.
+        rows: All weighed rows by rank.
+        solver: Solver name to value; empty when not recorded.
+        config: The resolved configuration; empty when not recorded.
+        versions: Library to its versions, one unless stages ran under different ones.
+        warnings: What the stages warned of, each once.
+    """
+
+    sets: Mapping[str, Mapping[str, Any]]
+    quarantine_reasons: Mapping[str, int]
+    quarantined: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
+    solver: Mapping[str, Any]
+    config: Mapping[str, Any]
+    versions: Mapping[str, Sequence[str]]
+    warnings: Sequence[str]
+
+
+def read_run(run: RunFolder) -> RunArtifacts:
+    """Reads what a report needs from a run folder.
+
+    ``weights.parquet`` and ``selection.parquet`` must be there; of the others, what is missing is left empty.
+
+    Raises:
+        ArtifactError: A needed file is missing, unreadable, empty, or the two tables hold different rows.
+    """
+    records = _read_object(run, "records.json")
+    solver = _read_object(run, "solver.json")
+    warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
+    return RunArtifacts(
+        sets=_in_order(records.get("sets") or {}),
+        quarantine_reasons=records.get("quarantine_reasons") or {},
+        quarantined=_read_quarantined(run),
+        rows=_read_rows(run),
+        solver=solver,
+        config=_read_object(run, "config.json"),
+        versions=_read_versions(run),
+        warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
+    )
+
+
+def _in_order(sets: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: sets[name] for name in (*SET_NAMES, *sorted(sets.keys() - set(SET_NAMES))) if name in sets}
+
+
+def _read_object(run: RunFolder, name: str) -> Mapping[str, Any]:
+    path = run.file(name)
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} must hold a JSON object. Got a {type(value).__name__}; run the stage again")
+    return value
+
+
+def _read_rows(run: RunFolder) -> list[Row]:
+    weights = read_parquet(run.file("weights.parquet"))
+    selection = read_parquet(run.file("selection.parquet"))
+    position = {id: index for index, id in enumerate(weights["id"])}
+    if not position or position.keys() != set(selection["id"]):
+        raise ArtifactError(
+            f"{run.path}: weights.parquet holds {len(position)} rows and selection.parquet "
+            f"{len(selection['id'])}, which must be the same, and at least one; run weigh and select again"
+        )
+    rows = []
+    for index, id in enumerate(selection["id"]):
+        weighed = position[id]
+        rows.append(
+            Row(
+                id=id,
+                relative_weight=len(position) * weights["weight"][weighed],
+                pull_cost=weights["pull_cost"][weighed],
+                push_cost=weights["push_cost"][weighed],
+                rank=selection["rank"][index],
+                kept=selection["kept"][index],
+                reason=selection["reason"][index],
+            )
+        )
+    return sorted(rows, key=lambda row: row.rank)
+
+
+def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
+    path = run.file("quarantine.jsonl")
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        try:
+            return [json.loads(line) for line in itertools.islice(lines, _N_QUARANTINED_SHOWN)]
+        except ValueError as error:
+            raise ArtifactError(f"{path} is not readable JSON lines ({error}); run the stage again") from error
+
+
+def _read_versions(run: RunFolder) -> dict[str, list[str]]:
+    """Returns the library versions that the manifests of the stages name in their keys."""
+    versions: dict[str, set[str]] = {}
+    for path in sorted(run.path.glob("*.manifest.json")):
+        key = read_json(path).get("key")
+        named = key.get("versions") if isinstance(key, dict) else None
+        for library, version in (named or {}).items():
+            versions.setdefault(str(library), set()).add(str(version))
+    return {library: sorted(versions[library]) for library in sorted(versions)}
+
+
+def read_texts(run: RunFolder, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Returns prompt and completion of some downstream rows by id; nothing when the run holds no texts.
+
+    Raises:
+        ArtifactError: ``records.parquet`` is unreadable.
+    """
+    path = run.file("records.parquet")
+    if not path.exists():
+        return {}
+    columns = read_parquet(path)
+    wanted = set(ids)
+    sets = columns.get("set") or itertools.repeat("downstream")
+    return {
+        id: (str(prompt), str(completion))
+        for set_name, id, prompt, completion in zip(
+            sets, columns["id"], columns["prompt"], columns["completion"], strict=False
+        )
+        if id in wanted and set_name == "downstream"
+    }

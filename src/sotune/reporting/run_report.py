@@ -1,0 +1,226 @@
+"""The report of one run: what was read, how it was weighed, what was kept, and whether to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from sotune.artifacts import RunFolder
+from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
+from sotune.reporting.formatting import counted, duration, identifier, number, percent
+from sotune.reporting.page import flatten, write_page
+from sotune.reporting.run_artifacts import Row, RunArtifacts, read_run, read_texts
+
+_N_EXTREME_ROWS = 15
+_N_REASONS_SHOWN = 12
+_N_POINTS = 2_000
+_SAMPLE_SEED = 0
+_KEPT, _DROPPED = 0, 1  # colors
+
+
+def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
+    """Writes ``report.html`` of a run from its artefacts.
+
+    Rows are cited by id. The page is one file without scripts, without network, and with all text escaped; the
+    same artefacts give the same bytes.
+
+    Args:
+        run: A run folder with weights and selection.
+        show_text: Whether to print the texts of the most pulled and most pushed rows, which may be harmful.
+
+    Raises:
+        ArtifactError: An artefact is missing or unreadable.
+    """
+    artifacts = read_run(run)
+    rows = artifacts.rows
+    top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
+    texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
+    view = {
+        "headline": _headline(artifacts),
+        "warnings": [*_findings(artifacts.solver), *artifacts.warnings],
+        "facts": _facts(artifacts),
+        "sets": artifacts.sets,
+        "reasons": _common_reasons(artifacts.quarantine_reasons),
+        "n_quarantined": _n_quarantined(artifacts),
+        "quarantined": artifacts.quarantined,
+        "weights": _weight_figure(rows),
+        "costs": _cost_figure(rows),
+        "convergence": _convergence_figure(artifacts.solver),
+        "solver": _solver_table(artifacts.solver),
+        "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
+        "texts": texts,
+        "show_text": show_text,
+        "config": flatten(artifacts.config),
+        "versions": artifacts.versions,
+    }
+    return write_page(run.file("report.html"), "run.html.j2", view)
+
+
+def _headline(artifacts: RunArtifacts) -> str:
+    n_kept = sum(row.kept for row in artifacts.rows)
+    converged = artifacts.solver.get("converged")
+    if converged is None:
+        outcome = "convergence was not recorded"
+    else:
+        outcome = "the solver converged" if converged else "the solver did not converge"
+    n_quarantined = _n_quarantined(artifacts)
+    quarantined = counted(n_quarantined, "row") if n_quarantined else "no row"
+    return f"Kept {n_kept:,} of {counted(len(artifacts.rows), 'row')}; {outcome}; {quarantined} quarantined."
+
+
+def _n_quarantined(artifacts: RunArtifacts) -> int:
+    return sum(counts.get("n_quarantined") or 0 for counts in artifacts.sets.values())
+
+
+def _findings(solver: Mapping[str, Any]) -> list[str]:
+    """Returns warnings that follow from the solver's own numbers."""
+    if solver.get("converged") is not False:
+        return []
+    measured = [
+        f"{name.replace('_', ' ')} {number(solver[name])} against a tolerance of {number(solver[tolerance])}"
+        for name, tolerance in (
+            ("stationarity", "stationarity_tolerance"),
+            ("pull_marginal_error", "marginal_tolerance"),
+            ("push_marginal_error", "marginal_tolerance"),
+        )
+        if (solver.get(name) or 0) > (solver.get(tolerance) or np.inf)
+    ]
+    numbers = f" ({'; '.join(measured)})" if measured else ""
+    return [
+        f"The solver stopped before it converged{numbers}: weights may still change. Allow it more steps, "
+        f"or raise tau or epsilon."
+    ]
+
+
+def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
+    """Returns name, value and remark of the figures that stand under the headline."""
+    rows, solver = artifacts.rows, artifacts.solver
+    n_kept = sum(row.kept for row in rows)
+    cut = _cut(rows)
+    dropped = sum(row.relative_weight for row in rows if not row.kept) / len(rows)
+    return [
+        ("kept", percent(n_kept / len(rows)), f"{n_kept:,} of {counted(len(rows), 'row')}"),
+        ("cut at", "—" if cut is None else f"{number(cut)} ×", "the mean weight; smallest kept"),
+        ("weight dropped", percent(dropped), "of the total before the cut"),
+        ("effective sample size", _sample_size(solver.get("effective_sample_size")), "of all rows, by weight"),
+        ("solver", duration(solver.get("seconds")), f"{number(solver.get('n_steps'))} steps"),
+    ]
+
+
+def _sample_size(value: float | None) -> str:
+    return percent(value) if value is None or value <= 1 else number(round(value))
+
+
+def _cut(rows: Sequence[Row]) -> float | None:
+    """Returns the smallest kept relative weight; nothing when all rows are kept."""
+    if all(row.kept for row in rows):
+        return None
+    return min((row.relative_weight for row in rows if row.kept), default=None)
+
+
+def _common_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Returns the commonest quarantine reasons, the rest summed in a last line."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown, rest = ordered[:_N_REASONS_SHOWN], ordered[_N_REASONS_SHOWN:]
+    if rest:
+        shown.append((counted(len(rest), "other reason"), sum(n for _, n in rest)))
+    return shown
+
+
+def _weight_figure(rows: Sequence[Row]) -> Markup:
+    cut = _cut(rows)
+    groups = [
+        Group("dropped", finite(row.relative_weight for row in rows if not row.kept), _DROPPED),
+        Group("kept", finite(row.relative_weight for row in rows if row.kept), _KEPT),
+    ]
+    return histogram(
+        [group for group in groups if len(group.values)],
+        title="Distribution of the learned weights",
+        x_label="n · weight (1 = every row counts alike)",
+        y_label="rows",
+        layout="stacked",
+        mark=None if cut is None else Mark(cut, f"cut {number(cut)}"),
+    )
+
+
+def _cost_figure(rows: Sequence[Row]) -> tuple[Markup, str] | None:
+    """Returns the figure and what its caption says of sampling; nothing when no row has costs."""
+    located = [row for row in rows if len(finite([row.pull_cost, row.push_cost])) == 2]
+    if not located:
+        return None
+    note = f"All {counted(len(located), 'row')}."
+    if len(located) > _N_POINTS:
+        generator = np.random.default_rng(_SAMPLE_SEED)
+        chosen = np.sort(generator.choice(len(located), _N_POINTS, replace=False))
+        note = f"{_N_POINTS:,} of {len(located):,} rows, drawn at random (seed {_SAMPLE_SEED})."
+        located = [located[index] for index in chosen]
+    clouds = [
+        Series(
+            label,
+            finite(row.pull_cost for row in located if row.kept == kept),
+            finite(row.push_cost for row in located if row.kept == kept),
+            color,
+        )
+        for label, kept, color in (("kept", True, _KEPT), ("dropped", False, _DROPPED))
+    ]
+    figure = cloud_chart(
+        [cloud for cloud in clouds if len(cloud.x)],
+        title="Pull cost against push cost",
+        x_label="pull cost: to the safe anchor (ground cost)",
+        y_label="push cost: to the harmful reference (ground cost)",
+    )
+    return figure, note
+
+
+def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
+    history = solver.get("history") or []
+    curves = []
+    for color, (label, name) in enumerate(
+        (
+            ("stationarity", "stationarity"),
+            ("pull marginal error", "pull_marginal_error"),
+            ("push marginal error", "push_marginal_error"),
+        )
+    ):
+        points = [(index, entry) for index, entry in enumerate(history) if entry.get(name) is not None]
+        steps = [float(entry.get("step", index)) for index, entry in points]
+        curves.append(Series(label, np.array(steps), np.array([entry[name] for _, entry in points]), color))
+    if not any(len(curve.x) for curve in curves):
+        return None
+    tolerances = [
+        Mark(solver[name], f"{label} tolerance {number(solver[name])}")
+        for label, name in (("stationarity", "stationarity_tolerance"), ("marginal", "marginal_tolerance"))
+        if (solver.get(name) or 0) > 0
+    ]
+    return line_chart(
+        curves,
+        title="Convergence of the solver",
+        x_label="step",
+        y_label="residual (logarithmic)",
+        marks=tolerances,
+    )
+
+
+def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def against(name: str, tolerance: str) -> str:
+        return f"{number(solver.get(name))} (tolerance {number(solver.get(tolerance))})"
+
+    return [
+        ("method", identifier(solver.get("method"))),
+        ("converged", number(solver.get("converged"))),
+        ("steps", number(solver.get("n_steps"))),
+        ("Sinkhorn iterations", number(solver.get("n_sinkhorn_iters"))),
+        ("stationarity", against("stationarity", "stationarity_tolerance")),
+        ("pull marginal error", against("pull_marginal_error", "marginal_tolerance")),
+        ("push marginal error", against("push_marginal_error", "marginal_tolerance")),
+        ("objective", number(solver.get("objective"), 5)),
+        ("effective sample size", _sample_size(solver.get("effective_sample_size"))),
+        ("epsilon", number(solver.get("epsilon"))),
+        ("push strength λ", number(solver.get("push_strength"))),
+        ("tau", number(solver.get("tau"))),
+        ("time", duration(solver.get("seconds"))),
+    ]

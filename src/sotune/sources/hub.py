@@ -1,0 +1,89 @@
+"""Hugging Face datasets: a name on the Hub, or a folder that ``datasets`` saved. Never runs code from either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from sotune.errors import DataError
+from sotune.sources import arrow
+from sotune.sources.rows import RawRow, shown
+
+PREFIX = "hf:"
+_OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def looks_like_hub_name(source: str) -> bool:
+    """Tells whether a source that is no file may be a data set on the Hub: ``hf:…`` or ``owner/name``."""
+    if source.startswith(PREFIX):
+        return True
+    in_a_folder_of_ours = Path(source).parent.is_dir()
+    return bool(_OWNER_AND_NAME.fullmatch(source)) and not source.startswith(".") and not in_a_folder_of_ours
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Tells whether a folder was written by ``save_to_disk`` of ``datasets``."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
+    """Yields the rows of a saved data set, or of one split of a saved dictionary of them.
+
+    Raises:
+        DataError: The folder cannot be read, or has no such split.
+    """
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} cannot be read as a saved data set ({error}); save it again") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
+            raise DataError(
+                f"{folder} has no split {split!r}; it has {', '.join(sorted(dataset))}: name it with --split"
+            )
+        dataset = dataset[split]
+    yield from _rows(dataset, str(folder))
+
+
+def read_hub(source: str, *, split: str, subset: str | None, revision: str | None) -> Generator[RawRow, None, None]:
+    """Yields the rows of one split of a data set on the Hub.
+
+    Raises:
+        DataError: The Hub cannot be reached, or has no such data set, subset, revision or split.
+    """
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    name = source.removeprefix(PREFIX)
+    try:
+        dataset = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except (DatasetNotFoundError, FileNotFoundError) as error:
+        raise DataError(
+            f"{shown(source)} is neither a file here nor a data set on the Hub that can be read without logging in "
+            f"({_first_line(error)}); check the spelling and the revision"
+        ) from error
+    except OSError as error:  # what datasets raises without a network is a ConnectionError
+        raise DataError(
+            f"{shown(source)} is no file here, and the Hugging Face Hub cannot be reached, or this machine is "
+            f"offline ({_first_line(error)}); download the data set elsewhere and name its file, or the folder that "
+            f"save_to_disk wrote"
+        ) from error
+    except (ValueError, DatasetsError) as error:
+        raise DataError(
+            f"{shown(source)} cannot be loaded ({_first_line(error)}); check --split and --subset"
+        ) from error
+    yield from _rows(dataset, source)
+
+
+def _rows(dataset: Any, source: str) -> Generator[RawRow, None, None]:
+    arrow.check_columns(dataset.column_names, source)
+    yield from arrow.table_rows(dataset.with_format("arrow").iter(batch_size=arrow.BATCH_ROWS))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

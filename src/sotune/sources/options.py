@@ -1,0 +1,67 @@
+"""What a user may say about a source, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sotune.errors import ConfigError
+
+Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+DEFAULT_ID_COLUMN = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How to read one set.
+
+    Attributes:
+        format: The schema of the rows; ``auto`` detects it from the columns.
+        where: Row filters, each ``COLUMN=VALUE``. Several on one column: any of them; on several: all.
+        id_column: The column with the user's own ids. A row without one is named by a hash of its content.
+        prompt_column: The prompt of prompt-completion rows, where it is not ``prompt``; None: the usual name.
+        completion_column: Their completion, where it is neither ``completion`` nor ``response``; None: those.
+        system_column: A column with the system prompt; None: there is none.
+        split: The split of a Hugging Face data set.
+        subset: Its subset (configuration); None: its only one.
+        revision: Its Git revision on the Hub; None: the newest.
+        limit: Read no more than this many rows that pass the filters; None: all.
+        max_row_bytes: A larger row is quarantined.
+
+    Raises:
+        ConfigError: A value is out of range, or two contradict each other.
+    """
+
+    format: Format = "auto"
+    where: tuple[str, ...] = ()
+    id_column: str = DEFAULT_ID_COLUMN
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    system_column: str | None = None
+    split: str = "train"
+    subset: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+    max_row_bytes: int = 1 << 22
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(f"format must be one of {', '.join(FORMATS)}. Got {self.format!r}")
+        for name in ("limit", "max_row_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1. Got {value}")
+        if self.names_pair_columns and self.format not in ("auto", "prompt-completion"):
+            raise ConfigError(
+                f"prompt_column and completion_column go with the format prompt-completion. Got {self.format!r}; "
+                f"leave the format out"
+            )
+
+    @property
+    def names_pair_columns(self) -> bool:
+        """Whether the user named a prompt or completion column."""
+        return self.prompt_column is not None or self.completion_column is not None
+
+
+DEFAULT_OPTIONS = SourceOptions()

@@ -1,0 +1,112 @@
+"""A row as a reader hands it on, and the rules that every row keeps, whatever its file format."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MAX_DEPTH = 100
+"""Rows nested deeper than this cannot be rewritten safely: the JSON encoder recurses."""
+
+_SHOWN_KEYS = 20
+_SHOWN_LENGTH = 40
+
+
+class RowFault(Exception):
+    """A row cannot become a record. The message is the quarantine reason: ``kind`` or ``kind: detail``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Stands where a reader found something that no row may hold, so that one bad row never stops a file."""
+
+    reason: str
+
+
+class RawRow(NamedTuple):
+    """One row of a file before validation: its line or row number, from 1, and what was read there."""
+
+    line: int
+    value: Any
+
+
+def check_row(value: Any, *, max_bytes: int) -> dict[str, Any]:
+    """Returns the row, known to be a JSON object that survives being written and read again.
+
+    Args:
+        value: What the reader read.
+        max_bytes: The most bytes of text, keys included, that a row may hold.
+
+    Raises:
+        RowFault: The row has a flaw, is no object, nests too deeply, is too large, or holds text that is not
+            Unicode, a number that JSON lacks, or a value that JSON lacks.
+    """
+    n_bytes = 0
+    stack: list[tuple[Any, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, str):
+            n_bytes += _utf8_length(item)
+            if n_bytes > max_bytes:
+                raise too_large(max_bytes)
+        elif isinstance(item, dict | list):
+            if depth > MAX_DEPTH:
+                raise RowFault(f"nested deeper than {MAX_DEPTH} levels")
+            children = [*item.keys(), *item.values()] if isinstance(item, dict) else item
+            stack.extend((child, depth + 1) for child in children)
+        else:
+            _check_scalar(item)
+    if not isinstance(value, dict):
+        raise RowFault(f"not a JSON object: found {json_type(value)}")
+    return value
+
+
+def too_large(max_bytes: int) -> RowFault:
+    """Returns the fault of a row that is over the cap."""
+    return RowFault(f"row too large: over {max_bytes} bytes")
+
+
+def json_type(value: object) -> str:
+    """Returns what JSON calls the type of a value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def shown_keys(row: dict[str, Any]) -> str:
+    """Returns the keys of a row for a message, at most 20 and each cut short."""
+    keys = [shown(key) for key in row]
+    more = f", and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+    return (", ".join(keys[:_SHOWN_KEYS]) or "none") + more
+
+
+def shown(text: str) -> str:
+    """Returns a name or short value for a message: on one line, printable and cut short."""
+    short = text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
+    return short if short.isprintable() else repr(short)
+
+
+def _utf8_length(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise RowFault("text that is not Unicode: a lone surrogate, or bytes that are not UTF-8") from None
+
+
+def _check_scalar(item: object) -> None:
+    if isinstance(item, Flaw):
+        raise RowFault(item.reason)
+    if isinstance(item, float):
+        if not math.isfinite(item):
+            raise RowFault("a number beyond the range of JSON readers")
+    elif item is not None and not isinstance(item, int):  # a bool is an int
+        raise RowFault(f"a value that JSON lacks: {type(item).__name__}")

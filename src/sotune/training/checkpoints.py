@@ -1,0 +1,58 @@
+"""Checkpoints of an unfinished training run: which may be resumed, and which must go.
+
+Trainer writes a checkpoint file by file, so a killed run leaves half of one behind; and some of its files are pickles,
+which must be loaded from nowhere but a run of one's own. Both are settled by a marker, written into a checkpoint when
+Trainer is done with it, that holds the digest of everything the run depends on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sotune.artifacts import read_json, write_json
+
+_MARKER = "complete.json"
+
+
+class Checkpoints:
+    """The work folder of one training run.
+
+    Args:
+        folder: Where Trainer puts its checkpoints; made when needed.
+        key: Digest of all that the run's result depends on. A checkpoint of another key is never resumed.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self._key = key
+
+    def latest(self) -> Path | None:
+        """Returns the newest checkpoint that is complete and belongs to this run, if there is one."""
+        complete = [path for path in self._all() if self._is_complete(path)]
+        return max(complete, key=_step, default=None)
+
+    def keep_only(self, checkpoint: Path | None) -> None:
+        """Removes all checkpoints but one: the incomplete, the outdated, and those of another run."""
+        for path in self._all():
+            if path != checkpoint:
+                shutil.rmtree(path)
+
+    def mark_complete(self, step: int) -> None:
+        """Declares the checkpoint of a step complete."""
+        write_json(self.folder / f"checkpoint-{step}" / _MARKER, {"key": self._key})
+
+    def remove(self) -> None:
+        """Removes the work folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return [path for path in self.folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+
+    def _is_complete(self, checkpoint: Path) -> bool:
+        marker = checkpoint / _MARKER
+        return marker.exists() and read_json(marker) == {"key": self._key}
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

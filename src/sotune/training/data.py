@@ -1,0 +1,227 @@
+"""From records and loss weights to the batches of the trainer: one row, one weight, all the way."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sotune.errors import DataError
+from sotune.records import Record
+from sotune.rendering import Template, tokenize
+from sotune.training.loss import IGNORE_INDEX
+
+SAMPLE_WEIGHT = "sample_weight"
+"""The column that carries a row's loss weight to the trainer."""
+
+_PADDED_COLUMNS = frozenset({"input_ids", "attention_mask", "labels"})
+_PACKING_COLUMNS = frozenset(
+    {"position_ids", "seq_idx", "seq_lengths", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One record, ready to train on.
+
+    Attributes:
+        id: The record.
+        input_ids: Prompt and completion, ``[length]``, int32 to halve the memory of a large set.
+        n_prompt: How many of the tokens, from the left, carry no loss.
+        sample_weight: The row's weight in the loss, ≥ 0.
+    """
+
+    id: str
+    input_ids: Tensor
+    n_prompt: int
+    sample_weight: float
+
+    def features(self) -> dict[str, Any]:
+        """Returns what a collator takes: ``input_ids``, ``labels`` masked on the prompt, ``sample_weight``."""
+        input_ids = self.input_ids.long()
+        labels = input_ids.clone()
+        labels[: self.n_prompt] = IGNORE_INDEX
+        return {"input_ids": input_ids, "labels": labels, SAMPLE_WEIGHT: self.sample_weight}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """The rows of a training set, and what became of those that are not among them.
+
+    Attributes:
+        rows: What is trained on, in the order of the records.
+        dropped: Ids of records without a completion token to learn.
+        truncated: Ids of records that lost tokens to ``max_length``.
+    """
+
+    rows: tuple[TrainingRow, ...]
+    dropped: tuple[str, ...]
+    truncated: tuple[str, ...]
+
+
+def build_training_rows(
+    records: Sequence[Record],
+    loss_weights: Mapping[str, float],
+    tokenizer: Any,
+    *,
+    template: Template,
+    max_length: int,
+) -> TrainingRows:
+    """Tokenizes records and joins each with its loss weight by id.
+
+    Args:
+        records: The rows to train on, ids unique.
+        loss_weights: One weight ≥ 0 for each record's id; other ids are of no account.
+        tokenizer: A Hugging Face tokenizer.
+        template: How to render a record.
+        max_length: Most tokens of a row, the end-of-sequence token among them.
+
+    Raises:
+        DataError: An id repeats or has no weight, a weight is unusable or all are zero, or no row is left.
+        ConfigError: The chat template was asked of a tokenizer that has none.
+    """
+    _check_weights(records, loss_weights)
+    rows: list[TrainingRow] = []
+    dropped: list[str] = []
+    truncated: list[str] = []
+    for record in records:
+        try:
+            tokens = tokenize(record, tokenizer, template=template, max_length=max_length, append_eos=True)
+        except DataError:  # its completion has no token of its own
+            dropped.append(record.id)
+            continue
+        # The first token of a sequence is never predicted, so it cannot carry loss either.
+        if len(tokens.input_ids) <= max(tokens.n_prompt, 1):
+            dropped.append(record.id)
+            continue
+        if tokens.truncated:
+            truncated.append(record.id)
+        input_ids = torch.tensor(tokens.input_ids, dtype=torch.int32)
+        rows.append(TrainingRow(record.id, input_ids, tokens.n_prompt, float(loss_weights[record.id])))
+    if not any(row.sample_weight for row in rows):
+        raise DataError(
+            f"nothing to learn: of {len(records)} records, {len(dropped)} have no completion token within "
+            f"max_length={max_length}, and the others have loss weight 0; raise max_length or mend the data"
+        )
+    return TrainingRows(tuple(rows), tuple(dropped), tuple(truncated))
+
+
+def _check_weights(records: Sequence[Record], loss_weights: Mapping[str, float]) -> None:
+    repeated = [id for id, count in Counter(record.id for record in records).items() if count > 1]
+    if repeated:
+        raise DataError(f"ids must be unique to be joined to their weights. Got twice: {_some(repeated)}")
+    missing = [record.id for record in records if record.id not in loss_weights]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(records)} records have no loss weight: {_some(missing)}; "
+            f"give each record's id a weight, or leave the record out"
+        )
+    unusable = [r.id for r in records if not (math.isfinite(loss_weights[r.id]) and loss_weights[r.id] >= 0)]
+    if unusable:
+        raise DataError(f"loss weights must be finite and at least 0. Got others for {_some(unusable)}")
+
+
+def _some(ids: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(repr(id) for id in ids[:most])
+    return shown if len(ids) <= most else f"{shown} and {len(ids) - most} more"
+
+
+class ShuffledRows(Dataset[dict[str, Any]]):
+    """Training rows in an order that depends on the seed and the epoch alone.
+
+    A sampler draws its order from a generator whose state a resumed run must restore. Here the order is a function
+    of where training stands, so that a run that was killed sees the rows that it would have seen. The dataloader
+    reads it from first to last and calls `set_epoch` before each pass.
+    """
+
+    def __init__(self, rows: Sequence[TrainingRow], *, seed: int) -> None:
+        self._rows = rows
+        self._seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Puts the rows in the order of an epoch, counted from 0."""
+        # A plain sum would give seed 1, in its first epoch, the order of seed 0 in its second.
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        self._order: list[int] = torch.randperm(len(self._rows), generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._rows[self._order[index]].features()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedCollator:
+    """Pads rows on the right to a batch, and keeps each row's ``sample_weight``.
+
+    Takes features with ``input_ids``, ``labels`` and ``sample_weight``, and perhaps ``attention_mask``; lists or
+    tensors. Packed rows are refused: after packing, one sequence holds tokens of several weights.
+
+    Attributes:
+        pad_token_id: Id to pad ``input_ids`` with; masked, so that any id of the vocabulary does.
+        pad_to_multiple_of: Length of a batch is a multiple of this.
+
+    Example:
+        >>> collator = WeightedCollator(pad_token_id=0)
+        >>> row = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "sample_weight": 0.5}
+        >>> collator([row])["sample_weight"]
+        tensor([0.5000])
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int = 1
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Builds one batch: ``[rows, length]`` each, and ``sample_weight [rows]`` in float32.
+
+        Raises:
+            DataError: A column is missing or unknown, rows are packed, or lengths within a row disagree.
+        """
+        for feature in features:
+            _check_columns(feature)
+        longest = max(len(feature["input_ids"]) for feature in features)
+        length = math.ceil(longest / self.pad_to_multiple_of) * self.pad_to_multiple_of
+        shape = (len(features), length)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_token_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, IGNORE_INDEX),
+        }
+        for i, feature in enumerate(features):
+            n_tokens = len(feature["input_ids"])
+            columns = {"attention_mask": torch.ones(n_tokens), **feature}
+            for name, padded in batch.items():
+                padded[i, :n_tokens] = torch.as_tensor(columns[name])
+        weights = [float(feature[SAMPLE_WEIGHT]) for feature in features]
+        return {**batch, SAMPLE_WEIGHT: torch.tensor(weights, dtype=torch.float32)}
+
+
+def _check_columns(feature: Mapping[str, Any]) -> None:
+    if packed := sorted(_PACKING_COLUMNS & feature.keys()):
+        raise DataError(
+            f"packed rows cannot be weighted: one sequence would hold tokens of several weights. "
+            f"Got {', '.join(packed)}; turn packing off"
+        )
+    if missing := sorted({"input_ids", "labels", SAMPLE_WEIGHT} - feature.keys()):
+        raise DataError(
+            f"a row lacks {', '.join(missing)}. Got {', '.join(sorted(feature))}; the dataset must give each row "
+            f"input_ids, labels and {SAMPLE_WEIGHT}"
+        )
+    if unknown := sorted(feature.keys() - _PADDED_COLUMNS - {SAMPLE_WEIGHT}):
+        raise DataError(
+            f"WeightedCollator does not know how to pad {', '.join(unknown)}; remove the column from the dataset"
+        )
+    lengths = {name: len(feature[name]) for name in sorted(_PADDED_COLUMNS & feature.keys())}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"columns of one row must have equal lengths. Got {lengths}")
+    weight = torch.as_tensor(feature[SAMPLE_WEIGHT])
+    if weight.numel() != 1 or not weight.isfinite().all():
+        raise DataError(f"{SAMPLE_WEIGHT} must be one finite number a row. Got {feature[SAMPLE_WEIGHT]!r}")

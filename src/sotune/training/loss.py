@@ -1,0 +1,102 @@
+"""The weighted loss of one accumulated batch, in bounded memory.
+
+Eq. 8 of Safety Optimal Transport is a mean over the completion tokens *within* each row, then a weighted mean over
+rows. A loss that divides by all tokens of the batch would instead let long completions outweigh short ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sotune.errors import DataError
+
+IGNORE_INDEX = -100
+"""Label of a token that carries no loss, as everywhere in transformers and torch."""
+
+_CHUNK_ELEMENTS = 1 << 24
+"""Most logits that are held in float32 at a time: 64 MiB."""
+
+
+def compute_weighted_loss(logits: Tensor, labels: Tensor, sample_weight: Tensor, *, n_rows: Tensor | int) -> Tensor:
+    r"""Computes a micro-batch's share of the loss of Eq. 8.
+
+    ``Σ_i w_i · (1/|y_i|) Σ_j −log π(y_ij | x_i, y_i,<j) / n_rows``, with ``n_rows`` the rows of the whole accumulated
+    batch, over all its micro-batches and processes. The shares then add up to the loss of that batch, however it
+    is cut.
+
+    The log-softmax is taken in float32 whatever the type of the logits, a bounded number of tokens at a time, in
+    the backward pass too; tokens without a label are skipped. Not differentiable twice.
+
+    Args:
+        logits: Scores of the next token ``[rows, length, vocabulary]``, finite.
+        labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
+        sample_weight: One loss weight a row ``[rows]``; a mean of 1 over the data keeps the learning rate's scale.
+        n_rows: Rows of the accumulated batch, at least 1.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        DataError: Shapes disagree, or a row has no token to learn.
+    """
+    _check_shapes(logits, labels, sample_weight)
+    # Shifting the labels, not the logits, spares a copy of the logits.
+    targets = torch.full_like(labels, IGNORE_INDEX)
+    targets[:, :-1] = labels[:, 1:]
+    n_tokens = (targets != IGNORE_INDEX).sum(dim=1)
+    if not bool(n_tokens.all()):
+        raise DataError(
+            f"rows {(n_tokens == 0).nonzero().flatten().tolist()} of the batch have no completion token to learn; "
+            f"drop rows whose labels are all {IGNORE_INDEX}"
+        )
+    nll: Tensor = _TokenNLL.apply(logits.flatten(0, 1), targets.flatten())  # type: ignore[no-untyped-call]
+    row_loss = nll.view(targets.shape).sum(dim=1) / n_tokens
+    return torch.sum(sample_weight.to(row_loss) * row_loss) / n_rows
+
+
+def _check_shapes(logits: Tensor, labels: Tensor, sample_weight: Tensor) -> None:
+    if logits.ndim != 3 or logits.shape[:2] != labels.shape or sample_weight.shape != labels.shape[:1]:
+        raise DataError(
+            f"logits must be [rows, length, vocabulary], labels [rows, length] and sample_weight [rows]. "
+            f"Got {list(logits.shape)}, {list(labels.shape)} and {list(sample_weight.shape)}"
+        )
+
+
+class _TokenNLL(torch.autograd.Function):
+    """Negative log-likelihood of each token, float32, zero where the target is `IGNORE_INDEX`.
+
+    Autograd's own cross-entropy keeps a float32 copy of all logits for the backward pass. This one keeps the logits
+    themselves and one normalizer a token, and recomputes the softmax chunk by chunk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        nll = torch.zeros(len(targets), dtype=torch.float32, device=logits.device)
+        normalizer = torch.zeros_like(nll)
+        for tokens in _labeled_chunks(logits, targets):
+            scores = logits[tokens].float()
+            normalizer[tokens] = scores.logsumexp(dim=1)
+            chosen = scores.gather(1, targets[tokens, None]).squeeze(1)
+            nll[tokens] = normalizer[tokens] - chosen
+        ctx.save_for_backward(logits, targets, normalizer)
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor, None]:
+        logits, targets, normalizer = ctx.saved_tensors
+        grad_logits = torch.zeros_like(logits)
+        for tokens in _labeled_chunks(logits, targets):
+            probability = (logits[tokens].float() - normalizer[tokens, None]).exp_()
+            probability.scatter_add_(1, targets[tokens, None], probability.new_full((len(tokens), 1), -1.0))
+            grad_logits[tokens] = probability.mul_(grad_nll[tokens, None]).to(grad_logits)
+        return grad_logits, None
+
+
+def _labeled_chunks(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    labeled = (targets != IGNORE_INDEX).nonzero().flatten()
+    return torch.split(labeled, max(1, _CHUNK_ELEMENTS // logits.shape[1]))

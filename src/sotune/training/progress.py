@@ -1,0 +1,82 @@
+"""What is told about a training run while it goes on, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sotune.artifacts import write_text
+from sotune.errors import SotuneError
+from sotune.training.checkpoints import Checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    """One optimizer step.
+
+    Attributes:
+        step: Which, counted from 1.
+        n_steps: How many there will be.
+        loss: Eq. 8 over the rows of the step.
+        learning_rate: At which the step was taken.
+        grad_norm: Norm of the gradient before it was clipped.
+    """
+
+    step: int
+    n_steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+OnStep = Callable[[TrainStep], None]
+
+
+class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
+    """Reports each step, stops a run that diverged, and marks checkpoints complete."""
+
+    def __init__(self, checkpoints: Checkpoints, on_step: OnStep | None) -> None:
+        self._checkpoints = checkpoints
+        self._on_step = on_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        """Reports a step.
+
+        Raises:
+            SotuneError: The loss or the gradient is not finite.
+        """
+        if "loss" not in logs:  # Trainer's summary at the end
+            return
+        step = _training_step(logs, state.global_step, state.max_steps)
+        if not (math.isfinite(step.loss) and math.isfinite(step.grad_norm)):
+            raise SotuneError(
+                f"training diverged at step {step.step}: loss {step.loss}, gradient norm {step.grad_norm}; "
+                f"lower learning_rate ({args.learning_rate}), or look for extreme loss weights"
+            )
+        if self._on_step is not None and state.is_world_process_zero:
+            self._on_step(step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Marks the checkpoint that Trainer has just finished."""
+        if state.is_world_process_zero:
+            self._checkpoints.mark_complete(state.global_step)
+
+
+def steps_of(state: Any) -> list[TrainStep]:
+    """Returns all steps of a Trainer's state, those before a resumption too."""
+    return [_training_step(entry, entry["step"], state.max_steps) for entry in state.log_history if "loss" in entry]
+
+
+def write_log(path: Path, steps: list[TrainStep]) -> None:
+    """Writes the training log: one JSON object a step."""
+    write_text(path, "".join(json.dumps(asdict(step), allow_nan=False) + "\n" for step in steps))
+
+
+def _training_step(entry: dict[str, Any], step: int, n_steps: int) -> TrainStep:
+    return TrainStep(step, n_steps, entry["loss"], entry["learning_rate"], float(entry["grad_norm"]))

@@ -1,0 +1,100 @@
+"""A `transformers.Trainer` whose loss weighs each row, for any script that already uses Trainer.
+
+Trainer drops columns that the model does not take, and shows a custom loss function the outputs and labels only; a
+column of weights would vanish without a word. `WeightedTrainer` keeps it, and raises where it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from sotune.errors import ConfigError, DataError
+from sotune.training.data import SAMPLE_WEIGHT
+from sotune.training.loss import compute_weighted_loss
+
+
+class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes without types
+    """Trains a causal language model on the weighted loss of Eq. 8.
+
+    Use it as Trainer, with rows of ``input_ids``, ``labels`` and ``sample_weight`` and a `WeightedCollator`. The loss
+    of one optimizer step is the mean over all its rows, whatever their number a device, the accumulation steps and
+    the processes, of weight times mean token loss. Data parallelism only. As with any Trainer, when the rows do not
+    divide among several processes, accelerate fills the last batch of an epoch with rows from its start.
+
+    Raises:
+        ConfigError: An option is set that the weighted loss would silently ignore.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        ignored = {
+            "label_smoothing_factor": self.label_smoother is not None,
+            "compute_loss_func": self.compute_loss_func is not None,
+            "use_liger_kernel": self.args.use_liger_kernel,
+        }
+        if any(ignored.values()):
+            names = ", ".join(name for name, is_set in ignored.items() if is_set)
+            raise ConfigError(f"WeightedTrainer has its own loss, which takes no account of {names}; unset it")
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        if parallelism is not None and parallelism.non_data_parallel_size > 1:
+            raise ConfigError(
+                "WeightedTrainer needs whole rows on each device, and tensor, context and sequence parallelism split "
+                "them; use data parallelism (DDP or FSDP)"
+            )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if SAMPLE_WEIGHT not in self._signature_columns:
+            self._signature_columns.append(SAMPLE_WEIGHT)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """Takes the micro-batches of one optimizer step, and counts their *rows* (Trainer counts tokens)."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        n_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            n_rows = self.accelerator.gather(n_rows).sum()
+        return batches, n_rows
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Computes the weighted loss of a micro-batch.
+
+        Args:
+            model: The model, perhaps wrapped for several devices.
+            inputs: A batch of the collator.
+            return_outputs: Whether to return the model's outputs beside the loss.
+            num_items_in_batch: Rows of the accumulated batch, over all processes.
+
+        Raises:
+            DataError: The batch has no weights or no labels.
+        """
+        if missing := [name for name in (SAMPLE_WEIGHT, "labels") if name not in inputs]:
+            raise DataError(
+                f"a batch lacks {' and '.join(missing)}. Got {', '.join(sorted(inputs))}; give each row "
+                f"{SAMPLE_WEIGHT} and labels, and use WeightedCollator as data_collator"
+            )
+        labels, sample_weight = inputs["labels"], inputs[SAMPLE_WEIGHT]
+        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", SAMPLE_WEIGHT)})
+        if not model.training or num_items_in_batch is None:
+            # Outside a training step, where Trainer counts tokens or nothing: the mean over this batch's own rows.
+            loss = compute_weighted_loss(outputs["logits"], labels, sample_weight, n_rows=len(labels))
+        else:
+            loss = compute_weighted_loss(outputs["logits"], labels, sample_weight, n_rows=num_items_in_batch)
+            if self.args.average_tokens_across_devices:
+                # The rows were counted over all processes, and DDP will average the gradients over them.
+                loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss

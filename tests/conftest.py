@@ -1,0 +1,32 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Callable[[str], Path]:
+    """Returns the folder of a small random model of an architecture, built once."""
+    from tiny_models import build_tiny_model
+
+    built: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in built:
+            built[architecture] = build_tiny_model(architecture, tmp_path_factory.mktemp(architecture))
+        return built[architecture]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Returns the folder of public data sets; skips where it is missing."""
+    folder = Path(os.environ.get("SOTUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "mix_alpaca_lat05.jsonl.gz").exists():
+        pytest.skip(f"the public data sets are not at {folder}; name their folder in SOTUNE_DATA")
+    return folder

@@ -1,0 +1,153 @@
+import pytest
+import torch
+
+from sotune.errors import DataError
+from sotune.records import Record
+from sotune.training.data import ShuffledRows, WeightedCollator, build_training_rows
+from sotune.training.loss import IGNORE_INDEX
+
+EOS = 1
+
+
+class Letters:
+    """A tokenizer with one token a character."""
+
+    eos_token_id = EOS
+    bos_token_id = None
+    chat_template = None
+
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [ord(c) for c in text]}
+
+
+def make_records(n=3):
+    return [Record.from_text(f"r{i}", f"ask {i}", "yes" * (i + 1)) for i in range(n)]
+
+
+def build(records, loss_weights, max_length=200):
+    return build_training_rows(records, loss_weights, Letters(), template="paper", max_length=max_length)
+
+
+def test_labels_cover_the_completion_and_its_end_and_nothing_else():
+    rows = build(make_records(), {"r0": 0.5, "r1": 1.5, "r2": 1.0}).rows
+    features = rows[1].features()
+    learned = [token for token in features["labels"].tolist() if token != IGNORE_INDEX]
+    assert "".join(map(chr, learned[:-1])) == " yesyes"
+    assert learned[-1] == EOS
+    assert features["sample_weight"] == 1.5
+    n_prompt = len("Human: ask 1; Assistant:")
+    assert features["labels"][:n_prompt].eq(IGNORE_INDEX).all()
+    assert torch.equal(features["labels"][n_prompt:], features["input_ids"][n_prompt:])
+
+
+def test_weights_are_joined_by_id_whatever_the_order():
+    rows = build(make_records(), {"other": 9.0, "r2": 3.0, "r0": 1.0, "r1": 2.0}).rows
+    assert {row.id: row.sample_weight for row in rows} == {"r0": 1.0, "r1": 2.0, "r2": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"r0": 1.0}, "2 of 3 records have no loss weight: 'r1', 'r2'"),
+        ({"r0": 1.0, "r1": float("nan"), "r2": 1.0}, "must be finite and at least 0. Got others for 'r1'"),
+        ({"r0": 1.0, "r1": -0.1, "r2": 1.0}, "must be finite and at least 0. Got others for 'r1'"),
+        ({"r0": 0.0, "r1": 0.0, "r2": 0.0}, "nothing to learn"),
+    ],
+)
+def test_unusable_weights_are_refused(weights, message):
+    with pytest.raises(DataError, match=message):
+        build(make_records(), weights)
+
+
+def test_repeated_ids_are_refused():
+    records = [*make_records(), *make_records(1)]
+    with pytest.raises(DataError, match="Got twice: 'r0'"):
+        build(records, {"r0": 1.0, "r1": 1.0, "r2": 1.0})
+
+
+def test_rows_without_a_token_to_learn_are_dropped_and_named(monkeypatch):
+    monkeypatch.setattr(Letters, "eos_token_id", None)
+    records = [*make_records(2), Record.from_text("vanishes", "ask", "")]
+    monkeypatch.setattr(Letters, "__call__", lambda self, text, add_special_tokens=True: _ids(text))
+    result = build(records, {"r0": 1.0, "r1": 1.0, "vanishes": 1.0})
+    assert result.dropped == ("vanishes",)
+    assert [row.id for row in result.rows] == ["r0", "r1"]
+
+
+def _ids(text):
+    return {"input_ids": [ord(c) for c in text.rstrip()]}
+
+
+def test_no_row_left_is_an_error(monkeypatch):
+    monkeypatch.setattr(Letters, "eos_token_id", None)
+    monkeypatch.setattr(Letters, "__call__", lambda self, text, add_special_tokens=True: _ids(text))
+    with pytest.raises(DataError, match="nothing to learn: of 1 records, 1 have no completion token"):
+        build([Record.from_text("vanishes", "ask", "")], {"vanishes": 1.0})
+
+
+def test_long_rows_keep_some_completion_and_are_named():
+    records = [Record.from_text("long", "x" * 500, "y" * 500), *make_records(1)]
+    result = build(records, {"long": 1.0, "r0": 1.0}, max_length=64)
+    assert result.truncated == ("long",)
+    assert len(result.rows[0].input_ids) == 64
+    assert result.rows[0].n_prompt == 32
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    rows = build(make_records(3) + [Record.from_text(f"s{i}", "a", "b") for i in range(20)], _ones(23)).rows
+
+    def order(seed, epoch):
+        dataset = ShuffledRows(rows, seed=seed)
+        dataset.set_epoch(5)
+        dataset.set_epoch(epoch)
+        return [tuple(dataset[i]["input_ids"].tolist()) + (dataset._order[i],) for i in range(len(dataset))]
+
+    assert order(0, 0) == order(0, 0)
+    assert sorted(order(0, 0)) == sorted(order(0, 1)) == sorted(order(1, 0))
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def _ones(n):
+    return {**{f"r{i}": 1.0 for i in range(n)}, **{f"s{i}": 1.0 for i in range(n)}}
+
+
+def feature(**columns):
+    return {"input_ids": [5, 6, 7], "labels": [IGNORE_INDEX, 6, 7], "sample_weight": 0.5, **columns}
+
+
+def test_collator_pads_on_the_right_and_keeps_the_weight():
+    short = {"input_ids": torch.tensor([8]), "labels": torch.tensor([8]), "sample_weight": torch.tensor(2.0)}
+    batch = WeightedCollator(pad_token_id=0, pad_to_multiple_of=4)([feature(), short])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, -100], [8, -100, -100, -100]]
+    assert batch["sample_weight"].tolist() == [0.5, 2.0]
+
+
+def test_collator_keeps_a_mask_of_the_users_own():
+    batch = WeightedCollator(pad_token_id=0)([feature(attention_mask=[0, 1, 1])])
+    assert batch["attention_mask"].tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"position_ids": [0, 1, 0]}, "packed rows cannot be weighted.*position_ids"),
+        ({"seq_lengths": [2, 1]}, "packed rows cannot be weighted.*seq_lengths"),
+        ({"pixel_values": [0.0]}, "does not know how to pad pixel_values"),
+        ({"labels": [1, 2]}, "equal lengths"),
+        ({"sample_weight": [0.5, 0.5, 0.5]}, "one finite number a row"),
+        ({"sample_weight": float("inf")}, "one finite number a row"),
+    ],
+)
+def test_collator_refuses_what_it_cannot_weigh(columns, message):
+    with pytest.raises(DataError, match=message):
+        WeightedCollator(pad_token_id=0)([feature(**columns)])
+
+
+@pytest.mark.parametrize("column", ["input_ids", "labels", "sample_weight"])
+def test_collator_names_a_missing_column(column):
+    row = feature()
+    del row[column]
+    with pytest.raises(DataError, match=f"a row lacks {column}"):
+        WeightedCollator(pad_token_id=0)([row])
