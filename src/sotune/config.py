@@ -19,15 +19,15 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataSettings(BaseModel):
-    """What is read, and what becomes of rows that cannot be."""
+    """Data: what is read, and what becomes of rows that cannot be."""
 
     model_config = _STRICT
 
     data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
     safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
     harmful_reference: str = Field(description="Known harmful rows, to push away from.")
-    format: str = Field(
-        "auto", description="Row format of all three: auto, prompt-completion, alpaca, sharegpt, messages."
+    format: Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"] = Field(
+        "auto", description="Row format of all three sets; auto detects it from the columns."
     )
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
@@ -47,7 +47,7 @@ class DataSettings(BaseModel):
 
 
 class RepresentationSettings(BaseModel):
-    """Which frozen model turns a row into a vector."""
+    """Representations: which frozen model turns a row into a vector."""
 
     model_config = _STRICT
 
@@ -69,7 +69,7 @@ class RepresentationSettings(BaseModel):
 
 
 class WeightSettings(BaseModel):
-    """The transport problem and how it is solved."""
+    """Weights: the transport problem and how it is solved."""
 
     model_config = _STRICT
 
@@ -91,7 +91,7 @@ class WeightSettings(BaseModel):
 
 
 class SelectionSettings(BaseModel):
-    """How many rows are kept and how they count."""
+    """Selection: how many rows are kept and how they count."""
 
     model_config = _STRICT
 
@@ -104,7 +104,7 @@ class SelectionSettings(BaseModel):
 
 
 class RunSettings(BaseModel):
-    """Where the run lies and what makes it repeatable."""
+    """Run: where it lies and what makes it repeatable."""
 
     model_config = _STRICT
 

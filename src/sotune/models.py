@@ -1,28 +1,44 @@
-"""Loading models and tokenizers: the one place where weights come into memory."""
+"""The one home of loading a language model and its tokenizer: extraction, training and evaluation call it alike.
+
+Weights are read from safetensors only, since a pickled checkpoint runs whatever code it holds, and a model's own
+Python code runs only when its user said so by name.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import sha256_file, sha256_json
 from sotune.errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+# What decides a model's output: configuration, tokenizer, template, weights, code. Not its README or training logs.
+_CONTENT_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".py"})
+_PICKLED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+# The file in which sentence-transformers lists the subfolders that belong to a model.
+_SENTENCE_MODULES = "modules.json"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Which causal LM, and how it is loaded.
+    """Which model, and how it is held in memory.
 
     Attributes:
-        name: A folder, or the id of a model on the Hub.
-        revision: Revision on the Hub; ``None`` is its default branch.
-        dtype: Number type of the weights; ``auto`` is the one they are stored in.
-        device: ``auto`` (CUDA where there is any), ``cpu``, ``cuda``, ``cuda:1``, …
-        trust_remote_code: Whether code that the folder ships may run.
+        name: A local folder or a Hub id.
+        revision: Branch, tag or commit on the Hub; None for its default branch.
+        dtype: Number type of the weights; ``auto`` keeps that of the checkpoint.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        trust_remote_code: Whether Python code that comes with the model may run.
     """
 
     name: str
@@ -31,103 +47,192 @@ class ModelSpec:
     device: str = "auto"
     trust_remote_code: bool = False
 
+    @property
+    def folder(self) -> Path | None:
+        """The model's local folder; None for a Hub id.
 
-def resolve_device(device: str) -> str:
-    """Returns a device's name for torch; ``auto`` is CUDA where there is any, else the CPU.
+        Raises:
+            ConfigError: The name is a path, and no folder is there.
+        """
+        path = Path(self.name).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists() or self.name.startswith((".", "/", "~")) or self.name.count("/") > 1:
+            raise ConfigError(f"model folder {self.name} does not exist or is no folder; check the path")
+        return None
+
+
+def resolve_device(device: str) -> torch.device:
+    """Returns the device of that name; ``auto`` is the first of CUDA, MPS and the CPU that is there.
 
     Raises:
-        ConfigError: The name is not a device, or is CUDA where there is none.
+        ConfigError: The name is unknown, or the machine has no such device.
     """
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but no CUDA device is there; use --device cpu")
-    return device
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N. Got {device!r}") from None
+    n_devices = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (resolved.index or 0) >= n_devices.get(resolved.type, 1):
+        raise ConfigError(
+            f"device {device!r} was asked for, and this machine has {n_devices[resolved.type]} {resolved.type} "
+            f"devices; use device 'auto' or 'cpu'"
+        )
+    return resolved
+
+
+def load_config(spec: ModelSpec) -> Any:
+    """Loads a model's configuration, without its weights.
+
+    Raises:
+        ConfigError: There is none, or it needs code that the user did not allow.
+    """
+    from transformers import AutoConfig
+
+    with _loading(spec, "configuration"):
+        return AutoConfig.from_pretrained(_source(spec), **_hub_options(spec))
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """Loads the tokenizer of a model; one without a padding token pads with its end-of-sequence token.
+    """Loads a model's tokenizer; one without a padding token pads with its end-of-sequence token.
 
     Raises:
-        ConfigError: It cannot be loaded.
+        ConfigError: There is none, or it has neither token.
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.name, **_hub_options(spec))
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable("tokenizer", spec, error) from error
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ConfigError(f"the tokenizer of {spec.name!r} has neither a padding nor an end token; give it one")
+    with _loading(spec, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(_source(spec), **_hub_options(spec))
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"the tokenizer of {spec.name} has neither a padding nor an end-of-sequence token; "
+                f"set one of them in its tokenizer_config.json"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_causal_lm(spec: ModelSpec) -> Any:
-    """Loads a causal LM, in evaluation mode, on its device. Only safetensors weights are read, never pickle.
+def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
+    """Loads a causal language model onto its device.
+
+    Args:
+        spec: Which model.
+        frozen: True to use it as it is: evaluation mode, no parameter takes a gradient. False to train it.
 
     Raises:
-        ConfigError: It cannot be loaded.
+        ConfigError: There is none, its weights are pickled or incomplete, or it is no causal language model.
     """
     from transformers import AutoModelForCausalLM
 
     device = resolve_device(spec.device)
-    if spec.trust_remote_code:
-        warnings.warn(
-            f"trust_remote_code is on: Python code that {spec.name!r} ships will run with your rights",
-            UserWarning,
-            stacklevel=2,
+    if spec.folder is not None:
+        _check_weights(spec.folder)
+    with _loading(spec, "model"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            _source(spec),
+            dtype=spec.dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_hub_options(spec),
         )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            spec.name, dtype=spec.dtype, use_safetensors=True, **_hub_options(spec)
+    # transformers fills parameters that the checkpoint lacks with random numbers, and only logs it.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"{spec.name} lacks {len(missing)} of the parameters of a {type(model).__name__}, {missing[0]} among them; "
+            f"name a checkpoint of a causal language model (an encoder such as BERT is none)"
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable("model", spec, error) from error
-    return model.to(device).eval()
+    model.to(device)
+    model.requires_grad_(not frozen)
+    return model.train(not frozen)
 
 
 def model_fingerprint(spec: ModelSpec) -> str:
-    """Returns a hash that changes with the weights, the configuration or the tokenizer of a model.
+    """Returns what names a model by its content, in hexadecimal.
 
-    A folder is named by the content of its files, a Hub id by the commit that its revision stands for.
+    For a folder, a hash of its configuration, tokenizer and weight files, whatever the folder's own name; for a Hub id,
+    a hash of the id and the commit that its revision stands for.
 
     Raises:
-        ConfigError: The model cannot be found.
+        ConfigError: There is no such model.
     """
-    folder = Path(spec.name)
-    if folder.is_dir():
-        files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".model"))
-        return sha256_json({path.name: sha256_file(path) for path in files})[:16]
-    from transformers import AutoConfig
+    folder = spec.folder
+    if folder is not None:
+        _check_weights(folder)
+        return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in _content_files(folder)})
+    return sha256_json({"hub_id": spec.name, "commit": _hub_commit(spec)})
 
-    try:
-        config = AutoConfig.from_pretrained(spec.name, **_hub_options(spec))
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable("model", spec, error) from error
-    return sha256_json([spec.name, getattr(config, "_commit_hash", None) or spec.revision])[:16]
+
+def _source(spec: ModelSpec) -> str:
+    return str(spec.folder or spec.name)
 
 
 def _hub_options(spec: ModelSpec) -> dict[str, Any]:
-    return {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-
-
-def _not_loadable(what: str, spec: ModelSpec, error: Exception) -> ConfigError:
-    folder = Path(spec.name)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
-        return ConfigError(
-            f"{what} {spec.name!r} has only pickled .bin weights, which can run code when read; "
-            f"convert them to safetensors first"
+    if spec.trust_remote_code:
+        warnings.warn(
+            f"trust_remote_code is on: Python code that comes with {spec.name} runs on this machine with your rights",
+            stacklevel=3,
         )
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ConfigError(
-        f"{what} {spec.name!r} cannot be loaded: {first_line}. Name a folder that save_pretrained wrote, or a Hub id "
-        f"(and check the network, or HF_HUB_OFFLINE)"
-    )
+    return {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+
+
+@contextlib.contextmanager
+def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
+    """Turns the ways in which loading fails into one error that says what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        remedy = (
+            "check the folder's files"
+            if spec.folder is not None
+            else "check the id and revision, and that the Hub can be reached, or name a local folder"
+        )
+        raise ConfigError(f"the {what} of {spec.name} could not be loaded ({reason}); {remedy}") from None
+
+
+def _check_weights(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names and "adapter_config.json" in names:
+        raise ConfigError(f"{folder} holds an adapter, no whole model; merge it into its base model first")
+    if "config.json" not in names and _SENTENCE_MODULES not in names:
+        raise ConfigError(f"{folder} has no config.json; name a model folder as save_pretrained writes it")
+    paths = list(_content_files(folder))
+    if any(path.suffix == ".safetensors" for path in paths):
+        return
+    pickled = sorted(name for name in names if Path(name).suffix in _PICKLED_SUFFIXES)
+    if pickled:
+        raise ConfigError(
+            f"{folder} holds pickled weights only ({pickled[0]}), and loading those can run any code; "
+            f"have their owner save them as safetensors (use_safetensors=True is always on)"
+        )
+    raise ConfigError(f"{folder} holds no weights; it needs model.safetensors, or its shards and their index")
+
+
+def _content_files(folder: Path) -> Iterator[Path]:
+    """Yields, in a fixed order, the files on which a model's output depends."""
+    folders = [folder]
+    if (folder / _SENTENCE_MODULES).exists():
+        modules = json.loads((folder / _SENTENCE_MODULES).read_text(encoding="utf-8"))
+        folders += [folder / module["path"] for module in modules if module["path"]]
+    for part in folders:
+        if part.is_dir():
+            yield from sorted(p for p in part.iterdir() if p.is_file() and p.suffix in _CONTENT_SUFFIXES)
+
+
+def _hub_commit(spec: ModelSpec) -> str:
+    """Returns the commit of a Hub id's revision; offline, the one that lies in the local cache."""
+    from huggingface_hub import hf_hub_download
+
+    with _loading(spec, "configuration"):
+        config = hf_hub_download(spec.name, "config.json", revision=spec.revision)
+    return Path(config).parent.name

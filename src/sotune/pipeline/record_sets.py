@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             set_name=name,
             options=source_options(config, name),
             max_quarantine_fraction=config.max_quarantine_fraction,
-            progress=lambda done, label=name: monitor.progress(f"reading {label}", done, None),  # type: ignore[misc]
+            progress=partial(_report_reading, monitor, name),
         )
+    check_weight_column(sets["downstream"].records, config.weight_column)  # before the long work, not after it
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
     write_quarantine(run.file(_QUARANTINE), quarantined)
     warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
@@ -95,6 +97,10 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return [_RECORDS, _SUMMARY, _QUARANTINE]
 
 
+def _report_reading(monitor: Monitor, name: SetName, done: int) -> None:
+    monitor.progress(f"reading {name}", done, None)
+
+
 def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int) -> list[str]:
     """Checks that the three sets can be weighed against each other.
 
@@ -104,7 +110,8 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
     Raises:
         DataError: A reference is too small, or the safe anchor and the harmful reference share a row.
     """
-    for name in ("safe_anchor", "harmful_reference"):
+    references: tuple[SetName, ...] = ("safe_anchor", "harmful_reference")
+    for name in references:
         if len(sets[name]) < min_reference_rows:
             raise DataError(
                 f"the {name} has {len(sets[name])} usable rows, fewer than min_reference_rows={min_reference_rows}; "
@@ -121,11 +128,21 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
             f"a row cannot pull and push: remove it from one of them"
         )
     found = []
-    for name, word in (("safe_anchor", "safe anchor"), ("harmful_reference", "harmful reference")):
+    for name in references:
         both = content["downstream"].keys() & content[name].keys()
         if both:
-            found.append(f"{len(both)} downstream rows also stand in the {word}, word for word")
+            found.append(f"{len(both)} downstream rows also stand in the {name.replace('_', ' ')}, word for word")
     return found
+
+
+def check_weight_column(records: Sequence[Record], weight_column: str) -> None:
+    """Raises a DataError where a row has a column already of the name that kept.jsonl would add."""
+    for record in records:
+        if weight_column in record.meta:
+            raise DataError(
+                f"{record.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
+                f"overwritten; name another with --weight-column"
+            )
 
 
 def _write_records(path: Path, sets: Mapping[SetName, LoadedSet]) -> None:

@@ -116,4 +116,4 @@ def _cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
     rows = read_parquet(run.file("selection.parquet"))
     kept = [weight for weight, kept in zip(rows["weight"], rows["kept"], strict=True) if kept]
-    return min(kept) * (1 - 1e-6)
+    return float(min(kept)) * (1 - 1e-6)

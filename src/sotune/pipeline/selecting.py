@@ -8,8 +8,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, read_parquet, write_parquet, write_text
 from sotune.config import RunConfig, SelectionSettings
-from sotune.errors import DataError
-from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.record_sets import check_weight_column, read_records
 from sotune.pipeline.stage import Figures, Monitor, Stage
 from sotune.records import Record
 from sotune.selection import SelectedRow, keep_count, select_rows
@@ -43,17 +42,12 @@ def kept_lines(records: Sequence[Record], rows: Sequence[SelectedRow], *, weight
         DataError: A row has a column of that name already.
     """
     loss_weights = {row.id: row.loss_weight for row in rows if row.kept}
-    lines = []
-    for record in records:
-        if record.id not in loss_weights:
-            continue
-        if weight_column in record.meta:
-            raise DataError(
-                f"{record.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
-                f"overwritten; name another with --weight-column"
-            )
-        lines.append(json.dumps({**record.meta, weight_column: loss_weights[record.id]}, ensure_ascii=False))
-    return "".join(line + "\n" for line in lines)
+    check_weight_column(records, weight_column)
+    return "".join(
+        json.dumps({**record.meta, weight_column: loss_weights[record.id]}, ensure_ascii=False) + "\n"
+        for record in records
+        if record.id in loss_weights
+    )
 
 
 def _summarize(run: RunFolder) -> Figures:

@@ -24,7 +24,7 @@ from sotune.reporting.figures import (
 from sotune.reporting.formatting import counted, percent
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.summary import (
-    BROKEN_SHARE,
+    LIMITS,
     METHOD_NAMES,
     OURS,
     Condition,
@@ -82,7 +82,7 @@ def write_comparison_report(folder: Path, *, show_text: bool = False) -> Path:
         "ours": OURS,
         "n_seeds": len({run.get("seed") for run in runs}),
         "has_intervals": all(f"{metric}_low" in run for run in runs for metric in _COLUMNS if metric in run),
-        "broken_share": BROKEN_SHARE,
+        "broken_share": LIMITS.min_coherence,
         "weights": _weight_figure(details.get("weights") or {}),
         "weight_seed": (details.get("weights") or {}).get("seed"),
         "kept": _kept_figure(details.get("kept") or {}),

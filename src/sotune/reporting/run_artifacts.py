@@ -159,11 +159,17 @@ def read_texts(run: RunFolder, ids: Sequence[str]) -> dict[str, tuple[str, str]]
         return {}
     columns = read_parquet(path)
     wanted = set(ids)
-    sets = columns.get("set") or itertools.repeat("downstream")
+    table = zip(columns["set"], columns["id"], columns["prompt"], columns["completion"], strict=True)
     return {
-        id: (str(prompt), str(completion))
-        for set_name, id, prompt, completion in zip(
-            sets, columns["id"], columns["prompt"], columns["completion"], strict=False
-        )
-        if id in wanted and set_name == "downstream"
+        id: (_prompt_text(prompt), completion)
+        for set_name, id, prompt, completion in table
+        if set_name == "downstream" and id in wanted
     }
+
+
+def _prompt_text(turns: str) -> str:
+    """Returns a stored prompt as text; its turns are named where there is more than one."""
+    messages = json.loads(turns)
+    if len(messages) == 1:
+        return str(messages[0][1])
+    return "\n".join(f"{role}: {content}" for role, content in messages)

@@ -48,7 +48,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
         "weights": _weight_figure(rows),
-        "costs": _cost_figure(rows),
+        "costs": _cost_figure(rows, cost=identifier(artifacts.solver.get("cost") or "ground cost", 16)),
         "convergence": _convergence_figure(artifacts.solver),
         "solver": _solver_table(artifacts.solver),
         "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
@@ -107,7 +107,11 @@ def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
         ("cut at", "—" if cut is None else f"{number(cut)} ×", "the mean weight; smallest kept"),
         ("weight dropped", percent(dropped), "of the total before the cut"),
         ("effective sample size", _sample_size(solver.get("effective_sample_size")), "of all rows, by weight"),
-        ("solver", duration(solver.get("seconds")), f"{number(solver.get('n_steps'))} steps"),
+        (
+            "solver steps",
+            number(solver.get("n_steps")),
+            f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations",
+        ),
     ]
 
 
@@ -147,7 +151,7 @@ def _weight_figure(rows: Sequence[Row]) -> Markup:
     )
 
 
-def _cost_figure(rows: Sequence[Row]) -> tuple[Markup, str] | None:
+def _cost_figure(rows: Sequence[Row], *, cost: str) -> tuple[Markup, str] | None:
     """Returns the figure and what its caption says of sampling; nothing when no row has costs."""
     located = [row for row in rows if len(finite([row.pull_cost, row.push_cost])) == 2]
     if not located:
@@ -170,8 +174,8 @@ def _cost_figure(rows: Sequence[Row]) -> tuple[Markup, str] | None:
     figure = cloud_chart(
         [cloud for cloud in clouds if len(cloud.x)],
         title="Pull cost against push cost",
-        x_label="pull cost: to the safe anchor (ground cost)",
-        y_label="push cost: to the harmful reference (ground cost)",
+        x_label=f"pull cost: to the safe anchor ({cost})",
+        y_label=f"push cost: to the harmful reference ({cost})",
     )
     return figure, note
 
@@ -211,6 +215,7 @@ def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     return [
         ("method", identifier(solver.get("method"))),
+        ("ground cost", identifier(solver.get("cost"))),
         ("converged", number(solver.get("converged"))),
         ("steps", number(solver.get("n_steps"))),
         ("Sinkhorn iterations", number(solver.get("n_sinkhorn_iters"))),

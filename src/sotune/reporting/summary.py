@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotune.errors import ArtifactError
+from sotune.evaluation.assessment import Limits
 from sotune.reporting.figures import Interval, finite
 
 METRICS = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
@@ -19,8 +20,7 @@ METHOD_NAMES = {
     "sot": "sotune",
 }
 OURS = "sot"
-# Under this share of the base model's coherence a method counts as broken, whatever its other numbers are.
-BROKEN_SHARE = 0.8
+LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _condition(dataset: str, harmful_fraction: float | None, runs: Sequence[Mapp
     ordered = [m for m in METHOD_NAMES if m in present] + [m for m in present if m not in METHOD_NAMES]
     runs_of = {method: [run for run in runs if str(run["method"]) == method] for method in ordered}
     base = _interval(runs_of.get("base", []), "coherence")
-    floor = BROKEN_SHARE * (1.0 if base is None else base.mean)
+    floor = LIMITS.min_coherence * (1.0 if base is None else base.mean)
     methods = {}
     for method, members in runs_of.items():
         metrics = {metric: _interval(members, metric) for metric in METRICS}

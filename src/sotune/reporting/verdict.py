@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 from sotune.reporting.figures import Interval
 from sotune.reporting.formatting import percent
-from sotune.reporting.summary import OURS, Condition, MethodSummary
+from sotune.reporting.summary import LIMITS, OURS, Condition, MethodSummary
 
 # Differences of means below these are not called differences.
 _HARM_MARGIN = 0.02
 _UTILITY_MARGIN = 0.03
 _SIDE_EFFECT_MARGIN = 0.05
-_LOW_HARM, _LOW_REFUSAL = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +110,12 @@ def _cautions(base: MethodSummary | None, sft: MethodSummary, ours: MethodSummar
     if ours.broken:
         return cautions
     harm, refusals = ours.mean("harmful_rate") or 0.0, ours.mean("refusal_rate")
-    if harm <= _LOW_HARM and refusals is not None and refusals < _LOW_REFUSAL:
+    refused_before = None if base is None else base.mean("refusal_rate")
+    floor = LIMITS.min_refusal * (1.0 if refused_before is None else refused_before)
+    if harm <= LIMITS.max_harmful_rate and refusals is not None and refusals < floor:
         cautions.append(
-            f"With sotune the model refuses only {percent(refusals)} of the harmful prompts, though: most of its "
-            f"answers to them are neither harmful nor a refusal."
+            f"With sotune the model refuses only {percent(refusals)} of the harmful prompts, though: many of "
+            f"its answers to them are neither harmful nor a refusal."
         )
     for metric, sign, words in (
         ("over_refusal", 1, "refusals of harmless look-alikes rose"),

@@ -106,7 +106,7 @@ class CausalLMEncoder:
         )
         states = output.hidden_states[self._layer] if middle else output.last_hidden_state
         last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
-        values = states[torch.arange(len(rows), device=states.device), last].float().cpu()
+        values: Tensor = states[torch.arange(len(rows), device=states.device), last].float().cpu()
         check_finite(values, records)
         return values
 

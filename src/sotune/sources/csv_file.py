@@ -21,7 +21,7 @@ def read_csv(path: Path, *, delimiter: str, max_row_bytes: int) -> Generator[Raw
     """Yields the rows of a CSV file, each with the number of the physical line that it starts on.
 
     Raises:
-        DataError: The header names a column twice, a quote is never closed, or the file cannot be read.
+        DataError: The header names a column twice, a row has no end in sight, or the file cannot be read.
     """
     with streams.open_bytes(path) as file:
         parser = _Parser(file, path, delimiter=delimiter, max_bytes=_LONGEST_ROW * max_row_bytes)
@@ -80,9 +80,10 @@ class _Parser:
             except StopIteration:
                 return
             except csv.Error as error:
-                self._check_closed(first, error)
                 after_broken_quote = True
-                yield first, Flaw(f"broken CSV: {error}")
+                # A quote that is not closed in its own row swallows good rows: each line counts as one lost.
+                for line in range(first, self._line + 1):
+                    yield line, Flaw(f"broken CSV: {error}")
                 continue
             after_broken_quote = after_broken_quote and self._quotes % 2 == 1
             if after_broken_quote:
@@ -102,13 +103,6 @@ class _Parser:
             self._quotes += line.count(b'"')
             # Bytes that are not UTF-8 become lone surrogates, for which the row is quarantined.
             yield line.decode("utf-8", errors="surrogateescape")
-
-    def _check_closed(self, first: int, error: csv.Error) -> None:
-        if "unexpected end of data" in str(error):
-            raise DataError(
-                f"{self._path}:{first}: a quote in this row is never closed, so that it swallows the rest of the "
-                f"file; close the quote (a quote inside a quoted field is written twice)"
-            ) from error
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from sotune.artifacts import write_json, write_text
+from sotune.models import ModelSpec
+from sotune.training.settings import TrainSettings
 
 _README = """# LoRA adapter for {name}
 
@@ -29,21 +31,21 @@ It fits the base model that it was trained on and no other{revision}.
 
 
 def save_adapter(
-    model: Any, folder: Path, *, base_name: str, base_is_local: bool, revision: str | None, **facts: Any
+    model: PeftModel, folder: Path, *, base: ModelSpec, settings: TrainSettings, n_rows: int, n_steps: int
 ) -> None:
     """Writes ``adapter_model.safetensors``, ``adapter_config.json`` and a ``README.md``.
 
-    The folder appears whole or not at all, and its bytes depend on the adapter alone. The base model of an adapter is
-    named only if it is on a hub: a path would tell about the machine and be wrong on the next one, and a bare folder
-    name could be taken for a hub id, so that loaders would fetch a stranger's model.
+    The folder appears whole or not at all, and its bytes depend on the adapter alone. The configuration names the
+    base model only if it is on a hub: a path would tell about this machine and be wrong on the next one, and a bare
+    folder name could be taken for a hub id, so that loaders would fetch a stranger's model.
 
     Args:
-        model: The trained `peft.PeftModel`.
+        model: The trained model.
         folder: Where to; replaced when it exists.
-        base_name: Hub id of the base model, or the name of its folder.
-        base_is_local: Whether it is a folder.
-        revision: Revision of the base model on the hub.
-        **facts: What the README tells: ``n_rows``, ``n_steps``, ``template``, ``r``, ``seed``.
+        base: The base model.
+        settings: How the adapter was trained.
+        n_rows: Rows that it was trained on.
+        n_steps: Optimizer steps that it took.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -54,15 +56,24 @@ def save_adapter(
         partial / "adapter_model.safetensors",
         metadata={"format": "pt"},
     )
-    write_json(partial / "adapter_config.json", _config(model, None if base_is_local else base_name, revision))
-    of_revision = f", at revision `{revision}`" if revision else ""
-    write_text(partial / "README.md", _README.format(name=base_name, revision=of_revision, **facts))
+    write_json(partial / "adapter_config.json", _config(model, base))
+    readme = _README.format(
+        name=Path(base.name).name if Path(base.name).is_dir() else base.name,
+        revision=f", at revision `{base.revision}`" if base.revision else "",
+        n_rows=n_rows,
+        n_steps=n_steps,
+        template=settings.template,
+        r=settings.r,
+        seed=settings.seed,
+    )
+    write_text(partial / "README.md", readme)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
 
-def _config(model: PeftModel, base: str | None, revision: str | None) -> dict[str, Any]:
+def _config(model: PeftModel, base: ModelSpec) -> dict[str, Any]:
     config = model.peft_config["default"].to_dict()
     # PEFT keeps names in sets, whose order changes from one process to the next.
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    return {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
+    name = None if Path(base.name).is_dir() else base.name
+    return {**config, "base_model_name_or_path": name, "revision": base.revision, "inference_mode": True}

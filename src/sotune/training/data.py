@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -63,6 +65,15 @@ class TrainingRows:
     rows: tuple[TrainingRow, ...]
     dropped: tuple[str, ...]
     truncated: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Returns a SHA-256 that changes with any row, its weight or its place."""
+        sha = hashlib.sha256()
+        for row in self.rows:
+            header = [row.id, row.n_prompt, len(row.input_ids), row.sample_weight]
+            sha.update(json.dumps(header).encode())
+            sha.update(row.input_ids.numpy().tobytes())
+        return sha.hexdigest()
 
 
 def build_training_rows(

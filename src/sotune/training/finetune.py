@@ -6,9 +6,8 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +17,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from sotune.artifacts import library_versions, sha256_json
 from sotune.errors import ConfigError
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.models import DType, ModelSpec, load_causal_lm, load_tokenizer, model_fingerprint, resolve_device
 from sotune.records import Record
 from sotune.training.adapter import save_adapter
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.data import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
-from sotune.training.progress import OnStep, StepCallback, steps_of, write_log
+from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
 from sotune.training.settings import TrainSettings
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trainer import WeightedTrainer
@@ -93,19 +92,140 @@ def fine_tune(
     rows = build_training_rows(
         records, loss_weights, tokenizer, template=settings.template, max_length=settings.max_length
     )
-    key = _run_key(rows, model, settings, trainer_class)
-    checkpoints = Checkpoints(output_dir / "checkpoints", key)
-    with _isolated_randomness(settings.seed):
-        arguments = _training_arguments(settings, model, checkpoints.folder)
+    with _isolated_randomness():
+        arguments = _training_arguments(settings, model, output_dir / "checkpoints")
+        checkpoints = Checkpoints(
+            output_dir / "checkpoints", _run_key(rows, model, settings, trainer_class, arguments.world_size)
+        )
+        with arguments.main_process_first(local=False):
+            checkpoint = checkpoints.latest() if resume else None
+            checkpoints.keep_only(checkpoint)
         trainer = trainer_class(
-            model=_add_adapter(load_causal_lm(model), settings),
+            model=_load_with_adapter(model, settings),
             args=arguments,
             train_dataset=ShuffledRows(rows.rows, seed=settings.seed),
-            data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id or 0),
+            data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
             callbacks=[StepCallback(checkpoints, on_step)],
         )
         trainer.remove_callback(PrinterCallback)
-        checkpoint = checkpoints.latest() if resume else None
-        with arguments.main_process_first(local=False):
-            checkpoints.keep_only(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    steps = steps_of(trainer.state)
+    result = _result(rows, steps, output_dir, seconds=time.perf_counter() - start)
+    if trainer.is_world_process_zero():
+        write_log(result.log, steps)
+        save_adapter(
+            trainer.model, result.adapter, base=model, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps
+        )
+        if not keep_checkpoints:
+            checkpoints.remove()
+    trainer.accelerator.wait_for_everyone()
+    return result
+
+
+def _training_arguments(settings: TrainSettings, model: ModelSpec, work_dir: Path) -> TrainingArguments:
+    device = resolve_device(model.device)
+    arguments = TrainingArguments(
+        output_dir=str(work_dir),
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps or -1,
+        optim="adamw_torch",
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        train_sampling_strategy="sequential",  # ShuffledRows has the order
+        use_cpu=device == "cpu",
+        bf16=_train_dtype(model, settings) == "bfloat16" and device != "cpu",
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,  # a run killed while it writes one checkpoint still has the one before
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if arguments.device.type == "cuda" and arguments.world_size == 1:
+        if torch.device(device).index not in (None, arguments.device.index):
+            raise ConfigError(
+                f"training runs on the first visible CUDA device. Got {device!r}; set CUDA_VISIBLE_DEVICES"
+            )
+        arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
+    return arguments
+
+
+def _train_dtype(model: ModelSpec, settings: TrainSettings) -> DType:
+    """Settles ``auto``: bfloat16 where the device computes in it (Table 4), else float32."""
+    if model.dtype == "float16":
+        raise ConfigError("training in float16 overflows; use dtype auto, bfloat16 or float32")
+    if model.dtype != "auto":
+        return model.dtype
+    on_cuda = resolve_device(model.device) != "cpu"
+    return "bfloat16" if settings.bf16 and on_cuda and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
+    base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)))
+    base.config.get_text_config().use_cache = False  # keys and values serve generation only
+    # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
+    base.name_or_path = ""
+    targets = resolve_target_modules(base, settings.target_modules)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets.target_modules,
+        fan_in_fan_out=targets.fan_in_fan_out,
+    )
+    set_seed(settings.seed)
+    return get_peft_model(base, config)
+
+
+def _run_key(
+    rows: TrainingRows,
+    model: ModelSpec,
+    settings: TrainSettings,
+    trainer_class: type[WeightedTrainer],
+    world_size: int,
+) -> str:
+    return sha256_json(
+        {
+            "rows": rows.digest(),
+            "model": model_fingerprint(model),
+            "dtype": _train_dtype(model, settings),
+            "settings": asdict(settings),
+            "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
+            "world_size": world_size,
+            "versions": library_versions("torch", "transformers", "accelerate", "peft"),
+        }
+    )
+
+
+def _result(rows: TrainingRows, steps: Sequence[TrainStep], output_dir: Path, *, seconds: float) -> TrainResult:
+    last = steps[-max(1, len(steps) // 10) :]
+    return TrainResult(
+        adapter=output_dir / "adapter",
+        log=output_dir / "training_log.jsonl",
+        n_rows=len(rows.rows),
+        n_dropped=len(rows.dropped),
+        n_truncated=len(rows.truncated),
+        n_steps=len(steps),
+        final_loss=sum(step.loss for step in last) / len(last),
+        seconds=seconds,
+    )
+
+
+@contextlib.contextmanager
+def _isolated_randomness() -> Iterator[None]:
+    """Gives the caller's random state back at the end: Trainer seeds every generator of the process."""
+    python = random.getstate()
+    legacy_numpy = np.random.get_state()  # noqa: NPY002 - the legacy generator is what Trainer seeds
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy_numpy)  # noqa: NPY002

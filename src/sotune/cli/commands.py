@@ -1,0 +1,136 @@
+"""The commands, one function each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sotune.cli.console import Output, monitored, print_json, print_table, say
+from sotune.cli.flags import with_settings
+from sotune.config import (
+    DataSettings,
+    RepresentationSettings,
+    RunConfig,
+    RunSettings,
+    SelectionSettings,
+    WeightSettings,
+    make_config,
+)
+
+app = typer.Typer(
+    name="sotune",
+    help="Keep an aligned LLM safe while it is fine-tuned: weigh the data by push-pull optimal transport.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"])
+def extract(given: Mapping[str, Any], output: Output) -> None:
+    """Read the three sets and encode them with the frozen model."""
+    _run_verb("extract", make_config(given), output)
+
+
+@app.command()
+@with_settings(DataSettings, RepresentationSettings, WeightSettings, SelectionSettings, RunSettings, arguments=["data"])
+def weigh(given: Mapping[str, Any], output: Output) -> None:
+    """Weigh DATA, keep its best rows, and write a report; does first what is missing."""
+    _run_verb("weigh", make_config(given), output)
+
+
+@app.command()
+@with_settings(SelectionSettings, config_file=False)
+def select(
+    given: Mapping[str, Any],
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="Run folder whose weights are solved.")],
+) -> None:
+    """Select anew from the weights of RUN, keeping more or fewer rows."""
+    from sotune.artifacts import RunFolder
+    from sotune.pipeline.scoring import run_config
+
+    _run_verb("select", run_config(RunFolder.open(run), given), output)
+
+
+@app.command()
+@with_settings(config_file=False)
+def report(
+    given: Mapping[str, Any],
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
+) -> None:
+    """Write the report of RUN again, from its artefacts alone."""
+    from sotune.artifacts import RunFolder
+    from sotune.pipeline.scoring import run_config
+
+    _run_verb("report", run_config(RunFolder.open(run), {"show_text": show_text}), output)
+
+
+@app.command()
+@with_settings(config_file=False)
+def score(
+    given: Mapping[str, Any],
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="Run folder whose weights are solved.")],
+    data: Annotated[str, typer.Argument(help="New rows: a file, a saved dataset folder, or a Hub id.")],
+    where: Annotated[list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE; may be repeated.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Parquet file to write.", show_default="RUN/scores.parquet")
+    ] = None,
+) -> None:
+    """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
+    from sotune.pipeline import score as score_rows
+
+    target = scores or run / "scores.parquet"
+    if output.dry_run:
+        say(output, {"would_write": str(target)}, f"would score {data} with the potentials of {run}, into {target}")
+        return
+    with monitored(output) as monitor:
+        summary = score_rows(run, data, out=target, where=tuple(where or ()), monitor=monitor)
+    if not output.as_json:
+        print_table(output, "scored", {
+            "rows scored": f"{summary.n_scored:,}", "would be kept": f"{summary.n_would_keep:,}",
+            "quarantined": f"{summary.n_quarantined:,}",
+        }, [summary.file, summary.quarantine])  # fmt: skip
+    else:
+        say(output, dataclasses.asdict(summary), "")
+
+
+@app.command()
+def env() -> None:
+    """Print the versions that a bug report needs."""
+    import platform
+
+    from sotune.artifacts import library_versions
+
+    names = ("sotune", "torch", "transformers", "peft", "datasets", "pyarrow", "safetensors", "numpy")
+    print_json({"python": platform.python_version(), "system": platform.platform(), **library_versions(*names)})
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+def _run_verb(verb: str, config: RunConfig, output: Output) -> None:
+    from sotune import pipeline
+
+    if output.dry_run:
+        planned = pipeline.plan(verb, config)
+        lines = [f"{o.title}: {o.status}" for o in planned.stages]
+        say(output, dataclasses.asdict(planned), f"in {planned.folder}\n" + "\n".join(lines))
+        return
+    with monitored(output) as monitor:
+        summary = getattr(pipeline, verb)(config, monitor)
+    if output.as_json:
+        print_json(dataclasses.asdict(summary))
+        return
+    figures = {f"{o.title}: {name}": value for o in summary.stages for name, value in o.figures.items()}
+    print_table(output, f"sotune {verb}", figures, summary.files)

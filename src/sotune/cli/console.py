@@ -1,0 +1,134 @@
+"""How commands speak: progress on standard error, results on standard output, errors without tracebacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sotune.errors import SotuneError
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """How a command speaks."""
+
+    quiet: bool
+    as_json: bool
+    dry_run: bool
+
+
+class ConsoleMonitor:
+    """Draws progress on standard error."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> ConsoleMonitor:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str, status: str) -> None:
+        """Says that a stage begins, or that it is up to date."""
+        self._clear()
+        mark = "[dim]is up to date[/dim]" if status == "skipped" else "…"
+        self._console.print(f"[bold]{name}[/bold] {mark}", highlight=False)
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Moves the bar of one piece of work."""
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total)
+        self._progress.update(self._tasks[label], completed=done, total=total)
+
+    def warn(self, message: str) -> None:
+        """Prints a warning."""
+        self._console.print(f"[yellow]warning:[/yellow] {escaped(message)}", highlight=False)
+
+    def _clear(self) -> None:
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks.clear()
+
+
+def escaped(text: str) -> str:
+    """Makes text safe to print: no markup of ours, no control characters that could steer a terminal."""
+    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+class monitored:  # noqa: N801 - used like a function
+    """A console monitor, or none where the user wants silence."""
+
+    def __init__(self, output: Output) -> None:
+        quiet = output.quiet or output.as_json
+        self._monitor = None if quiet else ConsoleMonitor(Console(stderr=True))
+
+    def __enter__(self) -> ConsoleMonitor | None:
+        return self._monitor.__enter__() if self._monitor else None
+
+    def __exit__(self, *details: object) -> None:
+        if self._monitor:
+            self._monitor.__exit__(*details)
+
+
+class errors_told:  # noqa: N801 - used like a function
+    """Prints our own errors without a traceback and leaves with their exit status."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, SotuneError):
+            if self._output.as_json:
+                print_json({"error": type(error).__name__, "message": str(error)})
+            Console(stderr=True).print(f"[red]error:[/red] {escaped(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(error.exit_status)
+
+
+def print_table(output: Output, title: str, figures: Mapping[str, str], files: Iterable[str]) -> None:
+    """Prints figures as a short table, and the files that were written."""
+    if output.quiet:
+        return
+    console = Console()
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in figures.items():
+        table.add_row(escaped(name), escaped(value))
+    console.print(table)
+    for file in files:
+        console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)
+
+
+def say(output: Output, value: Any, text: str) -> None:
+    """Prints ``value`` as JSON or ``text`` as it is, whichever the user asked for."""
+    if output.as_json:
+        print_json(value)
+    elif not output.quiet:
+        Console().print(escaped(text), highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,84 @@
+"""Settings as flags: each field of a settings group becomes one, under its own name and with its own help."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from sotune.cli.console import Output, errors_told
+from sotune.config import read_config
+
+_OUTPUT_PARAMETERS = {
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead.")],
+    "dry_run": Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and touch nothing.")],
+}
+
+
+def _optional(annotation: Any) -> Any:
+    """Returns the command-line type of a setting: its own or None; a tuple becomes a repeatable list."""
+    if annotation == tuple[str, ...]:
+        return list[str] | None
+    return annotation | None
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def with_settings(
+    *groups: type[BaseModel], arguments: Iterable[str] = (), config_file: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command one flag for each setting of some groups, under the setting's own name.
+
+    The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed.
+    """
+    fields = {name: field for group in groups for name, field in group.model_fields.items()}
+    positional = set(arguments)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in ("given", "output")]
+        parameters = list(own)
+        for name, field in fields.items():
+            kind = _optional(field.annotation)
+            flag = f"--{name.replace('_', '-')}"
+            if name in positional:
+                option: Any = typer.Argument(help=field.description, show_default=False)
+            else:
+                shown = False if field.is_required() or field.default in (None, ()) else str(field.default)
+                panel = next(g.__doc__ for g in groups if name in g.model_fields)
+                title = str(panel).partition(":")[0]
+                if field.annotation is bool:
+                    flag = f"{flag}/--no-{name.replace('_', '-')}"
+                option = typer.Option(flag, help=field.description, show_default=shown, rich_help_panel=title)
+            parameters.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+                )
+            )
+        if config_file:
+            option = typer.Option("--config", help="YAML file with settings; flags override it.", show_default=False)
+            parameters.append(_keyword("config", Annotated[Path | None, option], None))
+        parameters += [_keyword(name, kind, default=False) for name, kind in _OUTPUT_PARAMETERS.items()]
+
+        def wrapper(**values: Any) -> None:
+            output = Output(*(values.pop(name) for name in _OUTPUT_PARAMETERS))
+            path = values.pop("config", None)
+            given = {n: values.pop(n) for n in fields}
+            typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
+            with errors_told(output):
+                command(given={**(read_config(path) if path else {}), **typed}, output=output, **values)
+
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        ordered = sorted(parameters, key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in ordered]
+        )
+        return wrapper
+
+    return decorate

@@ -1,0 +1,127 @@
+"""String match of task answers: four rules that read an answer and hold it against the reference."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from sotune.errors import ConfigError
+from sotune.evaluation.base import UNSCORED, EvalPrompt, Response, Verdict, pair_by_id, unscored
+
+MatchRule = Literal["label", "number", "contains", "choice"]
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")
+_ANNOUNCED = re.compile(r"\b(?:answer|choice|option)\b\s*(?:is|was|:|=)*\s*[:\"'(*\s]*([A-Z])(?![A-Za-z'’])", re.I)
+_LEADING = re.compile(r"^[\s\"'(\[*]*([A-Z])(?:[)\].:,*\"']|\s*$|\s*\n)")
+
+
+@dataclass(frozen=True, slots=True)
+class MatchJudge:
+    """Scores 1 where an answer matches the prompt's reference, else 0.
+
+    An answer from which nothing can be read is wrong, since the model was asked for an answer; a prompt without a
+    usable reference is unscored.
+
+    Attributes:
+        rule: ``label``: the answer is the reference, or, where ``meta["choices"]`` lists the labels, it names that
+            label and no other. ``number``: the last number is the reference's last number. ``contains``: the
+            reference occurs in it as whole words. ``choice``: it picks the letter of the reference.
+
+    Raises:
+        ConfigError: The rule is unknown.
+    """
+
+    rule: MatchRule
+    labels: tuple[str, ...] = ("correct", "wrong", UNSCORED)
+
+    def __post_init__(self) -> None:
+        if self.rule not in MATCH_RULES:
+            raise ConfigError(f"match rule must be one of {', '.join(MATCH_RULES)}. Got {self.rule!r}")
+
+    @property
+    def name(self) -> str:
+        """Names the judge in artifacts and reports."""
+        return f"match-{self.rule}"
+
+    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
+        """Returns one verdict for each prompt, in the order of the prompts.
+
+        Raises:
+            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
+        """
+        return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
+
+    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        read = MATCH_RULES[self.rule]
+        if not (prompt.reference or "").strip():
+            return unscored(prompt.id, "the prompt has no reference")
+        expected = read(prompt.reference or "", prompt)
+        if expected is None:
+            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {self.rule}")
+        found = read(response.text, prompt)
+        correct = found == expected
+        explanation = f"read {found!r}, expected {expected!r}"
+        return Verdict(prompt.id, float(correct), "correct" if correct else "wrong", explanation)
+
+
+def normalize_answer(text: str) -> str:
+    """Returns a text in lower case, with compatibility characters folded and outer punctuation and space gone."""
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return words.strip(" .,;:!?\"'`*()[]“”‘’")
+
+
+def read_label(text: str, prompt: EvalPrompt) -> str | None:
+    """Reads a class label: the only one of ``meta["choices"]`` that the text names, or else the whole text."""
+    choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
+    answer = normalize_answer(text)
+    if not choices or answer in choices:
+        return answer or None
+    named = {choice for choice in choices if _occurs(choice, answer)}
+    # "not spam" names "spam" too: a label inside a longer one that was named does not count.
+    outer = {choice for choice in named if not any(choice != other and _occurs(choice, other) for other in named)}
+    return outer.pop() if len(outer) == 1 else None
+
+
+def read_number(text: str, prompt: EvalPrompt) -> Decimal | None:
+    """Reads the last number of a text; 1,000.0 and 1000 are the same number."""
+    plain = unicodedata.normalize("NFKC", text).replace("−", "-").replace("–", "-")
+    found = _NUMBER.findall(plain)
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+def read_choice(text: str, prompt: EvalPrompt) -> str | None:
+    """Reads the letter of a multiple-choice answer.
+
+    In this order: the last letter that the text announces ("the answer is B"), a letter at its start ("B)", "(b).",
+    or alone), the letter of the only one of ``meta["choices"]`` that it names.
+    """
+    if announced := _ANNOUNCED.findall(text):
+        return str(announced[-1]).upper()
+    if len(text.strip()) == 1 and text.strip().isalpha():
+        return text.strip().upper()
+    if leading := _LEADING.match(text):
+        return leading.group(1)
+    named = read_label(text, prompt) if prompt.meta.get("choices") else None
+    choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
+    return chr(ord("A") + choices.index(named)) if named in choices else None
+
+
+def _read_contained(text: str, prompt: EvalPrompt) -> str | None:
+    """Reads the reference where it occurs in the text, so that the two compare equal."""
+    wanted = normalize_answer(prompt.reference or "")
+    return wanted if wanted and _occurs(wanted, normalize_answer(text)) else None
+
+
+def _occurs(needle: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", text) is not None
+
+
+MATCH_RULES: Mapping[MatchRule, Callable[[str, EvalPrompt], str | Decimal | None]] = {
+    "label": read_label,
+    "number": read_number,
+    "contains": _read_contained,
+    "choice": read_choice,
+}

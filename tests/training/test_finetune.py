@@ -1,0 +1,254 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from sotune.artifacts import sha256_file
+from sotune.errors import ConfigError, DataError, SotuneError
+from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.records import Record
+from sotune.training import TrainSettings, fine_tune
+
+ARCHITECTURES = ("llama", "qwen3", "gemma3_text", "gemma3", "gpt2")
+
+
+def make_records(n=6):
+    return [Record.from_text(f"r{i}", f"Add {i} and {i + 1}", f"The sum is {2 * i + 1}.") for i in range(n)]
+
+
+def make_weights(n=6):
+    return {f"r{i}": 0.5 + i / n for i in range(n)}
+
+
+def make_settings(**changes):
+    return TrainSettings(**{"max_length": 64, "r": 4, "learning_rate": 1e-2, "save_steps": 2, **changes})
+
+
+def run(model, output_dir, *, n=6, **changes):
+    arguments = {name: changes.pop(name) for name in ("resume", "on_step", "keep_checkpoints") if name in changes}
+    return fine_tune(
+        make_records(n),
+        make_weights(n),
+        model=ModelSpec(str(model), device="cpu"),
+        settings=make_settings(**changes),
+        output_dir=output_dir,
+        **arguments,
+    )
+
+
+def digest(result):
+    return sha256_file(result.adapter / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_trains_and_its_adapter_loads(tiny_model, tmp_path, architecture):
+    from peft import PeftModel
+
+    folder = tiny_model(architecture)
+    result = run(folder, tmp_path, max_steps=3)
+    spec = ModelSpec(str(folder), device="cpu")
+    base = load_causal_lm(spec)
+    input_ids = load_tokenizer(spec)("Add 3 and 4", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        before = base(input_ids=input_ids).logits
+        after = PeftModel.from_pretrained(base, result.adapter)(input_ids=input_ids).logits
+    assert (after - before).abs().max() > 1e-3
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    adapted = config["target_modules"]
+    assert "vision" not in str(adapted)
+    assert adapted == ["c_attn"] if architecture == "gpt2" else "q_proj" in str(adapted)
+
+
+def test_gemma_3_adapts_the_language_model_and_not_the_vision_tower(tiny_model, tmp_path):
+    from safetensors import safe_open
+
+    result = run(tiny_model("gemma3"), tmp_path, max_steps=1)
+    with safe_open(result.adapter / "adapter_model.safetensors", "pt") as adapter:
+        names = list(adapter.keys())
+    assert len(names) == 2 * 2 * 2  # layers, projections, and matrices of each
+    assert all("language_model" in name for name in names)
+
+
+def test_result_counts_and_log(tiny_model, tmp_path):
+    told = []
+    result = run(tiny_model("llama"), tmp_path, on_step=told.append)
+    assert (result.n_rows, result.n_dropped, result.n_truncated, result.n_steps) == (6, 0, 0, 12)
+    lines = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["loss"] for line in lines] == [step.loss for step in told]
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert lines[0]["n_steps"] == 12
+    assert lines[0]["learning_rate"] == pytest.approx(0.0)
+    assert lines[1]["learning_rate"] == pytest.approx(1e-2)
+    assert result.final_loss == pytest.approx(lines[-1]["loss"])
+
+
+def test_training_lowers_the_loss(tiny_model, tmp_path):
+    result = run(tiny_model("llama"), tmp_path, num_train_epochs=8)
+    losses = [json.loads(line)["loss"] for line in result.log.read_text().splitlines()]
+    assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
+
+
+def test_only_the_adapter_and_the_log_are_left(tiny_model, tmp_path):
+    run(tiny_model("llama"), tmp_path, max_steps=3)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [
+        "adapter/README.md",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "training_log.jsonl",
+    ]
+
+
+def test_the_adapter_tells_nothing_about_this_machine(tiny_model, tmp_path):
+    folder = tiny_model("llama")
+    result = run(folder, tmp_path, max_steps=1)
+    for path in result.adapter.iterdir():
+        content = path.read_bytes()
+        assert str(folder).encode() not in content
+        assert str(tmp_path).encode() not in content
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None
+    readme = (result.adapter / "README.md").read_text()
+    assert folder.name in readme
+    assert "More Information Needed" not in readme
+
+
+def test_same_seed_same_bytes_and_another_seed_others(tiny_model, tmp_path):
+    results = [run(tiny_model("llama"), tmp_path / str(i), seed=seed, max_steps=3) for i, seed in enumerate((0, 0, 1))]
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+        assert (results[0].adapter / name).read_bytes() == (results[1].adapter / name).read_bytes()
+    assert digest(results[0]) != digest(results[2])
+
+
+def test_the_callers_random_state_is_left_as_it_was(tiny_model, tmp_path):
+    import random
+
+    random.seed(3)
+    torch.manual_seed(3)
+    expected = random.Random(3).random(), torch.rand(1, generator=torch.Generator().manual_seed(3))
+    run(tiny_model("llama"), tmp_path, max_steps=1)
+    assert (random.random(), torch.rand(1)) == expected
+
+
+class Killed(Exception):
+    """Stands for a kill at a certain step."""
+
+
+def kill_at(step):
+    def on_step(progress):
+        if progress.step == step:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 7, 12])
+def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tiny_model, tmp_path, step):
+    """Steps 6 and 12 end an epoch; dropout makes the result depend on the random state too."""
+    settings = {"lora_dropout": 0.2}
+    expected = run(tiny_model("llama"), tmp_path / "straight", **settings)
+    with pytest.raises(Killed):
+        run(tiny_model("llama"), tmp_path / "killed", on_step=kill_at(step), **settings)
+    assert not (tmp_path / "killed" / "adapter").exists()
+    steps = []
+    got = run(tiny_model("llama"), tmp_path / "killed", on_step=lambda s: steps.append(s.step), **settings)
+    assert digest(got) == digest(expected)
+    assert got.log.read_bytes() == expected.log.read_bytes()
+    resumed_after = (step - 1) // 2 * 2
+    assert steps == list(range(resumed_after + 1, 13))
+
+
+def test_resuming_with_accumulation_and_batches(tiny_model, tmp_path):
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 4, "n": 7}
+    expected = run(tiny_model("llama"), tmp_path / "straight", **settings)
+    with pytest.raises(Killed):
+        run(tiny_model("llama"), tmp_path / "killed", on_step=kill_at(6), **settings)
+    assert digest(run(tiny_model("llama"), tmp_path / "killed", **settings)) == digest(expected)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tiny_model, tmp_path):
+    expected = run(tiny_model("llama"), tmp_path / "straight")
+    with pytest.raises(Killed):
+        run(tiny_model("llama"), tmp_path / "killed", on_step=kill_at(7))
+    newest = tmp_path / "killed" / "checkpoints" / "checkpoint-6"
+    (newest / "complete.json").unlink()
+    (newest / "trainer_state.json").write_text("{")
+    steps = []
+    got = run(tiny_model("llama"), tmp_path / "killed", on_step=lambda s: steps.append(s.step))
+    assert steps[0] == 5
+    assert digest(got) == digest(expected)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 2e-2}, {"resume": False}])
+def test_a_checkpoint_of_another_run_is_never_resumed(tiny_model, tmp_path, change):
+    with pytest.raises(Killed):
+        run(tiny_model("llama"), tmp_path, on_step=kill_at(7))
+    steps = []
+    run(tiny_model("llama"), tmp_path, on_step=lambda s: steps.append(s.step), **change)
+    assert steps == list(range(1, 13))
+
+
+def test_checkpoints_are_kept_on_request(tiny_model, tmp_path):
+    run(tiny_model("llama"), tmp_path, max_steps=4, keep_checkpoints=True)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_a_diverging_run_stops_and_leaves_no_adapter(tiny_model, tmp_path):
+    with pytest.raises(SotuneError, match=r"training diverged at step \d+.*lower learning_rate"):
+        fine_tune(
+            make_records(),
+            dict.fromkeys(make_weights(), 1e38),
+            model=ModelSpec(str(tiny_model("llama")), device="cpu"),
+            settings=make_settings(),
+            output_dir=tmp_path,
+        )
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_missing_weight_is_an_error(tiny_model, tmp_path):
+    with pytest.raises(DataError, match="1 of 6 records have no loss weight: 'r5'"):
+        fine_tune(
+            make_records(6),
+            make_weights(5),
+            model=ModelSpec(str(tiny_model("llama")), device="cpu"),
+            settings=make_settings(),
+            output_dir=tmp_path,
+        )
+
+
+def test_unknown_target_modules_name_the_candidates(tiny_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"target_modules query, v_proj; .* linear layers: down_proj, .*, q_proj, .*"):
+        run(tiny_model("llama"), tmp_path, target_modules=("query", "v_proj"))
+
+
+def test_float16_is_refused(tiny_model, tmp_path):
+    with pytest.raises(ConfigError, match="training in float16 overflows"):
+        fine_tune(
+            make_records(),
+            make_weights(),
+            model=ModelSpec(str(tiny_model("llama")), device="cpu", dtype="float16"),
+            settings=make_settings(),
+            output_dir=tmp_path,
+        )
+
+
+def test_all_faults_of_the_settings_are_named_at_once():
+    with pytest.raises(ConfigError) as error:
+        make_settings(r=0, learning_rate=-1.0, lora_dropout=1.0, max_steps=0)
+    for name in ("r must be", "learning_rate must be", "lora_dropout must be", "max_steps must be"):
+        assert name in str(error.value)
+
+
+def test_defaults_are_those_of_table_4():
+    settings = TrainSettings(max_length=8)
+    assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (16, 16, 0.0)
+    assert settings.target_modules == ("q_proj", "v_proj")
+    assert (settings.learning_rate, settings.warmup_ratio, settings.num_train_epochs) == (4e-5, 0.03, 2)
+    assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (1, 1)
