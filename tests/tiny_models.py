@@ -33,8 +33,9 @@ def build_tiny_model(architecture: str, folder: Path, *, chat_template: bool = T
     from transformers import AutoModelForCausalLM
 
     tokenizer = build_tokenizer(chat_template=chat_template)
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(architecture, tokenizer))
+    with torch.random.fork_rng(devices=[]):  # a test's own random numbers do not depend on what was built before
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(_config(architecture, tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -202,10 +202,9 @@ class RunFolder:
 
     def is_current(self, stage: str, key: Mapping[str, Any]) -> bool:
         """Tells whether a stage's outputs are there, unchanged, and made under the same key."""
-        path = self.manifest_path(stage)
-        if not path.exists():
+        if not self.manifest_path(stage).exists():
             return False
-        manifest = read_json(path)
+        manifest = self._manifest(stage)
         if manifest.get("format") != FORMAT or manifest.get("key") != json.loads(json.dumps(key)):
             return False
         outputs: dict[str, str] = manifest["outputs"]
@@ -228,8 +227,14 @@ class RunFolder:
         Raises:
             ArtifactError: The stage has not finished.
         """
-        outputs: dict[str, str] = read_json(self.manifest_path(stage))["outputs"]
+        outputs: dict[str, str] = self._manifest(stage)["outputs"]
         return outputs
+
+    def _manifest(self, stage: str) -> dict[str, Any]:
+        manifest = read_json(self.manifest_path(stage))
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
+            raise ArtifactError(f"{self.manifest_path(stage)} is no manifest of sotune; delete it and run again")
+        return manifest
 
 
 def _is_temporary(path: Path) -> bool:

@@ -7,6 +7,7 @@ Python code runs only when its user said so by name.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import warnings
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N. Got {device!r}") from None
     n_devices = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (resolved.index or 0) >= n_devices.get(resolved.type, 1):
+    if resolved.type in n_devices and (resolved.index or 0) >= n_devices[resolved.type]:
         raise ConfigError(
             f"device {device!r} was asked for, and this machine has {n_devices[resolved.type]} {resolved.type} "
             f"devices; use device 'auto' or 'cpu'"
@@ -130,7 +131,9 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
         ConfigError: There is none, its weights are pickled or incomplete, or it is no causal language model.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # reading shards is not the work that a user waits for
     device = resolve_device(spec.device)
     if spec.folder is not None:
         _check_weights(spec.folder)
@@ -166,7 +169,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
     folder = spec.folder
     if folder is not None:
         _check_weights(folder)
-        return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in _content_files(folder)})
+        return sha256_json({str(path.relative_to(folder)): _file_digest(path) for path in _content_files(folder)})
     return sha256_json({"hub_id": spec.name, "commit": _hub_commit(spec)})
 
 
@@ -206,27 +209,47 @@ def _check_weights(folder: Path) -> None:
         raise ConfigError(f"{folder} holds an adapter, no whole model; merge it into its base model first")
     if "config.json" not in names and _SENTENCE_MODULES not in names:
         raise ConfigError(f"{folder} has no config.json; name a model folder as save_pretrained writes it")
-    paths = list(_content_files(folder))
-    if any(path.suffix == ".safetensors" for path in paths):
-        return
-    pickled = sorted(name for name in names if Path(name).suffix in _PICKLED_SUFFIXES)
-    if pickled:
-        raise ConfigError(
-            f"{folder} holds pickled weights only ({pickled[0]}), and loading those can run any code; "
-            f"have their owner save them as safetensors (use_safetensors=True is always on)"
-        )
-    raise ConfigError(f"{folder} holds no weights; it needs model.safetensors, or its shards and their index")
+    n_safe = 0
+    for part in _model_folders(folder):
+        suffixes = {path.suffix: path.name for path in sorted(part.iterdir())}
+        n_safe += ".safetensors" in suffixes
+        pickled = [suffixes[suffix] for suffix in sorted(_PICKLED_SUFFIXES & suffixes.keys())]
+        if pickled and ".safetensors" not in suffixes:
+            raise ConfigError(
+                f"{part} holds pickled weights only ({pickled[0]}), and loading those can run any code; "
+                f"have their owner save them as safetensors (use_safetensors=True is always on)"
+            )
+    if n_safe == 0:
+        raise ConfigError(f"{folder} holds no weights; it needs model.safetensors, or its shards and their index")
+
+
+def _model_folders(folder: Path) -> list[Path]:
+    """Returns the folder and, for a sentence-transformers model, those of its modules."""
+    modules = folder / _SENTENCE_MODULES
+    if not modules.exists():
+        return [folder]
+    try:
+        parts = [str(module["path"]) for module in json.loads(modules.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{modules} is not a list of modules; save the model again") from None
+    return [folder, *(folder / part for part in parts if part and (folder / part).is_dir())]
 
 
 def _content_files(folder: Path) -> Iterator[Path]:
     """Yields, in a fixed order, the files on which a model's output depends."""
-    folders = [folder]
-    if (folder / _SENTENCE_MODULES).exists():
-        modules = json.loads((folder / _SENTENCE_MODULES).read_text(encoding="utf-8"))
-        folders += [folder / module["path"] for module in modules if module["path"]]
-    for part in folders:
-        if part.is_dir():
-            yield from sorted(p for p in part.iterdir() if p.is_file() and p.suffix in _CONTENT_SUFFIXES)
+    for part in _model_folders(folder):
+        yield from sorted(path for path in part.iterdir() if path.is_file() and path.suffix in _CONTENT_SUFFIXES)
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _cached_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_digest(path: Path, size: int, mtime_ns: int) -> str:
+    # Every stage asks for the fingerprint; the many gigabytes behind it are read once per process.
+    return sha256_file(path)
 
 
 def _hub_commit(spec: ModelSpec) -> str:

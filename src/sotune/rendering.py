@@ -108,8 +108,8 @@ def tokenize(
         raise ConfigError(f"max_length must be at least 2, a token of prompt and completion each. Got {max_length}")
     text = render(record, template, tokenizer)
     special = template == "paper"  # a chat template writes its own special tokens
-    prompt_ids = tokenizer(text.prompt, add_special_tokens=special)["input_ids"]
-    full_ids = list(tokenizer(text.full, add_special_tokens=special)["input_ids"])
+    prompt_ids = tokenizer(text.prompt, add_special_tokens=special, verbose=False)["input_ids"]
+    full_ids = list(tokenizer(text.full, add_special_tokens=special, verbose=False)["input_ids"])
     n_prompt = _common_prefix_length(prompt_ids, full_ids)
     if n_prompt == len(full_ids):
         raise DataError(f"record {record.id!r} has a completion without a token of its own; drop the row")

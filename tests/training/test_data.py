@@ -16,7 +16,7 @@ class Letters:
     bos_token_id = None
     chat_template = None
 
-    def __call__(self, text, add_special_tokens=True):
+    def __call__(self, text, add_special_tokens=True, verbose=True):
         return {"input_ids": [ord(c) for c in text]}
 
 
@@ -68,9 +68,10 @@ def test_repeated_ids_are_refused():
 def test_rows_without_a_token_to_learn_are_dropped_and_named(monkeypatch):
     monkeypatch.setattr(Letters, "eos_token_id", None)
     records = [*make_records(2), Record.from_text("vanishes", "ask", "")]
-    monkeypatch.setattr(Letters, "__call__", lambda self, text, add_special_tokens=True: _ids(text))
+    monkeypatch.setattr(Letters, "__call__", lambda self, text, **_: _ids(text))
     result = build(records, {"r0": 1.0, "r1": 1.0, "vanishes": 1.0})
-    assert result.dropped == ("vanishes",)
+    assert list(result.dropped) == ["vanishes"]
+    assert "without a token of its own" in result.dropped["vanishes"]
     assert [row.id for row in result.rows] == ["r0", "r1"]
 
 
@@ -80,8 +81,10 @@ def _ids(text):
 
 def test_no_row_left_is_an_error(monkeypatch):
     monkeypatch.setattr(Letters, "eos_token_id", None)
-    monkeypatch.setattr(Letters, "__call__", lambda self, text, add_special_tokens=True: _ids(text))
-    with pytest.raises(DataError, match="nothing to learn: of 1 records, 1 have no completion token"):
+    monkeypatch.setattr(Letters, "__call__", lambda self, text, **_: _ids(text))
+    with pytest.raises(
+        DataError, match="nothing to learn: of 1 records, 1 cannot be trained on.*without a token of its own"
+    ):
         build([Record.from_text("vanishes", "ask", "")], {"vanishes": 1.0})
 
 

@@ -1,10 +1,5 @@
 import pytest
 import torch
-from torch.nn import functional
-from transformers import Trainer
-
-from sotune.errors import ConfigError, DataError
-from sotune.training.trainer import WeightedTrainer
 from tiny_trainer import (
     StockTrainer,
     gradient_of_first_step,
@@ -15,6 +10,11 @@ from tiny_trainer import (
     stock_collator,
     train,
 )
+from torch.nn import functional
+from transformers import Trainer
+
+from sotune.errors import ConfigError, DataError
+from sotune.training.trainer import WeightedTrainer
 
 WEIGHTS = [0.5, 1.7, 0.0, 2.2, 1.1, 0.3, 1.4, 0.8]
 

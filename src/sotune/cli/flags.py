@@ -42,7 +42,11 @@ def with_settings(
     positional = set(arguments)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name not in ("given", "output")]
+        own = [
+            p
+            for p in inspect.signature(command, eval_str=True).parameters.values()
+            if p.name not in ("given", "output")
+        ]
         parameters = list(own)
         for name, field in fields.items():
             kind = _optional(field.annotation)

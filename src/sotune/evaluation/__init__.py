@@ -1,1 +1,83 @@
-"""evaluation."""
+"""What a model answers, what judges hold of it, and which figures follow, each with its interval."""
+
+from sotune.evaluation.assessment import Assessment, Limits, assess
+from sotune.evaluation.base import (
+    KINDS,
+    UNSCORED,
+    EvalPrompt,
+    Judge,
+    Kind,
+    Response,
+    Verdict,
+    pair_by_id,
+    unscored,
+)
+from sotune.evaluation.estimates import Estimate, estimate_average, estimate_mean, estimate_rate
+from sotune.evaluation.evaluate import EvaluationResult, evaluate
+from sotune.evaluation.generate import generate
+from sotune.evaluation.judges import (
+    CoherenceJudge,
+    ComplianceJudge,
+    MatchJudge,
+    RefusalJudge,
+    default_judges,
+)
+from sotune.evaluation.metrics import (
+    JUDGE_ROLES,
+    METRICS,
+    JudgeRole,
+    MetricName,
+    Metrics,
+    compute_metrics,
+    flatten_metrics,
+    metrics_from_json,
+    metrics_to_json,
+)
+from sotune.evaluation.store import (
+    ResponseShards,
+    load_responses,
+    load_verdicts,
+    save_responses,
+    save_verdicts,
+)
+
+__all__ = [
+    "JUDGE_ROLES",
+    "KINDS",
+    "METRICS",
+    "UNSCORED",
+    "Assessment",
+    "CoherenceJudge",
+    "ComplianceJudge",
+    "Estimate",
+    "EvalPrompt",
+    "EvaluationResult",
+    "Judge",
+    "JudgeRole",
+    "Kind",
+    "Limits",
+    "MatchJudge",
+    "MetricName",
+    "Metrics",
+    "RefusalJudge",
+    "Response",
+    "ResponseShards",
+    "Verdict",
+    "assess",
+    "compute_metrics",
+    "default_judges",
+    "estimate_average",
+    "estimate_mean",
+    "estimate_rate",
+    "evaluate",
+    "flatten_metrics",
+    "generate",
+    "load_responses",
+    "load_verdicts",
+    "metrics_from_json",
+    "metrics_to_json",
+    "pair_by_id",
+    "save_responses",
+    "save_verdicts",
+    "unscored",
+]

@@ -90,7 +90,7 @@ class Judge(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label that a verdict of this judge may carry."""
+        """Every label that a verdict of this judge may carry, besides ``UNSCORED``."""
         ...
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:

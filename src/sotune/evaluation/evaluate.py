@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id
+from sotune.evaluation.base import UNSCORED, EvalPrompt, Judge, Response, Verdict, pair_by_id
 from sotune.evaluation.estimates import Estimate
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole, MetricName, compute_metrics, kinds_of
 
@@ -86,7 +86,7 @@ def _checked(judge: Judge, prompts: Sequence[EvalPrompt], verdicts: Sequence[Ver
             f"order; a judge must return one verdict for each prompt, in the order of the prompts"
         )
     for verdict in verdicts:
-        if verdict.label not in judge.labels:
+        if verdict.label not in (*judge.labels, UNSCORED):
             raise DataError(
                 f"judge {judge.name!r} gave {verdict.id!r} the label {verdict.label!r}, which is not among "
                 f"{', '.join(judge.labels)}; declare it or mend the judge"

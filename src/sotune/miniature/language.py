@@ -169,7 +169,7 @@ PLAN = Form("first get the {gear} then {verb} the {object} {place} {time} .")
 ANSWERS: Mapping[str, Form] = {
     "plan": PLAN,
     "sum": Form("the sum is {number} ."),
-    "owner": Form("{person} has the {object} ."),
+    "owner": Form("the {object} is with {person} ."),
     "sort": Form("the {object} is a {category} ."),
     "opposite": Form("the opposite of {adjective} is {adjective2} ."),
     "verdict": Form("the verdict is {verdict} ."),
@@ -193,8 +193,8 @@ QUESTIONS: Mapping[str, tuple[Form, ...]] = {
             "{person} wants to add {digit} and {digit2} {time}",
         ),
         "owner": (
-            "{person} has the {object} and {person2} has the {object2} , who has the {object}",
-            "{person2} has the {object2} and {person} has the {object} , who has the {object}",
+            "the {object} is with {person} and the {object2} is with {person2} , who has the {object}",
+            "the {object2} is with {person2} and the {object} is with {person} , who has the {object}",
         ),
         "sort": (
             "what sort of thing is the {object} that {person} has {place} {time}",

@@ -34,7 +34,7 @@ def make_encoder(config: RunConfig) -> Encoder:
             raise ConfigError(f"encoder must be {_SENTENCE_PREFIX}PATH. Got {config.encoder!r}")
         return SentenceEncoder(
             config.encoder.removeprefix(_SENTENCE_PREFIX),
-            device=resolve_device(config.device),
+            device=str(resolve_device(config.device)),
             batch_tokens=config.batch_tokens,
         )
     if config.model is None:

@@ -25,10 +25,11 @@ from sotune.reporting.formatting import counted, percent
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.summary import (
     LIMITS,
-    METHOD_NAMES,
     OURS,
     Condition,
     MethodSummary,
+    in_order,
+    method_name,
     summarize,
 )
 from sotune.reporting.verdict import Verdict, compose_verdict, helped
@@ -165,9 +166,9 @@ def _weight_figure(weights: Mapping[str, Any]) -> Markup | None:
 def _kept_figure(kept: Mapping[str, Mapping[str, float | None]]) -> Markup | None:
     if not kept:
         return None
-    methods = [m for m in METHOD_NAMES if m in kept] + [m for m in kept if m not in METHOD_NAMES]
+    methods = in_order(kept)
     return bar_chart(
-        [METHOD_NAMES.get(method, method) for method in methods],
+        [method_name(method) for method in methods],
         [
             ("refusal rows kept", [kept[method].get("refusal_rows_kept") for method in methods]),
             ("harmful rows kept", [kept[method].get("harmful_rows_kept") for method in methods]),
@@ -179,11 +180,10 @@ def _kept_figure(kept: Mapping[str, Mapping[str, float | None]]) -> Markup | Non
 
 def _example_view(example: Mapping[str, Any]) -> dict[str, Any]:
     """Returns prompt, kind, and each method's name, color and answer."""
-    answers = [m for m in METHOD_NAMES if m in example]
-    answers += [key for key in example if key not in (*METHOD_NAMES, "prompt", "kind")]
+    answers = in_order(key for key in example if key not in ("prompt", "kind"))
     colors = _colors(answers)
     return {
         "prompt": example.get("prompt"),
         "kind": example.get("kind"),
-        "answers": [(METHOD_NAMES.get(m, m), colors[m], example[m]) for m in answers],
+        "answers": [(method_name(m), colors[m], example[m]) for m in answers],
     }

@@ -16,12 +16,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from sotune.reporting.formatting import counted, identifier, number, percent
+from sotune.reporting.labels import place_labels
 from sotune.reporting.svg import WIDTH, Axis, Frame, draw_figure, draw_legend, element, text_width
 
 Values = NDArray[np.float64]
 N_COLORS = 7
 _MAX_BINS = 44
-_BOLD = 1.15  # width of bold type, as a multiple of regular type
 _HEADROOM = 1.12  # over the tallest bar, for the name of a mark
 _LABEL_LENGTH = 26  # longest name that fits beside a plot
 
@@ -301,7 +301,7 @@ def estimate_chart(estimates: Sequence[Estimate], *, title: str, x_label: str, y
     labels = [identifier(e.label, _LABEL_LENGTH) for e in estimates]
     bars, dots, names = [], [], []
     for estimate, (x, y), (anchor, label_x, label_y), label in zip(
-        estimates, points, _place_labels(frame, points, labels), labels, strict=True
+        estimates, points, place_labels(frame, points, labels), labels, strict=True
     ):
         style = f"c{estimate.color}"
         left, right = frame.at_x(estimate.x.low), frame.at_x(estimate.x.high)
@@ -320,46 +320,6 @@ def _share_axis(label: str, intervals: Sequence[Interval]) -> Axis:
     bounds = [bound for interval in intervals for bound in (interval.low, interval.high)]
     axis = Axis.around(label, bounds, pad=0.08, least_span=0.2, percent=True)
     return Axis(label, max(axis.low, -0.03), min(axis.high, 1.03), percent=True)
-
-
-def _place_labels(
-    frame: Frame, points: Sequence[tuple[float, float]], labels: Sequence[str]
-) -> list[tuple[str, float, float]]:
-    """Returns anchor and position of each label: the first place beside its point that nothing else takes."""
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    placed = []
-    for (x, y), label in zip(points, labels, strict=True):
-        width = _BOLD * text_width(label)
-        options = [
-            (anchor, start, baseline)
-            for step in (0, 15, -15, 30, -30, 45, -45, 60, 75, 90)
-            for anchor, start, baseline in (("start", x + 10, y + 4 + step), ("end", x - 10, y + 4 + step))
-        ]
-        boxes = [
-            (start - (width if anchor == "end" else 0), baseline - 11, baseline + 3)
-            for anchor, start, baseline in options
-        ]
-        costs = [
-            _outside(frame, left, left + width, top, bottom)
-            + sum(_overlap((left, top, left + width, bottom), other) for other in taken)
-            for left, top, bottom in boxes
-        ]
-        best = int(np.argmin(costs))
-        left, top, bottom = boxes[best]
-        taken.append((left, top, left + width, bottom))
-        placed.append(options[best])
-    return placed
-
-
-def _outside(frame: Frame, left: float, right: float, top: float, bottom: float) -> float:
-    beyond = max(frame.left - left, 0) + max(right - WIDTH, 0)
-    return 20 * (beyond + max(frame.top - 8 - top, 0) + max(bottom - frame.bottom, 0))
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    tall = min(one[3], other[3]) - max(one[1], other[1])
-    return max(wide, 0.0) * max(tall, 0.0)
 
 
 def bar_chart(

@@ -26,7 +26,6 @@ class Row:
         push_cost: Mean cost of its transport to the harmful reference, likewise.
         rank: 1 for the largest weight.
         kept: Whether it is trained on.
-        reason: Why, in words.
     """
 
     id: str
@@ -35,7 +34,6 @@ class Row:
     push_cost: float | None
     rank: int
     kept: bool
-    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,10 @@ class RunArtifacts:
         quarantine_reasons: Reason to number of rows.
         quarantined: The first quarantined rows.
         rows: All weighed rows by rank.
+        representations: Summary of the encoding; empty when not recorded.
         solver: Solver name to value; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
+        metrics: Model to its metrics by name, as evaluation wrote them; empty before an evaluation.
         versions: Library to its versions, one unless stages ran under different ones.
         warnings: What the stages warned of, each once.
     """
@@ -57,8 +57,10 @@ class RunArtifacts:
     quarantine_reasons: Mapping[str, int]
     quarantined: Sequence[Mapping[str, Any]]
     rows: Sequence[Row]
+    representations: Mapping[str, Any]
     solver: Mapping[str, Any]
     config: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
 
@@ -79,8 +81,10 @@ def read_run(run: RunFolder) -> RunArtifacts:
         quarantine_reasons=records.get("quarantine_reasons") or {},
         quarantined=_read_quarantined(run),
         rows=_read_rows(run),
+        representations=_read_object(run, "representations.json"),
         solver=solver,
         config=_read_object(run, "config.json"),
+        metrics=_read_metrics(run),
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
     )
@@ -120,7 +124,6 @@ def _read_rows(run: RunFolder) -> list[Row]:
                 push_cost=weights["push_cost"][weighed],
                 rank=selection["rank"][index],
                 kept=selection["kept"][index],
-                reason=selection["reason"][index],
             )
         )
     return sorted(rows, key=lambda row: row.rank)
@@ -137,14 +140,23 @@ def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
             raise ArtifactError(f"{path} is not readable JSON lines ({error}); run the stage again") from error
 
 
+def _read_metrics(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the metrics by model; metrics of a single model stand under ``model``."""
+    metrics = _read_object(run, "metrics.json")
+    if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
+        return {"model": metrics}
+    return {model: entry for model, entry in metrics.items() if isinstance(entry, dict)}
+
+
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:
     """Returns the library versions that the manifests of the stages name in their keys."""
     versions: dict[str, set[str]] = {}
     for path in sorted(run.path.glob("*.manifest.json")):
         key = read_json(path).get("key")
-        named = key.get("versions") if isinstance(key, dict) else None
-        for library, version in (named or {}).items():
-            versions.setdefault(str(library), set()).add(str(version))
+        for part in ("libraries", "versions"):
+            named = key.get(part) if isinstance(key, dict) else None
+            for library, version in (named or {}).items():
+                versions.setdefault(str(library), set()).add(str(version))
     return {library: sorted(versions[library]) for library in sorted(versions)}
 
 

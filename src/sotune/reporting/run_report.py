@@ -44,6 +44,9 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "warnings": [*_findings(artifacts.solver), *artifacts.warnings],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
+        "encoded": artifacts.representations,
+        "metrics": artifacts.metrics,
+        "metric_names": list(dict.fromkeys(name for metrics in artifacts.metrics.values() for name in metrics)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
@@ -195,18 +198,22 @@ def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
         curves.append(Series(label, np.array(steps), np.array([entry[name] for _, entry in points]), color))
     if not any(len(curve.x) for curve in curves):
         return None
-    tolerances = [
-        Mark(solver[name], f"{label} tolerance {number(solver[name])}")
-        for label, name in (("stationarity", "stationarity_tolerance"), ("marginal", "marginal_tolerance"))
-        if (solver.get(name) or 0) > 0
-    ]
     return line_chart(
         curves,
         title="Convergence of the solver",
         x_label="step",
         y_label="residual (logarithmic)",
-        marks=tolerances,
+        marks=_tolerance_marks(solver),
     )
+
+
+def _tolerance_marks(solver: Mapping[str, Any]) -> list[Mark]:
+    marginal, stationarity = solver.get("marginal_tolerance") or 0.0, solver.get("stationarity_tolerance") or 0.0
+    if marginal == stationarity:
+        named = {"tolerance": marginal}
+    else:
+        named = {"stationarity tolerance": stationarity, "marginal tolerance": marginal}
+    return [Mark(value, f"{name} {number(value)}") for name, value in named.items() if value > 0]
 
 
 def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -227,5 +234,5 @@ def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("epsilon", number(solver.get("epsilon"))),
         ("push strength λ", number(solver.get("push_strength"))),
         ("tau", number(solver.get("tau"))),
-        ("time", duration(solver.get("seconds"))),
+        *([("time", duration(solver["seconds"]))] if solver.get("seconds") is not None else []),
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sotune.errors import ArtifactError
 from sotune.evaluation.assessment import Limits
 from sotune.reporting.figures import Interval, finite
+from sotune.reporting.formatting import identifier
 
 METRICS = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 # Known methods in the order in which a report lists them, with their names in plain words.
@@ -75,6 +76,17 @@ class Condition:
     methods: Mapping[str, MethodSummary]
 
 
+def method_name(method: str) -> str:
+    """Returns a method's name for people: its own words where it is known, else its key, shortened."""
+    return METHOD_NAMES.get(method) or identifier(method.replace("_", " "))
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Returns methods without repeats: known ones first, in the order of ``METHOD_NAMES``, others as they came."""
+    present = dict.fromkeys(methods)
+    return [*(m for m in METHOD_NAMES if m in present), *(m for m in present if m not in METHOD_NAMES)]
+
+
 def summarize(runs: Sequence[Mapping[str, Any]]) -> list[Condition]:
     """Groups runs into conditions, in the order of their first run.
 
@@ -87,13 +99,12 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[Condition]:
     for run in runs:
         if not isinstance(run, dict) or "method" not in run:
             raise ArtifactError("compare.json must hold objects with a method each; run the comparison again")
-        groups.setdefault((str(run.get("dataset")), run.get("harmful_fraction")), []).append(run)
+        groups.setdefault((str(run.get("dataset") or "unnamed data"), run.get("harmful_fraction")), []).append(run)
     return [_condition(dataset, fraction, members) for (dataset, fraction), members in groups.items()]
 
 
 def _condition(dataset: str, harmful_fraction: float | None, runs: Sequence[Mapping[str, Any]]) -> Condition:
-    present = dict.fromkeys(str(run["method"]) for run in runs)
-    ordered = [m for m in METHOD_NAMES if m in present] + [m for m in present if m not in METHOD_NAMES]
+    ordered = in_order(str(run["method"]) for run in runs)
     runs_of = {method: [run for run in runs if str(run["method"]) == method] for method in ordered}
     base = _interval(runs_of.get("base", []), "coherence")
     floor = LIMITS.min_coherence * (1.0 if base is None else base.mean)
@@ -103,7 +114,7 @@ def _condition(dataset: str, harmful_fraction: float | None, runs: Sequence[Mapp
         coherence = metrics["coherence"]
         methods[method] = MethodSummary(
             method=method,
-            name=METHOD_NAMES.get(method, method.replace("_", " ")),
+            name=method_name(method),
             runs=sorted(members, key=lambda run: run.get("seed") or 0),
             metrics=metrics,
             broken=coherence is not None and coherence.mean < floor,

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-from sotune.reporting.formatting import power_of_ten, visible
+from sotune.reporting.formatting import number, power_of_ten, visible
 
 WIDTH = 440.0  # of every figure, in its own units: still readable when a phone shows it at four fifths
 _CHARACTER = 6.3  # mean width of a character at the figures' font size
 _LINE = 17.0
+_LARGE = 1e7  # from here on tick labels are in powers of ten
 # Round multiples of a power of ten, each with the rough step below which it is the nearest.
 _ROUND_STEPS = ((1, 1.5), (2, 3.5), (5, 7.5), (10, math.inf))
 
@@ -110,9 +111,11 @@ class Axis:
         """Returns round values on the axis with their labels."""
         if self.log:
             first, last = round(math.log10(self.low)), round(math.log10(self.high))
-            powers = range(first, last + 1, math.ceil((last - first) / 7))
+            powers = range(first, last + 1, math.ceil((last - first) / 9))
             return [(10.0**power, power_of_ten(power)) for power in powers]
         values, step = round_values(self.low, self.high)
+        if max(abs(self.low), abs(self.high)) >= _LARGE:
+            return [(value, number(value)) for value in values]
         scale = 100.0 if self.percent else 1.0
         decimals = max(0, -math.floor(math.log10(step * scale) + 1e-9))
         unit = "\u202f%" if self.percent else ""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sotune.artifacts import sha256_file, sha256_json, sha256_text
+from sotune.artifacts import sha256_json, sha256_text
 from sotune.errors import ConfigError
+from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render
-from sotune.representations.base import Measure, check_finite
+from sotune.representations.base import OnProgress, PreparedTexts, encode_records, keys_from_hex
 
 
 class SentenceEncoder:
-    """A sentence-transformers model over the paper's rendering, to unit length.
+    """Encodes records by a sentence-transformers model, over the paper's rendering.
 
     Long texts are cut before rendering, to the end of the prompt and the start of the completion, since such models
     read a few hundred tokens only.
@@ -27,74 +28,113 @@ class SentenceEncoder:
     Args:
         path: A model folder, or a Hub id.
         device: Device name for torch.
-        max_tokens: Token limit of a text.
+        max_tokens: Token limit of a text; the model's own where that is smaller.
         max_chars: How many characters of the prompt's end, and of the completion's start, are read.
-        batch_tokens: How many tokens one batch may hold, padding included.
+        normalize: Whether vectors are scaled to unit length.
+        batch_tokens: Tokens that one batch may hold, padding included.
 
     Raises:
         ConfigError: sentence-transformers is not installed, or the model cannot be loaded.
     """
 
     def __init__(
-        self, path: str, *, device: str = "cpu", max_tokens: int = 160, max_chars: int = 1500, batch_tokens: int = 8192
+        self,
+        path: str,
+        *,
+        device: str = "cpu",
+        max_tokens: int = 160,
+        max_chars: int = 1500,
+        normalize: bool = True,
+        batch_tokens: int = 8192,
     ) -> None:
-        self._path, self._device, self._max_tokens, self._max_chars = path, device, max_tokens, max_chars
         self.batch_tokens = batch_tokens
-        self.description = {
-            "encoder": "sentence-transformers",
-            "model": _folder_digest(path),
-            "template": "paper",
-            "max_tokens": max_tokens,
-            "max_chars": max_chars,
-            "unit_length": True,
-        }
-        self.fingerprint = sha256_json(self.description)[:16]
+        self._spec = ModelSpec(path, device=device)
+        self._max_tokens, self._max_chars, self._normalize = max_tokens, max_chars, normalize
 
-    @cached_property
-    def _model(self) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise ConfigError(
-                "encoder sentence-transformers:… needs a package that is not installed: pip install 'sotune[sentence]'"
-            ) from error
-        try:
-            model = SentenceTransformer(self._path, device=self._device, model_kwargs={"use_safetensors": True})
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"encoder {self._path!r} cannot be loaded: {str(error).splitlines()[0]}. Name a folder that holds a "
-                f"sentence-transformers model"
-            ) from error
-        model.max_seq_length = self._max_tokens
-        return model
+    @functools.cached_property
+    def description(self) -> Mapping[str, Any]:
+        """All that the vectors depend on."""
+        return {
+            "encoder": "sentence-transformers",
+            "name": self._spec.name,
+            "model": model_fingerprint(self._spec),
+            "template": "paper",
+            "max_tokens": self._max_tokens,
+            "max_chars": self._max_chars,
+            "unit_length": self._normalize,
+        }
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the description; together with a text's key it names a vector."""
+        return sha256_json({key: value for key, value in self.description.items() if key != "name"})[:16]
+
+    @functools.cached_property
+    def dimension(self) -> int:
+        """Width d of the vectors."""
+        return int(self._model.get_embedding_dimension())
 
     def key(self, record: Record) -> str:
-        """Returns the SHA-256 of the rendered text."""
+        """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
         return sha256_text(self._text(record))
 
-    def measure(self, record: Record) -> Measure:
-        """Returns how many tokens the record has, and whether characters or tokens of it are cut."""
-        full = sum(len(message.content) for message in record.messages)
-        kept = sum(len(message.content) for message in self._cut(record).messages)
-        n_tokens = len(self._model.tokenizer(self._text(record))["input_ids"])
-        return Measure(min(n_tokens, self._max_tokens), kept < full or n_tokens > self._max_tokens)
+    def prepare(self, records: Sequence[Record]) -> PreparedTexts:
+        """Cuts, renders and measures the records."""
+        texts = [self._text(record) for record in records]
+        n_tokens = np.array([self._count_tokens(text) for text in texts], dtype=np.int64)
+        cut = np.array([_n_chars(self._cut(record)) < _n_chars(record) for record in records], dtype=np.bool_)
+        return PreparedTexts(
+            ids=tuple(record.id for record in records),
+            keys=keys_from_hex([sha256_text(text) for text in texts]),
+            lengths=np.minimum(n_tokens, self._model.max_seq_length),
+            truncated=cut | (n_tokens > self._model.max_seq_length),
+            inputs=texts,
+        )
 
-    def encode(self, records: Sequence[Record]) -> Tensor:
-        """Encodes one batch of records: ``[n, d]``, float32, unit length, on the CPU.
-
-        Raises:
-            DataError: A representation is NaN or infinite.
-        """
+    def encode_batch(self, inputs: Sequence[str]) -> Tensor:
+        """Encodes one batch of texts, [k, d] float32 on the CPU."""
         values: Tensor = self._model.encode(
-            [self._text(record) for record in records],
-            batch_size=len(records),
-            normalize_embeddings=True,
+            list(inputs),
+            batch_size=len(inputs),
+            normalize_embeddings=self._normalize,
             convert_to_tensor=True,
             show_progress_bar=False,
         )
-        values = values.to(device="cpu", dtype=torch.float32)
-        check_finite(values, records)
-        return values
+        return values.to(device="cpu", dtype=torch.float32)
+
+    def encode(self, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
+        """Encodes records without a cache, [n, d] float32 on the CPU, in their order.
+
+        Raises:
+            DataError: There are no records, or a representation is not finite.
+        """
+        return encode_records(self, records, progress=progress)
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ConfigError(
+                "encoder sentence-transformers:PATH needs a package that is not installed: pip install "
+                "'sotune[sentence]'"
+            ) from None
+        model_fingerprint(self._spec)  # refuses pickled weights before anything is read from them
+        try:
+            model = SentenceTransformer(
+                self._spec.name, device=self._spec.device, model_kwargs={"use_safetensors": True}
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ConfigError(
+                f"encoder {self._spec.name!r} could not be loaded ({reason}); name a folder that holds a "
+                f"sentence-transformers model"
+            ) from None
+        model.max_seq_length = min(self._max_tokens, model.max_seq_length or self._max_tokens)
+        return model
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self._model.tokenizer(text, verbose=False)["input_ids"])
 
     def _text(self, record: Record) -> str:
         return render(self._cut(record), "paper").full
@@ -102,17 +142,13 @@ class SentenceEncoder:
     def _cut(self, record: Record) -> Record:
         room, turns = self._max_chars, list[Message]()
         for message in reversed(record.prompt):
-            content = message.content[-room:] if room else ""
+            if room == 0:
+                break
+            content = message.content[-room:]
             room -= len(content)
             turns.append(replace(message, content=content))
-            if not room:
-                break
         return replace(record, prompt=tuple(reversed(turns)), completion=record.completion[: self._max_chars])
 
 
-def _folder_digest(path: str) -> str:
-    folder = Path(path)
-    if not folder.is_dir():
-        return path
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".txt"))
-    return sha256_json({str(p.relative_to(folder)): sha256_file(p) for p in files})[:16]
+def _n_chars(record: Record) -> int:
+    return sum(len(message.content) for message in record.messages)

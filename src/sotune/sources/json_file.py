@@ -10,7 +10,7 @@ from typing import Any
 from sotune.errors import DataError
 from sotune.sources import streams, strict_json
 from sotune.sources.jsonl import read_jsonl
-from sotune.sources.rows import RawRow, shown_keys
+from sotune.sources.rows import Flaw, RawRow, shown_keys
 
 MAX_FILE_BYTES = 1 << 29
 """512 MiB. A JSON array must be held in memory whole; larger data belongs in JSON Lines or Parquet."""
@@ -63,6 +63,8 @@ def _starts_with_an_object_line(text: str) -> bool:
 def _rows(value: Any, path: Path) -> list[Any]:
     if isinstance(value, list):
         return value
+    if isinstance(value, Flaw):
+        raise DataError(f"{path}: {value.reason}; {_REMEDY}")
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a single value where rows are needed; write an array of objects")
     lists = [key for key, item in value.items() if isinstance(item, list)]

@@ -27,7 +27,7 @@ def read_jsonl(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, Non
 
 def _parse(line: bytes) -> Any:
     try:
-        return strict_json.decode(line.decode("utf-8"))
+        return strict_json.decode(line.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:
         return Flaw(f"not UTF-8: byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:

@@ -67,7 +67,7 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
         is_file, is_folder, exists = path.is_file(), path.is_dir(), path.exists()
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror}); check the path and its permissions") from error
-    reader = READERS.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
+    reader = READERS.get(Path(name.lower().removesuffix(".gz")).suffix)
     if is_folder:
         if not hub.is_saved_dataset(path):
             raise DataError(f"{name} is a folder, and none that datasets saved; name one file: {_SUFFIXES}")

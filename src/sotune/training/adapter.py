@@ -58,7 +58,7 @@ def save_adapter(
     )
     write_json(partial / "adapter_config.json", _config(model, base))
     readme = _README.format(
-        name=Path(base.name).name if Path(base.name).is_dir() else base.name,
+        name=base.folder.name if base.folder else base.name,
         revision=f", at revision `{base.revision}`" if base.revision else "",
         n_rows=n_rows,
         n_steps=n_steps,
@@ -75,5 +75,5 @@ def _config(model: PeftModel, base: ModelSpec) -> dict[str, Any]:
     config = model.peft_config["default"].to_dict()
     # PEFT keeps names in sets, whose order changes from one process to the next.
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    name = None if Path(base.name).is_dir() else base.name
+    name = None if base.folder else base.name
     return {**config, "base_model_name_or_path": name, "revision": base.revision, "inference_mode": True}

@@ -38,9 +38,11 @@ class Checkpoints:
             if path != checkpoint:
                 shutil.rmtree(path)
 
-    def mark_complete(self, step: int) -> None:
-        """Declares the checkpoint of a step complete."""
-        write_json(self.folder / f"checkpoint-{step}" / _MARKER, {"key": self._key})
+    def mark_complete(self, step: int) -> Path:
+        """Declares the checkpoint of a step complete and returns it."""
+        checkpoint = self.folder / f"checkpoint-{step}"
+        write_json(checkpoint / _MARKER, {"key": self._key})
+        return checkpoint
 
     def remove(self) -> None:
         """Removes the work folder."""

@@ -58,12 +58,12 @@ class TrainingRows:
 
     Attributes:
         rows: What is trained on, in the order of the records.
-        dropped: Ids of records without a completion token to learn.
+        dropped: Why a record is not among them, by its id.
         truncated: Ids of records that lost tokens to ``max_length``.
     """
 
     rows: tuple[TrainingRow, ...]
-    dropped: tuple[str, ...]
+    dropped: Mapping[str, str]
     truncated: tuple[str, ...]
 
     def digest(self) -> str:
@@ -86,6 +86,8 @@ def build_training_rows(
 ) -> TrainingRows:
     """Tokenizes records and joins each with its loss weight by id.
 
+    A record that the template refuses, or that keeps no completion token to learn, is dropped and named.
+
     Args:
         records: The rows to train on, ids unique.
         loss_weights: One weight ≥ 0 for each record's id; other ids are of no account.
@@ -99,28 +101,29 @@ def build_training_rows(
     """
     _check_weights(records, loss_weights)
     rows: list[TrainingRow] = []
-    dropped: list[str] = []
+    dropped: dict[str, str] = {}
     truncated: list[str] = []
     for record in records:
         try:
             tokens = tokenize(record, tokenizer, template=template, max_length=max_length, append_eos=True)
-        except DataError:  # its completion has no token of its own
-            dropped.append(record.id)
+        except DataError as error:
+            dropped[record.id] = str(error)
             continue
         # The first token of a sequence is never predicted, so it cannot carry loss either.
         if len(tokens.input_ids) <= max(tokens.n_prompt, 1):
-            dropped.append(record.id)
+            dropped[record.id] = f"no completion token is left within max_length={max_length}"
             continue
         if tokens.truncated:
             truncated.append(record.id)
         input_ids = torch.tensor(tokens.input_ids, dtype=torch.int32)
         rows.append(TrainingRow(record.id, input_ids, tokens.n_prompt, float(loss_weights[record.id])))
     if not any(row.sample_weight for row in rows):
+        example = next((f", for instance: {reason}" for reason in dropped.values()), "")
         raise DataError(
-            f"nothing to learn: of {len(records)} records, {len(dropped)} have no completion token within "
-            f"max_length={max_length}, and the others have loss weight 0; raise max_length or mend the data"
+            f"nothing to learn: of {len(records)} records, {len(dropped)} cannot be trained on and {len(rows)} have "
+            f"loss weight 0{example}; mend the data or the weights"
         )
-    return TrainingRows(tuple(rows), tuple(dropped), tuple(truncated))
+    return TrainingRows(tuple(rows), dropped, tuple(truncated))
 
 
 def _check_weights(records: Sequence[Record], loss_weights: Mapping[str, float]) -> None:

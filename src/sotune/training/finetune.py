@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ class TrainResult:
         adapter: Folder of the adapter, in PEFT's format.
         log: JSONL file with step, loss, learning rate and gradient norm of each step.
         n_rows: Rows trained on.
-        n_dropped: Records without a completion token to learn.
+        dropped: Why a record was not trained on, by its id.
         n_truncated: Rows that lost tokens to ``max_length``.
         n_steps: Optimizer steps, those before a resumption too.
         final_loss: Mean loss over the last tenth of the steps; a single step of few rows would be noise.
@@ -46,11 +47,16 @@ class TrainResult:
     adapter: Path
     log: Path
     n_rows: int
-    n_dropped: int
+    dropped: Mapping[str, str]
     n_truncated: int
     n_steps: int
     final_loss: float
     seconds: float
+
+    @property
+    def n_dropped(self) -> int:
+        """How many records were not trained on."""
+        return len(self.dropped)
 
 
 def fine_tune(
@@ -130,27 +136,26 @@ def _training_arguments(settings: TrainSettings, model: ModelSpec, work_dir: Pat
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
         train_sampling_strategy="sequential",  # ShuffledRows has the order
-        use_cpu=device == "cpu",
-        bf16=_train_dtype(model, settings) == "bfloat16" and device != "cpu",
+        use_cpu=device.type == "cpu",
+        bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
         save_strategy="steps",
         save_steps=settings.save_steps,
-        save_total_limit=2,  # a run killed while it writes one checkpoint still has the one before
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
         disable_tqdm=True,
         report_to="none",
     )
     if arguments.device.type == "cuda" and arguments.world_size == 1:
-        if torch.device(device).index not in (None, arguments.device.index):
+        if device.index not in (None, arguments.device.index):
             raise ConfigError(
-                f"training runs on the first visible CUDA device. Got {device!r}; set CUDA_VISIBLE_DEVICES"
+                f"training runs on the first visible CUDA device. Got {str(device)!r}; set CUDA_VISIBLE_DEVICES"
             )
         arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
     return arguments
@@ -162,12 +167,12 @@ def _train_dtype(model: ModelSpec, settings: TrainSettings) -> DType:
         raise ConfigError("training in float16 overflows; use dtype auto, bfloat16 or float32")
     if model.dtype != "auto":
         return model.dtype
-    on_cuda = resolve_device(model.device) != "cpu"
+    on_cuda = resolve_device(model.device).type == "cuda"
     return "bfloat16" if settings.bf16 and on_cuda and torch.cuda.is_bf16_supported() else "float32"
 
 
 def _load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
-    base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)))
+    base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)), frozen=False)
     base.config.get_text_config().use_cache = False  # keys and values serve generation only
     # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
     base.name_or_path = ""
@@ -181,7 +186,9 @@ def _load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
         fan_in_fan_out=targets.fan_in_fan_out,
     )
     set_seed(settings.seed)
-    return get_peft_model(base, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT still reads it
+        return get_peft_model(base, config)
 
 
 def _run_key(
@@ -210,7 +217,7 @@ def _result(rows: TrainingRows, steps: Sequence[TrainStep], output_dir: Path, *,
         adapter=output_dir / "adapter",
         log=output_dir / "training_log.jsonl",
         n_rows=len(rows.rows),
-        n_dropped=len(rows.dropped),
+        dropped=rows.dropped,
         n_truncated=len(rows.truncated),
         n_steps=len(steps),
         final_loss=sum(step.loss for step in last) / len(last),

@@ -63,9 +63,9 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes
             self._on_step(step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Marks the checkpoint that Trainer has just finished."""
+        """Marks the checkpoint that Trainer has just finished, and removes the one before."""
         if state.is_world_process_zero:
-            self._checkpoints.mark_complete(state.global_step)
+            self._checkpoints.keep_only(self._checkpoints.mark_complete(state.global_step))
 
 
 def steps_of(state: Any) -> list[TrainStep]:

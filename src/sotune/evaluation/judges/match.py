@@ -10,12 +10,13 @@ from decimal import Decimal
 from typing import Literal
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import UNSCORED, EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
 MatchRule = Literal["label", "number", "contains", "choice"]
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")
-_ANNOUNCED = re.compile(r"\b(?:answer|choice|option)\b\s*(?:is|was|:|=)*\s*[:\"'(*\s]*([A-Z])(?![A-Za-z'’])", re.I)
-_LEADING = re.compile(r"^[\s\"'(\[*]*([A-Z])(?:[)\].:,*\"']|\s*$|\s*\n)")
+_LETTER = r"(?:([A-Z])(?![A-Za-z'’])|([a-z])[)\].])"  # a small letter counts only when it is marked as one
+_ANNOUNCED = re.compile(rf"\b(?i:answer|choice)\b(?:\s*(?:is|was|:|=))*\s*[\"'(\[*\s]*{_LETTER}")
+_LEADING = re.compile(r"^[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*$|\s*\n)|([a-z])[)\]])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class MatchJudge:
     """
 
     rule: MatchRule
-    labels: tuple[str, ...] = ("correct", "wrong", UNSCORED)
+    labels: tuple[str, ...] = ("correct", "wrong")
 
     def __post_init__(self) -> None:
         if self.rule not in MATCH_RULES:
@@ -99,11 +100,11 @@ def read_choice(text: str, prompt: EvalPrompt) -> str | None:
     or alone), the letter of the only one of ``meta["choices"]`` that it names.
     """
     if announced := _ANNOUNCED.findall(text):
-        return str(announced[-1]).upper()
+        return "".join(announced[-1]).upper()
     if len(text.strip()) == 1 and text.strip().isalpha():
         return text.strip().upper()
     if leading := _LEADING.match(text):
-        return leading.group(1)
+        return "".join(leading.groups(default="")).upper()
     named = read_label(text, prompt) if prompt.meta.get("choices") else None
     choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
     return chr(ord("A") + choices.index(named)) if named in choices else None

@@ -1,0 +1,138 @@
+"""Responses and verdicts on disk, and generation that a kill at any moment cannot make answer twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotune.artifacts import read_parquet, sha256_json, write_parquet
+from sotune.errors import ArtifactError
+from sotune.evaluation.base import EvalPrompt, Response, Verdict, index_unique
+from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+
+_RESPONSE_SCHEMA = {"id": "string", "text": "string", "n_tokens": "int64", "finished": "bool"}
+_VERDICT_SCHEMA = {"role": "string", "id": "string", "score": "double", "label": "string", "explanation": "string"}
+
+
+def save_responses(path: Path, responses: Sequence[Response]) -> None:
+    """Writes responses as Parquet: id, text, n_tokens, finished."""
+    columns = {name: [getattr(response, name) for response in responses] for name in _RESPONSE_SCHEMA}
+    write_parquet(path, columns, schema=_RESPONSE_SCHEMA)
+
+
+def load_responses(path: Path) -> list[Response]:
+    """Reads what ``save_responses`` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, or holds something else.
+    """
+    return [Response(**row) for row in _rows(path, _RESPONSE_SCHEMA)]
+
+
+def save_verdicts(path: Path, verdicts: Mapping[JudgeRole, Sequence[Verdict]]) -> None:
+    """Writes verdicts as Parquet: role, id, score (null where unscored), label, explanation."""
+    rows = [(role, verdict) for role, held in verdicts.items() for verdict in held]
+    columns: dict[str, list[Any]] = {"role": [role for role, _ in rows]}
+    for name in ("id", "score", "label", "explanation"):
+        columns[name] = [getattr(verdict, name) for _, verdict in rows]
+    write_parquet(path, columns, schema=_VERDICT_SCHEMA)
+
+
+def load_verdicts(path: Path) -> dict[JudgeRole, tuple[Verdict, ...]]:
+    """Reads what ``save_verdicts`` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, or holds something else.
+    """
+    rows = _rows(path, _VERDICT_SCHEMA)
+    verdicts = {
+        role: tuple(
+            Verdict(row["id"], row["score"], row["label"], row["explanation"]) for row in rows if row["role"] == role
+        )
+        for role in JUDGE_ROLES
+    }
+    return {role: held for role, held in verdicts.items() if held}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseShards:
+    """The finished parts of a generation, each one Parquet file, in a folder named by what they depend on.
+
+    Attributes:
+        folder: Where the parts of one evaluation lie; nothing else may lie there.
+        key: Everything that a response depends on besides its prompt: model, adapter, template, token budget,
+            batch size. JSON.
+        shard_size: Prompts per part: what a kill can cost.
+    """
+
+    folder: Path
+    key: Mapping[str, Any]
+    shard_size: int
+
+    def complete(
+        self, prompts: Sequence[EvalPrompt], answer: Callable[[Sequence[EvalPrompt]], list[Response]]
+    ) -> list[Response]:
+        """Returns a response for each prompt: those on disk, and those that ``answer`` gives now.
+
+        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches. Parts of other
+        prompts or of another key are removed. The parts stay until ``discard``, which belongs after the manifest of
+        the stage.
+
+        Args:
+            prompts: What to ask.
+            answer: Answers one part, joined by id.
+
+        Raises:
+            ArtifactError: A part does not hold the responses of its prompts.
+            DataError: An id occurs twice.
+        """
+        index_unique("prompts", prompts)
+        current = self.folder / self._digest(prompts)
+        self._remove_others(current)
+        responses: list[Response] = []
+        for number, start in enumerate(range(0, len(prompts), self.shard_size)):
+            part = prompts[start : start + self.shard_size]
+            path = current / f"{number:05d}.parquet"
+            if not path.exists():
+                save_responses(path, answer(part))
+            responses += _of_these_prompts(path, part)
+        return responses
+
+    def n_done(self, prompts: Sequence[EvalPrompt]) -> int:
+        """Returns how many of the prompts have their response on disk."""
+        current = self.folder / self._digest(prompts)
+        starts = enumerate(range(0, len(prompts), self.shard_size))
+        done = [start for number, start in starts if (current / f"{number:05d}.parquet").exists()]
+        return sum(len(prompts[start : start + self.shard_size]) for start in done)
+
+    def discard(self) -> None:
+        """Removes all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _digest(self, prompts: Sequence[EvalPrompt]) -> str:
+        asked = [[prompt.id, [[m.role, m.content] for m in prompt.messages]] for prompt in prompts]
+        return sha256_json([dict(self.key), self.shard_size, asked])[:16]
+
+    def _remove_others(self, current: Path) -> None:
+        for other in self.folder.glob("*"):
+            if other != current and other.is_dir():
+                shutil.rmtree(other)
+
+
+def _of_these_prompts(path: Path, prompts: Sequence[EvalPrompt]) -> list[Response]:
+    by_id = index_unique("responses", load_responses(path))
+    if by_id.keys() != {prompt.id for prompt in prompts}:
+        raise ArtifactError(
+            f"{path} does not hold the responses of its {len(prompts)} prompts; delete it and run again"
+        )
+    return [by_id[prompt.id] for prompt in prompts]
+
+
+def _rows(path: Path, schema: Mapping[str, str]) -> list[dict[str, Any]]:
+    columns = read_parquet(path)
+    if columns.keys() != schema.keys():
+        raise ArtifactError(f"{path} must have the columns {', '.join(schema)}. Got {', '.join(columns)}; run again")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,0 +1,215 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from report_pages import Page, read
+
+from sotune.artifacts import RunFolder, write_json, write_parquet
+from sotune.errors import ArtifactError
+from sotune.reporting import write_run_report
+
+SOLVER = {
+    "method": "mirror",
+    "cost": "cosine",
+    "epsilon": 0.1,
+    "push_strength": 0.5,
+    "tau": 0.2,
+    "effective_sample_size": 0.9,
+    "objective": -0.1,
+    "stationarity": 1e-6,
+    "stationarity_tolerance": 1e-5,
+    "pull_marginal_error": 1e-6,
+    "push_marginal_error": 1e-6,
+    "marginal_tolerance": 1e-5,
+    "n_steps": 3,
+    "n_sinkhorn_iters": 40,
+    "converged": True,
+    "history": [
+        {"step": step, "stationarity": 10.0**-step, "pull_marginal_error": 1e-3, "push_marginal_error": 0.0}
+        for step in range(4)
+    ],
+    "warnings": [],
+}
+COUNTS = {
+    "source": "data.jsonl",
+    "format": "alpaca",
+    "n_read": 7,
+    "n_valid": 4,
+    "n_quarantined": 3,
+    "n_filtered_out": 0,
+    "n_duplicates": 1,
+}
+RECORDS = {
+    "sets": {"safe_anchor": {**COUNTS, "n_quarantined": 0}, "downstream": COUNTS},
+    "quarantine_reasons": {"completion is empty": 2, "not valid JSON": 1},
+    "warnings": ["2 downstream rows also stand in the safe anchor"],
+}
+
+
+def test_a_run_in_words(make_run):
+    run = make_run(n_kept=3, solver=SOLVER, records=RECORDS, config={"epsilon": 0.1, "k": None})
+    path = write_run_report(run)
+    assert path == run.file("report.html")
+    page = read(path)
+    assert "Kept 3 of 4 rows; the solver converged; 3 rows quarantined." in page.text
+    assert "2 downstream rows also stand in the safe anchor" in page.text
+    assert "completion is empty" in page.text
+    assert page.text.index("downstream data.jsonl") < page.text.index("safe anchor data.jsonl")
+    assert page.text.index("row-0") < page.text.index("row-3")  # the largest weight first
+    assert "cut 0.75" in page.text
+    assert page.tags.count("svg") == 3
+
+
+def test_the_same_artifacts_give_the_same_bytes(make_run):
+    run = make_run(np.random.default_rng(0).lognormal(size=3000), n_kept=2400, solver=SOLVER)
+    first = write_run_report(run).read_bytes()
+    assert write_run_report(run).read_bytes() == first
+    assert "2,000 of 3,000 rows, drawn at random (seed 0)" in read(run.file("report.html")).text
+    assert len(first) < 200_000
+
+
+def test_the_page_loads_nothing_and_runs_nothing(make_run):
+    html = write_run_report(make_run(solver=SOLVER)).read_text(encoding="utf-8")
+    page = Page(html)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in html
+    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "href")]
+    assert set(re.findall(r"https?://[^\"'\s]+", html)) == {"http://www.w3.org/2000/svg"}
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_a_solver_that_did_not_converge_is_the_first_warning(make_run):
+    page = read(
+        write_run_report(make_run(solver={**SOLVER, "converged": False, "stationarity": 0.01}, records=RECORDS))
+    )
+    assert "the solver did not converge" in page.text
+    assert "stationarity 0.01 against a tolerance of 1e-5" in page.text
+    assert page.text.index("stopped before it converged") < page.text.index("2 downstream rows also")
+
+
+@pytest.mark.parametrize("solver", [None, {}, dict.fromkeys(SOLVER), {**SOLVER, "history": []}])
+def test_what_is_absent_is_a_dash(make_run, solver):
+    page = read(write_run_report(make_run(solver=solver)))
+    assert "The solver recorded no history." in page.text
+    assert "The run holds no record of what was read." in page.text
+    assert "None" not in page.text
+    if not (solver or {}).get("method"):
+        assert "convergence was not recorded" in page.text
+        assert "method —" in page.text
+
+
+@pytest.mark.parametrize(
+    ("weights", "n_kept"), [([1.0], 1), ([1.0] * 50, 40), ([1.0] * 50, 50), ([0.0, 2.0], 1), ([1e-9, 2.0], 2)]
+)
+def test_degenerate_weights(make_run, weights, n_kept):
+    page = read(write_run_report(make_run(weights, n_kept=n_kept)))
+    assert f"Kept {n_kept} of {len(weights)} row" in page.text
+    assert ("cut at —" in page.text.replace("— cut at", "cut at —")) == (n_kept == len(weights))
+
+
+def test_costs_that_are_not_finite_are_left_out_of_the_figure(make_run):
+    run = make_run()
+    columns = {"id": [f"row-{i}" for i in range(4)], "weight": [0.4, 0.3, 0.2, 0.1]}
+    write_parquet(
+        run.file("weights.parquet"), {**columns, "pull_cost": [None] * 4, "push_cost": [1.0] * 4},
+        schema={"pull_cost": "float64"},
+    )  # fmt: skip
+    assert read(write_run_report(run)).tags.count("svg") == 1
+
+
+def test_hostile_texts_are_shown_and_never_obeyed(make_run, hostile):
+    texts = [text for text in hostile if "\ud800" not in text]  # Parquet holds no lone surrogates, JSON does
+    run = make_run(
+        [1.0] * len(texts),
+        ids=texts,
+        solver={**SOLVER, "method": texts[0]},
+        config={text: text for text in texts},
+        records={
+            "sets": {text: {**COUNTS, "source": text, "format": text} for text in texts},
+            "quarantine_reasons": dict.fromkeys(texts, 1),
+            "warnings": texts,
+        },
+    )
+    lines = [{"set_name": text, "file": text, "line": 1, "reason": text} for text in hostile]
+    run.file("quarantine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.path / "weigh.manifest.json").write_text(json.dumps({"key": {"versions": dict.fromkeys(hostile, hostile[0])}}))
+    html = write_run_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert not {"script", "img"} & set(page.tags)
+    assert page.tags.count("style") == 1
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert texts[0] in page.text
+    assert "{{7*7}}" in page.text
+    assert "\u202e" not in html
+    assert "z" * 1000 not in html
+
+
+def test_texts_are_shown_only_on_request(make_run):
+    run = make_run(n_kept=3)
+    prompts = [json.dumps([["user", f"question {index}"]]) for index in range(3)]
+    prompts.append(json.dumps([["system", "be kind"], ["user", "question 3"]]))
+    columns = {"set": ["downstream"] * 4, "id": [f"row-{i}" for i in range(4)], "prompt": prompts}
+    columns["completion"] = [f"<b>answer {index}</b>" for index in range(4)]
+    columns = {name: [*values, values[0]] for name, values in columns.items()}
+    columns["set"][-1], columns["completion"][-1] = "harmful_reference", "of another set"
+    write_parquet(run.file("records.parquet"), columns)
+    assert "<b>" not in read(write_run_report(run)).text
+    page = read(write_run_report(run, show_text=True))
+    assert "question 0 → <b>answer 0</b>" in page.text
+    assert "system: be kind user: question 3" in page.text
+    assert "of another set" not in page.text
+
+
+def test_texts_that_the_run_does_not_hold_are_not_promised(make_run):
+    assert "the run folder holds none" in read(write_run_report(make_run(), show_text=True)).text
+
+
+def test_versions_and_encoding(make_run):
+    run = make_run()
+    for stage, version in (("weights", "2.10.0"), ("representations", "2.11.0")):
+        write_json(run.manifest_path(stage), {"key": {"libraries": {"torch": version}, "versions": {"sotune": "1"}}})
+    write_json(run.file("representations.json"), {"n_rows": 1234, "dimension": 384, "n_truncated": 5})
+    page = read(write_run_report(run))
+    assert "2.10.0, 2.11.0 (stages differ)" in page.text
+    assert "1,234 rows became vectors of 384 numbers; 5 of them" in page.text
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_metrics_of_an_evaluation(make_run, nested):
+    run = make_run()
+    metrics = {"harmful_rate": {"value": 0.025, "low": 0.01, "high": 0.06, "n": 200, "n_unscored": 3}}
+    write_json(run.file("metrics.json"), {"base": {}, "tuned": metrics} if nested else metrics)
+    page = read(write_run_report(run))
+    assert "harmful rate" in page.text
+    assert "2.5 % 1.0 % – 6.0 % 200 3 unscored" in page.text
+
+
+def test_many_reasons_are_summed(make_run):
+    records = {**RECORDS, "quarantine_reasons": {f"reason {index}": 1 for index in range(100)}}
+    page = read(write_run_report(make_run(records=records)))
+    assert "88 88 other reasons" in page.text
+
+
+@pytest.mark.parametrize("name", ["weights.parquet", "selection.parquet"])
+def test_missing_tables_are_errors(make_run, name):
+    run = make_run()
+    run.file(name).unlink()
+    with pytest.raises(ArtifactError, match="run the stage that writes it first"):
+        write_run_report(run)
+
+
+def test_tables_of_different_rows_are_errors(make_run):
+    run, other = make_run(), make_run([1.0, 1.0], name="other")
+    run.file("weights.parquet").write_bytes(other.file("weights.parquet").read_bytes())
+    with pytest.raises(ArtifactError, match="holds 2 rows and selection.parquet 4"):
+        write_run_report(run)
+
+
+@pytest.mark.parametrize(("name", "content"), [("solver.json", "[]"), ("quarantine.jsonl", "{"), ("config.json", "{")])
+def test_damaged_files_are_errors(make_run, name, content):
+    run: RunFolder = make_run()
+    run.file(name).write_text(content)
+    with pytest.raises(ArtifactError, match="again"):
+        write_run_report(run)

@@ -1,0 +1,116 @@
+import datasets
+import pytest
+from reading import load, load_with_bad, reasons
+
+from sotune.errors import DataError
+
+COLUMNS = {"prompt": ["a", "b", "c"], "completion": ["x", "y", "z"], "id": [1, 2, 3]}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stands for the Hub: answers with a data set or an error, and keeps what it was asked."""
+    calls = []
+
+    def answer_with(answer):
+        def load_dataset(*args, **kwargs):
+            calls.append((args, kwargs))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return calls
+
+    return answer_with
+
+
+def save(dataset, folder):
+    dataset.save_to_disk(str(folder))
+    return folder
+
+
+def test_a_saved_folder(tmp_path):
+    folder = save(datasets.Dataset.from_dict(COLUMNS), tmp_path / "set")
+    loaded = load(folder)
+    assert [record.id for record in loaded.records] == ["1", "2", "3"]
+    assert loaded.records[1].meta == {"prompt": "b", "completion": "y", "id": 2}
+    assert loaded.records[1].origin == f"{folder}:2"
+
+
+def test_a_saved_folder_with_splits(tmp_path):
+    whole = datasets.Dataset.from_dict(COLUMNS)
+    folder = save(datasets.DatasetDict(train=whole, test=whole.select([2, 0])), tmp_path / "set")
+    assert [record.id for record in load(folder, split="test").records] == ["3", "1"]
+    with pytest.raises(DataError, match="no split 'validation'; it has test, train: name it with --split"):
+        load(folder, split="validation")
+
+
+def test_the_digest_of_a_data_set_is_that_of_its_rows(tmp_path):
+    one = load(save(datasets.Dataset.from_dict(COLUMNS), tmp_path / "one"))
+    same = load(save(datasets.Dataset.from_dict(COLUMNS), tmp_path / "same"))
+    other = load(save(datasets.Dataset.from_dict({**COLUMNS, "completion": ["x", "y", "w"]}), tmp_path / "other"))
+    assert one.files[0].sha256 == same.files[0].sha256 != other.files[0].sha256
+    assert one.files[0].n_rows == 3
+
+
+def test_bytes_are_quarantined_and_never_decoded(tmp_path):
+    columns = {**COLUMNS, "image": [None, {"bytes": b"\x89PNG", "path": None}, None]}
+    dataset = datasets.Dataset.from_dict(columns, features=None).cast_column("image", datasets.Image())
+    assert reasons(load_with_bad(save(dataset, tmp_path / "set"))) == {2: "a value that JSON lacks: bytes"}
+
+
+@pytest.mark.parametrize("content", [{}, {"notes.txt": "x"}, {"state.json": "{}"}])
+def test_a_folder_of_something_else_is_refused(tmp_path, content):
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="is a folder, and none|cannot be read as a saved data set"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["some-owner/some.name", "hf:some-owner/some.name"])
+def test_a_name_on_the_hub_never_runs_its_code(hub, source):
+    calls = hub(datasets.Dataset.from_dict(COLUMNS))
+    loaded = load(source, split="test", revision="abc", subset="main")
+    assert calls == [(("some-owner/some.name", "main"), {"split": "test", "revision": "abc"})]
+    assert loaded.records[0].origin == f"{source}:1"
+    assert loaded.files[0].name == source
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("Couldn't reach it"), "cannot be reached, or this machine is offline .Couldn't.*save_to_disk"),
+        (datasets.exceptions.DatasetNotFoundError("no such\nthing"), "neither a file here nor a data set.*spelling"),
+        (ValueError("Unknown split"), "cannot be loaded .Unknown split.; check --split and --subset"),
+        (datasets.exceptions.DatasetGenerationError(), "cannot be loaded .DatasetGenerationError"),
+    ],
+)
+def test_what_the_hub_refuses_is_a_data_error(hub, error, message):
+    hub(error)
+    with pytest.raises(DataError, match=message):
+        load("some-owner/some-name")
+
+
+def test_offline_the_message_says_so():
+    with pytest.raises(DataError, match="is no file here, and the Hugging Face Hub cannot be reached.*offline"):
+        load("some-owner/some-name")
+
+
+def test_a_mistyped_path_is_not_taken_for_a_name_on_the_hub(hub, tmp_path, monkeypatch):
+    calls = hub(datasets.Dataset.from_dict(COLUMNS))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for source in [
+        "data/train",
+        "owner/train.jsonl",
+        "nothing",
+        "./x",
+        "../x",
+        "a/b/c",
+        "/owner/name",
+        "owner/x.csv.gz",
+    ]:
+        with pytest.raises(DataError, match="does not exist; check the path, or write hf:owner/name"):
+            load(source)
+    assert calls == []

@@ -1,0 +1,79 @@
+"""Two processes on this machine against one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny_trainer import make_rows, train
+
+TRAINER = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny_trainer import make_rows, train
+from safetensors.torch import save_file
+import json
+rows = make_rows(24, weights=[0.25 + (7 * i % 5) / 3 for i in range(24)])
+trainer, end = train(rows, {out!r}, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=3)
+if trainer.is_world_process_zero():
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    save_file({{"end": end}}, {out!r} + "/end.safetensors", metadata={{"losses": json.dumps(losses)}})
+"""
+
+FINE_TUNE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_finetune import run
+run({model!r}, Path({out!r}), n=8, per_device_train_batch_size=2)
+"""
+
+
+def run_two_processes(script):
+    """Runs a script as ranks 0 and 1, as torchrun would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    """Each of three steps has 8 rows: 2 a device, 2 accumulations, 2 processes; or 4 at a time in one process."""
+    run_two_processes(TRAINER.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
+    rows = make_rows(24, weights=[0.25 + (7 * i % 5) / 3 for i in range(24)])
+    one, expected = train(rows, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3)
+    with safe_open(tmp_path / "end.safetensors", "pt") as two:
+        assert (two.get_tensor("end") - expected).abs().max() < 1e-6
+        losses = json.loads(two.metadata()["losses"])
+    assert losses == pytest.approx([e["loss"] for e in one.state.log_history if "loss" in e], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_fine_tuning_in_two_processes_agrees_with_one(tiny_model, tmp_path):
+    from test_finetune import run
+
+    model = str(tiny_model("llama"))
+    run_two_processes(FINE_TUNE.format(tests=str(Path(__file__).parent), model=model, out=str(tmp_path / "two")))
+    one = run(model, tmp_path / "one", n=8, per_device_train_batch_size=4)
+    expected = load_file(one.adapter / "adapter_model.safetensors")
+    got = load_file(tmp_path / "two" / "adapter" / "adapter_model.safetensors")
+    assert got.keys() == expected.keys()
+    assert max(float((got[name] - expected[name]).abs().max()) for name in got) < 1e-5
+    assert not (tmp_path / "two" / "checkpoints").exists()
