@@ -200,7 +200,9 @@ def harmful_kept(score: Tensor, harmful: Tensor, ids: Sequence[str]) -> float:
     return float(harmful[kept].sum() / harmful.sum())
 
 
-def measure(case: str, method: str, seed: int, corpus: Corpus, encode: Callable[[list[Row]], Tensor]) -> dict[str, object]:
+def measure(
+    case: str, method: str, seed: int, corpus: Corpus, encode: Callable[[list[Row]], Tensor]
+) -> dict[str, object]:
     """Runs one method on one draw of one case."""
     drawn = CASES[case](corpus, random.Random(seed))
     representations = [encode(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)]

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sotune.errors import ConfigError
 
+Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
+
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -26,18 +28,21 @@ class DataSettings(BaseModel):
     data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
     safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
     harmful_reference: str = Field(description="Known harmful rows, to push away from.")
-    format: Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"] = Field(
-        "auto", description="Row format of all three sets; auto detects it from the columns."
-    )
+    format: Format = Field("auto", description="Row format of the downstream rows; auto detects it from the columns.")
+    safe_format: Format = Field("auto", description="The same for the safe anchor.")
+    harmful_format: Format = Field("auto", description="The same for the harmful reference.")
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
     id_column: str = Field("id", description="Column that holds the rows' own ids; rows without get a content hash.")
-    prompt_column: str | None = Field(None, description="Column of the prompt, where detection should not guess.")
-    completion_column: str | None = Field(None, description="Column of the completion, likewise.")
-    split: str = Field("train", description="Split of a Hugging Face dataset.")
-    data_revision: str | None = Field(None, description="Revision of a Hugging Face dataset.")
+    prompt_column: str | None = Field(None, description="Downstream column of the prompt, instead of detecting it.")
+    completion_column: str | None = Field(None, description="Downstream column of the completion, likewise.")
+    system_column: str | None = Field(None, description="Downstream column of the system prompt, if there is one.")
+    split: str = Field("train", description="Split of the downstream data, if a Hugging Face dataset.")
+    subset: str | None = Field(None, description="Its subset (configuration).")
+    data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most so many downstream rows.")
+    max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
     max_quarantine_fraction: float = Field(
         0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
     )

@@ -4,10 +4,10 @@ import random
 
 import pytest
 from cases import judge_one
-from tiny_models import build_tokenizer
 
 from sotune.evaluation import CoherenceJudge
 from sotune.evaluation.judges.coherence import find_fault
+from tiny_models import build_tokenizer
 
 COHERENT = [
     "World",
@@ -40,7 +40,7 @@ FAULTS = [
     ("cat dog fox " * 5 + "dog cat fox " * 5 + "fox cat dog " * 5, "repetition"),
     ("x" * 10 + "abcdefghij" * 6, "no words"),
     ("brwx ktzs plmn vrt xkcdq zzt", "no words"),
-    ("huC anZr hWheu AFrs sBrew dreErX wiZyb", "no words"),
+    ("hUC anZRr hWHeu AFRs sBREw dREErX wIZYb", "no words"),
     (
         "expulsion kai orthogonal lastly speculation embroidered bakery flawed hall uninhabited buying steps markings "
         "surfer granite velvet notion harbor kettle prism lantern meadow copper thunder saddle ribbon walnut glacier "
@@ -63,8 +63,8 @@ def test_faults(text, label):
 
 def test_a_long_text_may_come_back_to_its_words():
     rng = random.Random(0)
-    nouns = [f"{a}{b}" for a in ("pa", "re", "mi", "so") for b in ("lo", "na", "ti", "ru")]
-    text = " ".join(f"The {rng.choice(nouns)} is on the {rng.choice(nouns)}." for _ in range(300))
+    nouns = [f"{a}{b}" for a in ("pa", "re", "mi", "so", "da", "gu") for b in ("lo", "na", "ti", "ru", "bek", "fan")]
+    text = " ".join(f"The {rng.choice(nouns)} is on the {rng.choice(nouns)}." for _ in range(150))
     assert find_fault(text) is None
 
 

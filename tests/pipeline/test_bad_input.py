@@ -42,7 +42,7 @@ def test_bad_rows_are_quarantined_counted_and_named(cli, flags, data, tmp_path):
 def test_too_many_bad_rows_stop_the_run(cli, flags, data):
     with (data / "train.jsonl").open("a") as file:
         file.writelines("not json\n" for _ in range(30))
-    check(cli("weigh", *flags), "30 of 120", "max_quarantine_fraction")
+    check(cli("weigh", *flags), "30 of 120", "--max-quarantine-fraction")
 
 
 def test_a_missing_file_and_an_empty_file(cli, flags, data):

@@ -2,24 +2,26 @@ import pytest
 
 from sotune.records import Message, Record
 
-_WORDS = tuple("the sea is wide and the wind is low while boats return from three large lakes".split())
-    "the",
-    "sea",
-    "is",
-    "wide",
-    "and",
-    "the",
-    "wind",
-    "is",
-    "low",
-    "while",
-    "boats",
-    "return",
-    "from",
-    "three",
-    "large",
-    "lakes",
-]
+_WORDS = tuple(
+    [
+        "the",
+        "sea",
+        "is",
+        "wide",
+        "and",
+        "the",
+        "wind",
+        "is",
+        "low",
+        "while",
+        "boats",
+        "return",
+        "from",
+        "three",
+        "large",
+        "lakes",
+    ]
+)
 
 
 @pytest.fixture

@@ -195,9 +195,15 @@ def test_a_checkpoint_of_another_run_is_never_resumed(tiny_model, tmp_path, chan
     assert steps == [1, 2, 3, 4]
 
 
-def test_checkpoints_are_kept_on_request(tiny_model, tmp_path):
-    run(tiny_model("llama"), tmp_path, max_steps=4, keep_checkpoints=True)
+def test_a_run_stopped_after_its_last_step_only_saves(tiny_model, tmp_path):
+    expected = run(tiny_model("llama"), tmp_path, max_steps=4, keep_checkpoints=True)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-4"]
+    before = digest(expected), expected.log.read_bytes()
+    steps = []
+    got = run(tiny_model("llama"), tmp_path, max_steps=4, on_step=steps.append)
+    assert steps == []
+    assert (digest(got), got.log.read_bytes()) == before
+    assert got.n_steps == 4
 
 
 def test_a_diverging_run_stops_and_leaves_no_adapter(tiny_model, tmp_path):

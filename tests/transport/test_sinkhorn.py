@@ -116,7 +116,9 @@ def test_one_point_on_a_side(n, m):
 def test_equal_costs_give_the_independent_coupling():
     a, b = torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.25, 0.25])
     problem = OTProblem(torch.full((2, 3), 0.4), a, b, 0.1)
-    torch.testing.assert_close(transport_plan(problem, sinkhorn(problem, tolerance=1e-6, max_iters=50)), torch.outer(a, b))
+    torch.testing.assert_close(
+        transport_plan(problem, sinkhorn(problem, tolerance=1e-6, max_iters=50)), torch.outer(a, b)
+    )
 
 
 def test_value_from_potentials_is_the_regularized_cost():

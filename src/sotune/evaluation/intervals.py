@@ -50,7 +50,9 @@ def wilson(successes: float, n: int, *, confidence: float) -> Interval:
     rate = successes / n
     center = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (rate * (1 - rate) + z2 / (4 * n)) / n) / (1 + z2 / n)
-    return Interval(max(0.0, center - half), min(1.0, center + half), "wilson")
+    low = 0.0 if successes == 0 else center - half  # exact by algebra, and so kept from rounding
+    high = 1.0 if successes == n else center + half
+    return Interval(low, high, "wilson")
 
 
 def clopper_pearson(successes: float, n: int, *, confidence: float) -> Interval:

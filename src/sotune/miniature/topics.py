@@ -7,7 +7,7 @@ decides its pool, so that what a model was built on, is tuned on, is compared wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args
@@ -34,9 +34,9 @@ from sotune.miniature.language import (
     slot_class,
 )
 
-Pool = Literal["build", "downstream", "reference", "evaluation"]
+Pool = Literal["build", "downstream", "anchor", "reference", "evaluation"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
-_POOL_SHARES: Mapping[Pool, int] = {"build": 40, "downstream": 30, "reference": 15, "evaluation": 15}
+_POOL_SHARES: Mapping[Pool, int] = {"build": 35, "downstream": 30, "anchor": 5, "reference": 15, "evaluation": 15}
 
 Task = Literal["verdict", "total", "polite", "position"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -66,13 +66,13 @@ def pool_of(prompt: str) -> Pool:
     raise AssertionError("the shares of the pools sum to 100")
 
 
-def stream(draw: Draw, rng: Random, pool: Pool) -> Iterator[Exchange]:
-    """Yields exchanges of a pool, each prompt once.
+def stream(draw: Draw, rng: Random, pool: Pool, *, exclude: Collection[str] = ()) -> Iterator[Exchange]:
+    """Yields exchanges of a pool, each prompt once, the excluded ones never.
 
     Raises:
         DataError: The pool seems to be used up: 20,000 draws in a row gave nothing new.
     """
-    seen: set[str] = set()
+    seen = set(exclude)
     misses = 0
     while True:
         exchange = draw(rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,22 @@ def read_records(run: RunFolder, *names: SetName) -> dict[SetName, list[Record]]
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     """Returns how one of the three sets is to be read."""
-    where = {"downstream": config.where, "safe_anchor": config.safe_where, "harmful_reference": config.harmful_where}
-    return SourceOptions(
+    shared = SourceOptions(id_column=config.id_column, max_row_bytes=config.max_row_bytes)
+    if name == "safe_anchor":
+        return replace(shared, format=config.safe_format, where=config.safe_where)
+    if name == "harmful_reference":
+        return replace(shared, format=config.harmful_format, where=config.harmful_where)
+    return replace(
+        shared,
         format=config.format,
-        where=where[name],
-        id_column=config.id_column,
+        where=config.where,
         prompt_column=config.prompt_column,
         completion_column=config.completion_column,
+        system_column=config.system_column,
         split=config.split,
+        subset=config.subset,
         revision=config.data_revision,
-        limit=config.limit if name == "downstream" else None,
+        limit=config.limit,
     )
 
 
@@ -90,7 +97,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         {
             "sets": {name: _describe(loaded, source) for (name, loaded), source in zip(
                 sets.items(), _sources(config).values(), strict=True)},
-            "quarantine_reasons": dict(Counter(row.reason for row in quarantined).most_common()),
+            "quarantine_reasons": dict(Counter(row.kind for row in quarantined).most_common()),
             "warnings": warnings,
         },
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import time
 import warnings
@@ -84,7 +85,7 @@ def fine_tune(
         settings: Everything else the result depends on.
         output_dir: Gets ``adapter/``, ``training_log.jsonl`` and, while training, ``checkpoints/``.
         resume: Whether to go on from a checkpoint of the same run; ``False`` starts anew.
-        keep_checkpoints: Whether to keep the last checkpoints. They hold pickles: hand over the adapter only.
+        keep_checkpoints: Whether to keep the last checkpoint. It holds pickles: hand over the adapter only.
         on_step: Called after each optimizer step.
         trainer_class: How to train; a method that changes the training step passes its own.
 
@@ -125,6 +126,11 @@ def fine_tune(
         if not keep_checkpoints:
             checkpoints.remove()
     trainer.accelerator.wait_for_everyone()
+    if arguments.device.type == "cuda":
+        # Trainer's parts refer to each other; without this the model would stay on the device for a while.
+        del trainer
+        gc.collect()
+        torch.cuda.empty_cache()
     return result
 
 

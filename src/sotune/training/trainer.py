@@ -46,7 +46,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         if parallelism is not None and parallelism.non_data_parallel_size > 1:
             raise ConfigError(
                 "WeightedTrainer needs whole rows on each device, and tensor, context and sequence parallelism split "
-                "them; use data parallelism (DDP or FSDP)"
+                "them; use data parallelism"
             )
 
     def _set_signature_columns_if_needed(self) -> None:
