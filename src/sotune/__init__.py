@@ -1,8 +1,8 @@
 """Keep an aligned LLM safe while it is fine-tuned.
 
-The verbs of the command line are functions here: `extract`, `weigh`, `select`, `score` and `report`, each of which
-takes a `RunConfig`, made with `make_config`. Below them lie plain functions on tensors that need no files:
-`sotune.transport.sinkhorn` and `sotune.weights.learn_weights`.
+The verbs of the command line are functions here: `run`, `extract`, `weigh`, `select`, `train`, `evaluate`, `score` and
+`report`, each of which takes a `RunConfig`, made with `make_config`. Below them lie plain functions on tensors that
+need no files: `sotune.transport.sinkhorn` and `sotune.weights.learn_weights`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataEr
 
 if TYPE_CHECKING:
     from sotune.config import RunConfig, make_config
-    from sotune.pipeline import extract, report, score, select, weigh
+    from sotune.pipeline import evaluate, extract, report, run, score, select, train, weigh
 
 __version__ = metadata.version("sotune")
 
@@ -25,11 +25,14 @@ __all__ = [
     "DataError",
     "RunConfig",
     "SotuneError",
+    "evaluate",
     "extract",
     "make_config",
     "report",
+    "run",
     "score",
     "select",
+    "train",
     "weigh",
 ]
 

@@ -90,7 +90,7 @@ class WeightSettings(BaseModel):
     tau: float | None = Field(None, gt=0, description="Strength of KL(w || uniform), instead of finding it.")
     stationarity_tolerance: float = Field(1e-5, gt=0, description="Largest log-weight residual that counts as solved.")
     marginal_tolerance: float = Field(1e-5, gt=0, description="L1 column error to which each transport is solved.")
-    max_steps: int = Field(200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
+    max_outer_steps: int = Field(200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
     max_iters: int = Field(2000, ge=1, description="Sinkhorn iterations at most, per transport and outer step.")
     logit_learning_rate: float = Field(0.1, gt=0, description="Adam's step on the logits, for adam_sharp alone.")
 
@@ -108,6 +108,44 @@ class SelectionSettings(BaseModel):
     weight_column: str = Field("weight", description="Name of the column that kept.jsonl adds to your rows.")
 
 
+class TrainingSettings(BaseModel):
+    """Training: LoRA with the weighted loss of Eq. 8. Names as in transformers and PEFT, defaults of Table 4."""
+
+    model_config = _STRICT
+
+    r: int = Field(16, ge=1, description="Rank of the LoRA adapters (Table 4).")
+    lora_alpha: int = Field(16, gt=0, description="The adapters' update is scaled by lora_alpha / r (Table 4).")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters (Table 4).")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "v_proj"), description="Linear layers to adapt (Table 4); PEFT's own choice where a model has none."
+    )
+    learning_rate: float = Field(4e-5, gt=0, description="Peak of the cosine schedule (Table 4).")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that it takes to rise (Table 4).")
+    per_device_train_batch_size: int = Field(1, ge=1, description="Rows of a micro-batch (Table 4).")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of an optimizer step (Table 4).")
+    num_train_epochs: float = Field(2, gt=0, description="Passes over the kept rows (paper, §5.1).")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of passes.")
+    save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints: the most that a kill costs.")
+
+
+class EvaluationSettings(BaseModel):
+    """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
+
+    model_config = _STRICT
+
+    eval_prompts: str | None = Field(
+        None, description="JSONL of prompts: prompt, kind (harmful, lookalike, task, skill), reference; id optional."
+    )
+    judges: Literal["matching", "miniature"] = Field(
+        "matching", description="matching: refusal phrases and task answers; miniature: exact, for the embedded world."
+    )
+    task_match: Literal["label", "number", "choice", "contains"] = Field(
+        "label", description="How answers to task and skill prompts are matched with their reference."
+    )
+    max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
+    eval_batch_size: int = Field(16, ge=1, description="Prompts answered together.")
+
+
 class RunSettings(BaseModel):
     """Run: where it lies and what makes it repeatable."""
 
@@ -120,10 +158,30 @@ class RunSettings(BaseModel):
     show_text: bool = Field(False, description="Let the report show row texts, harmful ones too.")
 
 
-class RunConfig(DataSettings, RepresentationSettings, WeightSettings, SelectionSettings, RunSettings):
+class RunConfig(
+    DataSettings,
+    RepresentationSettings,
+    WeightSettings,
+    SelectionSettings,
+    TrainingSettings,
+    EvaluationSettings,
+    RunSettings,
+):
     """All settings of a run, flat."""
 
     model_config = _STRICT
+
+
+ALL_SETTINGS = (
+    DataSettings,
+    RepresentationSettings,
+    WeightSettings,
+    SelectionSettings,
+    TrainingSettings,
+    EvaluationSettings,
+    RunSettings,
+)
+"""The groups, in the order of the work."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -134,7 +192,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon": 0.1,
         "push_strength": 0.5,
         "solver": "adam_sharp",
-        "max_steps": 20,
+        "max_outer_steps": 20,
         "logit_learning_rate": 0.1,
         "keep_fraction": 0.8,
         "loss_weight_rule": "exp",

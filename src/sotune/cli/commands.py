@@ -12,13 +12,17 @@ import typer
 from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.flags import with_settings
 from sotune.config import (
+    ALL_SETTINGS,
     DataSettings,
+    EvaluationSettings,
     RepresentationSettings,
     RunConfig,
     RunSettings,
     SelectionSettings,
+    TrainingSettings,
     WeightSettings,
     make_config,
+    read_config,
 )
 
 app = typer.Typer(
@@ -52,10 +56,41 @@ def select(
     run: Annotated[Path, typer.Argument(help="Run folder whose weights are solved.")],
 ) -> None:
     """Select anew from the weights of RUN, keeping more or fewer rows."""
-    from sotune.artifacts import RunFolder
-    from sotune.pipeline.scoring import run_config
+    _run_verb("select", _config_of(run, given), output)
 
-    _run_verb("select", run_config(RunFolder.open(run), given), output)
+
+@app.command()
+@with_settings(TrainingSettings, config_file=False)
+def train(
+    given: Mapping[str, Any],
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="Run folder whose rows are selected.")],
+) -> None:
+    """Fine-tune the model of RUN on its kept rows with their weights."""
+    _run_verb("train", _config_of(run, given), output)
+
+
+@app.command()
+@with_settings(EvaluationSettings, config_file=False)
+def evaluate(
+    given: Mapping[str, Any],
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="Run folder whose adapter is trained.")],
+) -> None:
+    """Ask the base model of RUN and the tuned one the evaluation prompts, and judge the answers."""
+    _run_verb("evaluate", _config_of(run, given), output)
+
+
+@app.command(name="run")
+@with_settings(*ALL_SETTINGS, config_file=False)
+def run_all(
+    given: Mapping[str, Any],
+    output: Output,
+    config: Annotated[Path, typer.Argument(help="YAML file with settings; flags override it.")],
+    until: Annotated[str, typer.Option(help="Last verb: extract, weigh, select, train or evaluate.")] = "evaluate",
+) -> None:
+    """Do all stages of CONFIG: weigh, select, train, evaluate, report. Resumes and skips what is done."""
+    _run_verb(until, make_config({**read_config(config), **given}, origin=str(config)), output)
 
 
 @app.command()
@@ -67,10 +102,7 @@ def report(
     show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
 ) -> None:
     """Write the report of RUN again, from its artefacts alone."""
-    from sotune.artifacts import RunFolder
-    from sotune.pipeline.scoring import run_config
-
-    _run_verb("report", run_config(RunFolder.open(run), {"show_text": show_text}), output)
+    _run_verb("report", _config_of(run, {"show_text": show_text}), output)
 
 
 @app.command()
@@ -117,6 +149,13 @@ def env() -> None:
 def main() -> None:
     """Runs the command line."""
     app()
+
+
+def _config_of(run: Path, changes: Mapping[str, Any]) -> RunConfig:
+    from sotune.artifacts import RunFolder
+    from sotune.pipeline.scoring import run_config
+
+    return run_config(RunFolder.open(run), changes)
 
 
 def _run_verb(verb: str, config: RunConfig, output: Output) -> None:

@@ -60,9 +60,7 @@ def generate_task_data(
         ConfigError: The task or a kind of harm is unknown, or a fraction is out of range.
         DataError: The world has fewer prompts than were asked for.
     """
-    return _generate(
-        "downstream", task, n, harmful_fraction, refusal_fraction, skill_fraction, harm_kinds, seed
-    )
+    return _generate("downstream", task, n, harmful_fraction, refusal_fraction, skill_fraction, harm_kinds, seed)
 
 
 def generate_safe_anchor(
@@ -77,9 +75,7 @@ def generate_safe_anchor(
     return _generate("anchor", task, n, 0.0, refusal_fraction, skill_fraction, HARM_KINDS, seed)
 
 
-def generate_harmful_reference(
-    *, n: int, harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int
-) -> list[Record]:
+def generate_harmful_reference(*, n: int, harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int) -> list[Record]:
     """Generates rows that comply with harmful requests of the given kinds.
 
     Raises:
@@ -149,7 +145,10 @@ def _generate(
     harm_kinds: Sequence[HarmKind],
     seed: int,
 ) -> list[Record]:
-    for name, value in (("harmful_fraction", harmful_fraction), ("refusal_fraction + skill_fraction", refusal_fraction + skill_fraction)):
+    for name, value in (
+        ("harmful_fraction", harmful_fraction),
+        ("refusal_fraction + skill_fraction", refusal_fraction + skill_fraction),
+    ):
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} must be in [0, 1]. Got {value}")
     rng = Random(f"{pool} {task} {seed}")

@@ -2,17 +2,20 @@
 
 from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import Monitor, RunSummary, StageOutcome
-from sotune.pipeline.verbs import extract, plan, report, select, weigh
+from sotune.pipeline.verbs import evaluate, extract, plan, report, run, select, train, weigh
 
 __all__ = [
     "Monitor",
     "RunSummary",
     "ScoreSummary",
     "StageOutcome",
+    "evaluate",
     "extract",
     "plan",
     "report",
+    "run",
     "score",
     "select",
+    "train",
     "weigh",
 ]

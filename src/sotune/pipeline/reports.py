@@ -27,4 +27,4 @@ def _summarize(run: RunFolder) -> Figures:
     return {"report": str(run.file(_REPORT))}
 
 
-REPORT = Stage("report", "report", "selection", _key, _work, _summarize)
+REPORT = Stage("report", "report", "selection", _key, _work, _summarize, reads=("training", "evaluation"))

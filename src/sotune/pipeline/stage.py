@@ -61,6 +61,7 @@ class Stage:
         name: Names the manifest.
         title: What the user reads.
         after: The stage whose outputs it reads.
+        reads: Stages whose outputs it reads too where they have finished.
         key: Everything that the outputs depend on, besides those of the stage before.
         work: Does it; resumes what an interrupted run left.
         summarize: Figures for the closing table, read from the artefacts.
@@ -72,10 +73,14 @@ class Stage:
     key: Callable[[RunConfig], Key]
     work: Callable[[RunConfig, RunFolder, Monitor], Sequence[str]]
     summarize: Callable[[RunFolder], Figures]
+    reads: tuple[str, ...] = ()
 
     def full_key(self, config: RunConfig, run: RunFolder) -> dict[str, Any]:
         """Returns the stage's key with the digests of what it reads."""
-        upstream = run.digests(self.after) if self.after else {}
+        upstream = dict(run.digests(self.after)) if self.after else {}
+        for name in self.reads:
+            if run.manifest_path(name).exists():
+                upstream |= run.digests(name)
         return {**self.key(config), "upstream": upstream, "versions": library_versions("sotune")}
 
 
@@ -99,8 +104,17 @@ class RunSummary:
     files: tuple[str, ...]
 
 
-def run_stages(stages: Sequence[Stage], config: RunConfig, monitor: Monitor) -> RunSummary:
+def run_stages(
+    stages: Sequence[Stage], config: RunConfig, monitor: Monitor, *, later: Mapping[str, Sequence[str]]
+) -> RunSummary:
     """Brings stages up to date, in order: skips what is current, resumes or runs the rest.
+
+    Args:
+        stages: What to bring up to date.
+        config: The settings.
+        monitor: Is told of progress.
+        later: For each stage the names of those after it: their manifests go when it runs again, since what they were
+            made from is no more.
 
     Raises:
         ArtifactError: The folder is another process's, or not a run folder.
@@ -117,7 +131,8 @@ def run_stages(stages: Sequence[Stage], config: RunConfig, monitor: Monitor) -> 
             current = run.is_current(stage.name, key)
             monitor.stage(stage.title, "skipped" if current else "running")
             if not current:
-                run.discard(stage.name)
+                for name in (stage.name, *later[stage.name]):
+                    run.discard(name)
                 with _forwarded_warnings(monitor):
                     outputs = stage.work(config, run, monitor)
                 run.commit(stage.name, key, outputs)

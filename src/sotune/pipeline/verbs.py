@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from sotune.config import RunConfig
+from sotune.errors import ConfigError
 from sotune.pipeline.encoding import REPRESENTATIONS
+from sotune.pipeline.evaluating import EVALUATION
+from sotune.pipeline.fine_tuning import TRAINING
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
 from sotune.pipeline.stage import Monitor, RunSummary, Silent, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGHTS
 
-STAGES: tuple[Stage, ...] = (RECORDS, REPRESENTATIONS, WEIGHTS, SELECTION, REPORT)
+STAGES: tuple[Stage, ...] = (RECORDS, REPRESENTATIONS, WEIGHTS, SELECTION, TRAINING, EVALUATION, REPORT)
 """All stages, in the order of the data."""
 
-_LAST_STAGE = {"extract": REPRESENTATIONS, "weigh": REPORT, "select": REPORT, "report": REPORT}
-"""Which stage each verb leads up to; ``weigh`` and ``select`` leave a report too."""
+_FILTER = (RECORDS, REPRESENTATIONS, WEIGHTS, SELECTION)
+_STAGES_OF: dict[str, tuple[Stage, ...]] = {
+    "extract": (RECORDS, REPRESENTATIONS),
+    "weigh": (*_FILTER, REPORT),
+    "select": (*_FILTER, REPORT),
+    "train": (*_FILTER, TRAINING, REPORT),
+    "evaluate": (*_FILTER, TRAINING, EVALUATION, REPORT),
+    "report": (*_FILTER, REPORT),
+}
+"""What each verb brings up to date; all but the first leave a report too."""
 
 
 def extract(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
@@ -44,6 +55,33 @@ def select(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
     return _run("select", config, monitor)
 
 
+def train(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
+    """Fine-tunes the model on the kept rows with their weights; does first what is missing.
+
+    Raises:
+        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+    """
+    return _run("train", config, monitor)
+
+
+def evaluate(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
+    """Asks the base model and the tuned one the evaluation prompts, and judges; does first what is missing.
+
+    Raises:
+        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+    """
+    return _run("evaluate", config, monitor)
+
+
+def run(config: RunConfig, monitor: Monitor | None = None, *, until: str | None = None) -> RunSummary:
+    """Does all stages, or those up to one verb.
+
+    Raises:
+        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+    """
+    return _run(until or "evaluate", config, monitor)
+
+
 def report(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
     """Writes the report of a run.
 
@@ -55,7 +93,7 @@ def report(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
 
 def plan(verb: str, config: RunConfig) -> RunSummary:
     """Tells which stages a verb would run, and touches nothing."""
-    return plan_stages(_stages_up_to(verb), config)
+    return plan_stages(_stages(verb), config)
 
 
 def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
@@ -63,8 +101,12 @@ def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return run_stages(_stages_up_to(verb), config, monitor or Silent())
+    names = [stage.name for stage in STAGES]
+    later = {name: names[position + 1 :] for position, name in enumerate(names)}
+    return run_stages(_stages(verb), config, monitor or Silent(), later=later)
 
 
-def _stages_up_to(verb: str) -> tuple[Stage, ...]:
-    return STAGES[: STAGES.index(_LAST_STAGE[verb]) + 1]
+def _stages(verb: str) -> tuple[Stage, ...]:
+    if verb not in _STAGES_OF:
+        raise ConfigError(f"until must be one of {', '.join(_STAGES_OF)}. Got {verb!r}")
+    return _STAGES_OF[verb]

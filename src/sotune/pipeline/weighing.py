@@ -37,7 +37,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         tau=config.tau,
         stationarity_tolerance=config.stationarity_tolerance,
         marginal_tolerance=config.marginal_tolerance,
-        max_steps=config.max_steps,
+        max_steps=config.max_outer_steps,
         max_iters=config.max_iters,
         learning_rate=config.logit_learning_rate,
     )

@@ -142,6 +142,8 @@ def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
 
 def _read_metrics(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
     """Returns the metrics by model; metrics of a single model stand under ``model``."""
+    if not run.manifest_path("evaluation").exists():
+        return {}  # none yet, or one of an adapter that has been trained anew since
     metrics = _read_object(run, "metrics.json")
     if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
         return {"model": metrics}

@@ -1,0 +1,84 @@
+"""Evaluation prompts of a user's own, from a JSONL file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from sotune.errors import DataError
+from sotune.evaluation.base import KINDS, EvalPrompt, index_unique
+from sotune.records import Message, Role
+
+_OWN_FIELDS = ("id", "kind", "prompt", "messages", "reference")
+
+
+def load_prompts(path: Path) -> list[EvalPrompt]:
+    """Reads prompts: one JSON object a line, gzip-compressed or not.
+
+    Each has ``kind`` (harmful, lookalike, task or skill), ``prompt`` (text) or ``messages`` (turns with role and
+    content), ``reference`` where the kind is task or skill, and ``id``, without which it is named by its line.
+    Other columns are kept as ``meta``. Unlike training rows, a faulty prompt is never skipped: a figure over fewer
+    prompts than the user thinks would be wrong.
+
+    Raises:
+        DataError: The file is missing or empty, a line is faulty, or an id occurs twice.
+    """
+    if not path.is_file():
+        raise DataError(f"the evaluation prompts {path} do not exist; check the path")
+    prompts = []
+    for number, line in _lines(path):
+        where = f"{path.name}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not a JSON object ({error}); mend the line") from None
+        prompts.append(_prompt(row, where, f"prompt-{number:06d}"))
+    if not prompts:
+        raise DataError(f"{path} holds no prompts; add one JSON object a line")
+    index_unique("prompts", prompts)
+    return prompts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); it must be JSON Lines in UTF-8, as it is or by gzip"
+        ) from None
+
+
+def _prompt(row: Any, where: str, fallback_id: str) -> EvalPrompt:
+    if not isinstance(row, dict) or row.get("kind") not in KINDS:
+        kind = row.get("kind") if isinstance(row, dict) else None
+        raise DataError(f"{where}: kind must be one of {', '.join(KINDS)}. Got {kind!r}")
+    reference = row.get("reference")
+    if reference is not None and not isinstance(reference, str):
+        raise DataError(f"{where}: reference must be text. Got a value of type {type(reference).__name__}")
+    return EvalPrompt(
+        id=str(row.get("id") or fallback_id),
+        kind=row["kind"],
+        messages=_messages(row, where),
+        reference=reference,
+        meta={name: value for name, value in row.items() if name not in _OWN_FIELDS},
+    )
+
+
+def _messages(row: dict[str, Any], where: str) -> tuple[Message, ...]:
+    prompt, turns = row.get("prompt"), row.get("messages")
+    if isinstance(prompt, str) and prompt.strip() and turns is None:
+        return (Message("user", prompt),)
+    if isinstance(turns, list) and turns and prompt is None and all(_is_turn(turn) for turn in turns):
+        return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+    raise DataError(f"{where}: give either prompt (text) or messages (a list of turns with role and content)")
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("role") in get_args(Role) and isinstance(turn.get("content"), str)

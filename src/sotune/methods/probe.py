@@ -1,0 +1,65 @@
+"""A logistic probe on the two references: the rival that papers leave out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sotune.errors import SotuneError
+from sotune.methods.base import Method, WeighInputs
+from sotune.transport.cost import normalize_rows
+
+INVERSE_REGULARIZATION = 10.0
+_MAX_ITERS = 500
+
+
+def weigh(inputs: WeighInputs) -> Tensor:
+    """Returns each row's probability of being safe, ``[n]``."""
+    return torch.sigmoid(safe_log_odds(inputs))
+
+
+def safe_log_odds(inputs: WeighInputs, *, inverse_regularization: float = INVERSE_REGULARIZATION) -> Tensor:
+    """Fits class-balanced logistic regression, safe anchor against harmful reference, on unit-length representations.
+
+    Minimizes ``½‖v‖² + C·Σ_i s_i·log(1 + exp(−y_i (v·z_i + c)))`` with ``s_i = n / (2·n_class)``, by L-BFGS in float64.
+
+    Args:
+        inputs: The representations.
+        inverse_regularization: C, > 0.
+
+    Returns:
+        The log-odds of safe of each downstream row, ``[n]``.
+
+    Raises:
+        SotuneError: The fit did not converge.
+    """
+    safe, harmful = (normalize_rows(z.double()) for z in (inputs.safe_anchor, inputs.harmful_reference))
+    z = torch.cat([safe, harmful])
+    sign = torch.cat([torch.ones(len(safe)), -torch.ones(len(harmful))]).double()
+    balance = torch.where(sign > 0, len(z) / (2 * len(safe)), len(z) / (2 * len(harmful)))
+    direction = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
+    offset = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [direction, offset],
+        max_iter=_MAX_ITERS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        margins = sign * (z @ direction + offset)
+        penalty = direction @ direction / 2
+        value: Tensor = penalty + inverse_regularization * (balance * torch.nn.functional.softplus(-margins)).sum()
+        value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return value
+
+    value = optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if not torch.isfinite(value):
+        raise SotuneError("the logistic probe diverged; look for constant or extreme representations")
+    with torch.no_grad():
+        return normalize_rows(inputs.downstream.double()) @ direction + offset
+
+
+PROBE = Method(weigh, loss_weight_rule="uniform")

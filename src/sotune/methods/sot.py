@@ -1,0 +1,44 @@
+"""Push-pull optimal transport, as the package solves it: sotune's own method, and its first gradient alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sotune.methods.base import Method, WeighInputs
+from sotune.weights import SolverSettings, learn_weights
+from sotune.weights.solution import SolverName
+
+# The defaults of sotune.config, which explains them. A method must not change with a user's settings.
+_EPSILON, _PUSH_STRENGTH, _EFFECTIVE_SAMPLE_SIZE = 0.1, 0.5, 0.9
+
+
+def weigh(inputs: WeighInputs) -> Tensor:
+    """Returns weights solved to stationarity, ``[n]``."""
+    return _learn(inputs, "mirror")
+
+
+def weigh_one_step(inputs: WeighInputs) -> Tensor:
+    """Returns the weights of the first gradient, ``[n]``: the ranking by potentials at equal weights."""
+    return _learn(inputs, "one_step")
+
+
+def _learn(inputs: WeighInputs, solver: SolverName) -> Tensor:
+    settings = SolverSettings(
+        solver=solver,
+        epsilon=_EPSILON,
+        push_strength=_PUSH_STRENGTH,
+        effective_sample_size=_EFFECTIVE_SAMPLE_SIZE,
+        tau=None,
+        stationarity_tolerance=1e-5,
+        marginal_tolerance=1e-5,
+        max_steps=200,
+        max_iters=2000,
+        learning_rate=0.1,
+    )
+    return learn_weights(
+        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost="cosine"
+    ).weights
+
+
+SOT = Method(weigh, loss_weight_rule="proportional")
+SOT_POTENTIALS = Method(weigh_one_step, loss_weight_rule="proportional")
