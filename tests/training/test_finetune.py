@@ -195,15 +195,17 @@ def test_a_checkpoint_of_another_run_is_never_resumed(tiny_model, tmp_path, chan
     assert steps == [1, 2, 3, 4]
 
 
-def test_a_run_stopped_after_its_last_step_only_saves(tiny_model, tmp_path):
-    expected = run(tiny_model("llama"), tmp_path, max_steps=4, keep_checkpoints=True)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-4"]
+@pytest.mark.parametrize("max_steps", [4, 5])
+def test_a_run_stopped_after_its_last_step_takes_no_step_too_many(tiny_model, tmp_path, max_steps):
+    """Trainer itself, resumed from a checkpoint of the last step within an epoch, goes one step beyond."""
+    expected = run(tiny_model("llama"), tmp_path, max_steps=max_steps, keep_checkpoints=True)
+    last = (max_steps - 1) // 2 * 2
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"checkpoint-{last}"]
     before = digest(expected), expected.log.read_bytes()
     steps = []
-    got = run(tiny_model("llama"), tmp_path, max_steps=4, on_step=steps.append)
-    assert steps == []
+    got = run(tiny_model("llama"), tmp_path, max_steps=max_steps, on_step=lambda s: steps.append(s.step))
+    assert steps == list(range(last + 1, max_steps + 1))
     assert (digest(got), got.log.read_bytes()) == before
-    assert got.n_steps == 4
 
 
 def test_a_diverging_run_stops_and_leaves_no_adapter(tiny_model, tmp_path):

@@ -167,7 +167,7 @@ def _run_verb(verb: str, config: RunConfig, output: Output) -> None:
         say(output, dataclasses.asdict(planned), f"in {planned.folder}\n" + "\n".join(lines))
         return
     with monitored(output) as monitor:
-        summary = getattr(pipeline, verb)(config, monitor)
+        summary = pipeline.run(config, monitor, until=verb)
     if output.as_json:
         print_json(dataclasses.asdict(summary))
         return

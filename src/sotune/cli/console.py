@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from sotune.errors import SotuneError
+from sotune.pipeline.stage import Monitor, Silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +78,14 @@ def escaped(text: str) -> str:
 
 
 class monitored:  # noqa: N801 - used like a function
-    """A console monitor, or none where the user wants silence."""
+    """A console monitor, or a silent one where the user wants silence."""
 
     def __init__(self, output: Output) -> None:
         quiet = output.quiet or output.as_json
         self._monitor = None if quiet else ConsoleMonitor(Console(stderr=True))
 
-    def __enter__(self) -> ConsoleMonitor | None:
-        return self._monitor.__enter__() if self._monitor else None
+    def __enter__(self) -> Monitor:
+        return self._monitor.__enter__() if self._monitor else Silent()
 
     def __exit__(self, *details: object) -> None:
         if self._monitor:
@@ -116,6 +117,25 @@ def print_table(output: Output, title: str, figures: Mapping[str, str], files: I
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in figures.items():
         table.add_row(escaped(name), escaped(value))
+    console.print(table)
+    for file in files:
+        console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)
+
+
+def print_figures(
+    output: Output,
+    title: str,
+    rows: Mapping[str, Mapping[str, float]],
+    columns: Iterable[str],
+    files: Iterable[str],
+) -> None:
+    """Prints figures by name as a table, and the files that were written."""
+    if output.quiet:
+        return
+    console = Console()
+    table = Table("", *(name.replace("_", " ") for name in columns), title=title, title_justify="left")
+    for name, figures in rows.items():
+        table.add_row(escaped(name), *(f"{figures[column]:.3f}" for column in columns))
     console.print(table)
     for file in files:
         console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)

@@ -72,7 +72,7 @@ def with_settings(
 
         def wrapper(**values: Any) -> None:
             output = Output(*(values.pop(name) for name in _OUTPUT_PARAMETERS))
-            path = values.pop("config", None)
+            path = values.pop("config", None) if config_file else None
             given = {n: values.pop(n) for n in fields}
             typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
             with errors_told(output):

@@ -1,12 +1,13 @@
 """The verbs: each does its stage of a run, and what has to come before it."""
 
 from sotune.pipeline.scoring import ScoreSummary, score
-from sotune.pipeline.stage import Monitor, RunSummary, StageOutcome
+from sotune.pipeline.stage import Monitor, RunSummary, Silent, StageOutcome
 from sotune.pipeline.verbs import evaluate, extract, plan, report, run, select, train, weigh
 
 __all__ = [
     "Monitor",
     "RunSummary",
+    "Silent",
     "ScoreSummary",
     "StageOutcome",
     "evaluate",

@@ -35,9 +35,9 @@ class Measured:
 def make_judges(name: Literal["matching", "miniature"], *, task_match: Any) -> Mapping[JudgeRole, Judge]:
     """Returns the judges of each role."""
     if name == "miniature":
-        from sotune.miniature import miniature_judges
+        from sotune.miniature import judges
 
-        return miniature_judges()
+        return judges()
     from sotune.evaluation import default_judges
 
     return default_judges(task=task_match, skill=task_match)
@@ -152,7 +152,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         run.file(_ASSESSMENT),
         {
             "label": assessment.label,
-            "explanation": assessment.explanation,
+            "reason": assessment.reason,
             "judges": dict(measured["tuned"].result.judges),
         },
     )

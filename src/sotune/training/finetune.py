@@ -85,7 +85,8 @@ def fine_tune(
         settings: Everything else the result depends on.
         output_dir: Gets ``adapter/``, ``training_log.jsonl`` and, while training, ``checkpoints/``.
         resume: Whether to go on from a checkpoint of the same run; ``False`` starts anew.
-        keep_checkpoints: Whether to keep the last checkpoint. It holds pickles: hand over the adapter only.
+        keep_checkpoints: Whether to keep the last checkpoint, from before the last step. It holds pickles:
+            never hand it over.
         on_step: Called after each optimizer step.
         trainer_class: How to train; a method that changes the training step passes its own.
 

@@ -62,6 +62,11 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes
         if self._on_step is not None and state.is_world_process_zero:
             self._on_step(step)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keeps Trainer from a checkpoint after the last step: resumed from there, it would take one step too many."""
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Marks the checkpoint that Trainer has just finished, and removes the one before."""
         if state.is_world_process_zero:

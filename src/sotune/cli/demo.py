@@ -1,0 +1,43 @@
+"""The command of the demonstration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sotune.cli.commands import app
+from sotune.cli.console import Output, monitored, print_figures, print_json, say
+from sotune.cli.flags import with_settings
+
+
+@app.command()
+@with_settings(config_file=False)
+def demo(
+    given: Mapping[str, Any],
+    output: Output,
+    out: Annotated[Path, typer.Option(help="Folder for the report and all results; resumed if it exists.")] = Path(
+        "sotune-demo"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="How many draws of the data.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; a model this small gains nothing from more.")] = 1,
+) -> None:
+    """Show on the embedded miniature, in minutes, that fine-tuning breaks safety and that selection keeps it."""
+    if output.dry_run:
+        say(output, {"would_write": str(out)}, f"would compare 5 methods on {seeds} draws of the miniature, into {out}")
+        return
+    import torch
+
+    from sotune.demo import FIGURES, DemoSettings, run_demo
+
+    torch.set_num_threads(threads)
+    with monitored(output) as monitor:
+        summary = run_demo(out, DemoSettings(seeds=seeds), monitor)
+    if output.as_json:
+        print_json(dataclasses.asdict(summary))
+        return
+    title = f"mean of {seeds} seeds, {summary.seconds:.0f} s"
+    print_figures(output, title, summary.means, FIGURES, [summary.results, summary.report])
