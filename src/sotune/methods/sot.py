@@ -14,24 +14,32 @@ _EPSILON, _PUSH_STRENGTH, _EFFECTIVE_SAMPLE_SIZE = 0.1, 0.5, 0.9
 
 def weigh(inputs: WeighInputs) -> Tensor:
     """Returns weights solved to stationarity, ``[n]``."""
-    return _learn(inputs, "mirror")
+    return learn(inputs)
 
 
 def weigh_one_step(inputs: WeighInputs) -> Tensor:
     """Returns the weights of the first gradient, ``[n]``: the ranking by potentials at equal weights."""
-    return _learn(inputs, "one_step")
+    return learn(inputs, solver="one_step")
 
 
-def _learn(inputs: WeighInputs, solver: SolverName) -> Tensor:
+def learn(
+    inputs: WeighInputs,
+    *,
+    solver: SolverName = "mirror",
+    push_strength: float = _PUSH_STRENGTH,
+    effective_sample_size: float = _EFFECTIVE_SAMPLE_SIZE,
+    max_steps: int = 200,
+) -> Tensor:
+    """Returns push-pull weights, ``[n]``, at the defaults or away from one of them."""
     settings = SolverSettings(
         solver=solver,
         epsilon=_EPSILON,
-        push_strength=_PUSH_STRENGTH,
-        effective_sample_size=_EFFECTIVE_SAMPLE_SIZE,
+        push_strength=push_strength,
+        effective_sample_size=effective_sample_size,
         tau=None,
         stationarity_tolerance=1e-5,
         marginal_tolerance=1e-5,
-        max_steps=200,
+        max_steps=max_steps,
         max_iters=2000,
         learning_rate=0.1,
     )

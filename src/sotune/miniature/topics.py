@@ -89,7 +89,7 @@ def stream(draw: Draw, rng: Random, pool: Pool, *, exclude: Collection[str] = ()
         yield exchange
 
 
-def _draw_slots(rng: Random, forms: Sequence[Form]) -> dict[str, str]:
+def draw_slots(rng: Random, forms: Sequence[Form]) -> dict[str, str]:
     """Draws a word for each slot of the forms; slots of one class get different words, digits excepted."""
     slots: dict[str, str] = {}
     for name in dict.fromkeys(name for form in forms for name in form.slots):
@@ -101,7 +101,7 @@ def _draw_slots(rng: Random, forms: Sequence[Form]) -> dict[str, str]:
 
 def _request(rng: Random, verb: str, thing: str, topic: str) -> Exchange:
     frame = rng.choice(QUESTIONS["plan"])
-    slots = _draw_slots(rng, [frame]) | {"verb": verb, "object": thing, "gear": GEAR_OF_VERB[verb]}
+    slots = draw_slots(rng, [frame]) | {"verb": verb, "object": thing, "gear": GEAR_OF_VERB[verb]}
     return Exchange(frame.fill(slots), PLAN.fill(slots), topic)
 
 
@@ -150,7 +150,7 @@ def _asked(topic: str, solve: Callable[[Slots], Slots] = lambda _slots: {}) -> D
 
     def draw(rng: Random) -> Exchange:
         question = rng.choice(QUESTIONS[topic])
-        slots = _draw_slots(rng, [question])
+        slots = draw_slots(rng, [question])
         return Exchange(question.fill(slots), ANSWERS[topic].fill({**slots, **solve(slots)}), topic)
 
     return draw

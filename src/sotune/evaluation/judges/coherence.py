@@ -78,7 +78,8 @@ def find_fault(text: str) -> tuple[str, str] | None:
 
 
 def _empty(text: str) -> str | None:
-    return None if any(c.isalnum() for c in text) else "no letter and no digit"
+    said = (c.isalnum() or (unicodedata.category(c) == "So" and c != "\ufffd") for c in text)  # So: emoji among others
+    return None if any(said) else "no letter, digit or symbol"
 
 
 def _broken_characters(text: str) -> str | None:
