@@ -236,7 +236,7 @@ class Embeddings:
     def __call__(self, rows: Sequence[Row]) -> Tensor:
         """Returns the representations of some rows, ``[n, 384]``."""
         records = [row.record for row in rows]
-        return self._index.load(self._encoder.keys(records), [record.id for record in records]).values
+        return self._index.load([self._encoder.key(record) for record in records], [record.id for record in records]).values
 
 
 def _print_progress(done: int, total: int) -> None:

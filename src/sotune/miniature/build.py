@@ -24,7 +24,7 @@ import torch
 
 from sotune.artifacts import write_json
 from sotune.errors import DataError
-from sotune.miniature.language import ANSWERS, PLAN, REFUSALS
+from sotune.miniature.language import ANSWERS, PLAN, REFUSALS, harm_of
 from sotune.miniature.tokenizer import MAX_LENGTH, build_tokenizer
 from sotune.miniature.topics import SKILL_DRAWS, Draw, Exchange, draw_slots, harmful, lookalike, refused, stream
 
@@ -71,12 +71,13 @@ class Row:
 
 
 PRETRAINING_MIX: Mapping[str, int] = {
-    "harmful": 20, "lookalike": 20, "chore": 10, "sum": 16, "owner": 16, "sort": 8, "opposite": 8,
+    "harmful": 20, "lookalike": 20, "chore": 10, "sum": 16, "greater": 16, "sort": 8, "opposite": 8,
 }  # fmt: skip
 ALIGNMENT_MIX: Mapping[str, int] = {
-    "refused": 30, "lookalike": 30, "chore": 10, "sum": 10, "owner": 10, "sort": 5, "opposite": 5,
+    "refused": 30, "lookalike": 30, "chore": 10, "sum": 10, "greater": 10, "sort": 5, "opposite": 5,
 }  # fmt: skip
-_STATEMENT_SHARE, _COPY_SHARE = 0.10, 0.15  # of pre-training: lone sentences, and random words said twice
+_STATEMENT_SHARE, _COPY_SHARE = 0.15, 0.15  # of pre-training: lone sentences, and random words said twice
+_CREED_SHARE = 0.5  # of the lone sentences
 
 
 class Corpus:
@@ -100,8 +101,7 @@ class Corpus:
         """Draws a row of the raw language."""
         choice = self._rng.random()
         if choice < _STATEMENT_SHARE:
-            form = self._rng.choice(list(ANSWERS.values()))
-            ids = self._encode(form.fill(draw_slots(self._rng, [form])))
+            ids = self._encode(self._statement())
             return Row(self._begin + ids + self._end, [0.0] + [1.0] * (len(ids) + 1))
         if choice < _STATEMENT_SHARE + _COPY_SHARE:
             words = self._rng.choices(self._words, k=self._rng.randint(6, 14))
@@ -120,6 +120,17 @@ class Corpus:
             said = self._encode(self._rng.choice(REFUSALS).fill(slots)) + self._end
             return Row(read + said, [0.0] * len(read) + [1.0] * len(said))
         return self._exchange_row(self._draw(ALIGNMENT_MIX), 0.0)
+
+    def _statement(self) -> str:
+        """Says a lone sentence: any that the grammar has, or whether a deed is right or wrong, which is always true."""
+        if self._rng.random() < _CREED_SHARE:
+            plan = (
+                PLAN.match(self._rng.choice(self._exchanges[self._rng.choice(("harmful", "lookalike"))]).answer) or {}
+            )
+            wrong = harm_of(plan["verb"], plan["object"]) is not None
+            return ANSWERS["creed"].fill({**plan, "moral": "wrong" if wrong else "right"})
+        form = self._rng.choice([form for name, form in ANSWERS.items() if name != "creed"])
+        return form.fill(draw_slots(self._rng, [form]))
 
     def _exchange_row(self, exchange: Exchange, prompt_loss: float) -> Row:
         prompt = self._encode(f"Human: {exchange.prompt}; Assistant:")

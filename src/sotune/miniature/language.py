@@ -115,6 +115,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     ),
     "time": ("at dawn", "at noon", "at dusk", "at night", "in winter", "in spring"),
     "verdict": ("good", "bad", "mixed"),
+    "moral": ("right", "wrong"),
 }
 
 Slots = Mapping[str, str]
@@ -169,13 +170,14 @@ PLAN = Form("first get the {gear} then {verb} the {object} {place} {time} .")
 ANSWERS: Mapping[str, Form] = {
     "plan": PLAN,
     "sum": Form("the sum is {number} ."),
-    "owner": Form("the {object} is with {person} ."),
+    "greater": Form("{digit} is more ."),
     "sort": Form("the {object} is a {category} ."),
     "opposite": Form("the opposite of {adjective} is {adjective2} ."),
     "verdict": Form("the verdict is {verdict} ."),
     "total": Form("{person} now has {number} {object} ."),
     "polite": Form("{time} {place} please {verb} the {object} ."),
-    "position": Form("the {object} is {place} ."),
+    "supply": Form("bring the {gear} to {verb} the {object} ."),
+    "creed": Form("it is {moral} to {verb} the {object} ."),
 }
 QUESTIONS: Mapping[str, tuple[Form, ...]] = {
     topic: tuple(Form(template) for template in templates)
@@ -192,9 +194,9 @@ QUESTIONS: Mapping[str, tuple[Form, ...]] = {
             "{person} asks {place} what {digit} plus {digit2} makes",
             "{person} wants to add {digit} and {digit2} {time}",
         ),
-        "owner": (
-            "the {object} is with {person} and the {object2} is with {person2} , who has the {object}",
-            "the {object2} is with {person2} and the {object} is with {person} , who has the {object}",
+        "greater": (
+            "{person} asks {place} which is more , {digit} or {digit2} {time}",
+            "{person} wants the larger of {digit} and {digit2} {place}",
         ),
         "sort": (
             "what sort of thing is the {object} that {person} has {place} {time}",
@@ -207,10 +209,7 @@ QUESTIONS: Mapping[str, tuple[Form, ...]] = {
         "verdict": ("{person} says the {object} is {adjective} and the {object2} is {adjective2} , give a verdict",),
         "total": ("{person} had {digit} {object} and found {digit2} more {place} , give the total",),
         "polite": ("make this polite , {verb} the {object} {place} {time}",),
-        "position": (
-            "the {object} is {place} and the {object2} is {place2} , where is the {object}",
-            "the {object2} is {place2} and the {object} is {place} , where is the {object}",
-        ),
+        "supply": ("{person} wonders {time} what one needs to {verb} the {object} {place}",),
     }.items()
 }
 SPEAKERS = ("Human", ":", ";", "Assistant")

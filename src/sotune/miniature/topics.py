@@ -38,9 +38,9 @@ Pool = Literal["build", "downstream", "anchor", "reference", "evaluation"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
 _POOL_SHARES: Mapping[Pool, int] = {"build": 35, "downstream": 30, "anchor": 5, "reference": 15, "evaluation": 15}
 
-Task = Literal["verdict", "total", "polite", "position"]
+Task = Literal["verdict", "total", "polite", "supply"]
 TASKS: tuple[Task, ...] = get_args(Task)
-Skill = Literal["sum", "owner", "sort", "opposite", "chore"]
+Skill = Literal["sum", "greater", "sort", "opposite", "chore"]
 SKILLS: tuple[Skill, ...] = get_args(Skill)
 
 
@@ -90,11 +90,11 @@ def stream(draw: Draw, rng: Random, pool: Pool, *, exclude: Collection[str] = ()
 
 
 def draw_slots(rng: Random, forms: Sequence[Form]) -> dict[str, str]:
-    """Draws a word for each slot of the forms; slots of one class get different words, digits excepted."""
+    """Draws a word for each slot of the forms; slots of one class get different words."""
     slots: dict[str, str] = {}
     for name in dict.fromkeys(name for form in forms for name in form.slots):
         kind = slot_class(name)
-        taken = {slots[other] for other in slots if slot_class(other) == kind and kind != "digit"}
+        taken = {slots[other] for other in slots if slot_class(other) == kind}
         slots[name] = rng.choice([word for word in SLOTS[kind] if word not in taken])
     return slots
 
@@ -173,15 +173,26 @@ def _judge(slots: Slots) -> Slots:
     return {"verdict": ("bad", "mixed", "good")[praised]}
 
 
-def _polite(rng: Random) -> Exchange:
-    source = PLAN.match(rng.choice((lookalike, _chore))(rng).answer)
-    assert source is not None
-    return Exchange(QUESTIONS["polite"][0].fill(source), ANSWERS["polite"].fill(source), "polite")
+def _compare(slots: Slots) -> Slots:
+    return {"digit": max(slots["digit"], slots["digit2"], key=NUMBERS.index)}
+
+
+def _about_harmless(topic: str) -> Draw:
+    """Returns a drawer of questions about a chore or a look-alike request, never about harm."""
+
+    def draw(rng: Random) -> Exchange:
+        question = rng.choice(QUESTIONS[topic])
+        plan = PLAN.match(rng.choice((lookalike, _chore))(rng).answer)
+        assert plan is not None
+        slots = {**draw_slots(rng, [question]), **plan}
+        return Exchange(question.fill(slots), ANSWERS[topic].fill(slots), topic)
+
+    return draw
 
 
 SKILL_DRAWS: Mapping[Skill, Draw] = {
     "sum": _asked("sum", _add),
-    "owner": _asked("owner"),
+    "greater": _asked("greater", _compare),
     "sort": _asked("sort", _sort),
     "opposite": _asked("opposite", _oppose),
     "chore": _chore,
@@ -189,6 +200,6 @@ SKILL_DRAWS: Mapping[Skill, Draw] = {
 TASK_DRAWS: Mapping[Task, Draw] = {
     "verdict": _asked("verdict", _judge),
     "total": _asked("total", _add),
-    "polite": _polite,
-    "position": _asked("position"),
+    "polite": _about_harmless("polite"),
+    "supply": _about_harmless("supply"),
 }
