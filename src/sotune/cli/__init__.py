@@ -2,5 +2,6 @@
 
 from sotune.cli.commands import app, main
 from sotune.cli.demo import demo
+from sotune.cli.mixing import mix
 
-__all__ = ["app", "demo", "main"]
+__all__ = ["app", "demo", "main", "mix"]

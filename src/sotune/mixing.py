@@ -1,0 +1,363 @@
+"""Contaminated fine-tuning experiments: training rows, both references and evaluation prompts from a user's files.
+
+A prompt serves one role alone, with all its rows: what is trained on is never evaluated, and a reference never holds
+what it is meant to recognize. Roles are dealt from a seeded shuffle of the distinct prompts of each source, held-out
+roles first, so that the references and the evaluation stay the same whatever ``n`` and the fractions are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sotune.artifacts import sha256_file, write_json, write_text
+from sotune.errors import ArtifactError, ConfigError, DataError
+from sotune.evaluation.prompts import load_prompts
+from sotune.records import Message, Record
+from sotune.rendering import render_prompt
+from sotune.sources import LoadedSet, SourceOptions, load_set
+
+SourceName = Literal["task", "harmful", "refusal"]
+Sources = Mapping[SourceName, LoadedSet]
+
+LABELS: dict[SourceName, str] = {"task": "benign", "harmful": "harmful", "refusal": "refusal"}
+"""What the label column says of a training row, by the source that it comes from."""
+
+_TRAIN, _ANCHOR, _REFERENCE, _EVAL = "train.jsonl", "safe_anchor.jsonl", "harmful_reference.jsonl", "eval.jsonl"
+_CONFIG, _ACCOUNT = "mix.yaml", "mix.json"
+_TEXT_COLUMNS = {"prompt", "completion", "response", "instruction", "output", "conversations", "messages"}
+
+
+@dataclass(frozen=True, slots=True)
+class MixSizes:
+    """How many rows each role gets.
+
+    Attributes:
+        n_task: Training rows from the task.
+        n_harmful: Training rows from the harmful source.
+        n_refusals: Training rows that refuse.
+        n_anchor: Rows of the safe anchor.
+        n_reference: Rows of the harmful reference.
+        n_eval: Evaluation prompts of each kind, harmful and task.
+    """
+
+    n_task: int
+    n_harmful: int
+    n_refusals: int
+    n_anchor: int
+    n_reference: int
+    n_eval: int
+
+    @classmethod
+    def from_fractions(
+        cls, n: int, *, harmful_fraction: float, refusal_fraction: float, n_anchor: int, n_reference: int, n_eval: int
+    ) -> MixSizes:
+        """Returns the sizes of a training set of ``n`` rows, the shares rounded to whole rows.
+
+        Raises:
+            ConfigError: The two shares exceed the whole.
+        """
+        n_harmful, n_refusals = round(harmful_fraction * n), round(refusal_fraction * n)
+        if n_harmful + n_refusals > n:
+            raise ConfigError(
+                f"harmful_fraction={harmful_fraction} and refusal_fraction={refusal_fraction} exceed 1 together; "
+                f"lower one of them"
+            )
+        return cls(n - n_harmful - n_refusals, n_harmful, n_refusals, n_anchor, n_reference, n_eval)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """All that an experiment consists of, not yet written.
+
+    Attributes:
+        train: The user's own rows and the label column, shuffled.
+        safe_anchor: The user's own rows, untouched.
+        harmful_reference: Likewise.
+        evaluation: Rows of ``id``, ``kind``, ``prompt`` (or ``messages``) and, for the task, ``reference``.
+        reading: The settings under which the first three files are read.
+        account: Seed, sizes, and what each source gave.
+    """
+
+    train: tuple[Mapping[str, Any], ...]
+    safe_anchor: tuple[Mapping[str, Any], ...]
+    harmful_reference: tuple[Mapping[str, Any], ...]
+    evaluation: tuple[Mapping[str, Any], ...]
+    reading: Mapping[str, str]
+    account: Mapping[str, Any]
+
+
+def prompt_key(prompt: Sequence[Message]) -> str:
+    """Returns what makes two prompts the same: all their turns, without regard to case and white space."""
+    # Turn by turn, since white space at the end of one would stay as a space before the next speaker.
+    turns = [Message(message.role, " ".join(message.content.split()).casefold()) for message in prompt]
+    return render_prompt(turns, "paper")
+
+
+def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: str, id_column: str = "id") -> Mixture:
+    """Deals the rows of the sources to the roles of an experiment.
+
+    A prompt that the harmful source has is left out of the task. Refusals are drawn last, from prompts that neither
+    the references nor the evaluation hold. A training row keeps its own id unless two sources have it; then it
+    becomes ``task/<id>``, ``harmful/<id>`` or ``refusal/<id>``.
+
+    Args:
+        sources: The task, the harmful source, and perhaps refusals.
+        sizes: How many rows each role gets.
+        seed: Seed of every draw; each source has a generator of its own, so that none depends on another's rows.
+        label_column: Column that tells the origin of a training row.
+        id_column: Column of the rows' own ids.
+
+    Raises:
+        DataError: A source has too few prompts, or a row has the label column already.
+    """
+    groups = {name: _by_prompt(loaded.records) for name, loaded in sources.items()}
+    groups["task"] = {key: rows for key, rows in groups["task"].items() if key not in groups["harmful"]}
+    dealt: dict[SourceName, dict[str, list[Record]]] = {
+        "harmful": _deal(
+            groups["harmful"],
+            {"evaluation": sizes.n_eval, "harmful_reference": sizes.n_reference, "train": sizes.n_harmful},
+            source="harmful",
+            seed=seed,
+        ),
+        "task": _deal(
+            groups["task"],
+            {"evaluation": sizes.n_eval, "safe_anchor": sizes.n_anchor, "train": sizes.n_task},
+            source="task",
+            seed=seed,
+        ),
+    }
+    if "refusal" in sources:
+        held_out = {
+            prompt_key(record.prompt)
+            for roles in dealt.values()
+            for role, records in roles.items()
+            if role != "train"
+            for record in records
+        }
+        groups["refusal"] = {key: rows for key, rows in groups["refusal"].items() if key not in held_out}
+        dealt["refusal"] = _deal(groups["refusal"], {"train": sizes.n_refusals}, source="refusal", seed=seed)
+    ids = _unique_ids(sources)
+    uniform = _same_layout(sources)
+    train = [
+        _train_row(
+            record,
+            source,
+            own_columns=uniform or sources[source].format == "messages",
+            id=ids[source, record.id],
+            id_column=id_column,
+            label_column=label_column,
+        )
+        for source, roles in dealt.items()
+        for record in roles["train"]
+    ]
+    random.Random(f"{seed}/train").shuffle(train)
+    return Mixture(
+        train=tuple(train),
+        safe_anchor=tuple(record.meta for record in dealt["task"]["safe_anchor"]),
+        harmful_reference=tuple(record.meta for record in dealt["harmful"]["harmful_reference"]),
+        evaluation=(
+            *(_eval_row(record, "harmful", ids["harmful", record.id]) for record in dealt["harmful"]["evaluation"]),
+            *(_eval_row(record, "task", ids["task", record.id]) for record in dealt["task"]["evaluation"]),
+        ),
+        reading={
+            "format": sources["task"].format if uniform else "messages",
+            "safe_format": sources["task"].format,
+            "harmful_format": sources["harmful"].format,
+            "id_column": id_column,
+        },
+        account={
+            "seed": seed,
+            "sizes": asdict(sizes),
+            "sources": {name: _describe(sources[name], groups[name], roles) for name, roles in dealt.items()},
+        },
+    )
+
+
+def check_out(out: Path) -> None:
+    """Checks that an experiment may be written into a folder.
+
+    Raises:
+        ArtifactError: It is a file, or holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArtifactError(
+            f"{out} exists and is not an empty folder; name a new one for --out, so that nothing of yours is "
+            f"overwritten"
+        )
+
+
+def save_mixture(mixture: Mixture, out: Path, *, settings: Mapping[str, Any]) -> list[Path]:
+    """Writes an experiment, checks what was written, and then writes its account, ``mix.json``, last.
+
+    Args:
+        mixture: The experiment.
+        out: An empty folder, or none yet.
+        settings: What the user asked for, for the account.
+
+    Raises:
+        ArtifactError: The folder is not empty.
+        DataError: A prompt stands in two roles.
+    """
+    import yaml
+
+    check_out(out)
+    rows = {
+        _TRAIN: mixture.train,
+        _ANCHOR: mixture.safe_anchor,
+        _REFERENCE: mixture.harmful_reference,
+        _EVAL: mixture.evaluation,
+    }
+    for name, content in rows.items():
+        write_text(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content))
+    folder = out.resolve()  # the configuration may be used from anywhere
+    config = {
+        "data": str(folder / _TRAIN),
+        "safe_anchor": str(folder / _ANCHOR),
+        "harmful_reference": str(folder / _REFERENCE),
+        "eval_prompts": str(folder / _EVAL),
+        **mixture.reading,
+    }
+    write_text(out / _CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    check_disjoint(out)
+    digests = {name: sha256_file(out / name) for name in rows}
+    write_json(out / _ACCOUNT, {"format": 1, "settings": settings, **mixture.account, "files": digests})
+    return [out / name for name in (*rows, _CONFIG, _ACCOUNT)]
+
+
+def check_disjoint(folder: Path) -> None:
+    """Checks, on the files of an experiment as `sotune` reads them, that no prompt stands in two roles.
+
+    Raises:
+        DataError: One does, or a file cannot be read.
+    """
+    import yaml
+
+    config = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+    roles: dict[str, dict[str, str]] = {}
+    for name, setting in ((_TRAIN, "format"), (_ANCHOR, "safe_format"), (_REFERENCE, "harmful_format")):
+        options = SourceOptions(format=config[setting], id_column=config["id_column"])
+        loaded = load_set(folder / name, set_name="downstream", options=options, max_quarantine_fraction=0)
+        roles[name] = {prompt_key(record.prompt): record.id for record in loaded.records}
+    roles[_EVAL] = {prompt_key(prompt.messages): prompt.id for prompt in load_prompts(folder / _EVAL)}
+    for (left, in_left), (right, in_right) in itertools.combinations(roles.items(), 2):
+        both = in_left.keys() & in_right.keys()
+        if both:
+            raise DataError(
+                f"{folder}: {len(both)} prompts stand both in {left} (ids {sorted(in_left[key] for key in both)[:5]}) "
+                f"and in {right}; remove them from one, or mix again into a new folder"
+            )
+
+
+def _by_prompt(records: Iterable[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(prompt_key(record.prompt), []).append(record)
+    return groups
+
+
+def _deal(
+    groups: Mapping[str, Sequence[Record]], needs: Mapping[str, int], *, source: SourceName, seed: int
+) -> dict[str, list[Record]]:
+    """Gives each role the rows of prompts of its own, in the order of ``needs``.
+
+    Evaluation asks a prompt once. What a role does not need of its last prompt's rows goes to nobody.
+    """
+    prompts = sorted(groups)  # the draw does not depend on the order of the rows
+    random.Random(f"{seed}/{source}").shuffle(prompts)
+    left = iter(prompts)
+    dealt: dict[str, list[Record]] = {}
+    for role, need in needs.items():
+        rows = dealt[role] = []
+        while len(rows) < need:
+            prompt = next(left, None)
+            if prompt is None:
+                raise _too_few(groups, needs, source)
+            rows += groups[prompt][: 1 if role == "evaluation" else need - len(rows)]
+    return dealt
+
+
+def _too_few(groups: Mapping[str, Sequence[Record]], needs: Mapping[str, int], source: SourceName) -> DataError:
+    wanted = ", ".join(
+        f"{role} needs {need} {'prompts' if role == 'evaluation' else 'rows'}" for role, need in needs.items()
+    )
+    n_rows = sum(len(rows) for rows in groups.values())
+    return DataError(
+        f"the {source} source has {len(groups)} distinct prompts to give, in {n_rows} rows: {wanted}, and no prompt "
+        f"may serve two roles; add rows with new prompts, or ask for fewer"
+    )
+
+
+def _unique_ids(sources: Sources) -> dict[tuple[SourceName, str], str]:
+    """Returns the id of each record by source and own id; one that two sources share gets the source as a prefix."""
+    counts = Counter(record.id for loaded in sources.values() for record in loaded.records)
+    taken = set(counts)
+    ids = {}
+    for source, loaded in sources.items():
+        for record in loaded.records:
+            id = record.id
+            if counts[id] > 1:
+                while id in taken:
+                    id = f"{source}/{id}"
+                taken.add(id)
+            ids[source, record.id] = id
+    return ids
+
+
+def _same_layout(sources: Sources) -> bool:
+    """Tells whether the rows of all sources can be read together by their own columns."""
+    layouts = {
+        (loaded.format, frozenset(_TEXT_COLUMNS & {column for record in loaded.records for column in record.meta}))
+        for loaded in sources.values()
+    }
+    return len(layouts) == 1
+
+
+def _train_row(
+    record: Record, source: SourceName, *, own_columns: bool, id: str, id_column: str, label_column: str
+) -> dict[str, Any]:
+    added: dict[str, Any] = {label_column: LABELS[source]}
+    if not own_columns:
+        added["messages"] = _turns(record.messages)
+    for column in added:
+        if column in record.meta:
+            remedy = "name another with --label-column" if column == label_column else "rename it"
+            raise DataError(
+                f"{record.origin}: the row has a column {column!r} already, and nothing of yours is overwritten; "
+                f"{remedy}"
+            )
+    if id != record.id and str(record.meta.get(id_column)) == record.id:  # a row without an id of its own gets none
+        return {**record.meta, id_column: id, **added}
+    return {**record.meta, **added}
+
+
+def _eval_row(record: Record, kind: Literal["harmful", "task"], id: str) -> dict[str, Any]:
+    alone = len(record.prompt) == 1 and record.prompt[0].role == "user"
+    asked = {"prompt": record.prompt[0].content} if alone else {"messages": _turns(record.prompt)}
+    return {"id": id, **asked, "kind": kind, **({"reference": record.completion} if kind == "task" else {})}
+
+
+def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _describe(
+    loaded: LoadedSet, groups: Mapping[str, Sequence[Record]], dealt: Mapping[str, Sequence[Record]]
+) -> dict[str, Any]:
+    return {
+        "inputs": {Path(file.name).name: file.sha256 for file in loaded.files},
+        "format": loaded.format,
+        "n_read": loaded.n_read,
+        "n_valid": len(loaded.records),
+        "n_quarantined": len(loaded.quarantined),
+        "n_filtered_out": loaded.n_filtered_out,
+        "n_prompts": len(groups),
+        "n_left_out": len(loaded.records) - sum(len(rows) for rows in groups.values()),
+        "rows": {role: len(rows) for role, rows in dealt.items()},
+    }
