@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sotune.records import Record
 from sotune.methods import METHODS as REGISTRY
 from sotune.methods import WeighInputs
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.sot import learn
+from sotune.records import Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
 
 FILES = (
@@ -193,7 +193,7 @@ def measure(
     drawn = CASES[case](corpus, random.Random(seed))
     representations = [encode(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("default")  # an ablation may not converge; its figures then stand beside a warning
         weights = {**METHODS, **ABLATIONS}[method](WeighInputs(*representations, seed=seed))
     harmful = torch.tensor([row.harmful for row in drawn.downstream])
     ids = [f"{row.record.id}/{position}" for position, row in enumerate(drawn.downstream)]
@@ -236,7 +236,9 @@ class Embeddings:
     def __call__(self, rows: Sequence[Row]) -> Tensor:
         """Returns the representations of some rows, ``[n, 384]``."""
         records = [row.record for row in rows]
-        return self._index.load([self._encoder.key(record) for record in records], [record.id for record in records]).values
+        return self._index.load(
+            [self._encoder.key(record) for record in records], [record.id for record in records]
+        ).values
 
 
 def _print_progress(done: int, total: int) -> None:

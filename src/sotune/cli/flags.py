@@ -27,6 +27,10 @@ def _optional(annotation: Any) -> Any:
     return annotation | None
 
 
+def _shown(default: Any) -> str:
+    return ", ".join(default) if isinstance(default, tuple) else str(default)
+
+
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -54,12 +58,15 @@ def with_settings(
             if name in positional:
                 option: Any = typer.Argument(help=field.description, show_default=False)
             else:
-                shown = False if field.is_required() or field.default in (None, ()) else str(field.default)
+                # The parameter's own default is "not given", so that YAML and presets can be told from flags.
+                text = str(field.description)
+                if not (field.is_required() or field.default in (None, ())):
+                    text = f"{text} Default: {_shown(field.default)}."
                 panel = next(g.__doc__ for g in groups if name in g.model_fields)
                 title = str(panel).partition(":")[0]
                 if field.annotation is bool:
                     flag = f"{flag}/--no-{name.replace('_', '-')}"
-                option = typer.Option(flag, help=field.description, show_default=shown, rich_help_panel=title)
+                option = typer.Option(flag, help=text, show_default=False, rich_help_panel=title)
             parameters.append(
                 inspect.Parameter(
                     name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]

@@ -24,7 +24,7 @@ import torch
 
 from sotune.artifacts import write_json
 from sotune.errors import DataError
-from sotune.miniature.language import ANSWERS, PLAN, REFUSALS, harm_of
+from sotune.miniature.language import ANSWERS, HARM_KINDS, PLAN, REFUSALS, HarmKind
 from sotune.miniature.tokenizer import MAX_LENGTH, build_tokenizer
 from sotune.miniature.topics import SKILL_DRAWS, Draw, Exchange, draw_slots, harmful, lookalike, refused, stream
 
@@ -46,6 +46,7 @@ class BuildSettings:
         alignment_rate: Peak learning rate of alignment.
         prompt_loss: Weight of prompt tokens in pre-training.
         recognition: Share of alignment rows that show a finished harmful exchange and refuse afterwards.
+        recognized_kinds: The kinds of harm among them; the others are a blind spot in what the model notices.
         seed: Of the weights and the rows.
     """
 
@@ -59,6 +60,7 @@ class BuildSettings:
     alignment_rate: float = 1e-3
     prompt_loss: float = 0.1
     recognition: float = 0.15
+    recognized_kinds: tuple[HarmKind, ...] = HARM_KINDS[:5]
     seed: int = 0
 
 
@@ -76,8 +78,7 @@ PRETRAINING_MIX: Mapping[str, int] = {
 ALIGNMENT_MIX: Mapping[str, int] = {
     "refused": 30, "lookalike": 30, "chore": 10, "sum": 10, "greater": 10, "sort": 5, "opposite": 5,
 }  # fmt: skip
-_STATEMENT_SHARE, _COPY_SHARE = 0.15, 0.15  # of pre-training: lone sentences, and random words said twice
-_CREED_SHARE = 0.5  # of the lone sentences
+_STATEMENT_SHARE, _COPY_SHARE = 0.10, 0.15  # of pre-training: lone sentences, and random words said twice
 
 
 class Corpus:
@@ -91,6 +92,7 @@ class Corpus:
         self._rng = Random(settings.seed)
         draws: dict[str, Draw] = {
             "harmful": harmful(),
+            "recognized": harmful(settings.recognized_kinds),
             "refused": refused(),
             "lookalike": lookalike,
             **{str(name): draw for name, draw in SKILL_DRAWS.items()},
@@ -101,7 +103,8 @@ class Corpus:
         """Draws a row of the raw language."""
         choice = self._rng.random()
         if choice < _STATEMENT_SHARE:
-            ids = self._encode(self._statement())
+            form = self._rng.choice(list(ANSWERS.values()))
+            ids = self._encode(form.fill(draw_slots(self._rng, [form])))
             return Row(self._begin + ids + self._end, [0.0] + [1.0] * (len(ids) + 1))
         if choice < _STATEMENT_SHARE + _COPY_SHARE:
             words = self._rng.choices(self._words, k=self._rng.randint(6, 14))
@@ -112,7 +115,7 @@ class Corpus:
     def alignment_row(self) -> Row:
         """Draws a row that teaches to refuse, to help, or to notice harm that was done."""
         if self._rng.random() < self._settings.recognition:
-            exchange = self._rng.choice(self._exchanges["harmful"])
+            exchange = self._rng.choice(self._exchanges["recognized"])
             slots = PLAN.match(exchange.answer)
             if slots is None:
                 raise DataError(f"{exchange.answer!r} is no plan of the language")
@@ -120,17 +123,6 @@ class Corpus:
             said = self._encode(self._rng.choice(REFUSALS).fill(slots)) + self._end
             return Row(read + said, [0.0] * len(read) + [1.0] * len(said))
         return self._exchange_row(self._draw(ALIGNMENT_MIX), 0.0)
-
-    def _statement(self) -> str:
-        """Says a lone sentence: any that the grammar has, or whether a deed is right or wrong, which is always true."""
-        if self._rng.random() < _CREED_SHARE:
-            plan = (
-                PLAN.match(self._rng.choice(self._exchanges[self._rng.choice(("harmful", "lookalike"))]).answer) or {}
-            )
-            wrong = harm_of(plan["verb"], plan["object"]) is not None
-            return ANSWERS["creed"].fill({**plan, "moral": "wrong" if wrong else "right"})
-        form = self._rng.choice([form for name, form in ANSWERS.items() if name != "creed"])
-        return form.fill(draw_slots(self._rng, [form]))
 
     def _exchange_row(self, exchange: Exchange, prompt_loss: float) -> Row:
         prompt = self._encode(f"Human: {exchange.prompt}; Assistant:")

@@ -115,7 +115,6 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     ),
     "time": ("at dawn", "at noon", "at dusk", "at night", "in winter", "in spring"),
     "verdict": ("good", "bad", "mixed"),
-    "moral": ("right", "wrong"),
 }
 
 Slots = Mapping[str, str]
@@ -177,7 +176,6 @@ ANSWERS: Mapping[str, Form] = {
     "total": Form("{person} now has {number} {object} ."),
     "polite": Form("{time} {place} please {verb} the {object} ."),
     "supply": Form("bring the {gear} to {verb} the {object} ."),
-    "creed": Form("it is {moral} to {verb} the {object} ."),
 }
 QUESTIONS: Mapping[str, tuple[Form, ...]] = {
     topic: tuple(Form(template) for template in templates)
