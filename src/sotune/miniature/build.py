@@ -60,7 +60,7 @@ class BuildSettings:
     alignment_rate: float = 1e-3
     prompt_loss: float = 0.1
     recognition: float = 0.15
-    recognized_kinds: tuple[HarmKind, ...] = HARM_KINDS[:5]
+    recognized_kinds: tuple[HarmKind, ...] = HARM_KINDS[:3]
     seed: int = 0
 
 
