@@ -32,7 +32,7 @@ class DemoSettings:
         methods: What is compared.
     """
 
-    task: Task = "verdict"
+    task: Task = "polite"
     seeds: int = 3
     n: int = 2000
     harmful_fraction: float = 0.1

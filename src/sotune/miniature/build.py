@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -156,10 +156,11 @@ def build(settings: BuildSettings, out: Path, *, on_step: Callable[[str, int, in
     tokenizer = build_tokenizer()
     torch.manual_seed(settings.seed)
     model = new_model(settings, tokenizer)
-    corpus = Corpus(tokenizer, settings)
+    language = Corpus(tokenizer, settings)
+    lessons = Corpus(tokenizer, replace(settings, seed=settings.seed + 1))
     phases = (
-        ("pre-training", settings.pretraining_steps, settings.pretraining_rate, corpus.pretraining_row),
-        ("alignment", settings.alignment_steps, settings.alignment_rate, corpus.alignment_row),
+        ("pre-training", settings.pretraining_steps, settings.pretraining_rate, language.pretraining_row),
+        ("alignment", settings.alignment_steps, settings.alignment_rate, lessons.alignment_row),
     )
     for phase, steps, rate, draw in phases:
         _train(model, draw, steps, rate, settings.batch_size, tokenizer.pad_token_id, phase, on_step)
@@ -235,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the miniature's model: pre-train, then align.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     started = time.monotonic()
