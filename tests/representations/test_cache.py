@@ -200,14 +200,38 @@ def test_no_records(encoder, cache):
         encode(encoder, [], cache)
 
 
-def test_numbers_do_not_depend_on_what_else_is_cached(encoder, records, cache, tmp_path):
-    alone = encode(encoder, records, RepresentationCache(tmp_path / "alone"))
-    encode(encoder, records[:7], cache)
-    encode(encoder, [*records[4:], Record.from_text("more", "x " * 40, "y")], cache)
+def test_texts_of_other_plans_are_not_computed_again(encoder, records, cache, monkeypatch):
+    whole = encode(encoder, records, cache)
+    calls = count_batches(encoder, monkeypatch)
+    part = encode(encoder, records[3:11], cache)
+    assert calls == []
+    assert torch.equal(part.values, whole.values[3:11])
+
+
+@pytest.mark.parametrize("n_batches", range(4))
+def test_a_killed_run_over_a_used_cache_ends_with_the_same_bytes(encoder, records, tmp_path, monkeypatch, n_batches):
+    def die(done, total):
+        if len(calls) > n_batches:
+            raise Killed
+
+    caches = [RepresentationCache(tmp_path / name) for name in ("whole", "killed")]
+    for cache in caches:
+        encode(encoder, records[:12], cache)
+    whole = encode(encoder, records, caches[0])
+    calls = count_batches(encoder, monkeypatch)
+    with pytest.raises(Killed):
+        encode(encoder, records, caches[1], progress=die)
+    resumed = encode(encoder, records, caches[1])
+    assert torch.equal(resumed.values, whole.values)
+    assert file_bytes(caches[1]) == file_bytes(caches[0])
+
+
+def test_the_named_shards_give_the_same_values_whatever_is_added(encoder, records, cache):
     encoded = encode(encoder, records, cache)
-    assert torch.equal(encoded.values, alone.values)
+    encode(encoder, [*records[4:], Record.from_text("more", "x " * 40, "y")], cache)
+    assert len(cache.shards(encoder.fingerprint)) > len(encoded.shards)
     again = cache.index(encoder.fingerprint, encoded.shards).load(encoded.keys, encoded.ids)
-    assert torch.equal(again.values, alone.values)
+    assert torch.equal(again.values, encoded.values)
 
 
 def test_truncated_rows_are_counted_from_the_cache_too(tiny_model, records, cache):

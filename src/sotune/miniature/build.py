@@ -88,7 +88,8 @@ class Corpus:
         self._settings = settings
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._begin, self._end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-        self._words = [id for word, id in self._vocabulary.items() if not word.startswith("<")]
+        # Sorted, since the tokenizer hands out its vocabulary in a different order each time.
+        self._words = sorted(id for word, id in self._vocabulary.items() if not word.startswith("<"))
         self._rng = Random(settings.seed)
         draws: dict[str, Draw] = {
             "harmful": harmful(),

@@ -1,16 +1,18 @@
 """Representations on disk, named by what they depend on: the encoder's fingerprint and the text's SHA-256.
 
 A cache is a folder of safetensors shards. Each is written atomically and holds vectors beside the keys of their texts,
-so that a killed run loses one shard at most and nothing needs an index file that could disagree. A shard is named by
-its texts and batches, so a run reads the shards of its own plan, whatever else is in the cache: its numbers depend on
-its input alone.
+so that a killed run loses one shard at most and nothing needs an index file that could disagree.
+
+A run plans all its texts, and a shard is named by its texts and batches. The run computes the shards of its plan that
+are not there, apart from those whose texts all lie in shards of other plans. That rule reads nothing from the shards
+that the run itself wrote, so a killed run that starts again decides as it did at first and ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,35 +76,25 @@ class RepresentationCache:
         """Returns all shard files of an encoder, sorted by name."""
         return sorted((self.folder / fingerprint).glob("shard-*.safetensors"))
 
-    def path(self, fingerprint: str, name: str) -> Path:
-        """Returns where the shard of that name lies."""
-        return self.folder / fingerprint / f"shard-{name}.safetensors"
-
-    def holds(self, fingerprint: str, name: str) -> bool:
-        """Tells whether a shard is there with all its bytes as they were written; warns of one that is damaged."""
-        path = self.path(fingerprint, name)
-        if not path.exists():
-            return False
-        stored, checksum = _open_shard(path)
-        if stored is None:
-            return False
-        if checksum != stored.checksum():
-            _warn_damaged(path, "its checksum does not match")
-            return False
-        return True
-
     def write(self, fingerprint: str, name: str, shard: StoredShard) -> None:
         """Writes one shard, atomically; a damaged one of that name is replaced."""
         from safetensors.torch import save_file
 
-        with atomic_path(self.path(fingerprint, name)) as temporary:
+        with atomic_path(self.folder / fingerprint / f"shard-{name}.safetensors") as temporary:
             save_file(shard.tensors(), temporary, metadata={"sha256": shard.checksum()})
 
+    def read(self, fingerprint: str) -> dict[str, StoredShard]:
+        """Maps all shards of an encoder, by name; warns of damaged ones and leaves them out."""
+        opened = {path.stem.removeprefix("shard-"): _open_shard(path) for path in self.shards(fingerprint)}
+        return {name: shard for name, shard in opened.items() if shard is not None}
+
     def index(self, fingerprint: str, names: Sequence[str] | None = None) -> CacheIndex:
-        """Reads which texts lie in the named shards of an encoder, or in all of them; damaged ones are left out."""
-        paths = self.shards(fingerprint) if names is None else [self.path(fingerprint, name) for name in names]
-        opened = [(path, _open_shard(path)[0]) for path in paths if path.exists()]
-        return CacheIndex([(path, stored) for path, stored in opened if stored is not None])
+        """Reads which texts lie in the named shards of an encoder, or in all of them.
+
+        A text that lies in several shards is read from the first that is named.
+        """
+        shards = self.read(fingerprint)
+        return CacheIndex({name: shards[name] for name in (shards if names is None else names) if name in shards})
 
     def load(self, fingerprint: str, keys: Sequence[str]) -> Tensor:
         """Reads the vectors of texts that are cached, [n, d] float32, in the order of the keys.
@@ -116,15 +108,18 @@ class RepresentationCache:
 class CacheIndex:
     """Where each cached text's vector lies, as flat arrays: some 50 bytes a text, for millions of texts."""
 
-    def __init__(self, shards: Sequence[tuple[Path, StoredShard]]) -> None:
-        self._shards = shards
-        sizes = [len(stored.keys) for _, stored in shards]
-        self._keys = _concatenate([stored.keys.numpy() for _, stored in shards], np.zeros((0, 32), np.uint8))
-        self._truncated = _concatenate([stored.truncated.numpy() for _, stored in shards], np.zeros(0, np.uint8))
-        self._starts = np.cumsum([0, *sizes])
+    def __init__(self, shards: Mapping[str, StoredShard]) -> None:
+        self._names, self._shards = tuple(shards), tuple(shards.values())
+        self._keys = np.concatenate([np.zeros((0, 32), np.uint8), *(shard.keys.numpy() for shard in self._shards)])
+        self._truncated = np.concatenate([np.zeros(0, np.uint8), *(s.truncated.numpy() for s in self._shards)])
+        self._starts = np.cumsum([0, *(len(shard.keys) for shard in self._shards)])
+
+    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Returns the position of each text among all that are cached, or -1; keys are uint8 [n, 32]."""
+        return find_keys(keys, among=self._keys)
 
     def load(self, keys: Sequence[str], ids: Sequence[str]) -> EncodedSet:
-        """Reads the vectors of some texts, in the given order; the files are mapped, not read whole.
+        """Reads the vectors of some texts, in the given order, from the mapped files.
 
         Args:
             keys: SHA-256 of the texts, in hexadecimal.
@@ -135,7 +130,7 @@ class CacheIndex:
         """
         if not keys:
             raise ArtifactError("no rows were asked for; a set must hold at least one row")
-        positions = find_keys(keys_from_hex(keys), among=self._keys)
+        positions = self.find(keys_from_hex(keys))
         missing = np.flatnonzero(positions < 0)
         if len(missing):
             named = [ids[row] for row in missing[:_N_NAMED]]
@@ -143,17 +138,18 @@ class CacheIndex:
                 f"{len(missing)} rows have no cached representation (ids {named}); run `sotune extract` again"
             )
         numbers = np.searchsorted(self._starts, positions, side="right") - 1
-        values = torch.empty(len(keys), self._shards[0][1].representations.shape[1])
-        for number in np.unique(numbers):
+        used = np.unique(numbers)
+        values = torch.empty(len(keys), self._shards[0].representations.shape[1])
+        for number in used:
             here = np.flatnonzero(numbers == number)
             rows = torch.from_numpy(positions[here] - self._starts[number])
-            values[torch.from_numpy(here)] = self._shards[number][1].representations[rows]
+            values[torch.from_numpy(here)] = self._shards[number].representations[rows]
         return EncodedSet(
             ids=tuple(ids),
             keys=tuple(keys),
             values=values,
             n_truncated=int(self._truncated[positions].sum()),
-            shards=tuple(path.stem.removeprefix("shard-") for path, _ in self._shards),
+            shards=tuple(self._names[number] for number in used),
         )
 
 
@@ -165,7 +161,7 @@ def encode_with_cache(
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
 ) -> EncodedSet:
-    """Encodes records, computing only those shards of their plan that the cache lacks.
+    """Encodes records, computing only those shards of their plan whose texts the cache lacks.
 
     Args:
         encoder: Turns records into vectors.
@@ -179,22 +175,28 @@ def encode_with_cache(
     """
     prepared = encoder.prepare(records)
     plan = plan_shards(prepared, batch_tokens=encoder.batch_tokens, shard_rows=shard_rows)
+    planned = {shard.name: shard for shard in plan}
+    cached = cache.read(encoder.fingerprint)
+    others = {name: shard for name, shard in cached.items() if name not in planned}
+    elsewhere = CacheIndex(others).find(prepared.keys) >= 0
     done, total = 0, sum(len(shard.rows) for shard in plan)
     for shard in plan:
-        if cache.holds(encoder.fingerprint, shard.name):
-            done += len(shard.rows)
-            if progress is not None:
-                progress(done, total)
-            continue
-        parts = []
-        for states in encode_batches(encoder, prepared, shard):
-            parts.append(states)
-            done += len(states)
-            if progress is not None:
-                progress(done, total)
-        cache.write(encoder.fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(parts)))
-    index = cache.index(encoder.fingerprint, [shard.name for shard in plan])
+        if shard.name not in cached and not elsewhere[shard.rows].all():
+            parts: list[Tensor] = []
+            for states in encode_batches(encoder, prepared, shard):
+                parts.append(states)
+                _tell(progress, done + sum(map(len, parts)), total)
+            cache.write(encoder.fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(parts)))
+        else:
+            _tell(progress, done + len(shard.rows), total)
+        done += len(shard.rows)
+    index = cache.index(encoder.fingerprint, [*planned, *others])
     return index.load([key.tobytes().hex() for key in prepared.keys], prepared.ids)
+
+
+def _tell(progress: OnProgress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
 
 
 def _stored(prepared: PreparedTexts, rows: NDArray[np.int64], representations: Tensor) -> StoredShard:
@@ -205,27 +207,19 @@ def _stored(prepared: PreparedTexts, rows: NDArray[np.int64], representations: T
     )
 
 
-def _open_shard(path: Path) -> tuple[StoredShard | None, str]:
-    """Maps a shard file and reads its checksum; None for one that is no whole shard."""
+def _open_shard(path: Path) -> StoredShard | None:
+    """Maps a shard file; None, with a warning, for one whose bytes are not those that were written."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            stored = StoredShard(*(file.get_tensor(name) for name in ("keys", "representations", "truncated")))
-            checksum = str((file.metadata() or {}).get("sha256"))
+            shard = StoredShard(*(file.get_tensor(name) for name in ("keys", "representations", "truncated")))
+            checksum = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
-        _warn_damaged(path, str(error))
-        return None, ""
-    n = len(stored.keys)
-    if stored.keys.shape != (n, 32) or len(stored.representations) != n or len(stored.truncated) != n:
-        _warn_damaged(path, "its tensors do not belong together")
-        return None, ""
-    return stored, checksum
-
-
-def _warn_damaged(path: Path, reason: str) -> None:
+        reason = str(error)
+    else:
+        if checksum == shard.checksum():
+            return shard
+        reason = "its checksum does not match"
     warnings.warn(f"cache shard {path} is damaged ({reason}); what it held is computed again", stacklevel=4)
-
-
-def _concatenate(arrays: Sequence[NDArray[np.uint8]], empty: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.concatenate([empty, *arrays])
+    return None
