@@ -63,7 +63,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -130,6 +130,13 @@ def read_parquet(path: Path) -> dict[str, list[Any]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(f"{path} is not readable Parquet ({error}); delete it and run again") from error
     return columns
+
+
+def _umask() -> int:
+    """Returns the permissions that the user's umask takes away; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 class RunFolder:

@@ -7,6 +7,7 @@ YAML file, then flags. All faults are reported at once, before any model is load
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from sotune.errors import ConfigError
 
 Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(BaseModel):
@@ -231,6 +232,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir")
+_EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"))
+
+
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with changes over them; of two settings that exclude each other, the change stays."""
+    kept = dict(settings)
+    for pair in _EXCLUSIVE:
+        for new, old in (pair, pair[::-1]):
+            if changes.get(new) is not None:
+                kept.pop(old, None)
+    return {**kept, **changes}
+
+
 def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> RunConfig:
     """Builds a configuration from given settings over their preset's and the defaults.
 
@@ -240,6 +255,10 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
     """
     preset = settings.get("preset", "default")
     layered = {**PRESETS.get(preset, {}), **settings} if isinstance(preset, str) else dict(settings)
+    for name in _PATHS:
+        # A run folder must be usable from any working folder.
+        if isinstance(layered.get(name), str) and os.path.exists(layered[name]):
+            layered[name] = os.path.abspath(layered[name])
     try:
         config = RunConfig(**layered)
     except ValidationError as error:
@@ -278,6 +297,8 @@ def read_config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration {path} does not exist; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not readable YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

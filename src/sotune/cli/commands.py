@@ -22,6 +22,7 @@ from sotune.config import (
     TrainingSettings,
     WeightSettings,
     make_config,
+    override,
     read_config,
 )
 
@@ -90,7 +91,7 @@ def run_all(
     until: Annotated[str, typer.Option(help="Last verb: extract, weigh, select, train or evaluate.")] = "evaluate",
 ) -> None:
     """Do all stages of CONFIG: weigh, select, train, evaluate, report. Resumes and skips what is done."""
-    _run_verb(until, make_config({**read_config(config), **given}, origin=str(config)), output)
+    _run_verb(until, make_config(override(read_config(config), given), origin=str(config)), output)
 
 
 @app.command()
@@ -136,7 +137,8 @@ def score(
 
 
 @app.command()
-def env() -> None:
+@with_settings(config_file=False)
+def env(given: Mapping[str, Any], output: Output) -> None:
     """Print the versions that a bug report needs."""
     import platform
 

@@ -107,6 +107,10 @@ class errors_told:  # noqa: N801 - used like a function
                 print_json({"error": type(error).__name__, "message": str(error)})
             Console(stderr=True).print(f"[red]error:[/red] {escaped(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(error.exit_status)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            message = f"{error.filename or 'a file'}: {error.strerror or error}"
+            Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1)
 
 
 def print_table(output: Output, title: str, figures: Mapping[str, str], files: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from sotune.cli.console import Output, errors_told
-from sotune.config import read_config
+from sotune.config import override, read_config
 
 _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
@@ -83,7 +83,7 @@ def with_settings(
             given = {n: values.pop(n) for n in fields}
             typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
             with errors_told(output):
-                command(given={**(read_config(path) if path else {}), **typed}, output=output, **values)
+                command(given=override(read_config(path) if path else {}, typed), output=output, **values)
 
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
         ordered = sorted(parameters, key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)

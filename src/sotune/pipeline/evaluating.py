@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,7 @@ def measure_model(
         ConfigError: The model or the adapter cannot be loaded.
     """
     from sotune.evaluation import ResponseShards, evaluate, generate
-    from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint
+    from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint, resolve_device
 
     key = {
         "model": model_fingerprint(spec),
@@ -70,6 +72,9 @@ def measure_model(
         "template": template,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        "dtype": spec.dtype,
+        "device": str(resolve_device(spec.device)),
+        "libraries": library_versions("torch", "transformers", "peft"),
     }
     shards = ResponseShards(parts, key, _SHARD_SIZE)
     tokenizer = load_tokenizer(spec)
@@ -100,19 +105,27 @@ def _with_adapter(model: Any, adapter: Path | None) -> Any:
         return model
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by its old name
+        return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).eval()
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in EvaluationSettings.model_fields}
     return {
         "settings": {**settings, "template": config.template, "dtype": config.dtype, "seed": config.seed},
-        "prompts": sha256_file(_prompts_file(config)),
+        "prompts": sha256_file(prompts_file(config)),
         "libraries": library_versions("torch", "transformers", "peft"),
     }
 
 
-def _prompts_file(config: RunConfig) -> Path:
+def prompts_file(config: RunConfig) -> Path:
+    """Returns where the evaluation prompts lie.
+
+    Raises:
+        ConfigError: None are named.
+        DataError: The file does not exist.
+    """
     if config.eval_prompts is None:
         raise ConfigError("evaluation needs prompts; name a JSONL file with eval_prompts")
     path = Path(config.eval_prompts)
@@ -125,7 +138,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     from sotune.evaluation import assess, metrics_to_json, save_responses, save_verdicts
     from sotune.evaluation.prompts import load_prompts
 
-    prompts = load_prompts(_prompts_file(config))
+    prompts = load_prompts(prompts_file(config))
     judges = make_judges(config.judges, task_match=config.task_match)
     outputs, measured = [], {}
     for name, adapter in (("base", None), ("tuned", run.file(ADAPTER))):
@@ -156,6 +169,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "judges": dict(measured["tuned"].result.judges),
         },
     )
+    shutil.rmtree(run.file(_PARTS))  # all that they held is in the responses now
     return [*outputs, _METRICS, _ASSESSMENT]
 
 

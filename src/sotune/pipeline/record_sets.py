@@ -70,7 +70,7 @@ def _source_digest(source: str) -> Any:
     path = Path(source)
     if path.is_file():
         return sha256_file(path)
-    if path.is_dir():
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
     return source
 

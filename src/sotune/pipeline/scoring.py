@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_parquet
-from sotune.config import RunConfig, make_config
+from sotune.config import RunConfig, make_config, override
+from sotune.errors import ArtifactError
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
 from sotune.pipeline.stage import Monitor, Silent
@@ -42,17 +43,12 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     saved = read_json(run.file("config.json"))
-    changed = dict(changes or {})
-    # A saved configuration spells every setting out; of two that exclude each other only the new one may stay.
-    for new, old in (("k", "keep_fraction"), ("keep_fraction", "k"), ("tau", "effective_sample_size")):
-        if new in changed:
-            saved.pop(old, None)
+    if not isinstance(saved, dict):
+        raise ArtifactError(f"{run.file('config.json')} holds no settings; run `sotune weigh` again")
     given = {key: value for key, value in saved.items() if value is not None}
-    if "k" in given:
-        given.pop("keep_fraction", None)
-    if "tau" in given:
-        given.pop("effective_sample_size", None)
-    return make_config({**given, **changed, "out": str(run.path)}, origin=str(run.path))
+    # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
+    given = override(given, {key: given[key] for key in ("k", "tau") if key in given})
+    return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
 
 
 def score(
@@ -76,6 +72,9 @@ def score(
     watch = monitor or Silent()
     run = RunFolder.open(Path(folder))
     config = run_config(run)
+    solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
+    if solved != run.digests("representations"):
+        raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
     scorer = Scorer.load(run.file("potentials.safetensors"))
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from sotune.artifacts import RunFolder, library_versions, write_json
@@ -43,14 +43,6 @@ class Silent:
 
     def warn(self, message: str) -> None:
         """Ignores a warning; the artefacts hold it all the same."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a stage did: the files it wrote, and figures for the closing table."""
-
-    outputs: Sequence[str]
-    figures: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,18 +116,19 @@ def run_stages(
     run = RunFolder(Path(config.out))
     outcomes, files = [], []
     with run.lock():
-        write_json(run.file("config.json"), config.model_dump(mode="json"))
         for stage in stages:
             key = stage.full_key(config, run)
             started = time.monotonic()
             current = run.is_current(stage.name, key)
             monitor.stage(stage.title, "skipped" if current else "running")
             if not current:
-                for name in (stage.name, *later[stage.name]):
-                    run.discard(name)
                 with _forwarded_warnings(monitor):
                     outputs = stage.work(config, run, monitor)
+                # Only now is what came after it stale: a command that fails must not cost what stood there before.
+                for name in later[stage.name]:
+                    run.discard(name)
                 run.commit(stage.name, key, outputs)
+                write_json(run.file("config.json"), config.model_dump(mode="json"))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sotune.config import RunConfig
 from sotune.errors import ConfigError
 from sotune.pipeline.encoding import REPRESENTATIONS
-from sotune.pipeline.evaluating import EVALUATION
-from sotune.pipeline.fine_tuning import TRAINING
+from sotune.pipeline.evaluating import EVALUATION, prompts_file
+from sotune.pipeline.fine_tuning import TRAINING, base_model
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
@@ -23,7 +23,7 @@ _STAGES_OF: dict[str, tuple[Stage, ...]] = {
     "select": (*_FILTER, REPORT),
     "train": (*_FILTER, TRAINING, REPORT),
     "evaluate": (*_FILTER, TRAINING, EVALUATION, REPORT),
-    "report": (*_FILTER, REPORT),
+    "report": (REPORT,),
 }
 """What each verb brings up to date; all but the first leave a report too."""
 
@@ -99,11 +99,23 @@ def plan(verb: str, config: RunConfig) -> RunSummary:
 def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
     import torch
 
+    _check_needs(verb, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     names = [stage.name for stage in STAGES]
     later = {name: names[position + 1 :] for position, name in enumerate(names)}
     return run_stages(_stages(verb), config, monitor or Silent(), later=later)
+
+
+def _check_needs(verb: str, config: RunConfig) -> None:
+    """Finds what a verb lacks before any work is done for it."""
+    from sotune.evaluation.prompts import load_prompts
+
+    stages = _stages(verb)
+    if TRAINING in stages:
+        base_model(config)
+    if EVALUATION in stages:
+        load_prompts(prompts_file(config))
 
 
 def _stages(verb: str) -> tuple[Stage, ...]:

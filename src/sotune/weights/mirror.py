@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sotune.errors import ConfigError
 from sotune.transport import GroundCost, SinkhornResult, column_error, expected_cost, extend_potential
 from sotune.weights.objective import (
     Evaluation,
@@ -79,7 +80,13 @@ def solve_one_step(problem: PushPullProblem, settings: SolverSettings, on_step: 
     iterate = _Iterate.at(problem.base_mass.log(), evaluation, problem, tau)
     step = iterate.step(1, problem)
     on_step(step)
-    return _finish(problem, iterate, tau, [step], evaluation.n_iters, converged=evaluation.converged)
+    learned = _finish(problem, iterate, tau, [step], evaluation.n_iters, converged=evaluation.converged)
+    # What was solved were the transports at the base mass; at the new weights they have never been.
+    return replace(
+        learned,
+        pull=replace(learned.pull, marginal_error=evaluation.pull.marginal_error),
+        push=replace(learned.push, marginal_error=evaluation.push.marginal_error),
+    )
 
 
 def find_tau(gradient: Tensor, base_mass: Tensor, target_size: float) -> float:
@@ -93,6 +100,11 @@ def find_tau(gradient: Tensor, base_mass: Tensor, target_size: float) -> float:
         base_mass: ``u``, ``[n]``.
         target_size: The effective sample size to reach, in (0, 1).
     """
+    if target_size <= float(base_mass.max()):
+        raise ConfigError(
+            f"effective_sample_size={target_size} cannot be reached with {base_mass.shape[0]} rows: one row alone has "
+            f"{float(base_mass.max()):.2g}; raise it"
+        )
     g = gradient.double()
     spread = float(g.max() - g.min())
     if spread <= 1e-12:
