@@ -46,6 +46,7 @@ def test_building_anew_gives_a_model_of_the_same_quality(tmp_path):
     check_quality(measure(build(BuildSettings(seed=1), tmp_path / "model"), n_each=200))
 
 
+@pytest.mark.slow
 def test_the_build_is_a_function_of_its_seed(tmp_path):
     from sotune.miniature.build import BuildSettings, build
 
