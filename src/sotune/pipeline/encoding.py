@@ -64,8 +64,9 @@ def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> En
     """
     columns = read_parquet(run.file(_INDEX))
     members = [i for i, set_name in enumerate(columns["set"]) if set_name == name]
-    fingerprint = read_json(run.file(_SUMMARY))["fingerprint"]
-    index = _cache(config, run).index(fingerprint)
+    summary = read_json(run.file(_SUMMARY))
+    # Only the shards that this run read: another plan's may hold the same text with other last bits.
+    index = _cache(config, run).index(summary["fingerprint"], summary["shards"])
     return index.load([columns["key"][i] for i in members], [columns["id"][i] for i in members])
 
 
@@ -100,7 +101,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         {
             "set": [name for name in SET_NAMES for _ in sets[name]],
             "id": list(encoded.ids),
-            "key": [encoder.key(record) for record in everything],
+            "key": list(encoded.keys),
         },
     )
     if encoded.n_truncated:
@@ -116,12 +117,13 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "dimension": encoded.values.shape[1],
             "n_rows": len(everything),
             "n_truncated": encoded.n_truncated,
+            "shards": list(encoded.shards),
         },
     )
-    shards = [] if config.cache_dir else [
-        str(path.relative_to(run.path)) for path in cache.shards(encoder.fingerprint)
-    ]  # fmt: skip
-    return [_INDEX, _SUMMARY, *shards]
+    if config.cache_dir:  # shards outside the run folder are no artefacts of the run
+        return [_INDEX, _SUMMARY]
+    read = [p for p in cache.shards(encoder.fingerprint) if p.stem.removeprefix("shard-") in encoded.shards]
+    return [_INDEX, _SUMMARY, *(str(path.relative_to(run.path)) for path in read)]
 
 
 def _told(monitor: Monitor, label: str) -> Any:

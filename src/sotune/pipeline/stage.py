@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sotune.artifacts import RunFolder, library_versions, write_json
@@ -111,8 +112,6 @@ def run_stages(
     Raises:
         ArtifactError: The folder is another process's, or not a run folder.
     """
-    from pathlib import Path
-
     run = RunFolder(Path(config.out))
     outcomes, files = [], []
     with run.lock():
@@ -141,20 +140,17 @@ def plan_stages(stages: Sequence[Stage], config: RunConfig) -> RunSummary:
 
     A stage after one that would run is ``to do`` too: what it reads will have changed.
     """
-    from pathlib import Path
-
-    path = Path(config.out)
-    run = RunFolder.open(path) if (path / ".sotune-run").exists() else None
     outcomes = []
-    stale = run is None
+    stale = False
     for stage in stages:
-        if not stale and run is not None:
+        if not stale:
             try:
+                run = RunFolder.open(Path(config.out))
                 stale = not run.is_current(stage.name, stage.full_key(config, run))
             except ArtifactError:
                 stale = True
         outcomes.append(StageOutcome(stage.name, stage.title, "to do" if stale else "current", 0.0, {}))
-    return RunSummary(folder=str(path), stages=tuple(outcomes), files=())
+    return RunSummary(folder=config.out, stages=tuple(outcomes), files=())
 
 
 class _forwarded_warnings:  # noqa: N801 - used like a function
