@@ -94,7 +94,7 @@ def demo_budget() -> Budget:
         model=ModelSpec(str(model_path()), dtype="float32", device="cpu"),
         training=TrainSettings(
             max_length=64,
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             per_device_train_batch_size=16,
             num_train_epochs=2,
             save_steps=100,
