@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sotune.errors import ConfigError
 
@@ -82,8 +83,12 @@ class WeightSettings(BaseModel):
     cost: Literal["cosine"] = Field("cosine", description="Ground cost (paper, §4.1).")
     epsilon: float = Field(0.1, gt=0, description="Entropic strength, in units of cost (paper, §5.1).")
     push_strength: float = Field(0.5, ge=0, le=1, description="The paper's lambda (§5.1): 0 pulls only, 1 pushes only.")
-    solver: Literal["mirror", "one_step", "adam_sharp"] = Field(
-        "mirror", description="mirror: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1)."
+    solver: Literal["mirror", "cccp", "one_step", "adam_sharp"] = Field(
+        "mirror",
+        description="mirror, cccp: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1).",
+    )
+    reference_relaxation: float | None = Field(
+        None, ge=0, description="Penalty on unequal use of reference rows: 0 none; without it use is equal (paper)."
     )
     effective_sample_size: float = Field(
         0.9, gt=0, lt=1, description="How even the weights are; finds tau. Near 0.9 ranks best on real text."
@@ -93,7 +98,24 @@ class WeightSettings(BaseModel):
     marginal_tolerance: float = Field(1e-5, gt=0, description="L1 column error to which each transport is solved.")
     max_outer_steps: int = Field(200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
     max_iters: int = Field(2000, ge=1, description="Sinkhorn iterations at most, per transport and outer step.")
+    max_memory: str | None = Field(
+        None,
+        description="Memory for the solver's kernels, like 4GB; larger problems are streamed. Default: half of all.",
+    )
+    streamed_tolerance: float = Field(1e-3, gt=0, description="L1 column error at which a streamed solution stops.")
     logit_learning_rate: float = Field(0.1, gt=0, description="Adam's step on the logits, for adam_sharp alone.")
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("max_memory")
+    @classmethod
+    def _readable_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
+        return value
 
 
 class SelectionSettings(BaseModel):
@@ -234,6 +256,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 _PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"))
+
+
+def parse_bytes(text: str) -> int:
+    """Reads a size like ``4GB``, ``512 MiB`` or ``1000000``, in bytes.
+
+    Raises:
+        ValueError: It is no size, or not positive.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    size = 0 if found is None else float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ")
+    if size < 1:
+        raise ValueError("must be a size like 4GB, 512MiB or a number of bytes")
+    return int(size)
 
 
 def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from sotune import ConfigError, ConvergenceWarning, DataError
 from sotune.transport import (
     CosineCost,
-    DenseCost,
+    Kernel,
     OTProblem,
     SinkhornSolver,
     column_error,
-    expected_cost,
     extend_potential,
     regularized_cost,
     sinkhorn,
+    sweep,
     transport_plan,
 )
 
@@ -33,11 +33,11 @@ def random_problem(n=30, m=20, epsilon=0.1, seed=0, dtype=torch.float64):
     return OTProblem(CosineCost(x, y), a / a.sum(), b / b.sum(), epsilon)
 
 
-@pytest.mark.parametrize("form", ["kernel", "log"])
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("epsilon", [0.5, 0.1, 0.04])
-def test_potentials_agree_with_an_independent_solver(form, epsilon):
+def test_potentials_agree_with_an_independent_solver(stored, epsilon):
     problem = random_problem(epsilon=epsilon)
-    result = sinkhorn(problem, form=form, **TIGHT)
+    result = sinkhorn(problem, stored=stored, **TIGHT)
     cost = problem.ground_cost.rows(0, 30).numpy()
     oracle = ot.sinkhorn(
         problem.a.numpy(), problem.b.numpy(), cost, reg=epsilon, method="sinkhorn_log", stopThr=1e-12, numItermax=50_000
@@ -48,11 +48,11 @@ def test_potentials_agree_with_an_independent_solver(form, epsilon):
 @settings(max_examples=30, deadline=None)
 @given(
     n=st.integers(1, 25), m=st.integers(1, 25), epsilon=st.floats(0.05, 2.0), seed=st.integers(0, 10_000),
-    form=st.sampled_from(["kernel", "log"]),
+    stored=st.booleans(),
 )  # fmt: skip
-def test_marginals_hold(n, m, epsilon, seed, form):
+def test_marginals_hold(n, m, epsilon, seed, stored):
     problem = random_problem(n, m, epsilon, seed)
-    result = sinkhorn(problem, tolerance=1e-8, max_iters=20_000, form=form)
+    result = sinkhorn(problem, tolerance=1e-8, max_iters=20_000, stored=stored)
     plan = transport_plan(problem, result)
     assert result.converged
     torch.testing.assert_close(plan.sum(1), problem.a, atol=1e-12, rtol=1e-9)
@@ -68,14 +68,14 @@ def test_swapping_the_sides_swaps_the_potentials():
     torch.testing.assert_close(there.g + shift, back.f, atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["kernel", "log"])
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("epsilon", [0.01, 0.003, 0.0005])
-def test_small_epsilon_stays_finite_improves_and_tells_the_truth(form, dtype, epsilon):
+def test_small_epsilon_stays_finite_improves_and_tells_the_truth(stored, dtype, epsilon):
     problem = random_problem(80, 60, epsilon, dtype=dtype)
     errors = []
     for max_iters in (20, 400):
-        solver = SinkhornSolver(problem.ground_cost, problem.b, epsilon, form=form)
+        solver = SinkhornSolver(Kernel(problem.ground_cost, problem.b, epsilon, stored=stored))
         result = solver.solve(problem.a, tolerance=1e-7, max_iters=max_iters)
         assert torch.isfinite(result.f).all()
         assert torch.isfinite(result.g).all()
@@ -130,12 +130,15 @@ def test_value_from_potentials_is_the_regularized_cost():
     assert regularized_cost(problem, result) == pytest.approx(float(direct), rel=1e-8)
 
 
-def test_expected_cost_is_the_mean_cost_of_each_row():
+@pytest.mark.parametrize("stored", [True, False])
+def test_mean_cost_is_that_of_the_plan(stored):
     problem = random_problem()
     result = sinkhorn(problem, **TIGHT)
-    cost = problem.ground_cost.rows(0, 30)
-    direct = (transport_plan(problem, result) * cost).sum(1) / problem.a
-    torch.testing.assert_close(expected_cost(problem.ground_cost, result, problem.b, problem.epsilon), direct)
+    kernel = Kernel(problem.ground_cost, problem.b, problem.epsilon, g=result.g, stored=stored)
+    for _ in range(2):  # the second sweep of a stored kernel reads what the first one stored
+        found = sweep([kernel], lambda start, stop, _: problem.a[start:stop].log(), mean_costs=True)
+        direct = (transport_plan(problem, result) * problem.ground_cost.rows(0, 30)).sum(1) / problem.a
+        torch.testing.assert_close(found.mean_costs[0], direct)
 
 
 def test_extension_returns_the_solved_rows_and_is_the_same_in_blocks(monkeypatch):
@@ -153,7 +156,7 @@ def test_a_good_start_saves_iterations_and_a_solver_remembers():
     cold = sinkhorn(problem, tolerance=1e-8, max_iters=20_000)
     warm = sinkhorn(problem, tolerance=1e-8, max_iters=20_000, init_g=cold.g)
     assert warm.n_iters < cold.n_iters / 5
-    solver = SinkhornSolver(problem.ground_cost, problem.b, problem.epsilon)
+    solver = SinkhornSolver(Kernel(problem.ground_cost, problem.b, problem.epsilon))
     solver.solve(problem.a, tolerance=1e-8, max_iters=20_000)
     nudged = problem.a * (1 + 1e-6 * torch.linspace(-1, 1, 30, dtype=torch.float64))
     again = solver.solve(nudged / nudged.sum(), tolerance=1e-8, max_iters=20_000)
@@ -184,11 +187,6 @@ def test_bad_problems_are_named(change, error, message):
     parts = {"cost": torch.zeros(2, 2), "a": torch.ones(2) / 2, "b": torch.ones(2) / 2, "epsilon": 0.1}
     with pytest.raises(error, match=message):
         OTProblem(**{**parts, **change})
-
-
-def test_unknown_form_is_refused():
-    with pytest.raises(ConfigError, match="form must be"):
-        SinkhornSolver(DenseCost(torch.zeros(2, 2)), torch.ones(2) / 2, 0.1, form="exp")
 
 
 def test_cosine_cost_refuses_rows_without_a_direction():

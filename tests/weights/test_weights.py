@@ -9,7 +9,8 @@ from sotune import ArtifactError, ConfigError, ConvergenceWarning, DataError
 from sotune.transport import CosineCost, OTProblem, sinkhorn, transport_plan
 from sotune.weights import LearnedWeights, PushPullProblem, Scorer, SolverSettings, learn_weights
 from sotune.weights.learn import solve
-from sotune.weights.objective import PushPullObjective, effective_sample_size, kl_divergence, sharp_cost, sharp_gradient
+from sotune.weights.objective import PushPullObjective, kl_divergence, sharp_cost, sharp_gradient
+from sotune.weights.tempering import effective_sample_size
 
 EXACT = SolverSettings(
     solver="mirror", epsilon=0.1, push_strength=0.5, effective_sample_size=0.9, tau=None, stationarity_tolerance=1e-10,
@@ -37,7 +38,7 @@ def learn(sets, **changes) -> LearnedWeights:
 def problem_of(sets, **changes):
     n = sets[0].shape[0]
     parts = {"epsilon": 0.1, "push_strength": 0.5, "base_mass": torch.full((n,), 1 / n, dtype=sets[0].dtype)}
-    return PushPullProblem(CosineCost(sets[0], sets[1]), CosineCost(sets[0], sets[2]), **{**parts, **changes})
+    return PushPullProblem.between(CosineCost(sets[0], sets[1]), CosineCost(sets[0], sets[2]), **{**parts, **changes})
 
 
 def test_harmful_rows_weigh_less_and_weights_are_on_the_simplex():
@@ -123,7 +124,7 @@ def test_scaling_cost_epsilon_and_tau_together_changes_nothing(scale, seed):
 
     sets = clouds(seed=seed)
     plain = solve(problem_of(sets), dataclasses.replace(EXACT, tau=0.2))
-    scaled_problem = PushPullProblem(
+    scaled_problem = PushPullProblem.between(
         DenseCost(scale * CosineCost(sets[0], sets[1]).rows(0, 60)),
         DenseCost(scale * CosineCost(sets[0], sets[2]).rows(0, 60)),
         epsilon=0.1 * scale, push_strength=0.5, base_mass=torch.full((60,), 1 / 60, dtype=torch.float64),
@@ -201,9 +202,7 @@ def test_scoring_gives_rows_their_own_weights_and_survives_the_disk(solver, dtyp
     loose = {"stationarity_tolerance": 1e-5, "marginal_tolerance": 1e-6}
     settings_ = dataclasses.replace(EXACT, solver=solver, **loose)
     learned = learn_weights(*sets, settings=settings_, cost="cosine")
-    scorer = Scorer.from_learned(
-        learned, settings=settings_, cost="cosine", safe_anchor=sets[1], harmful_reference=sets[2]
-    )
+    scorer = Scorer.from_learned(learned, settings=settings_, cost="cosine", references=sets[1:])
     scorer.save(tmp_path / "p.safetensors")
     first = (tmp_path / "p.safetensors").read_bytes()
     scorer.save(tmp_path / "p.safetensors")
@@ -219,7 +218,7 @@ def test_scoring_needs_a_tau_and_a_file(tmp_path):
     with pytest.raises(ConfigError, match="no function of the potentials"):
         Scorer.from_learned(
             learned, settings=dataclasses.replace(EXACT, solver="adam_sharp"), cost="cosine",
-            safe_anchor=sets[1], harmful_reference=sets[2],
+            references=sets[1:],
         )  # fmt: skip
     with pytest.raises(ArtifactError, match="is missing"):
         Scorer.load(tmp_path / "none.safetensors")

@@ -14,7 +14,7 @@ from sotune.pipeline.stage import Figures, Monitor, Stage
 from sotune.records import SET_NAMES, Record, SetName
 
 if TYPE_CHECKING:
-    from sotune.representations import EncodedSet, Encoder, RepresentationCache
+    from sotune.representations import CacheIndex, EncodedSet, Encoder, MappedRows, RepresentationCache
 
 _INDEX, _SUMMARY, _SHARDS = "representations.parquet", "representations.json", "representations"
 _SENTENCE_PREFIX = "sentence-transformers:"
@@ -62,12 +62,27 @@ def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> En
     Raises:
         ArtifactError: They are not all there.
     """
+    index, keys, ids = _members(config, run, name)
+    return index.load(keys, ids)
+
+
+def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> tuple[list[str], MappedRows]:
+    """Returns the ids of one set of a run, and its representations as rows that are read when they are needed.
+
+    Raises:
+        ArtifactError: They are not all there.
+    """
+    index, keys, ids = _members(config, run, name)
+    return ids, index.map(keys, ids)
+
+
+def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, list[str], list[str]]:
     columns = read_parquet(run.file(_INDEX))
     members = [i for i, set_name in enumerate(columns["set"]) if set_name == name]
     summary = read_json(run.file(_SUMMARY))
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
     index = _cache(config, run).index(summary["fingerprint"], summary["shards"])
-    return index.load([columns["key"][i] for i in members], [columns["id"][i] for i in members])
+    return index, [columns["key"][i] for i in members], [columns["id"][i] for i in members]
 
 
 def _cache(config: RunConfig, run: RunFolder) -> RepresentationCache:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json, write_parquet
-from sotune.config import RunConfig, WeightSettings
-from sotune.pipeline.encoding import load_representations
+from sotune.config import RunConfig, WeightSettings, parse_bytes
+from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.stage import Figures, Monitor, Stage
+
+if TYPE_CHECKING:
+    from sotune.weights import SolverSettings
 
 _WEIGHTS, _POTENTIALS, _SOLVER = "weights.parquet", "potentials.safetensors", "solver.json"
 
@@ -23,13 +27,83 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from sotune.weights import Scorer, SolverSettings, learn_weights
+    from sotune.weights import Scorer, learn_weights
 
-    sets = {
-        name: load_representations(config, run, name) for name in ("downstream", "safe_anchor", "harmful_reference")
-    }
-    downstream, safe_anchor, harmful_reference = sets.values()
-    settings = SolverSettings(
+    ids, downstream = map_representations(config, run, "downstream")
+    references = [load_representations(config, run, name).values for name in ("safe_anchor", "harmful_reference")]
+    settings = solver_settings(config)
+
+    def on_pass(number: int) -> Callable[[int, int], None]:
+        return lambda done, total: monitor.progress(f"pass {number} over all rows", done, total)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learned = learn_weights(
+            downstream,
+            *references,
+            settings=settings,
+            cost=config.cost,
+            on_step=lambda step: monitor.progress("solving weights", step.step, None),
+            on_pass=on_pass,
+        )
+    messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    for message in messages:
+        monitor.warn(message)
+    write_parquet(
+        run.file(_WEIGHTS),
+        {
+            "id": ids,
+            "weight": learned.weights.double().numpy(),
+            "pull_cost": learned.pull_cost.double().numpy(),
+            "push_cost": learned.push_cost.double().numpy(),
+            "pull_potential": learned.pull_potential.double().numpy(),
+            "push_potential": learned.push_potential.double().numpy(),
+        },
+        schema={"id": "string"},
+    )
+    outputs = [_WEIGHTS, _SOLVER]
+    if learned.tau is None:
+        run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solver's potentials do not belong to these weights
+    else:
+        scorer = Scorer.from_learned(learned, settings=settings, cost=config.cost, references=references)
+        scorer.save(run.file(_POTENTIALS))
+        outputs.append(_POTENTIALS)
+    write_json(
+        run.file(_SOLVER),
+        {
+            "method": config.solver,
+            "cost": config.cost,
+            "epsilon": config.epsilon,
+            "push_strength": config.push_strength,
+            "reference_relaxation": config.reference_relaxation,
+            "tau": learned.tau,
+            "effective_sample_size": learned.effective_sample_size,
+            "objective": learned.objective,
+            "stationarity": learned.stationarity,
+            "stationarity_tolerance": config.stationarity_tolerance,
+            "pull_marginal_error": learned.marginal_error("pull"),
+            "push_marginal_error": learned.marginal_error("push"),
+            "marginal_tolerance": (
+                max(config.marginal_tolerance, config.streamed_tolerance)
+                if learned.n_passes
+                else config.marginal_tolerance
+            ),
+            "n_steps": learned.n_steps,
+            "n_passes": learned.n_passes,
+            "n_sinkhorn_iters": learned.n_sinkhorn_iters,
+            "converged": learned.converged,
+            "history": [step.as_dict() for step in learned.history],
+            "warnings": messages,
+        },
+    )
+    return outputs
+
+
+def solver_settings(config: RunConfig) -> SolverSettings:
+    """Returns how a run solves its weights."""
+    from sotune.weights import SolverSettings
+
+    return SolverSettings(
         solver=config.solver,
         epsilon=config.epsilon,
         push_strength=config.push_strength,
@@ -40,67 +114,10 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         max_steps=config.max_outer_steps,
         max_iters=config.max_iters,
         learning_rate=config.logit_learning_rate,
+        reference_relaxation=math.inf if config.reference_relaxation is None else config.reference_relaxation,
+        max_memory=None if config.max_memory is None else parse_bytes(config.max_memory),
+        streamed_tolerance=config.streamed_tolerance,
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        learned = learn_weights(
-            downstream.values,
-            safe_anchor.values,
-            harmful_reference.values,
-            settings=settings,
-            cost=config.cost,
-            on_step=lambda step: monitor.progress("solving weights", step.step, None),
-        )
-    messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    for message in messages:
-        monitor.warn(message)
-    write_parquet(
-        run.file(_WEIGHTS),
-        {
-            "id": downstream.ids,
-            "weight": learned.weights.double().numpy(),
-            "pull_cost": learned.pull_cost.double().numpy(),
-            "push_cost": learned.push_cost.double().numpy(),
-            "pull_potential": learned.pull.f.double().numpy(),
-            "push_potential": learned.push.f.double().numpy(),
-        },
-        schema={"id": "string"},
-    )
-    outputs = [_WEIGHTS, _SOLVER]
-    if learned.tau is None:
-        run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solver's potentials do not belong to these weights
-    else:
-        Scorer.from_learned(
-            learned,
-            settings=settings,
-            cost=config.cost,
-            safe_anchor=safe_anchor.values,
-            harmful_reference=harmful_reference.values,
-        ).save(run.file(_POTENTIALS))
-        outputs.append(_POTENTIALS)
-    write_json(
-        run.file(_SOLVER),
-        {
-            "method": config.solver,
-            "cost": config.cost,
-            "epsilon": config.epsilon,
-            "push_strength": config.push_strength,
-            "tau": learned.tau,
-            "effective_sample_size": learned.effective_sample_size,
-            "objective": learned.objective,
-            "stationarity": learned.stationarity,
-            "stationarity_tolerance": config.stationarity_tolerance,
-            "pull_marginal_error": learned.pull.marginal_error,
-            "push_marginal_error": learned.push.marginal_error,
-            "marginal_tolerance": config.marginal_tolerance,
-            "n_steps": learned.n_steps,
-            "n_sinkhorn_iters": learned.n_sinkhorn_iters,
-            "converged": learned.converged,
-            "history": [step.as_dict() for step in learned.history],
-            "warnings": messages,
-        },
-    )
-    return outputs
 
 
 def _summarize(run: RunFolder) -> Figures:

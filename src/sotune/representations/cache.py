@@ -119,7 +119,26 @@ class CacheIndex:
         return find_keys(keys, among=self._keys)
 
     def load(self, keys: Sequence[str], ids: Sequence[str]) -> EncodedSet:
-        """Reads the vectors of some texts, in the given order, from the mapped files.
+        """Reads the vectors of some texts, in the given order, into memory.
+
+        Args:
+            keys: SHA-256 of the texts, in hexadecimal.
+            ids: Of the rows, to name them.
+
+        Raises:
+            ArtifactError: A text is not cached, or none was asked for.
+        """
+        rows = self.map(keys, ids)
+        return EncodedSet(
+            ids=tuple(ids),
+            keys=tuple(keys),
+            values=rows[slice(None)],
+            n_truncated=int(self._truncated[rows.positions].sum()),
+            shards=tuple(self._names[number] for number in rows.used_shards()),
+        )
+
+    def map(self, keys: Sequence[str], ids: Sequence[str]) -> MappedRows:
+        """Returns the vectors of some texts as rows that are read from the mapped files when they are asked for.
 
         Args:
             keys: SHA-256 of the texts, in hexadecimal.
@@ -137,20 +156,53 @@ class CacheIndex:
             raise ArtifactError(
                 f"{len(missing)} rows have no cached representation (ids {named}); run `sotune extract` again"
             )
-        numbers = np.searchsorted(self._starts, positions, side="right") - 1
-        used = np.unique(numbers)
-        values = torch.empty(len(keys), self._shards[0].representations.shape[1])
-        for number in used:
+        return MappedRows([shard.representations for shard in self._shards], self._starts, positions)
+
+
+class MappedRows:
+    """Rows ``[n, d]`` scattered over mapped files, gathered when a slice or some positions are asked for.
+
+    Args:
+        parts: Matrices of one width, mapped or in memory.
+        starts: Number of rows before each part, and of all.
+        positions: Where each row lies among the rows of all parts, ``[n]``.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], starts: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        self._parts, self._starts, self.positions = parts, starts, positions
+
+    @property
+    def shape(self) -> torch.Size:
+        """The pair ``(n, d)``."""
+        return torch.Size((len(self.positions), self._parts[0].shape[1]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the rows."""
+        return self._parts[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are handed out."""
+        return self._parts[0].device
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Returns a copy of some rows, by a slice or by their positions."""
+        positions = self.positions[rows if isinstance(rows, slice) else rows.numpy()]
+        numbers = self._part_of(positions)
+        values = torch.empty(len(positions), self.shape[1], dtype=self.dtype)
+        for number in np.unique(numbers):
             here = np.flatnonzero(numbers == number)
-            rows = torch.from_numpy(positions[here] - self._starts[number])
-            values[torch.from_numpy(here)] = self._shards[number].representations[rows]
-        return EncodedSet(
-            ids=tuple(ids),
-            keys=tuple(keys),
-            values=values,
-            n_truncated=int(self._truncated[positions].sum()),
-            shards=tuple(self._names[number] for number in used),
-        )
+            found = self._parts[number][torch.from_numpy(positions[here] - self._starts[number])]
+            values[torch.from_numpy(here)] = found
+        return values
+
+    def used_shards(self) -> NDArray[np.int64]:
+        """Returns the numbers of the parts that hold rows, sorted."""
+        return np.unique(self._part_of(self.positions))
+
+    def _part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._starts, positions, side="right") - 1
 
 
 def encode_with_cache(

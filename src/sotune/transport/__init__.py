@@ -4,31 +4,39 @@ One convention holds everywhere: ``plan = a·b·exp((f + g − cost) / epsilon)`
 (each sums to 1) and ``f``, ``g`` the dual potentials in units of cost.
 """
 
-from sotune.transport.cost import COSTS, CosineCost, DenseCost, GroundCost
+from sotune.transport.cost import COSTS, CosineCost, DenseCost, GroundCost, Rows
+from sotune.transport.kernel import Kernel, join, move_all, part
 from sotune.transport.sinkhorn import (
     OTProblem,
     SinkhornResult,
     SinkhornSolver,
     column_error,
-    expected_cost,
     extend_potential,
     regularized_cost,
     sinkhorn,
     transport_plan,
 )
+from sotune.transport.sweep import Extrapolation, Sweep, sweep
 
 __all__ = [
     "COSTS",
     "CosineCost",
     "DenseCost",
+    "Extrapolation",
     "GroundCost",
+    "Kernel",
     "OTProblem",
+    "Rows",
     "SinkhornResult",
     "SinkhornSolver",
+    "Sweep",
     "column_error",
-    "expected_cost",
     "extend_potential",
+    "join",
+    "move_all",
+    "part",
     "regularized_cost",
     "sinkhorn",
+    "sweep",
     "transport_plan",
 ]

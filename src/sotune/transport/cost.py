@@ -10,8 +10,33 @@ from torch import Tensor
 
 from sotune.errors import DataError
 
-BLOCK_ELEMENTS = 4_000_000
-"""How many cost entries one block holds: 16 MB in float32, which stays near the cache and bounds memory."""
+BLOCK_ELEMENTS = 1 << 20
+"""How many cost entries one block holds on a CPU: 4 MB in float32, which stays in the cache."""
+CUDA_BLOCK_ELEMENTS = 1 << 26
+"""The same on a GPU, where small blocks cost more in launches than they save."""
+
+
+class Rows(Protocol):
+    """Representations ``[n, d]`` that are read by slices: a tensor, or files that are mapped and not loaded."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """The pair ``(n, d)``."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the rows that are handed out."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are handed out."""
+        ...
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Returns some rows, by a slice or by their positions."""
+        ...
 
 
 class GroundCost(Protocol):
@@ -36,12 +61,19 @@ class GroundCost(Protocol):
         """Returns a fresh ``[stop - start, m]`` block, which the caller may overwrite."""
         ...
 
+    def take(self, positions: Tensor) -> GroundCost:
+        """Returns the cost between some of the rows and all columns."""
+        ...
+
 
 class DenseCost:
     """A cost matrix that exists already.
 
     Args:
         matrix: Ground cost, ``[n, m]``, finite.
+
+    Raises:
+        DataError: It is no matrix, is empty, or has entries that are not finite.
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -70,25 +102,31 @@ class DenseCost:
         """Returns a fresh ``[stop - start, m]`` block."""
         return self._matrix[start:stop].clone()
 
+    def take(self, positions: Tensor) -> DenseCost:
+        """Returns the cost between some of the rows and all columns."""
+        return DenseCost(self._matrix[positions])
+
 
 class CosineCost:
     """Cosine distance ``1 − cos(x_i, y_j)``, in [0, 2]: the paper's ground cost (§4.1).
 
+    The rows are neither copied nor scaled in place: only their lengths are kept, so they may lie in mapped files.
+
     Args:
-        x: Rows, ``[n, d]``; scaled to unit length here.
+        x: Rows, ``[n, d]``.
         y: Columns, ``[m, d]``.
 
     Raises:
         DataError: The widths differ, or a row is zero or not finite: it has no direction.
     """
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    def __init__(self, x: Rows, y: Tensor) -> None:
+        if len(x.shape) != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
             raise DataError(
                 f"representations must be [n, d] and [m, d] of one width d. "
                 f"Got {tuple(x.shape)} and {tuple(y.shape)}; were they made by the same encoder?"
             )
-        self._x = normalize_rows(x, name="rows")
+        self._x, self._scale = x, _inverse_norms(x, name="rows")
         self._y = normalize_rows(y, name="columns")
 
     @property
@@ -99,20 +137,39 @@ class CosineCost:
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of the entries."""
-        return self._x.dtype
+        return self._y.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the entries are computed."""
-        return self._x.device
+        return self._y.device
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Returns a fresh ``[stop - start, m]`` block."""
-        return (self._x[start:stop] @ self._y.T).neg_().add_(1.0).clamp_(min=0.0)
+        unit = self._x[start:stop] * self._scale[start:stop, None]
+        return torch.addmm(unit.new_ones(1), unit, self._y.T, alpha=-1).clamp_(min=0.0)
+
+    def take(self, positions: Tensor) -> CosineCost:
+        """Returns the cost between some of the rows and all columns."""
+        return CosineCost(self._x[positions], self._y)
 
 
-COSTS: dict[str, Callable[[Tensor, Tensor], GroundCost]] = {"cosine": CosineCost}
+COSTS: dict[str, Callable[[Rows, Tensor], GroundCost]] = {"cosine": CosineCost}
 """Ground costs by name."""
+
+
+def block_slices(n: int, width: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Yields ``(start, stop)`` pairs that cover ``n`` rows of ``width`` entries in blocks that suit the device."""
+    elements = CUDA_BLOCK_ELEMENTS if device.type == "cuda" else BLOCK_ELEMENTS
+    step = max(1, elements // width)
+    for start in range(0, n, step):
+        yield start, min(n, start + step)
+
+
+def row_blocks(cost: GroundCost) -> Iterator[tuple[int, int]]:
+    """Yields ``(start, stop)`` pairs that cover all rows of one cost."""
+    n, m = cost.shape
+    return block_slices(n, m, cost.device)
 
 
 def normalize_rows(x: Tensor, *, name: str = "x") -> Tensor:
@@ -125,21 +182,17 @@ def normalize_rows(x: Tensor, *, name: str = "x") -> Tensor:
     Raises:
         DataError: A row is zero or not finite.
     """
-    norms = x.norm(dim=1, keepdim=True)
-    bad = ~(torch.isfinite(norms) & (norms > 0)).squeeze(1)
+    return x * _inverse_norms(x, name=name)[:, None]
+
+
+def _inverse_norms(x: Rows, *, name: str) -> Tensor:
+    parts = [x[start:stop].norm(dim=1) for start, stop in block_slices(x.shape[0], x.shape[1], x.device)]
+    norms = torch.cat(parts)
+    bad = ~(torch.isfinite(norms) & (norms > 0))
     if bad.any():
         first = bad.nonzero().flatten()[:5].tolist()
         raise DataError(
             f"{int(bad.sum())} of {x.shape[0]} {name} have a zero, NaN or infinite representation (positions {first}); "
             f"extract in float32, or drop those rows"
         )
-    unit: Tensor = x / norms
-    return unit
-
-
-def row_blocks(cost: GroundCost) -> Iterator[tuple[int, int]]:
-    """Yields ``(start, stop)`` pairs that cover all rows in blocks of about ``BLOCK_ELEMENTS`` entries."""
-    n, m = cost.shape
-    step = max(1, BLOCK_ELEMENTS // m)
-    for start in range(0, n, step):
-        yield start, min(n, start + step)
+    return norms.reciprocal()

@@ -6,17 +6,15 @@ on the number of steps, and Adam divides away the size of each logit's gradient,
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
 
-from sotune.transport import GroundCost, OTProblem, SinkhornResult, expected_cost, transport_plan
-from sotune.weights.objective import (
-    PushPullObjective,
-    PushPullProblem,
-    effective_sample_size,
-    sharp_cost,
-    sharp_gradient,
-)
-from sotune.weights.solution import LearnedWeights, OnStep, SolverSettings, Step
+import torch
+from torch import Tensor
+
+from sotune.transport import OTProblem, SinkhornResult, transport_plan
+from sotune.weights.objective import PushPullObjective, PushPullProblem, Reference, sharp_cost, sharp_gradient
+from sotune.weights.solution import LearnedWeights, OnStep, SolvedReference, SolverSettings, Step
+from sotune.weights.tempering import effective_sample_size
 
 _SYSTEM_TOLERANCE = 1e-6
 _SYSTEM_MAX_ITERS = 200
@@ -33,42 +31,49 @@ def solve_adam_sharp(problem: PushPullProblem, settings: SolverSettings, on_step
     adam = torch.optim.Adam([logits], lr=settings.learning_rate)
     history: list[Step] = []
     n_iters = 0
-    strength = problem.push_strength
 
-    def sharp(cost: GroundCost, b: torch.Tensor, a: torch.Tensor, solved: SinkhornResult) -> tuple[float, torch.Tensor]:
-        plan = transport_plan(OTProblem(cost, a, b, problem.epsilon), solved)
-        gradient = sharp_gradient(cost, plan, tolerance=_SYSTEM_TOLERANCE, max_iters=_SYSTEM_MAX_ITERS)
-        return sharp_cost(cost, plan), gradient
+    def sharp(reference: Reference, a: Tensor, solved: SinkhornResult) -> _Sharp:
+        plan = transport_plan(OTProblem(reference.cost, a, reference.b, problem.epsilon), solved)
+        gradient = sharp_gradient(reference.cost, plan, tolerance=_SYSTEM_TOLERANCE, max_iters=_SYSTEM_MAX_ITERS)
+        paid = plan * reference.cost.rows(0, problem.n)
+        return _Sharp(sharp_cost(reference.cost, plan), gradient, paid.sum(dim=1) / a)
 
     # One evaluation more than there are steps, so that what is reported is true of the weights handed back.
     for number in range(1, settings.max_steps + 2):
         weights = torch.softmax(logits.detach(), dim=0)
         evaluation = objective.evaluate(weights)
         n_iters += evaluation.n_iters
-        pull_value, pull_gradient = sharp(problem.pull_cost, problem.pull_b, weights, evaluation.pull)
-        push_value, push_gradient = sharp(problem.push_cost, problem.push_b, weights, evaluation.push)
+        found = [
+            sharp(reference, weights, solved)
+            for reference, solved in zip(problem.references, evaluation.solved, strict=True)
+        ]
+        errors = {"pull": 0.0, "push": 0.0}
+        for reference, solved in zip(problem.references, evaluation.solved, strict=True):
+            errors[reference.side] = max(errors[reference.side], solved.marginal_error)
         history.append(
             Step(
                 step=number,
-                objective=(1 - strength) * pull_value - strength * push_value,
+                objective=sum(s * one.value for s, one in zip(problem.strengths, found, strict=True)),
                 stationarity=None,
-                pull_marginal_error=evaluation.pull.marginal_error,
-                push_marginal_error=evaluation.push.marginal_error,
+                pull_marginal_error=errors["pull"],
+                push_marginal_error=errors["push"],
                 effective_sample_size=effective_sample_size(weights.log(), problem.base_mass),
             )
         )
         on_step(history[-1])
         if number <= settings.max_steps:
-            gradient = problem.combine(pull_gradient, push_gradient)
+            gradient = problem.combine([one.gradient for one in found])
             logits.grad = weights * (gradient - weights @ gradient)
             adam.step()
 
     return LearnedWeights(
         weights=weights.double() / weights.double().sum(),
-        pull=evaluation.pull,
-        push=evaluation.push,
-        pull_cost=expected_cost(problem.pull_cost, evaluation.pull, problem.pull_b, problem.epsilon),
-        push_cost=expected_cost(problem.push_cost, evaluation.push, problem.push_b, problem.epsilon),
+        references=tuple(
+            SolvedReference(
+                reference.side, reference.strength, solved.f, solved.g, one.mean_cost, solved.marginal_error
+            )
+            for reference, solved, one in zip(problem.references, evaluation.solved, found, strict=True)
+        ),
         objective=history[-1].objective,
         tau=None,
         log_normalizer=None,
@@ -76,6 +81,14 @@ def solve_adam_sharp(problem: PushPullProblem, settings: SolverSettings, on_step
         effective_sample_size=history[-1].effective_sample_size,
         n_steps=settings.max_steps,
         n_sinkhorn_iters=n_iters,
+        n_passes=0,
         converged=evaluation.converged,
         history=tuple(history),
     )
+
+
+@dataclass(frozen=True)
+class _Sharp:
+    value: float
+    gradient: Tensor
+    mean_cost: Tensor

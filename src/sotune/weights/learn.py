@@ -1,77 +1,149 @@
-"""From three sets of representations to one weight for each downstream row."""
+"""From representations of the rows and of the references to one weight for each downstream row."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sotune.errors import ConfigError, ConvergenceWarning
-from sotune.transport import COSTS
+from sotune.errors import ConfigError, ConvergenceWarning, DataError
+from sotune.transport import COSTS, Rows
 from sotune.weights.adam import solve_adam_sharp
+from sotune.weights.cccp import solve_cccp
 from sotune.weights.mirror import solve_mirror, solve_one_step
-from sotune.weights.objective import PushPullProblem
+from sotune.weights.objective import PushPullProblem, Reference, Side
 from sotune.weights.solution import LearnedWeights, OnStep, SolverName, SolverSettings, Step
+from sotune.weights.streaming import OnPass, kernel_bytes, memory_budget, solve_streamed
 
-__all__ = ["LearnedWeights", "SolverSettings", "learn_weights"]
+__all__ = ["LearnedWeights", "ReferenceSet", "SolverSettings", "learn_weights"]
 
-_SOLVERS = {"mirror": solve_mirror, "one_step": solve_one_step, "adam_sharp": solve_adam_sharp}
+_SOLVERS = {
+    "mirror": solve_mirror,
+    "cccp": solve_cccp,
+    "one_step": solve_one_step,
+    "adam_sharp": solve_adam_sharp,
+}
+_STREAMED = ("mirror", "one_step")
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """One of several safe anchors or harmful references.
+
+    Attributes:
+        representations: ``[m, d]``.
+        strength: Its share among those of its side; they are scaled to sum 1.
+    """
+
+    representations: Tensor
+    strength: float = 1.0
+
+
+References = Tensor | Sequence[ReferenceSet]
 
 
 def learn_weights(
-    downstream: Tensor,
-    safe_anchor: Tensor,
-    harmful_reference: Tensor,
+    downstream: Rows,
+    safe_anchor: References,
+    harmful_reference: References,
     *,
     settings: SolverSettings,
     cost: str,
     base_mass: Tensor | None = None,
     on_step: OnStep | None = None,
+    on_pass: OnPass | None = None,
 ) -> LearnedWeights:
     """Learns push-pull weights (Eq. 5; the tau term is ours).
 
+    Where the kernels do not fit into ``settings.max_memory`` the rows are streamed, in time that is linear in their
+    number and in memory that does not depend on it.
+
     Args:
-        downstream: Representations of the rows to weigh, ``[n, d]``.
-        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
-        harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
+        downstream: Representations of the rows to weigh, ``[n, d]``: a tensor, or files that are read by slices.
+        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``, or several such sets with their strengths.
+        harmful_reference: The same of the harmful rows.
         settings: How to solve.
         cost: Name of the ground cost, a key of `sotune.transport.COSTS`.
         base_mass: Weights that no evidence would change, ``[n]``, sum 1; uniform by default.
         on_step: Called after each outer step.
+        on_pass: Called before each pass over streamed rows; what it returns is told of the rows done.
 
     Raises:
         DataError: Representations are not finite, of different width, or empty.
-        ConfigError: The cost is unknown, or a setting is out of range.
+        ConfigError: The cost is unknown, a setting is out of range, or the solver cannot stream and must.
     """
     if cost not in COSTS:
         raise ConfigError(f"cost must be one of {', '.join(sorted(COSTS))}. Got {cost!r}")
-    make_cost = COSTS[cost]
+    if not 0 <= settings.push_strength <= 1:
+        raise ConfigError(f"push_strength must be in [0, 1]. Got {settings.push_strength}")
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
     problem = PushPullProblem(
-        pull_cost=make_cost(downstream, safe_anchor),
-        push_cost=make_cost(downstream, harmful_reference),
+        (
+            *_references("pull", downstream, safe_anchor, cost, 1 - settings.push_strength, settings),
+            *_references("push", downstream, harmful_reference, cost, settings.push_strength, settings),
+        ),
         epsilon=settings.epsilon,
-        push_strength=settings.push_strength,
-        base_mass=uniform if base_mass is None else base_mass.to(downstream),
+        base_mass=uniform if base_mass is None else base_mass.to(uniform),
     )
-    return solve(problem, settings, on_step=on_step)
+    return solve(problem, settings, on_step=on_step, on_pass=on_pass)
 
 
-def solve(problem: PushPullProblem, settings: SolverSettings, *, on_step: OnStep | None = None) -> LearnedWeights:
-    """Solves a problem whose costs exist; warns when the solver stopped short."""
-    learned = _SOLVERS[settings.solver](problem, settings, on_step or _ignore)
+def solve(
+    problem: PushPullProblem,
+    settings: SolverSettings,
+    *,
+    on_step: OnStep | None = None,
+    on_pass: OnPass | None = None,
+) -> LearnedWeights:
+    """Solves a problem whose costs exist; warns when the solver stopped short.
+
+    Raises:
+        ConfigError: The kernels do not fit into memory and the solver cannot stream.
+    """
+    max_memory = settings.max_memory or memory_budget(problem.base_mass.device)
+    needed = kernel_bytes(problem)
+    if needed <= max_memory:
+        learned = _SOLVERS[settings.solver](problem, settings, on_step or _ignore)
+    elif settings.solver in _STREAMED:
+        learned = solve_streamed(problem, settings, max_memory, on_step or _ignore, on_pass or _unwatched)
+    else:
+        raise ConfigError(
+            f"solver {settings.solver!r} needs {needed / 2**30:.1f} GiB for its kernels, and max_memory is "
+            f"{max_memory / 2**30:.1f} GiB; raise it, or use one of the solvers that stream: {', '.join(_STREAMED)}"
+        )
     if not learned.converged:
+        stationarity = "unknown" if learned.stationarity is None else f"{learned.stationarity:.1e}"
         warnings.warn(
-            f"the {_describe(settings.solver)} stopped after {learned.n_steps} steps and {learned.n_sinkhorn_iters} "
-            f"Sinkhorn iterations short of its tolerances: stationarity {learned.stationarity}, column errors "
-            f"{learned.pull.marginal_error:.1e} (pull) and {learned.push.marginal_error:.1e} (push); raise max_steps, "
-            f"max_iters, epsilon or effective_sample_size",
+            f"{_describe(settings.solver)} stopped after {learned.n_steps} steps and {learned.n_sinkhorn_iters} "
+            f"Sinkhorn iterations short of its tolerances: stationarity {stationarity}, column errors "
+            f"{learned.marginal_error('pull'):.1e} (pull) and {learned.marginal_error('push'):.1e} (push); raise "
+            f"max_steps, max_iters, epsilon or effective_sample_size",
             ConvergenceWarning,
             stacklevel=2,
         )
     return learned
+
+
+def _references(
+    side: Side, downstream: Rows, given: References, cost: str, strength: float, settings: SolverSettings
+) -> list[Reference]:
+    sets = [ReferenceSet(given)] if isinstance(given, Tensor) else list(given)
+    total = sum(one.strength for one in sets)
+    if not sets or not total > 0 or any(one.strength < 0 for one in sets):
+        raise DataError(f"the strengths of the sets that {side} must be ≥ 0 and not all 0. Got {len(sets)} sets")
+    return [
+        Reference(
+            side,
+            COSTS[cost](downstream, one.representations),
+            strength * one.strength / total,
+            settings.reference_relaxation,
+        )
+        for one in sets
+    ]
 
 
 def _describe(solver: SolverName) -> str:
@@ -80,3 +152,7 @@ def _describe(solver: SolverName) -> str:
 
 def _ignore(_: Step) -> None:
     """Does nothing with a step."""
+
+
+def _unwatched(_: int) -> None:
+    """Watches no pass."""

@@ -1,78 +1,144 @@
 r"""The push-pull objective, its value and its two gradients.
 
-``F(w) = (1 − λ)·OT(w, Q) − λ·OT(w, M) + τ·KL(w ‖ u)`` over the simplex (Eq. 5, with a term that holds the weights
-near the base mass ``u``). ``OT`` is the regularized value ``⟨P, C⟩ + ε·KL(P ‖ a⊗b)``, whose derivative by a row's
-mass is that row's dual potential, up to one constant for all rows: no differentiation through iterations. The
-paper's own objective, the sharp cost ``⟨P*, C⟩`` of Eq. 6, needs one linear system on top, see `sharp_gradient`.
+``F(w) = Σ_k s_k·OT(w, Q_k) + τ·KL(w ‖ u)`` over the simplex, where ``s_k`` is positive for a safe anchor and negative
+for a harmful reference: with one of each, ``1 − λ`` and ``−λ`` (Eq. 5, with a term that holds the weights near the
+base mass ``u``). ``OT`` is the regularized value ``⟨P, C⟩ + ε·KL(P ‖ a⊗b)``, whose derivative by a row's mass is that
+row's dual potential, up to one constant for all rows: no differentiation through iterations. The paper's own
+objective, the sharp cost ``⟨P*, C⟩`` of Eq. 6, needs one linear system on top, see `sharp_gradient`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, DataError
-from sotune.transport import GroundCost, SinkhornResult, SinkhornSolver
-from sotune.transport.sinkhorn import check_epsilon, check_masses
+from sotune.transport import GroundCost, Kernel, SinkhornResult, SinkhornSolver
+from sotune.transport.kernel import check_epsilon, check_masses, check_relaxation
+
+Side = Literal["pull", "push"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A set that the weighted rows are pulled to or pushed from; its own rows have equal mass (Eq. 4).
+
+    Attributes:
+        side: ``pull`` for a safe anchor, ``push`` for a harmful reference.
+        cost: Ground cost from the downstream rows, ``[n, m]``.
+        strength: Factor of its transport cost in the objective, ≥ 0.
+        relaxation: See `sotune.transport.Kernel`: infinite for balanced transport, 0 for free column sums.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    side: Side
+    cost: GroundCost
+    strength: float
+    relaxation: float = math.inf
+
+    def __post_init__(self) -> None:
+        check_relaxation(self.relaxation)
+        if not (self.strength >= 0 and math.isfinite(self.strength)):
+            raise ConfigError(f"the strength of a reference must be a number ≥ 0. Got {self.strength}")
+
+    @property
+    def sign(self) -> int:
+        """1 for pull, −1 for push."""
+        return 1 if self.side == "pull" else -1
+
+    @property
+    def b(self) -> Tensor:
+        """Uniform mass on its rows, ``[m]`` (Eq. 4)."""
+        m = self.cost.shape[1]
+        return torch.full((m,), 1 / m, dtype=self.cost.dtype, device=self.cost.device)
 
 
 @dataclass(frozen=True)
 class PushPullProblem:
-    """Downstream rows between a safe anchor, which pulls, and a harmful reference, which pushes.
+    """Downstream rows between safe anchors, which pull, and harmful references, which push.
 
     Attributes:
-        pull_cost: Ground cost to the safe anchor, ``[n, m_safe]``.
-        push_cost: Ground cost to the harmful reference, ``[n, m_harmful]``.
-        epsilon: Entropic strength of both transports, > 0, in units of cost.
-        push_strength: The paper's λ, in [0, 1].
+        references: At least one.
+        epsilon: Entropic strength of all transports, > 0, in units of cost.
         base_mass: ``u``, ``[n]``, > 0, sum 1: the weights that no evidence would change.
 
     Raises:
-        ConfigError: λ is outside [0, 1].
-        DataError: The costs disagree about ``n``, or the base mass is not a positive distribution.
+        ConfigError: ``epsilon`` is not positive.
+        DataError: There is no reference, the costs disagree about ``n``, or the base mass is no positive distribution.
     """
 
-    pull_cost: GroundCost
-    push_cost: GroundCost
+    references: tuple[Reference, ...]
     epsilon: float
-    push_strength: float
     base_mass: Tensor
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
-        if not 0 <= self.push_strength <= 1:
-            raise ConfigError(f"push_strength must be in [0, 1]. Got {self.push_strength}")
-        if self.pull_cost.shape[0] != self.push_cost.shape[0]:
-            raise DataError(
-                f"both costs must have one row for each downstream row. "
-                f"Got {self.pull_cost.shape[0]} and {self.push_cost.shape[0]}"
-            )
+        if not self.references:
+            raise DataError("a push-pull problem needs at least one reference")
+        sizes = {reference.cost.shape[0] for reference in self.references}
+        if len(sizes) != 1:
+            raise DataError(f"all costs must have one row for each downstream row. Got {sorted(sizes)} rows")
         check_masses(self.base_mass, self.n, name="base_mass")
         if not bool((self.base_mass > 0).all()):
             raise DataError("base_mass must be positive; leave out the rows that should count for nothing")
 
+    @classmethod
+    def between(
+        cls, pull_cost: GroundCost, push_cost: GroundCost, *, epsilon: float, push_strength: float, base_mass: Tensor
+    ) -> PushPullProblem:
+        """Returns the paper's problem: one anchor with strength ``1 − λ``, one harmful reference with ``λ``.
+
+        Raises:
+            ConfigError: λ is outside [0, 1].
+        """
+        if not 0 <= push_strength <= 1:
+            raise ConfigError(f"push_strength must be in [0, 1]. Got {push_strength}")
+        pull = Reference("pull", pull_cost, 1 - push_strength)
+        return cls((pull, Reference("push", push_cost, push_strength)), epsilon, base_mass)
+
     @property
     def n(self) -> int:
         """How many downstream rows there are."""
-        return self.pull_cost.shape[0]
+        return self.references[0].cost.shape[0]
 
     @property
-    def pull_b(self) -> Tensor:
-        """Uniform mass on the safe anchor, ``[m_safe]`` (Eq. 4)."""
-        return _uniform(self.pull_cost)
+    def strengths(self) -> tuple[float, ...]:
+        """``s_k``: the strength of each reference, negative where it pushes."""
+        return tuple(reference.sign * reference.strength for reference in self.references)
 
-    @property
-    def push_b(self) -> Tensor:
-        """Uniform mass on the harmful reference, ``[m_harmful]`` (Eq. 4)."""
-        return _uniform(self.push_cost)
+    def combine(self, potentials: Sequence[Tensor]) -> Tensor:
+        """Returns ``G = Σ_k s_k·f^k``, ``[k]`` for potentials ``[k]``, in units of cost."""
+        gradient = self.strengths[0] * potentials[0]
+        for strength, potential in zip(self.strengths[1:], potentials[1:], strict=True):
+            gradient = gradient + strength * potential
+        return gradient
 
-    def combine(self, pull_f: Tensor, push_f: Tensor) -> Tensor:
-        """Returns ``G = (1 − λ)·f^pull − λ·f^push``, in units of cost."""
-        return (1 - self.push_strength) * pull_f - self.push_strength * push_f
+    def kernels(self, *, stored: bool, potentials: Sequence[Tensor] | None = None) -> list[Kernel]:
+        """Returns a kernel for each reference, at the given column potentials or at zero."""
+        return [
+            Kernel(
+                reference.cost,
+                reference.b,
+                self.epsilon,
+                relaxation=reference.relaxation,
+                g=None if potentials is None else potentials[number],
+                stored=stored,
+            )
+            for number, reference in enumerate(self.references)
+        ]
+
+    def take(self, positions: Tensor) -> PushPullProblem:
+        """Returns the same problem for some of the rows."""
+        mass = self.base_mass[positions]
+        references = tuple(Reference(r.side, r.cost.take(positions), r.strength, r.relaxation) for r in self.references)
+        return PushPullProblem(references, self.epsilon, mass / mass.sum())
 
 
 @dataclass(frozen=True)
@@ -80,26 +146,24 @@ class Evaluation:
     """The transport part of the objective at some weights.
 
     Attributes:
-        value: ``(1 − λ)·OT(w, Q) − λ·OT(w, M)``, in units of cost, without the tau term.
-        gradient: ``G_i = (1 − λ)·f^pull_i − λ·f^push_i``, ``[n]``; its level is arbitrary.
-        pull: Potentials towards the safe anchor.
-        push: Potentials towards the harmful reference.
+        value: ``Σ_k s_k·OT(w, Q_k)``, in units of cost, without the tau term.
+        gradient: ``G = Σ_k s_k·f^k``, ``[n]``; its level is arbitrary.
+        solved: Potentials towards each reference.
     """
 
     value: float
     gradient: Tensor
-    pull: SinkhornResult
-    push: SinkhornResult
+    solved: tuple[SinkhornResult, ...]
 
     @property
     def converged(self) -> bool:
-        """Whether both transports reached their tolerance."""
-        return self.pull.converged and self.push.converged
+        """Whether all transports reached their tolerance."""
+        return all(result.converged for result in self.solved)
 
     @property
     def n_iters(self) -> int:
-        """Sinkhorn iterations spent on both transports."""
-        return self.pull.n_iters + self.push.n_iters
+        """Sinkhorn iterations spent on all transports."""
+        return sum(result.n_iters for result in self.solved)
 
 
 class PushPullObjective:
@@ -109,38 +173,32 @@ class PushPullObjective:
         problem: What is weighed against what.
         tolerance: L1 column error to which each transport is solved.
         max_iters: Sinkhorn iterations that one transport may take.
+        kernels: The problem's kernels, to go on from where they stand; made here by default.
     """
 
-    def __init__(self, problem: PushPullProblem, *, tolerance: float, max_iters: int) -> None:
+    def __init__(
+        self, problem: PushPullProblem, *, tolerance: float, max_iters: int, kernels: Sequence[Kernel] | None = None
+    ) -> None:
         self.problem = problem
         self._tolerance, self._max_iters = tolerance, max_iters
-        self._pull = SinkhornSolver(problem.pull_cost, problem.pull_b, problem.epsilon)
-        self._push = SinkhornSolver(problem.push_cost, problem.push_b, problem.epsilon)
+        self._solvers = [SinkhornSolver(kernel) for kernel in kernels or problem.kernels(stored=True)]
 
     def evaluate(self, weights: Tensor) -> Evaluation:
-        """Solves both transports at the weights ``[n]``."""
-        pull = self._pull.solve(weights, tolerance=self._tolerance, max_iters=self._max_iters)
-        push = self._push.solve(weights, tolerance=self._tolerance, max_iters=self._max_iters)
-        strength = self.problem.push_strength
-        return Evaluation(
-            value=(1 - strength) * _dual_value(pull, weights) - strength * _dual_value(push, weights),
-            gradient=self.problem.combine(pull.f, push.f),
-            pull=pull,
-            push=push,
+        """Solves all transports at the weights ``[n]``."""
+        solved = tuple(
+            solver.solve(weights, tolerance=self._tolerance, max_iters=self._max_iters) for solver in self._solvers
         )
+        value = sum(
+            strength * (float(result.f.double() @ weights.double()) + solver.kernel.dual_value())
+            for strength, solver, result in zip(self.problem.strengths, self._solvers, solved, strict=True)
+        )
+        return Evaluation(value=value, gradient=self.problem.combine([result.f for result in solved]), solved=solved)
 
 
 def kl_divergence(weights: Tensor, base_mass: Tensor) -> float:
     """Returns ``KL(w ‖ u) = Σ w log(w / u)``, with ``0 log 0 = 0``, in nats."""
     w, u = weights.double(), base_mass.double()
     return float(torch.special.xlogy(w, w / u).sum())
-
-
-def effective_sample_size(log_weights: Tensor, base_mass: Tensor) -> float:
-    """Returns ``1 / Σ w²/u``, in (0, 1]: 1 for ``w = u``; for a uniform ``u`` the usual ``1 / (n Σ w²)``."""
-    log_w, log_base = log_weights.double(), base_mass.double().log()
-    concentration: Tensor = torch.logsumexp(2 * log_w - log_base, dim=0)
-    return math.exp(-float(concentration))
 
 
 def sharp_cost(cost: GroundCost, plan: Tensor) -> float:
@@ -197,12 +255,3 @@ def _conjugate_gradients(
         previous, energy = energy, residual @ scaled
         direction = scaled + (energy / previous) * direction
     return solution
-
-
-def _uniform(cost: GroundCost) -> Tensor:
-    m = cost.shape[1]
-    return torch.full((m,), 1 / m, dtype=cost.dtype, device=cost.device)
-
-
-def _dual_value(result: SinkhornResult, weights: Tensor) -> float:
-    return float(result.f.double() @ weights.double() + result.g.double().mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from sotune.artifacts import atomic_path
 from sotune.errors import ArtifactError, ConfigError
 from sotune.transport import COSTS, extend_potential
-from sotune.weights.solution import LearnedWeights, SolverSettings
+from sotune.weights.objective import Side
+from sotune.weights.solution import LearnedWeights, SolverSettings, mean_by_strength
 
 _METADATA_KEY = "sotune"  # one key: the order of several is not fixed in the file format
 
@@ -33,32 +35,41 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ScoredReference:
+    """A reference with its column potential.
+
+    Attributes:
+        side: Whether it pulls or pushes.
+        strength: Factor of its transport cost in the objective, ≥ 0.
+        representations: ``[m, d]``.
+        g: Column potential, ``[m]``, in units of cost.
+    """
+
+    side: Side
+    strength: float
+    representations: Tensor
+    g: Tensor
+
+
+@dataclass(frozen=True)
 class Scorer:
     """Column potentials and the references that they belong to: a function from representation to weight.
 
     Attributes:
         cost: Name of the ground cost.
         epsilon: Entropic strength, in units of cost.
-        push_strength: The paper's λ.
         tau: Strength of the KL term.
         log_normalizer: ``log Σ_i u_i exp(−G_i / tau)`` over the rows that were solved.
         n: How many rows were solved.
-        safe_anchor: Representations, ``[m_safe, d]``.
-        harmful_reference: Representations, ``[m_harmful, d]``.
-        pull_g: Column potential of the safe anchor, ``[m_safe]``.
-        push_g: Column potential of the harmful reference, ``[m_harmful]``.
+        references: The references.
     """
 
     cost: str
     epsilon: float
-    push_strength: float
     tau: float
     log_normalizer: float
     n: int
-    safe_anchor: Tensor
-    harmful_reference: Tensor
-    pull_g: Tensor
-    push_g: Tensor
+    references: tuple[ScoredReference, ...]
 
     @classmethod
     def from_learned(
@@ -67,10 +78,15 @@ class Scorer:
         *,
         settings: SolverSettings,
         cost: str,
-        safe_anchor: Tensor,
-        harmful_reference: Tensor,
+        references: Sequence[Tensor],
     ) -> Scorer:
         """Takes from learned weights what scoring needs.
+
+        Args:
+            learned: The weights.
+            settings: How they were solved.
+            cost: Name of the ground cost.
+            references: Representations of the references, in the order of ``learned.references``: anchors first.
 
         Raises:
             ConfigError: The weights have no tau, so they are no function of the potentials.
@@ -83,14 +99,13 @@ class Scorer:
         return cls(
             cost=cost,
             epsilon=settings.epsilon,
-            push_strength=settings.push_strength,
             tau=learned.tau,
             log_normalizer=learned.log_normalizer,
             n=learned.weights.shape[0],
-            safe_anchor=safe_anchor,
-            harmful_reference=harmful_reference,
-            pull_g=learned.pull.g,
-            push_g=learned.push.g,
+            references=tuple(
+                ScoredReference(solved.side, solved.strength, representations, solved.g)
+                for solved, representations in zip(learned.references, references, strict=True)
+            ),
         )
 
     def score(self, representations: Tensor) -> Score:
@@ -99,25 +114,39 @@ class Scorer:
         Raises:
             DataError: The width differs from that of the references, or a row is not finite.
         """
-        make_cost = COSTS[self.cost]
-        pull_cost = make_cost(representations, self.safe_anchor)
-        push_cost = make_cost(representations, self.harmful_reference)
-        pull_b = torch.full_like(self.pull_g, 1 / self.pull_g.shape[0])
-        push_b = torch.full_like(self.push_g, 1 / self.push_g.shape[0])
-        pull = extend_potential(pull_cost, self.pull_g, pull_b, self.epsilon)
-        push = extend_potential(push_cost, self.push_g, push_b, self.epsilon)
-        gradient = (1 - self.push_strength) * pull - self.push_strength * push
-        weights = (-gradient.double() / self.tau - self.log_normalizer).exp() / self.n
-        return Score(weights=weights, pull_potential=pull, push_potential=push)
+        potentials = [self._potential(representations, reference) for reference in self.references]
+        gradient = sum(
+            (r.strength if r.side == "pull" else -r.strength) * f.double()
+            for r, f in zip(self.references, potentials, strict=True)
+        )
+        weights = (-torch.as_tensor(gradient) / self.tau - self.log_normalizer).exp() / self.n
+
+        def mean(side: Side) -> Tensor:
+            parts = [(r.strength, f) for r, f in zip(self.references, potentials, strict=True) if r.side == side]
+            return mean_by_strength(parts, like=potentials[0])
+
+        return Score(weights=weights, pull_potential=mean("pull"), push_potential=mean("push"))
+
+    def _potential(self, representations: Tensor, reference: ScoredReference) -> Tensor:
+        cost = COSTS[self.cost](representations, reference.representations)
+        b = torch.full_like(reference.g, 1 / reference.g.shape[0])
+        return extend_potential(cost, reference.g, b, self.epsilon)
 
     def save(self, path: Path) -> None:
         """Writes the scorer as one safetensors file, atomically."""
         from safetensors.torch import save_file
 
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        tensors = {
+            f"{name}.{number}": getattr(reference, name).contiguous()
+            for number, reference in enumerate(self.references)
+            for name in _TENSORS
+        }
+        metadata = {
+            **{name: getattr(self, name) for name in _NUMBERS},
+            "references": [{"side": r.side, "strength": r.strength} for r in self.references],
+        }
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(numbers, sort_keys=True)})
+            save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
     @classmethod
     def load(cls, path: Path) -> Scorer:
@@ -132,12 +161,19 @@ class Scorer:
             raise ArtifactError(f"{path} is missing; run `sotune weigh` first, with a solver that has a tau")
         try:
             with safe_open(path, framework="pt") as file:
-                numbers = json.loads(file.metadata()[_METADATA_KEY])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                metadata = json.loads(file.metadata()[_METADATA_KEY])
+                references = tuple(
+                    ScoredReference(
+                        described["side"],
+                        float(described["strength"]),
+                        *(file.get_tensor(f"{name}.{number}") for name in _TENSORS),
+                    )
+                    for number, described in enumerate(metadata["references"])
+                )
+            return cls(**{name: metadata[name] for name in _NUMBERS}, references=references)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} does not hold saved potentials ({error}); run `sotune weigh` again") from error
-        return cls(**numbers, **tensors)
 
 
-_TENSORS = ("safe_anchor", "harmful_reference", "pull_g", "push_g")
-_NUMBERS = ("cost", "epsilon", "push_strength", "tau", "log_normalizer", "n")
+_TENSORS = ("representations", "g")
+_NUMBERS = ("cost", "epsilon", "tau", "log_normalizer", "n")

@@ -1,0 +1,173 @@
+"""One pass over all rows, which updates every potential at once, and the extrapolation between passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sotune.errors import SotuneError
+from sotune.transport.cost import block_slices
+from sotune.transport.kernel import Kernel
+
+LogMasses = Callable[[int, int, Sequence[Tensor]], Tensor]
+"""Gives the logarithms of the masses of rows ``start`` to ``stop``, ``[k]``, from their potentials; on any scale."""
+OnRows = Callable[[int, int], None]
+"""Is told how many rows are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass over the rows found, at the column potentials that it began with.
+
+    Attributes:
+        f: Row potentials towards each reference, ``[n]`` each: the row updates, so that row sums are exact.
+        log_masses: Logarithms of the column sums of each plan with the row masses scaled to sum 1, ``[m]`` each,
+            float64.
+        changes: By how much a Sinkhorn update would move each column potential, ``[m]`` each, in units of cost.
+        errors: L1 error of the column sums of each plan.
+        mean_costs: Each row's mean cost under each plan, ``[n]`` each; empty unless asked for.
+    """
+
+    f: tuple[Tensor, ...]
+    log_masses: tuple[Tensor, ...]
+    changes: tuple[Tensor, ...]
+    errors: tuple[float, ...]
+    mean_costs: tuple[Tensor, ...]
+
+
+def sweep(
+    kernels: Sequence[Kernel],
+    log_masses_of: LogMasses,
+    *,
+    corrections: Sequence[Tensor] | None = None,
+    mean_costs: bool = False,
+    on_rows: OnRows | None = None,
+) -> Sweep:
+    """Passes once over all rows: row potentials, row masses from them, and the column sums that follow.
+
+    Masses need no normalizer beforehand: sums are kept relative to the largest mass so far, and scaled down when a
+    larger one comes.
+
+    Args:
+        kernels: One for each reference, over the same rows.
+        log_masses_of: The masses of the rows; may depend on their potentials.
+        corrections: Added to the logarithms of the column sums, ``[m]`` each.
+        mean_costs: Whether to find each row's mean cost too.
+        on_rows: Is told of progress.
+
+    Raises:
+        SotuneError: A column sum is not finite.
+    """
+    n, device, dtype = kernels[0].cost.shape[0], kernels[0].cost.device, kernels[0].cost.dtype
+    f = [torch.empty(n, dtype=dtype, device=device) for _ in kernels]
+    means = [torch.empty(n, dtype=dtype, device=device) for _ in kernels] if mean_costs else []
+    log_masses = torch.empty(n, dtype=dtype, device=device)
+    sums = [torch.zeros(kernel.cost.shape[1], dtype=torch.float64, device=device) for kernel in kernels]
+    level = torch.tensor(_LOWEST, dtype=dtype, device=device)
+    for start, stop in block_slices(n, sum(kernel.cost.shape[1] for kernel in kernels), device):
+        blocks = [kernel.block(start, stop) for kernel in kernels]
+        here = log_masses_of(start, stop, [block.f for block in blocks])
+        log_masses[start:stop] = here
+        higher = torch.maximum(level, here.max())
+        scale, masses = (level - higher).exp(), (here - higher).exp()
+        level = higher
+        for number, block in enumerate(blocks):
+            f[number][start:stop] = block.f
+            sums[number].mul_(scale).add_(block.matrix.T @ (masses / block.sums))
+            if mean_costs:
+                means[number][start:stop] = kernels[number].mean_cost(block)
+        if on_rows is not None:
+            on_rows(stop, n)
+    log_total = torch.logsumexp(log_masses.double(), dim=0)
+    found = [
+        _column_log_masses(kernel, column.log() + level, potential, log_masses - log_total.to(dtype), log_total)
+        for kernel, column, potential in zip(kernels, sums, f, strict=True)
+    ]
+    if corrections is not None:
+        found = [log_mass + correction for log_mass, correction in zip(found, corrections, strict=True)]
+    return Sweep(
+        f=tuple(f),
+        log_masses=tuple(found),
+        changes=tuple(kernel.change(log_mass) for kernel, log_mass in zip(kernels, found, strict=True)),
+        errors=tuple(_l1_error(kernel, log_mass) for kernel, log_mass in zip(kernels, found, strict=True)),
+        mean_costs=tuple(means),
+    )
+
+
+class Extrapolation:
+    """Anderson acceleration of a fixed-point iteration on column potentials, with a way back.
+
+    Keeps the last few points and steps, and jumps to where a combination of the steps would vanish. Where a jump made
+    the error worse it returns to the point before, takes the plain step, and forgets what it knew.
+
+    References: Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations" (SIAM J. Numer. Anal. 2011).
+
+    Args:
+        metric: Positive weights of the coordinates, ``[k]``.
+        memory: How many earlier steps to combine.
+    """
+
+    def __init__(self, metric: Tensor, memory: int = 6) -> None:
+        self._metric, self._memory = metric, memory
+        self._points: list[Tensor] = []
+        self._steps: list[Tensor] = []
+        self._error = float("inf")
+        self._jumped = False
+
+    def next(self, point: Tensor, step: Tensor, error: float) -> Tensor:
+        """Returns where to go from a point ``[k]`` at which the plain iteration would take ``step``."""
+        if self._jumped and not error <= _TOLERATED_RISE * self._error:
+            point, step = self._points[-1], self._steps[-1]
+            self._points, self._steps = [], []
+            error = self._error
+        self._points.append(point)
+        self._steps.append(step)
+        del self._points[: -self._memory - 1], self._steps[: -self._memory - 1]
+        self._error = error
+        self._jumped = len(self._points) > 1
+        return self._jump() if self._jumped else point + step
+
+    def forget(self) -> None:
+        """Drops what is known: the iteration has become another one."""
+        self._points, self._steps, self._jumped = [], [], False
+
+    def _jump(self) -> Tensor:
+        point, step = self._points[-1], self._steps[-1]
+        steps = torch.stack(self._steps)
+        differences = (steps[1:] - steps[:-1]) * self._metric.sqrt()
+        moves = (torch.stack(self._points) + steps).diff(dim=0)
+        gram = differences @ differences.T
+        ridge = _RIDGE * gram.diagonal().max() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        right = differences @ (step * self._metric.sqrt())
+        mixture = torch.linalg.lstsq(gram + ridge, right[:, None]).solution[:, 0]
+        jumped = point + step - mixture @ moves
+        return jumped if bool(torch.isfinite(jumped).all()) else point + step
+
+
+_TOLERATED_RISE = 1.5
+_RIDGE = 1e-10
+_LOWEST = -1e30  # below any logarithm of a mass, and finite, so that its differences are no NaN
+
+
+_MARGIN = 20.0  # how far above the least number, as a logarithm, a column sum must be to be precise
+
+
+def _column_log_masses(kernel: Kernel, log_sums: Tensor, f: Tensor, log_masses: Tensor, log_total: Tensor) -> Tensor:
+    relative = log_sums - log_total
+    found = relative + kernel.scaling.double().log()
+    lost = (relative < math.log(torch.finfo(kernel.cost.dtype).tiny) + _MARGIN) & (kernel.b > 0)
+    if bool(lost.any()):  # all rows of a column underflowed, or nearly
+        found = kernel.log_masses(f, log_masses).double()
+    if not bool((torch.isfinite(found) | (kernel.b == 0)).all()):
+        raise SotuneError(
+            f"Sinkhorn met a non-finite value with epsilon {kernel.epsilon}; raise epsilon, or use float64"
+        )
+    return found
+
+
+def _l1_error(kernel: Kernel, log_mass: Tensor) -> float:
+    return 0.0 if kernel.relaxation == 0 else float((log_mass.exp() - kernel.target).abs().sum())

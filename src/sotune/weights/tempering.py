@@ -1,0 +1,77 @@
+"""The strength of the KL term: how even the weights are, given how the rows differ."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sotune.errors import ConfigError
+
+_MAX_ROUNDS = 200
+
+
+def gibbs(gradient: Tensor, base_mass: Tensor, tau: float) -> tuple[Tensor, float]:
+    """Returns the fixed point's weights for potentials held fixed: ``w ∝ u·exp(−G / tau)``.
+
+    Args:
+        gradient: ``G``, ``[n]``, in units of cost.
+        base_mass: ``u``, ``[n]``.
+        tau: Strength of the KL term.
+
+    Returns:
+        The logarithm of the weights, ``[n]``, float64, and the log-normalizer ``log Σ u·exp(−G / tau)``.
+    """
+    log_mass = base_mass.double().log() - gradient.double() / tau
+    log_normalizer = float(torch.logsumexp(log_mass, dim=0))
+    return log_mass - log_normalizer, log_normalizer
+
+
+def effective_sample_size(log_weights: Tensor, base_mass: Tensor) -> float:
+    """Returns ``1 / Σ w²/u``, in (0, 1]: 1 for ``w = u``; for a uniform ``u`` the usual ``1 / (n Σ w²)``."""
+    log_w, log_base = log_weights.double(), base_mass.double().log()
+    concentration: Tensor = torch.logsumexp(2 * log_w - log_base, dim=0)
+    return math.exp(-float(concentration))
+
+
+def find_tau(gradient: Tensor, base_mass: Tensor, target_size: float, *, start: float | None = None) -> float:
+    """Returns the tau at which ``u·exp(−G / tau)``, normalized, has the wanted effective sample size.
+
+    With ``t = 1 / tau`` and ``Z(t) = Σ u·exp(−t·G)`` the effective sample size is ``Z(t)² / Z(2t)``, which falls from
+    1 as ``t`` grows; Newton's method on ``log t`` finds it, inside a bracket. Where the gradient is the same for all
+    rows every tau gives equal weights, and 1 is returned.
+
+    Args:
+        gradient: ``G``, ``[n]``, in units of cost.
+        base_mass: ``u``, ``[n]``.
+        target_size: The effective sample size to reach, in (0, 1).
+        start: A tau that is near; saves rounds.
+
+    Raises:
+        ConfigError: So small an effective sample size cannot be reached with so few rows.
+    """
+    if target_size <= float(base_mass.max()):
+        raise ConfigError(
+            f"effective_sample_size={target_size} cannot be reached with {base_mass.shape[0]} rows: one row alone has "
+            f"{float(base_mass.max()):.2g}; raise it"
+        )
+    g = gradient.double() - gradient.double().min()
+    spread = float(g.max())
+    if spread <= 1e-12:
+        return 1.0
+    log_base, wanted = base_mass.double().log(), math.log(target_size)
+    low, high = 1e-3 / spread, 1e3 / spread
+    t = min(max(1 / start if start else 1 / spread, low), high)
+    for _ in range(_MAX_ROUNDS):
+        once, twice = log_base - t * g, log_base - 2 * t * g
+        log_z, log_z2 = torch.logsumexp(once, 0), torch.logsumexp(twice, 0)
+        gap = float(2 * log_z - log_z2) - wanted
+        low, high = (t, high) if gap > 0 else (low, t)
+        slope = 2 * t * float((twice - log_z2).exp() @ g - (once - log_z).exp() @ g)
+        proposed = t * math.exp(min(max(-gap / slope, -2), 2)) if slope < 0 else math.nan
+        moved = proposed if low < proposed < high else math.sqrt(low * high)
+        if abs(moved / t - 1) < 1e-9 or abs(gap) < 1e-12:
+            break
+        t = moved
+    return 1 / t
