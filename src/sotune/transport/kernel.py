@@ -101,17 +101,21 @@ class Kernel:
             self._g, self._v = g, scaled.exp().to(self.cost.dtype)
 
     def change(self, log_masses: Tensor) -> Tensor:
-        """Returns by how much one Sinkhorn update moves ``g``, given the logarithm of the column sums, ``[m]``."""
+        """Returns by how much one Sinkhorn update moves ``g``, given the logarithm of the column sums, ``[m]``.
+
+        Where the level of ``g`` means nothing (exact column sums) it does not move: its mean by mass stays.
+        """
         if self.relaxation == 0:
             return torch.zeros_like(self._g)
-        step = self.epsilon * (self.b.log() - log_masses)
-        if not math.isinf(self.relaxation):
-            rho = self.relaxation
-            moved = rho / (rho + self.epsilon) * (self._g + step)
-            # The best common shift of g (and −f) in closed form: without it a large ρ converges very slowly.
-            moved = moved + rho * torch.logsumexp(self.b.log() - moved / rho, dim=0)
-            step = moved - self._g
-        return torch.where(self.b > 0, step, torch.zeros_like(step))
+        used = self.b > 0
+        step = torch.where(used, self.epsilon * (self.b.log() - log_masses), 0.0)
+        if math.isinf(self.relaxation):
+            return torch.where(used, step - self.b @ step, 0.0)
+        rho = self.relaxation
+        moved = rho / (rho + self.epsilon) * (self._g + step)
+        # The best common shift of g (and −f) in closed form: without it a large ρ converges very slowly.
+        moved = moved + rho * torch.logsumexp(self.b.log() - moved / rho, dim=0)
+        return torch.where(used, moved - self._g, 0.0)
 
     def dual_value(self) -> float:
         """Returns the part of the dual value that ``g`` brings."""
