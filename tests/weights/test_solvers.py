@@ -295,3 +295,52 @@ def test_a_problem_needs_references_that_agree():
     only_push = solve(PushPullProblem((Reference("push", cost, 1.0),), 0.1, mass), EXACT)
     assert torch.isnan(only_push.pull_cost).all()
     assert only_push.marginal_error("pull") == 0.0
+
+
+# Theory, as docs/method.md states it.
+
+
+def test_value_gradient_is_that_of_automatic_differentiation():
+    sets = clouds(n=20)
+    matrix = CosineCost(sets[0], sets[2]).rows(0, 20)
+    b = torch.full((15,), 1 / 15, dtype=torch.float64)
+    logits = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    weights, g = torch.softmax(logits, 0), torch.zeros(15, dtype=torch.float64)
+    for _ in range(500):
+        f = -0.1 * torch.logsumexp((g - matrix) / 0.1 + b.log(), 1)
+        g = -0.1 * torch.logsumexp((f[:, None] - matrix) / 0.1 + weights.log()[:, None], 0)
+    f = -0.1 * torch.logsumexp((g - matrix) / 0.1 + b.log(), 1)
+    ratio = torch.exp((f[:, None] + g - matrix) / 0.1)
+    plan = weights[:, None] * b * ratio
+    ((plan * matrix).sum() + 0.1 * (plan * ratio.log()).sum()).backward()
+
+    w = weights.detach()
+    problem = PushPullProblem((Reference("pull", CosineCost(sets[0], sets[2]), 1.0),), 0.1, w)
+    gradient = PushPullObjective(problem, tolerance=1e-13, max_iters=20_000).evaluate(w).gradient
+    ours = w * (gradient - w @ gradient)
+    assert float((ours - logits.grad).norm() / logits.grad.norm()) < 1e-5
+
+
+def test_curvature_of_a_transport_is_the_one_that_bounds_the_step():
+    # In the KL geometry, D_w^½ H D_w^½ has the eigenvalues ε σ² / (1 − σ²).
+    sets = clouds(n=25)
+    cost, epsilon = CosineCost(sets[0], sets[2]), 0.1
+    w = torch.softmax(torch.randn(25, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 0)
+    problem = PushPullProblem((Reference("pull", cost, 1.0),), epsilon, w)
+    objective = PushPullObjective(problem, tolerance=1e-13, max_iters=20_000)
+    columns = []
+    for i in range(25):
+        nudge = torch.zeros(25, dtype=torch.float64)
+        nudge[i] = 1e-6
+        # Renormalizing moves along the simplex; the potentials' level is taken out below.
+        up, down = ((w + s * nudge) / (w + s * nudge).sum() for s in (1, -1))
+        columns.append((objective.evaluate(up).gradient - objective.evaluate(down).gradient) / 2e-6)
+    root = w.sqrt()
+    flat = torch.eye(25, dtype=torch.float64) - torch.outer(root, root)  # directions that keep the sum of w
+    scaled = flat @ (root[:, None] * torch.stack(columns, 1) * root) @ flat
+    found = torch.linalg.eigvalsh((scaled + scaled.T) / 2).flip(0)[:5]
+    result = objective.evaluate(w).solved[0]
+    b = torch.full((15,), 1 / 15, dtype=torch.float64)
+    plan = w[:, None] * b * ((result.f[:, None] + result.g - cost.rows(0, 25)) / epsilon).exp()
+    sigma = torch.linalg.svdvals(plan / root[:, None] / b.sqrt())[1:6]
+    torch.testing.assert_close(found, epsilon * sigma**2 / (1 - sigma**2), rtol=1e-4, atol=0)

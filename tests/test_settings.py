@@ -1,0 +1,28 @@
+"""Settings that are more than a number."""
+
+import pytest
+
+from sotune.config import make_config, parse_bytes
+from sotune.errors import ConfigError
+
+NEEDED = {"data": "d.jsonl", "safe_anchor": "a.jsonl", "harmful_reference": "h.jsonl", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GB", 4 * 10**9), ("512 MiB", 512 * 2**20), ("1.5g", 1_500_000_000), ("1000", 1000), ("2 kib", 2048)],
+)
+def test_sizes_are_read(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-4GB", "0", "4 GBs", "1e9"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="size like 4GB"):
+        parse_bytes(text)
+    with pytest.raises(ConfigError, match="max_memory"):
+        make_config({**NEEDED, "max_memory": text})
+
+
+def test_a_number_of_bytes_may_be_a_number():
+    assert make_config({**NEEDED, "max_memory": 1000000}).max_memory == "1000000"
