@@ -15,9 +15,9 @@ import statistics
 from pathlib import Path
 
 import torch
-from filter import CASES, Corpus, Embeddings, auroc, prepared_embeddings
 from torch import Tensor
 
+from filter import CASES, Corpus, Embeddings, auroc, prepared_embeddings
 from sotune.weights import SolverSettings, learn_weights
 
 RELAXATIONS = (math.inf, 1.0, 0.3, 0.1, 0.03, 0.0)
