@@ -80,7 +80,9 @@ class WeightSettings(BaseModel):
 
     model_config = _STRICT
 
-    cost: Literal["cosine"] = Field("cosine", description="Ground cost (paper, §4.1).")
+    cost: Literal["adaptive", "cosine"] = Field(
+        "adaptive", description="Ground cost: learned from the data, or cosine distance (paper, §4.1)."
+    )
     epsilon: float = Field(0.1, gt=0, description="Entropic strength, in units of cost (paper, §5.1).")
     push_strength: float = Field(0.5, ge=0, le=1, description="The paper's lambda (§5.1): 0 pulls only, 1 pushes only.")
     solver: Literal["mirror", "cccp", "one_step", "adam_sharp"] = Field(
@@ -88,7 +90,7 @@ class WeightSettings(BaseModel):
         description="mirror, cccp: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1).",
     )
     reference_relaxation: float | None = Field(
-        None, ge=0, description="Penalty on unequal use of reference rows: 0 none; without it use is equal (paper)."
+        None, ge=0, description="Penalty on unequal use of reference rows; default: 0 (adaptive), equal use (cosine)."
     )
     effective_sample_size: float = Field(
         0.9, gt=0, lt=1, description="How even the weights are; finds tau. Near 0.9 ranks best on real text."

@@ -31,7 +31,7 @@ def test_every_method_keeps_the_contract(name, inputs):
         assert torch.equal(after, original)
 
 
-@pytest.mark.parametrize("name", ["probe", "sot", "sot_potentials"])
+@pytest.mark.parametrize("name", ["adaptive", "probe", "sot", "sot_potentials"])
 def test_informed_methods_rank_harmful_rows_last(name, inputs):
     weights = METHODS[name].weigh(inputs)
     assert weights[:10].max() < weights[10:].median()

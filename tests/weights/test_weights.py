@@ -202,7 +202,7 @@ def test_scoring_gives_rows_their_own_weights_and_survives_the_disk(solver, dtyp
     loose = {"stationarity_tolerance": 1e-5, "marginal_tolerance": 1e-6}
     settings_ = dataclasses.replace(EXACT, solver=solver, **loose)
     learned = learn_weights(*sets, settings=settings_, cost="cosine")
-    scorer = Scorer.from_learned(learned, settings=settings_, cost="cosine", references=sets[1:])
+    scorer = Scorer.from_learned(learned, settings=settings_, references=sets[1:])
     scorer.save(tmp_path / "p.safetensors")
     first = (tmp_path / "p.safetensors").read_bytes()
     scorer.save(tmp_path / "p.safetensors")
@@ -217,8 +217,7 @@ def test_scoring_needs_a_tau_and_a_file(tmp_path):
     learned = learn(sets, solver="adam_sharp", max_steps=1)
     with pytest.raises(ConfigError, match="no function of the potentials"):
         Scorer.from_learned(
-            learned, settings=dataclasses.replace(EXACT, solver="adam_sharp"), cost="cosine",
-            references=sets[1:],
+            learned, settings=dataclasses.replace(EXACT, solver="adam_sharp"), references=sets[1:],
         )  # fmt: skip
     with pytest.raises(ArtifactError, match="is missing"):
         Scorer.load(tmp_path / "none.safetensors")

@@ -1,5 +1,6 @@
 """Methods that weigh a fine-tuning set, one file each, in one registry."""
 
+from sotune.methods.adaptive import ADAPTIVE
 from sotune.methods.base import Method, WeighInputs
 from sotune.methods.probe import PROBE
 from sotune.methods.random_rows import RANDOM
@@ -10,6 +11,7 @@ METHODS: dict[str, Method] = {
     "sft": SFT,
     "random": RANDOM,
     "probe": PROBE,
+    "adaptive": ADAPTIVE,
     "sot": SOT,
     "sot_potentials": SOT_POTENTIALS,
 }

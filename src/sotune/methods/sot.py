@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from sotune.methods.base import Method, WeighInputs
@@ -29,6 +31,8 @@ def learn(
     push_strength: float = _PUSH_STRENGTH,
     effective_sample_size: float = _EFFECTIVE_SAMPLE_SIZE,
     max_steps: int = 200,
+    cost: str = "cosine",
+    reference_relaxation: float = math.inf,
 ) -> Tensor:
     """Returns push-pull weights, ``[n]``, at the defaults or away from one of them."""
     settings = SolverSettings(
@@ -42,9 +46,10 @@ def learn(
         max_steps=max_steps,
         max_iters=2000,
         learning_rate=0.1,
+        reference_relaxation=reference_relaxation,
     )
     return learn_weights(
-        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost="cosine"
+        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost=cost
     ).weights
 
 

@@ -65,7 +65,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     if learned.tau is None:
         run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solver's potentials do not belong to these weights
     else:
-        scorer = Scorer.from_learned(learned, settings=settings, cost=config.cost, references=references)
+        scorer = Scorer.from_learned(learned, settings=settings, references=references)
         scorer.save(run.file(_POTENTIALS))
         outputs.append(_POTENTIALS)
     write_json(
@@ -75,7 +75,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "cost": config.cost,
             "epsilon": config.epsilon,
             "push_strength": config.push_strength,
-            "reference_relaxation": config.reference_relaxation,
+            "reference_relaxation": None
+            if math.isinf(settings.reference_relaxation)
+            else settings.reference_relaxation,
             "tau": learned.tau,
             "effective_sample_size": learned.effective_sample_size,
             "objective": learned.objective,
@@ -114,10 +116,16 @@ def solver_settings(config: RunConfig) -> SolverSettings:
         max_steps=config.max_outer_steps,
         max_iters=config.max_iters,
         learning_rate=config.logit_learning_rate,
-        reference_relaxation=math.inf if config.reference_relaxation is None else config.reference_relaxation,
+        reference_relaxation=_relaxation(config),
         max_memory=None if config.max_memory is None else parse_bytes(config.max_memory),
         streamed_tolerance=config.streamed_tolerance,
     )
+
+
+def _relaxation(config: RunConfig) -> float:
+    if config.reference_relaxation is not None:
+        return config.reference_relaxation
+    return 0.0 if config.cost == "adaptive" else math.inf
 
 
 def _summarize(run: RunFolder) -> Figures:

@@ -4,7 +4,7 @@ One convention holds everywhere: ``plan = a·b·exp((f + g − cost) / epsilon)`
 (each sums to 1) and ``f``, ``g`` the dual potentials in units of cost.
 """
 
-from sotune.transport.cost import COSTS, CosineCost, DenseCost, GroundCost, Rows
+from sotune.transport.cost import CosineCost, DenseCost, GroundCost, Rows
 from sotune.transport.kernel import Kernel, join, move_all, part
 from sotune.transport.sinkhorn import (
     OTProblem,
@@ -19,7 +19,6 @@ from sotune.transport.sinkhorn import (
 from sotune.transport.sweep import Extrapolation, Sweep, sweep
 
 __all__ = [
-    "COSTS",
     "CosineCost",
     "DenseCost",
     "Extrapolation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -152,10 +152,6 @@ class CosineCost:
     def take(self, positions: Tensor) -> CosineCost:
         """Returns the cost between some of the rows and all columns."""
         return CosineCost(self._x[positions], self._y)
-
-
-COSTS: dict[str, Callable[[Rows, Tensor], GroundCost]] = {"cosine": CosineCost}
-"""Ground costs by name."""
 
 
 def block_slices(n: int, width: int, device: torch.device) -> Iterator[tuple[int, int]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, ConvergenceWarning, DataError
-from sotune.transport import COSTS, Rows
+from sotune.transport import Rows
 from sotune.weights.adam import solve_adam_sharp
 from sotune.weights.cccp import solve_cccp
+from sotune.weights.ground_cost import COST_NAMES, Stretch, learn_stretch, stretched_cost
 from sotune.weights.mirror import solve_mirror, solve_one_step
 from sotune.weights.objective import PushPullProblem, Reference, Side
 from sotune.weights.solution import LearnedWeights, OnStep, SolverName, SolverSettings, Step
@@ -66,7 +67,8 @@ def learn_weights(
         safe_anchor: Representations of the trusted rows, ``[m_safe, d]``, or several such sets with their strengths.
         harmful_reference: The same of the harmful rows.
         settings: How to solve.
-        cost: Name of the ground cost, a key of `sotune.transport.COSTS`.
+        cost: ``cosine``, the paper's, or ``adaptive``: the same after the space is stretched along the direction that
+            tells harm from safety, see `learn_stretch`.
         base_mass: Weights that no evidence would change, ``[n]``, sum 1; uniform by default.
         on_step: Called after each outer step.
         on_pass: Called before each pass over streamed rows; what it returns is told of the rows done.
@@ -75,21 +77,27 @@ def learn_weights(
         DataError: Representations are not finite, of different width, or empty.
         ConfigError: The cost is unknown, a setting is out of range, or the solver cannot stream and must.
     """
-    if cost not in COSTS:
-        raise ConfigError(f"cost must be one of {', '.join(sorted(COSTS))}. Got {cost!r}")
+    if cost not in COST_NAMES:
+        raise ConfigError(f"cost must be one of {', '.join(COST_NAMES)}. Got {cost!r}")
     if not 0 <= settings.push_strength <= 1:
         raise ConfigError(f"push_strength must be in [0, 1]. Got {settings.push_strength}")
+    anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
+    stretch = None
+    if cost == "adaptive":
+        stretch = learn_stretch(
+            downstream, *(torch.cat([s.representations for s in one]) for one in (anchors, harmful))
+        )
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
     problem = PushPullProblem(
         (
-            *_references("pull", downstream, safe_anchor, cost, 1 - settings.push_strength, settings),
-            *_references("push", downstream, harmful_reference, cost, settings.push_strength, settings),
+            *_references("pull", downstream, anchors, stretch, 1 - settings.push_strength, settings),
+            *_references("push", downstream, harmful, stretch, settings.push_strength, settings),
         ),
         epsilon=settings.epsilon,
         base_mass=uniform if base_mass is None else base_mass.to(uniform),
     )
-    return solve(problem, settings, on_step=on_step, on_pass=on_pass)
+    return replace(solve(problem, settings, on_step=on_step, on_pass=on_pass), stretch=stretch)
 
 
 def solve(
@@ -128,17 +136,26 @@ def solve(
     return learned
 
 
-def _references(
-    side: Side, downstream: Rows, given: References, cost: str, strength: float, settings: SolverSettings
-) -> list[Reference]:
+def _reference_sets(side: Side, given: References) -> list[ReferenceSet]:
     sets = [ReferenceSet(given)] if isinstance(given, Tensor) else list(given)
-    total = sum(one.strength for one in sets)
-    if not sets or not total > 0 or any(one.strength < 0 for one in sets):
+    if not sets or any(one.strength < 0 for one in sets) or not sum(one.strength for one in sets) > 0:
         raise DataError(f"the strengths of the sets that {side} must be ≥ 0 and not all 0. Got {len(sets)} sets")
+    return sets
+
+
+def _references(
+    side: Side,
+    downstream: Rows,
+    sets: Sequence[ReferenceSet],
+    stretch: Stretch | None,
+    strength: float,
+    settings: SolverSettings,
+) -> list[Reference]:
+    total = sum(one.strength for one in sets)
     return [
         Reference(
             side,
-            COSTS[cost](downstream, one.representations),
+            stretched_cost(downstream, one.representations, stretch),
             strength * one.strength / total,
             settings.reference_relaxation,
         )

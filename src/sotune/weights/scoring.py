@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sotune.artifacts import atomic_path
 from sotune.errors import ArtifactError, ConfigError
-from sotune.transport import COSTS, extend_potential
+from sotune.transport import extend_potential
+from sotune.weights.ground_cost import Stretch, stretched_cost
 from sotune.weights.objective import Side
 from sotune.weights.solution import LearnedWeights, SolverSettings, mean_by_strength
 
@@ -56,20 +57,20 @@ class Scorer:
     """Column potentials and the references that they belong to: a function from representation to weight.
 
     Attributes:
-        cost: Name of the ground cost.
         epsilon: Entropic strength, in units of cost.
         tau: Strength of the KL term.
         log_normalizer: ``log Σ_i u_i exp(−G_i / tau)`` over the rows that were solved.
         n: How many rows were solved.
         references: The references.
+        stretch: The learned change of the space; ``None`` for the cosine cost.
     """
 
-    cost: str
     epsilon: float
     tau: float
     log_normalizer: float
     n: int
     references: tuple[ScoredReference, ...]
+    stretch: Stretch | None
 
     @classmethod
     def from_learned(
@@ -77,7 +78,6 @@ class Scorer:
         learned: LearnedWeights,
         *,
         settings: SolverSettings,
-        cost: str,
         references: Sequence[Tensor],
     ) -> Scorer:
         """Takes from learned weights what scoring needs.
@@ -85,7 +85,6 @@ class Scorer:
         Args:
             learned: The weights.
             settings: How they were solved.
-            cost: Name of the ground cost.
             references: Representations of the references, in the order of ``learned.references``: anchors first.
 
         Raises:
@@ -97,7 +96,6 @@ class Scorer:
                 f"be scored; weigh with solver 'mirror' or 'one_step'"
             )
         return cls(
-            cost=cost,
             epsilon=settings.epsilon,
             tau=learned.tau,
             log_normalizer=learned.log_normalizer,
@@ -106,6 +104,7 @@ class Scorer:
                 ScoredReference(solved.side, solved.strength, representations, solved.g)
                 for solved, representations in zip(learned.references, references, strict=True)
             ),
+            stretch=learned.stretch,
         )
 
     def score(self, representations: Tensor) -> Score:
@@ -128,7 +127,7 @@ class Scorer:
         return Score(weights=weights, pull_potential=mean("pull"), push_potential=mean("push"))
 
     def _potential(self, representations: Tensor, reference: ScoredReference) -> Tensor:
-        cost = COSTS[self.cost](representations, reference.representations)
+        cost = stretched_cost(representations, reference.representations, self.stretch)
         b = torch.full_like(reference.g, 1 / reference.g.shape[0])
         return extend_potential(cost, reference.g, b, self.epsilon)
 
@@ -141,7 +140,10 @@ class Scorer:
             for number, reference in enumerate(self.references)
             for name in _TENSORS
         }
+        if self.stretch is not None:
+            tensors[_DIRECTION] = self.stretch.direction.contiguous()
         metadata = {
+            "stretch": None if self.stretch is None else self.stretch.factor,
             **{name: getattr(self, name) for name in _NUMBERS},
             "references": [{"side": r.side, "strength": r.strength} for r in self.references],
         }
@@ -170,10 +172,13 @@ class Scorer:
                     )
                     for number, described in enumerate(metadata["references"])
                 )
-            return cls(**{name: metadata[name] for name in _NUMBERS}, references=references)
+                factor = metadata["stretch"]
+                stretch = None if factor is None else Stretch(file.get_tensor(_DIRECTION), float(factor))
+            return cls(**{name: metadata[name] for name in _NUMBERS}, references=references, stretch=stretch)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} does not hold saved potentials ({error}); run `sotune weigh` again") from error
 
 
 _TENSORS = ("representations", "g")
-_NUMBERS = ("cost", "epsilon", "tau", "log_normalizer", "n")
+_NUMBERS = ("epsilon", "tau", "log_normalizer", "n")
+_DIRECTION = "direction"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.transport.kernel import check_relaxation
+from sotune.weights.ground_cost import Stretch
 from sotune.weights.objective import Side
 
 SolverName = Literal["mirror", "cccp", "one_step", "adam_sharp"]
@@ -134,6 +135,7 @@ class LearnedWeights:
         n_passes: Passes over all rows of a streamed solution; 0 where the kernels fitted into memory.
         converged: Whether the solver reached what it set out for: for ``mirror`` stationarity, and all transports.
         history: One entry for each outer step.
+        stretch: The learned change of the space; ``None`` for the cosine cost.
     """
 
     weights: Tensor
@@ -148,6 +150,7 @@ class LearnedWeights:
     n_passes: int
     converged: bool
     history: tuple[Step, ...]
+    stretch: Stretch | None = None
 
     @property
     def pull_potential(self) -> Tensor:

@@ -1,0 +1,75 @@
+"""Logistic regression with soft labels: what tells two sets of representations apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sotune.errors import SotuneError
+
+_MAX_ITERS = 200
+
+
+@dataclass(frozen=True)
+class LinearScore:
+    """A linear function of representations.
+
+    Attributes:
+        direction: ``[d]``, float64.
+        offset: Its value at zero.
+    """
+
+    direction: Tensor
+    offset: float
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Returns the log-odds of the second class for rows ``[k, d]``, float64."""
+        return z.double() @ self.direction + self.offset
+
+
+def fit_logistic(
+    z: Tensor, negative: Tensor, positive: Tensor, *, start: LinearScore | None = None, tolerance: float = 1e-5
+) -> LinearScore:
+    """Minimizes ``½‖v‖² + Σ_i negative_i·log(1 + e^{m_i}) + positive_i·log(1 + e^{−m_i})`` with ``m = z·v + c``.
+
+    By L-BFGS in float64. The sum of the masses is the inverse regularization: masses that sum to C·n are the usual C.
+
+    Args:
+        z: Rows, ``[n, d]``.
+        negative: Mass of each row as a member of the first class, ``[n]``, ≥ 0.
+        positive: The same for the second class.
+        start: Where to begin.
+        tolerance: Largest entry of the gradient, relative to the total mass, that counts as solved.
+
+    Raises:
+        SotuneError: The fit diverged.
+    """
+    z, negative, positive = z.double(), negative.double(), positive.double()
+    total = float(negative.sum() + positive.sum())
+    parameters = torch.zeros(z.shape[1] + 1, dtype=torch.float64, device=z.device)
+    if start is not None:
+        parameters[:-1], parameters[-1] = start.direction, start.offset
+    optimizer = torch.optim.LBFGS(
+        [parameters],
+        max_iter=_MAX_ITERS,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-12,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        direction = parameters[:-1]
+        margins = z @ direction + parameters[-1]
+        softplus = torch.nn.functional.softplus
+        value = direction @ direction / 2 + negative @ softplus(margins) + positive @ softplus(-margins)
+        slope = negative * torch.sigmoid(margins) - positive * torch.sigmoid(-margins)
+        parameters.grad = torch.cat([direction + z.T @ slope, slope.sum()[None]]) / total
+        return value / total
+
+    value = optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if not torch.isfinite(value):
+        raise SotuneError("the logistic fit diverged; look for constant or extreme representations")
+    return LinearScore(parameters[:-1].clone(), float(parameters[-1]))
