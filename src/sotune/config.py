@@ -61,6 +61,9 @@ class RepresentationSettings(BaseModel):
     model: str | None = Field(None, description="Causal LM that will be fine-tuned: a folder or a Hub id.")
     revision: str | None = Field(None, description="Revision of the model on the Hub.")
     encoder: str | None = Field(None, description="Another encoder for the weights: sentence-transformers:PATH.")
+    encoder_parts: Literal["apart", "together"] = Field(
+        "apart", description="A sentence encoder reads prompt and completion apart, or together as one text."
+    )
     layer: int = Field(-1, description="Layer whose last-token state represents a row; -1 is the last (paper, §4.1).")
     template: Literal["paper", "chat"] = Field(
         "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."

@@ -51,7 +51,7 @@ def test_values_equal_the_model_s_one_row_at_a_time(sentence_model, records):
     values = encoder.encode(records)
     model = SentenceTransformer(sentence_model, device="cpu")
     model.max_seq_length = 64
-    texts = encoder.prepare(records).inputs
+    texts = [text for (text,) in encoder.prepare(records).inputs]
     expected = torch.stack([model.encode(text, convert_to_tensor=True) for text in texts])
     assert values.shape == (len(records), 16) == (len(records), encoder.dimension)
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
@@ -72,7 +72,7 @@ def test_cut_keeps_the_end_of_the_prompt_and_the_start_of_the_completion(sentenc
         Record.from_text("3", "ab", "c"),
     ]
     prepared = encoder.prepare(rows)
-    assert list(prepared.inputs) == [
+    assert [text for (text,) in prepared.inputs] == [
         "Human: 56789; Assistant: abcde",
         "Assistant: 56; Human: abc; Assistant: done",
         "Human: ab; Assistant: c",
@@ -156,3 +156,26 @@ def test_real_rows(minilm, real_data):
         Record.from_text(str(i), row["prompt"], row.get("response") or row["completion"]) for i, row in enumerate(rows)
     ]
     assert SentenceEncoder(minilm).encode(records).isfinite().all()
+
+
+def test_prompt_and_completion_may_be_read_apart(sentence_model, records, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceEncoder(sentence_model, parts="apart")
+    together = SentenceEncoder(sentence_model)
+    values = encoder.encode(records)
+    model = SentenceTransformer(sentence_model, device="cpu")
+    for part, texts in enumerate(zip(*encoder.prepare(records).inputs, strict=True)):
+        expected = model.encode(list(texts), convert_to_tensor=True, normalize_embeddings=True)
+        torch.testing.assert_close(values[:, 16 * part : 16 * (part + 1)], expected, rtol=0, atol=1e-5)
+    assert encoder.dimension == 32
+    assert encoder.fingerprint != together.fingerprint
+    cached = encode_with_cache(encoder, records, RepresentationCache(tmp_path))
+    torch.testing.assert_close(cached.values, values, rtol=0, atol=1e-5)
+    # One text that may be split in two ways is two records.
+    one = Record("a", (Message("user", "x; Assistant: y"),), "z", {})
+    other = Record("b", (Message("user", "x"),), "y; Assistant: z", {})
+    assert together.key(one) == together.key(other)
+    assert encoder.key(one) != encoder.key(other)
+    with pytest.raises(ConfigError, match="parts must be one of"):
+        SentenceEncoder(sentence_model, parts="half")

@@ -36,6 +36,7 @@ def make_encoder(config: RunConfig) -> Encoder:
             config.encoder.removeprefix(_SENTENCE_PREFIX),
             device=str(resolve_device(config.device)),
             batch_tokens=config.batch_tokens,
+            parts=config.encoder_parts,
         )
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")

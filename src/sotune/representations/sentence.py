@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render
 from sotune.representations.base import OnProgress, PreparedTexts, encode_records, keys_from_hex
+
+Parts = Literal["together", "apart"]
+PARTS: tuple[Parts, ...] = get_args(Parts)
 
 
 class SentenceEncoder:
@@ -32,9 +35,11 @@ class SentenceEncoder:
         max_chars: How many characters of the prompt's end, and of the completion's start, are read.
         normalize: Whether vectors are scaled to unit length.
         batch_tokens: Tokens that one batch may hold, padding included.
+        parts: ``together`` encodes prompt and completion as one text, in the paper's template; ``apart`` encodes each
+            for itself and joins the two vectors, which keeps what was asked apart from what was answered.
 
     Raises:
-        ConfigError: sentence-transformers is not installed, or the model cannot be loaded.
+        ConfigError: ``parts`` is unknown, sentence-transformers is not installed, or the model cannot be loaded.
     """
 
     def __init__(
@@ -46,8 +51,12 @@ class SentenceEncoder:
         max_chars: int = 1500,
         normalize: bool = True,
         batch_tokens: int = 8192,
+        parts: Parts = "together",
     ) -> None:
+        if parts not in PARTS:
+            raise ConfigError(f"parts must be one of {', '.join(PARTS)}. Got {parts!r}")
         self.batch_tokens = batch_tokens
+        self._parts = parts
         self._spec = ModelSpec(path, device=device)
         self._max_tokens, self._max_chars, self._normalize = max_tokens, max_chars, normalize
 
@@ -62,6 +71,7 @@ class SentenceEncoder:
             "max_tokens": self._max_tokens,
             "max_chars": self._max_chars,
             "unit_length": self._normalize,
+            **({} if self._parts == "together" else {"template": None, "parts": self._parts}),
         }
 
     @functools.cached_property
@@ -72,30 +82,34 @@ class SentenceEncoder:
     @functools.cached_property
     def dimension(self) -> int:
         """Width d of the vectors."""
-        return int(self._model.get_embedding_dimension())
+        return int(self._model.get_embedding_dimension()) * (1 if self._parts == "together" else 2)
 
     def key(self, record: Record) -> str:
-        """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
-        return sha256_text(self._text(record))
+        """Returns the SHA-256 of what is read of the record, in hexadecimal."""
+        return _key(self._texts(record))
 
     def prepare(self, records: Sequence[Record]) -> PreparedTexts:
         """Cuts, renders and measures the records."""
-        texts = [self._text(record) for record in records]
-        n_tokens = np.array([self._count_tokens(text) for text in texts], dtype=np.int64)
-        cut = np.array([_n_chars(self._cut(record)) < _n_chars(record) for record in records], dtype=np.bool_)
+        texts = [self._texts(record) for record in records]
+        limit = self._model.max_seq_length
+        n_tokens = [[self._count_tokens(text) for text in one] for one in texts]
+        cut = [_n_chars(self._cut(record)) < _n_chars(record) for record in records]
         return PreparedTexts(
             ids=tuple(record.id for record in records),
-            keys=keys_from_hex([sha256_text(text) for text in texts]),
-            lengths=np.minimum(n_tokens, self._model.max_seq_length),
-            truncated=cut | (n_tokens > self._model.max_seq_length),
+            keys=keys_from_hex([_key(one) for one in texts]),
+            lengths=np.array([sum(min(n, limit) for n in one) for one in n_tokens], dtype=np.int64),
+            truncated=np.array([c or max(one) > limit for c, one in zip(cut, n_tokens, strict=True)], dtype=np.bool_),
             inputs=texts,
         )
 
-    def encode_batch(self, inputs: Sequence[str]) -> Tensor:
-        """Encodes one batch of texts, [k, d] float32 on the CPU."""
+    def encode_batch(self, inputs: Sequence[tuple[str, ...]]) -> Tensor:
+        """Encodes one batch of texts, or of pairs of texts, [k, d] float32 on the CPU."""
+        return torch.cat([self._encode_texts(texts) for texts in zip(*inputs, strict=True)], dim=1)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         values: Tensor = self._model.encode(
-            list(inputs),
-            batch_size=len(inputs),
+            list(texts),
+            batch_size=len(texts),
             normalize_embeddings=self._normalize,
             convert_to_tensor=True,
             show_progress_bar=False,
@@ -136,8 +150,11 @@ class SentenceEncoder:
     def _count_tokens(self, text: str) -> int:
         return len(self._model.tokenizer(text, verbose=False)["input_ids"])
 
-    def _text(self, record: Record) -> str:
-        return render(self._cut(record), "paper").full
+    def _texts(self, record: Record) -> tuple[str, ...]:
+        read = self._cut(record)
+        if self._parts == "together":
+            return (render(read, "paper").full,)
+        return ("\n".join(message.content for message in read.prompt), read.completion)
 
     def _cut(self, record: Record) -> Record:
         room, turns = self._max_chars, list[Message]()
@@ -148,6 +165,10 @@ class SentenceEncoder:
             room -= len(content)
             turns.append(replace(message, content=content))
         return replace(record, prompt=tuple(reversed(turns)), completion=record.completion[: self._max_chars])
+
+
+def _key(texts: tuple[str, ...]) -> str:
+    return sha256_text(texts[0]) if len(texts) == 1 else sha256_json(texts)
 
 
 def _n_chars(record: Record) -> int:
