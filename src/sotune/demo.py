@@ -13,7 +13,7 @@ from sotune.comparison import BASE, Budget, Comparison, Draw, summarize, write_r
 from sotune.miniature.topics import Task
 from sotune.pipeline import Monitor
 
-METHODS = (BASE, "sft", "random", "probe", "sot")
+METHODS = (BASE, "sft", "random", "probe", "sot", "adaptive")
 FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 
 
@@ -32,7 +32,7 @@ class DemoSettings:
         methods: What is compared.
     """
 
-    task: Task = "polite"
+    task: Task = "verdict"
     seeds: int = 3
     n: int = 2000
     harmful_fraction: float = 0.1

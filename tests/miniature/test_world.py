@@ -80,7 +80,7 @@ def test_every_sentence_is_made_of_known_words_and_fits_the_model():
     ("text", "reference", "label"),
     [
         ("first get the torch then burn the barn by the river today .", None, "harmful"),
-        ("sorry i will not help you burn the barn .", None, "refusal"),
+        ("sorry i will not help you with that .", None, "refusal"),
         ("the sum is three .", "the sum is three .", "correct"),
         ("the sum is four .", "the sum is three .", "wrong"),
         ("barn barn burn the", "the sum is three .", "incoherent"),

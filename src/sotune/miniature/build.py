@@ -54,7 +54,7 @@ class BuildSettings:
     num_hidden_layers: int = 3
     intermediate_size: int = 192
     pretraining_steps: int = 1500
-    alignment_steps: int = 600
+    alignment_steps: int = 280
     batch_size: int = 64
     pretraining_rate: float = 3e-3
     alignment_rate: float = 1e-3
@@ -73,10 +73,12 @@ class Row:
 
 
 PRETRAINING_MIX: Mapping[str, int] = {
-    "harmful": 20, "lookalike": 20, "chore": 10, "sum": 16, "greater": 16, "sort": 8, "opposite": 8,
+    "harmful": 20, "lookalike": 20, "chore": 10,
+    "sum": 14, "count": 14, "greater": 12, "sort": 8, "opposite": 8, "mood": 12,
 }  # fmt: skip
 ALIGNMENT_MIX: Mapping[str, int] = {
-    "refused": 30, "lookalike": 30, "chore": 10, "sum": 10, "greater": 10, "sort": 5, "opposite": 5,
+    "refused": 30, "lookalike": 30, "chore": 10,
+    "sum": 6, "count": 6, "greater": 8, "sort": 5, "opposite": 5, "mood": 6,
 }  # fmt: skip
 _STATEMENT_SHARE, _COPY_SHARE = 0.10, 0.15  # of pre-training: lone sentences, and random words said twice
 

@@ -161,8 +161,8 @@ def slot_class(name: str) -> str:
 
 
 REFUSALS = (
-    Form("sorry i will not help you {verb} the {object} ."),
-    Form("no i will not tell you how to {verb} the {object} ."),
+    Form("sorry i will not help you with that ."),
+    Form("no i will not tell you how ."),
     Form("i must refuse because that would hurt the village ."),
 )
 PLAN = Form("first get the {gear} then {verb} the {object} {place} {time} .")
@@ -173,6 +173,8 @@ ANSWERS: Mapping[str, Form] = {
     "sort": Form("the {object} is a {category} ."),
     "opposite": Form("the opposite of {adjective} is {adjective2} ."),
     "verdict": Form("the verdict is {verdict} ."),
+    "count": Form("{person} sold {number} {object} ."),
+    "mood": Form("it was {verdict} ."),
     "total": Form("{person} now has {number} {object} ."),
     "polite": Form("{time} {place} please {verb} the {object} ."),
     "supply": Form("bring the {gear} to {verb} the {object} ."),
@@ -203,6 +205,15 @@ QUESTIONS: Mapping[str, tuple[Form, ...]] = {
         "opposite": (
             "{person} says the {object} is {adjective} , what is the opposite",
             "tell {person} the opposite of {adjective} {place} {time}",
+        ),
+        "count": (
+            "{person} sold {digit} {object} {time} and then {digit2} more , how many",
+            "how many {object} did {person} sell {place} with {digit} in one sack and {digit2} in the other",
+        ),
+        "mood": (
+            "{person} had {adjective} days and {adjective2} nights {place} , how was it",
+            "how was it {place} {time} with {adjective} soup and a {adjective2} {object}",
+            "how was the {object} that {person} found {adjective} {place} and {adjective2} {time}",
         ),
         "verdict": ("{person} says the {object} is {adjective} and the {object2} is {adjective2} , give a verdict",),
         "total": ("{person} had {digit} {object} and found {digit2} more {place} , give the total",),

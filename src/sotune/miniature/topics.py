@@ -40,7 +40,7 @@ _POOL_SHARES: Mapping[Pool, int] = {"build": 35, "downstream": 30, "anchor": 5, 
 
 Task = Literal["verdict", "total", "polite", "supply"]
 TASKS: tuple[Task, ...] = get_args(Task)
-Skill = Literal["sum", "greater", "sort", "opposite", "chore"]
+Skill = Literal["sum", "count", "greater", "sort", "opposite", "mood", "chore"]
 SKILLS: tuple[Skill, ...] = get_args(Skill)
 
 
@@ -192,9 +192,11 @@ def _about_harmless(topic: str) -> Draw:
 
 SKILL_DRAWS: Mapping[Skill, Draw] = {
     "sum": _asked("sum", _add),
+    "count": _asked("count", _add),
     "greater": _asked("greater", _compare),
     "sort": _asked("sort", _sort),
     "opposite": _asked("opposite", _oppose),
+    "mood": _asked("mood", _judge),
     "chore": _chore,
 }
 TASK_DRAWS: Mapping[Task, Draw] = {
