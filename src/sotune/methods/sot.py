@@ -1,6 +1,8 @@
-"""Push-pull optimal transport, as the package solves it: sotune's own method, and its first gradient alone."""
+"""Push-pull optimal transport, as the package solves it: sotune's own method, and two of its limits."""
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor
 
@@ -22,6 +24,14 @@ def weigh_one_step(inputs: WeighInputs) -> Tensor:
     return learn(inputs, solver="one_step")
 
 
+def weigh_by_density_ratio(inputs: WeighInputs) -> Tensor:
+    """Returns a power of the ratio of kernel densities, safe to harmful, ``[n]``: transport with free columns.
+
+    The density of a reference at z is ``Σ_j b_j exp(−C(z, z_j)/ε)``; with λ = ½ both have the same exponent.
+    """
+    return learn(inputs, solver="one_step", reference_relaxation=0.0)
+
+
 def learn(
     inputs: WeighInputs,
     *,
@@ -29,6 +39,7 @@ def learn(
     push_strength: float = _PUSH_STRENGTH,
     effective_sample_size: float = _EFFECTIVE_SAMPLE_SIZE,
     max_steps: int = 200,
+    reference_relaxation: float = math.inf,
 ) -> Tensor:
     """Returns push-pull weights, ``[n]``, at the defaults or away from one of them."""
     settings = SolverSettings(
@@ -42,6 +53,7 @@ def learn(
         max_steps=max_steps,
         max_iters=2000,
         learning_rate=0.1,
+        reference_relaxation=reference_relaxation,
     )
     return learn_weights(
         inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost="cosine"
@@ -50,3 +62,4 @@ def learn(
 
 SOT = Method(weigh, loss_weight_rule="proportional")
 SOT_POTENTIALS = Method(weigh_one_step, loss_weight_rule="proportional")
+KERNEL_DENSITY_RATIO = Method(weigh_by_density_ratio, loss_weight_rule="uniform")
