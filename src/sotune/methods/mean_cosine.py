@@ -1,7 +1,7 @@
 """Mean cosine to the anchor less mean cosine to the harmful reference: the score of LARF.
 
-Li et al., *Layer-aware representation filtering* (EMNLP 2025, https://arxiv.org/abs/2507.18631), which ranks rows by the
-same difference at the layer that it finds most sensitive to safety.
+Li et al., *Layer-aware representation filtering* (EMNLP 2025, https://arxiv.org/abs/2507.18631), which ranks rows by
+the same difference at the layer that it finds most sensitive to safety.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Distance to the safe anchor alone: what is possible without any harmful reference.
 
-The Mahalanobis distance of out-of-distribution detection (Lee et al., NeurIPS 2018, https://arxiv.org/abs/1807.03888), with
-the covariance shrunk to a multiple of the identity as far as the anchor's own scatter asks (Ledoit and Wolf, *A
+The Mahalanobis distance of out-of-distribution detection (Lee et al., NeurIPS 2018, https://arxiv.org/abs/1807.03888),
+with the covariance shrunk to a multiple of the identity as far as the anchor's own scatter asks (Ledoit and Wolf, *A
 well-conditioned estimator for large-dimensional covariance matrices*, 2004,
 https://doi.org/10.1016/S0047-259X(03)00096-4), since an anchor has far fewer rows than the space has dimensions.
 """
@@ -29,7 +29,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
     covariance = ledoit_wolf(anchor)
     covariance.diagonal().add_(_FLOOR * covariance.diagonal().mean())
     offset = normalize_rows(inputs.downstream.double()) - anchor.mean(0)
-    squared = (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
+    squared: Tensor = (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
     return 1 / (1 + squared / anchor.shape[1])
 
 

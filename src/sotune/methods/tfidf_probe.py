@@ -30,7 +30,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
     records = inputs.require_records("tfidf_probe")
     sets = (records.safe_anchor, records.harmful_reference, records.downstream)
     features = tfidf([_text(record) for rows in sets for record in rows])
-    positions = torch.arange(features.shape[0]).split([len(rows) for rows in sets])
+    positions = torch.split(torch.arange(features.shape[0]), [len(rows) for rows in sets])
     safe, harmful, downstream = (features.index_select(0, part) for part in positions)
     model = fit_logistic(safe, harmful, inverse_regularization=INVERSE_REGULARIZATION)
     return torch.sigmoid(model.log_odds(downstream)).to(inputs.downstream.device)
@@ -39,8 +39,8 @@ def weigh(inputs: WeighInputs) -> Tensor:
 def tfidf(texts: Sequence[str]) -> Tensor:
     """Returns TF-IDF of lower-case words of two or more characters, rows of unit length.
 
-    The weight of a word is ``count·(1 + log((1 + N) / (1 + N_word)))`` with N the number of texts and N_word of those with
-    the word: the defaults of scikit-learn's ``TfidfVectorizer``, words in order of the alphabet.
+    The weight of a word is ``count·(1 + log((1 + N) / (1 + N_word)))`` with N the number of texts and N_word of those
+    with the word: the defaults of scikit-learn's ``TfidfVectorizer``, words in order of the alphabet.
 
     Returns:
         Sparse in coordinates, float64, ``[N, words]``; a text without words is all zero.
