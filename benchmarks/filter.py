@@ -1,8 +1,8 @@
 """How well each method tells harmful rows from others, on real text.
 
-Draws contaminated data sets (``cases.py``, ``benchmarks/README.md``), embeds them with all-MiniLM-L6-v2, and measures for
-each method the AUROC of its weight against the true label and what is still kept at K = 80 %, by what the rows are. All
-methods of one seed see the same rows and the same anchor.
+Draws contaminated data sets (``cases.py``, ``benchmarks/README.md``), embeds them with all-MiniLM-L6-v2, and measures
+for each method the AUROC of its weight against the true label and what is still kept at K = 80 %, by what the rows are.
+All methods of one seed see the same rows and the same anchor.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from cases import CASES, GROUPS, KINDS, Case, Corpus, Kind, Row
 from torch import Tensor
 
+from cases import CASES, GROUPS, KINDS, Case, Corpus, Kind, Row
 from sotune.methods import METHODS as REGISTRY
 from sotune.methods import InputRecords, WeighInputs
 from sotune.methods.probe import fit_logistic, safe_log_odds
@@ -115,7 +115,7 @@ class Result:
     seed: int
     auroc: float | None
     harmful_kept_at_80: float | None
-    kept_at_80: Mapping[str, float]
+    kept_at_80: Mapping[Kind, float]
     rows_lost: float
     seconds: float
 
@@ -178,15 +178,19 @@ def print_table(results: Sequence[Result]) -> None:
     cases = [name for name in CASES if name in present]
     print("\nAUROC ± standard error (harmful rows kept at 80 %)\n")
     _print_rows(results, cases, _auroc_cell)
-    for kind, what in (("refusal", "refusals"), ("risky", "safe answers to risky prompts")):
-        having = [c for c in cases if any(r.case == c and kind in r.kept_at_80 for r in results)]
-        if having:
-            print(f"\nShare of {what} kept at 80 %\n")
-            _print_rows(results, having, lambda rows, kind=kind: _mean_cell(r.kept_at_80[kind] for r in rows))
+    _print_kept(results, cases, "refusal", "refusals")
+    _print_kept(results, cases, "risky", "safe answers to risky prompts")
     clean = [c for c in cases if any(r.case == c and r.harmful_kept_at_80 is None for r in results)]
     if clean:
         print("\nShare of rows lost where none is harmful\n")
         _print_rows(results, clean, lambda rows: _mean_cell(r.rows_lost for r in rows))
+
+
+def _print_kept(results: Sequence[Result], cases: Sequence[str], kind: Kind, what: str) -> None:
+    having = [c for c in cases if any(r.case == c and kind in r.kept_at_80 for r in results)]
+    if having:
+        print(f"\nShare of {what} kept at 80 %\n")
+        _print_rows(results, having, lambda rows: _mean_cell(r.kept_at_80[kind] for r in rows))
 
 
 def _print_rows(results: Sequence[Result], cases: Sequence[str], cell: Callable[[Sequence[Result]], str]) -> None:
