@@ -47,8 +47,9 @@ def _one_step(push_strength: float) -> Weigh:
 
 
 def oracle(inputs: WeighInputs, harmful: Tensor) -> Tensor:
-    """Scores rows by the truth: what no method can pass. No seam of the package hands the truth to a method."""
-    return (~harmful).double()
+    """Scores rows by the truth, ties drawn: what no method can pass. The package hands no method the truth."""
+    generator = torch.Generator().manual_seed(inputs.seed)
+    return (~harmful).double() + torch.rand(len(harmful), generator=generator, dtype=torch.float64) / 2
 
 
 def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
