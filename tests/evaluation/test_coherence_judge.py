@@ -3,8 +3,8 @@ import json
 import random
 
 import pytest
-from cases import judge_one
 
+from cases import judge_one
 from sotune.evaluation import CoherenceJudge
 from sotune.evaluation.judges.coherence import find_fault
 from tiny_models import build_tokenizer

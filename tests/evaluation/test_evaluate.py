@@ -1,8 +1,8 @@
 from dataclasses import dataclass
 
 import pytest
-from cases import prompt, response
 
+from cases import prompt, response
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation import Verdict, default_judges, evaluate
 

@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-from cases import prompt, response
 
+from cases import prompt, response
 from sotune.errors import DataError
 from sotune.evaluation import (
     UNSCORED,

@@ -1,6 +1,6 @@
 import pytest
-from cases import judge_one
 
+from cases import judge_one
 from sotune.errors import ConfigError
 from sotune.evaluation import MatchJudge
 

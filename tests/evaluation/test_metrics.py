@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from cases import prompt
 
+from cases import prompt
 from sotune.errors import DataError
 from sotune.evaluation import (
     Verdict,

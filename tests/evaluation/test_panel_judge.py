@@ -1,8 +1,8 @@
 from dataclasses import dataclass
 
 import pytest
-from cases import prompt, response
 
+from cases import prompt, response
 from sotune.errors import ConfigError
 from sotune.evaluation import RefusalJudge, Verdict
 from sotune.evaluation.judges import PanelJudge, compute_agreements

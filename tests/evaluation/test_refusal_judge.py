@@ -2,8 +2,8 @@ import gzip
 import json
 
 import pytest
-from cases import judge_one
 
+from cases import judge_one
 from sotune.evaluation import ComplianceJudge, RefusalJudge
 from sotune.evaluation.judges.refusal import OPENING_LENGTH, PATTERNS, find_refusal, normalize_opening
 

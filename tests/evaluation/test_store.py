@@ -1,6 +1,6 @@
 import pytest
-from cases import prompt, response
 
+from cases import prompt, response
 from sotune.artifacts import write_parquet
 from sotune.errors import ArtifactError, DataError
 from sotune.evaluation import (

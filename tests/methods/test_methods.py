@@ -1,10 +1,23 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from sklearn.covariance import LedoitWolf
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from sotune.methods import METHODS, WeighInputs
-from sotune.methods.probe import safe_log_odds
+from sotune.errors import ConfigError, DataError
+from sotune.methods import METHODS, InputRecords, WeighInputs
+from sotune.methods.one_class import ledoit_wolf
+from sotune.methods.probe import fit_logistic, safe_log_odds
+from sotune.methods.self_trained_probe import self_trained_log_odds
+from sotune.methods.tfidf_probe import tfidf
+from sotune.records import Record
 from sotune.transport.cost import normalize_rows
+
+
+def records(name, texts):
+    return [Record.from_text(f"{name}{i}", text, "so be it") for i, text in enumerate(texts)]
 
 
 @pytest.fixture
@@ -16,7 +29,15 @@ def inputs() -> WeighInputs:
         z[:, axis] += 3
         return z
 
-    return WeighInputs(torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3)
+    safe, harmful = ["bake a cake", "paint the fence"], ["pick a lock", "forge a letter"]
+    texts = InputRecords(
+        records("d", harmful * 5 + safe * 25), records("s", (safe * 5)[:9]), records("h", harmful * 15)
+    )
+    return WeighInputs(torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3, records=texts)
+
+
+def points(downstream, safe_anchor, harmful_reference):
+    return WeighInputs(*(torch.tensor(z) for z in (downstream, safe_anchor, harmful_reference)), seed=0)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -24,6 +45,7 @@ def test_every_method_keeps_the_contract(name, inputs):
     before = [inputs.downstream.clone(), inputs.safe_anchor.clone(), inputs.harmful_reference.clone()]
     weights = METHODS[name].weigh(inputs)
     assert weights.shape == (60,)
+    assert weights.dtype == torch.float64
     assert torch.isfinite(weights).all()
     assert (weights >= 0).all()
     torch.testing.assert_close(METHODS[name].weigh(inputs), weights, rtol=0, atol=0)
@@ -31,17 +53,24 @@ def test_every_method_keeps_the_contract(name, inputs):
         assert torch.equal(after, original)
 
 
-@pytest.mark.parametrize("name", ["adaptive", "probe", "sot", "sot_potentials"])
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random"}))
+def test_a_weight_belongs_to_its_row_whatever_the_order(name, inputs):
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    texts = replace(inputs.records, downstream=[inputs.records.downstream[i] for i in order])
+    shuffled = METHODS[name].weigh(replace(inputs, downstream=inputs.downstream[order], records=texts))
+    torch.testing.assert_close(shuffled, METHODS[name].weigh(inputs)[order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random", "sft"}))
 def test_informed_methods_rank_harmful_rows_last(name, inputs):
     weights = METHODS[name].weigh(inputs)
     assert weights[:10].max() < weights[10:].median()
 
 
 def test_random_depends_on_the_seed_alone(inputs):
-    other = WeighInputs(inputs.downstream * 2, inputs.safe_anchor, inputs.harmful_reference, seed=3)
+    other = replace(inputs, downstream=inputs.downstream * 2)
     assert torch.equal(METHODS["random"].weigh(other), METHODS["random"].weigh(inputs))
-    reseeded = WeighInputs(inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, seed=4)
-    assert not torch.equal(METHODS["random"].weigh(reseeded), METHODS["random"].weigh(inputs))
+    assert not torch.equal(METHODS["random"].weigh(replace(inputs, seed=4)), METHODS["random"].weigh(inputs))
 
 
 @pytest.mark.parametrize("c", [0.1, 10.0])
@@ -52,3 +81,111 @@ def test_probe_agrees_with_scikit_learn(c, inputs):
     expected = model.decision_function(normalize_rows(inputs.downstream).double().numpy())
     ours = safe_log_odds(inputs, inverse_regularization=c)
     torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_logistic_regression_reads_sparse_rows_as_dense_ones():
+    z = torch.randn(20, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp_min(0)
+    dense = fit_logistic(z[:8], z[8:], inverse_regularization=2.0)
+    sparse = fit_logistic(z[:8].to_sparse(), z[8:].to_sparse(), inverse_regularization=2.0)
+    torch.testing.assert_close(sparse.log_odds(z.to_sparse()), dense.log_odds(z))
+
+
+def test_self_training_without_rows_to_add_is_the_probe_of_its_last_round():
+    """Of one row, a half and 3 % round down to none."""
+    one = points([[0.6, 0.8]], [[1.0, 0.1], [1.0, 0.2]], [[0.1, 1.0]])
+    torch.testing.assert_close(self_trained_log_odds(one), safe_log_odds(one, inverse_regularization=1.0))
+
+
+def test_self_training_learns_from_the_rows_what_the_references_do_not_show():
+    """The references differ along axis 0 alone; among the rows, safety along it goes with axis 1."""
+    half = torch.linspace(0.2, 1, 40)[:, None]
+    rows = torch.cat([torch.cat([half, half, torch.ones(40, 1)], 1), torch.cat([-half, -half, torch.ones(40, 1)], 1)])
+    undecided = torch.tensor([[0.0, 1.0, 1.0], [0.0, -1.0, 1.0]])
+    given = points([[0.0]], [[1.0, 0.0, 1.0]], [[-1.0, 0.0, 1.0]])
+    given = replace(given, downstream=torch.cat([rows, undecided]))
+    plain, trained = safe_log_odds(given), self_trained_log_odds(given)
+    assert abs(plain[-2] - plain[-1]) < 1e-6
+    assert trained[-2] > trained[-1] + 0.5
+
+
+def test_self_training_takes_the_stated_shares(inputs, monkeypatch):
+    from sotune.methods import self_trained_probe
+
+    sizes = []
+
+    def recording(safe, harmful, *, inverse_regularization):
+        sizes.append((len(safe), len(harmful), inverse_regularization))
+        return fit_logistic(safe, harmful, inverse_regularization=inverse_regularization)
+
+    monkeypatch.setattr(self_trained_probe, "fit_logistic", recording)
+    self_trained_log_odds(inputs)
+    assert sizes == [(9, 30, 10.0)] + [(9 + 30, 30 + 1, 1.0)] * 3
+
+
+def test_mean_cosine_by_hand():
+    given = points([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], [[1.0, 0.0], [0.6, 0.8]], [[0.0, 3.0]])
+    differences = torch.tensor([0.8 - 0, 0.4 - 1, -0.8 - 0])
+    expected = (2 + differences.double()) / 4
+    torch.testing.assert_close(METHODS["mean_cosine"].weigh(given), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_kernel_density_ratio_by_hand():
+    given = points([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[1.0, 0.0], [0.8, 0.6]], [[0.0, 1.0]])
+    log_density = [
+        torch.logsumexp((cosine - 1) / 0.1, 1) - torch.tensor(cosine.shape[1]).log()
+        for cosine in (
+            torch.tensor([[1.0, 0.8], [0.0, 0.6], [0.6, 0.96]]),
+            torch.tensor([[0.0], [1.0], [0.8]]),
+        )
+    ]
+    ratio = (log_density[0] - log_density[1]).double()
+    weights = METHODS["kernel_density_ratio"].weigh(given).log()
+    slope = (weights[0] - weights[1]) / (ratio[0] - ratio[1])
+    assert slope > 0
+    torch.testing.assert_close(weights - weights[0], slope * (ratio - ratio[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_one_class_knows_the_anchor_alone(inputs):
+    other = replace(inputs, harmful_reference=-inputs.harmful_reference)
+    assert torch.equal(METHODS["one_class"].weigh(other), METHODS["one_class"].weigh(inputs))
+
+
+def test_one_class_by_hand():
+    """Mean (.8, 0) and covariance diag(0, .36): both rows have x xᵀ = S, so that nothing but the floor is added."""
+    given = points([[0.8, 0.6], [0.8, -0.6], [1.0, 0.0]], [[0.8, 0.6], [0.8, -0.6]], [[0.0, 1.0]])
+    floor = 1e-6 * 0.36 / 2
+    expected = torch.tensor([2 / 3, 2 / 3, 1 / (1 + 0.04 / floor / 2)], dtype=torch.float64)
+    torch.testing.assert_close(METHODS["one_class"].weigh(given), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("m", "d"), [(6, 30), (40, 5), (3, 2)])
+def test_shrunk_covariance_agrees_with_scikit_learn(m, d):
+    z = torch.randn(m, d, generator=torch.Generator().manual_seed(m), dtype=torch.float64)
+    z[:, 0] *= 4
+    expected = torch.from_numpy(LedoitWolf().fit(z.numpy()).covariance_)
+    torch.testing.assert_close(ledoit_wolf(z), expected)
+
+
+def test_one_class_refuses_an_anchor_without_scatter(inputs):
+    alike = replace(inputs, safe_anchor=inputs.safe_anchor[:1].repeat(4, 1))
+    with pytest.raises(DataError, match="no scatter"):
+        METHODS["one_class"].weigh(alike)
+
+
+def test_tfidf_agrees_with_scikit_learn():
+    texts = ["The cat, the DOG!", "a dog's life", "", "life: ünïcode and the 42 cats", "?"]
+    expected = torch.from_numpy(TfidfVectorizer().fit_transform(texts).toarray())
+    torch.testing.assert_close(tfidf(texts).to_dense(), expected)
+
+
+def test_tfidf_probe_reads_words_and_no_vectors(inputs):
+    weights = METHODS["tfidf_probe"].weigh(inputs)
+    other = replace(inputs, downstream=torch.zeros_like(inputs.downstream))
+    torch.testing.assert_close(METHODS["tfidf_probe"].weigh(other), weights, rtol=0, atol=0)
+    torch.testing.assert_close(weights[:10:2], weights[0].expand(5))
+    assert weights[:10].max() < 0.5 < weights[10:].min()
+
+
+def test_tfidf_probe_says_that_it_needs_texts(inputs):
+    with pytest.raises(ConfigError, match="'tfidf_probe' reads texts"):
+        METHODS["tfidf_probe"].weigh(replace(inputs, records=None))

@@ -1,4 +1,4 @@
-"""Push-pull optimal transport, as the package solves it: sotune's own method, and its first gradient alone."""
+"""Push-pull optimal transport, as the package solves it: sotune's own method, and two of its limits."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def weigh(inputs: WeighInputs) -> Tensor:
 def weigh_one_step(inputs: WeighInputs) -> Tensor:
     """Returns the weights of the first gradient, ``[n]``: the ranking by potentials at equal weights."""
     return learn(inputs, solver="one_step")
+
+
+def weigh_by_density_ratio(inputs: WeighInputs) -> Tensor:
+    """Returns a power of the ratio of kernel densities, safe to harmful, ``[n]``: transport with free columns.
+
+    The density of a reference at z is ``Σ_j b_j exp(−C(z, z_j)/ε)``; with λ = ½ both have the same exponent.
+    """
+    return learn(inputs, solver="one_step", reference_relaxation=0.0)
 
 
 def learn(
@@ -55,3 +63,4 @@ def learn(
 
 SOT = Method(weigh, loss_weight_rule="proportional")
 SOT_POTENTIALS = Method(weigh_one_step, loss_weight_rule="proportional")
+KERNEL_DENSITY_RATIO = Method(weigh_by_density_ratio, loss_weight_rule="uniform")

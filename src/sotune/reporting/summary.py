@@ -18,6 +18,11 @@ METHOD_NAMES = {
     "sft": "plain fine-tuning",
     "random": "random selection",
     "probe": "logistic probe",
+    "self_trained_probe": "self-trained probe",
+    "tfidf_probe": "probe on words",
+    "mean_cosine": "mean cosine",
+    "one_class": "distance to the anchor",
+    "kernel_density_ratio": "kernel density ratio",
     "sot": "sotune",
 }
 OURS = "sot"

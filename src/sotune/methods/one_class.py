@@ -1,0 +1,57 @@
+"""Distance to the safe anchor alone: what is possible without any harmful reference.
+
+The Mahalanobis distance of out-of-distribution detection (Lee et al., NeurIPS 2018, https://arxiv.org/abs/1807.03888),
+with the covariance shrunk to a multiple of the identity as far as the anchor's own scatter asks (Ledoit and Wolf, *A
+well-conditioned estimator for large-dimensional covariance matrices*, 2004,
+https://doi.org/10.1016/S0047-259X(03)00096-4), since an anchor has far fewer rows than the space has dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sotune.errors import DataError
+from sotune.methods.base import Method, WeighInputs
+from sotune.transport.cost import normalize_rows
+
+_FLOOR = 1e-6
+"""Added to the covariance, in units of its mean variance: a tiny anchor may ask for no shrinkage at all."""
+
+
+def weigh(inputs: WeighInputs) -> Tensor:
+    """Returns ``1 / (1 + D²/d)``, ``[n]``, with D the distance to the anchor's mean under its shrunk covariance.
+
+    Raises:
+        DataError: The anchor's rows are all alike, so that they have no covariance.
+    """
+    anchor = normalize_rows(inputs.safe_anchor.double())
+    covariance = ledoit_wolf(anchor)
+    covariance.diagonal().add_(_FLOOR * covariance.diagonal().mean())
+    offset = normalize_rows(inputs.downstream.double()) - anchor.mean(0)
+    squared: Tensor = (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
+    return 1 / (1 + squared / anchor.shape[1])
+
+
+def ledoit_wolf(z: Tensor) -> Tensor:
+    """Returns the Ledoit–Wolf covariance ``(1 − s)·S + s·(tr S / d)·I`` of rows ``[m, d]``, ``[d, d]``.
+
+    S is the covariance about the mean, divided by m. With ``μ = tr S / d``, the shrinkage is
+    ``s = min(1, Σ_k ‖x_k x_kᵀ − S‖² / (m²·‖S − μI‖²))``, in Frobenius norms, over the centered rows ``x_k``.
+
+    Raises:
+        DataError: The rows are all alike.
+    """
+    m, d = z.shape
+    x = z - z.mean(0)
+    covariance = x.T @ x / m
+    level = covariance.trace() / d
+    if not level > torch.finfo(z.dtype).eps:
+        raise DataError(f"the safe anchor has {m} rows and no scatter; give it at least two rows that differ")
+    spread = (covariance**2).sum() - d * level**2
+    noise = ((x**2).sum(1) ** 2).sum() / m**2 - (covariance**2).sum() / m
+    shrinkage = float((noise / spread).clamp(0, 1)) if spread > 0 else 1.0
+    return (1 - shrinkage) * covariance + shrinkage * level * torch.eye(d, dtype=z.dtype, device=z.device)
+
+
+ONE_CLASS = Method(weigh, loss_weight_rule="uniform")
