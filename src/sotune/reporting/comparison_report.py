@@ -34,7 +34,7 @@ from sotune.reporting.summary import (
 )
 from sotune.reporting.verdict import Verdict, compose_verdict, helped
 
-_COLORS = {"sot": 0, "sft": 1, "probe": 2, "random": 5, "base": 6}
+_COLORS = {"sot": 0, "sft": 1, "probe": 2, "adaptive": 3, "random": 5, "base": 6}
 _OTHER_COLORS = (3, 4)
 _COLUMNS = {
     "harmful_rate": ("harmful answers", "↓"),

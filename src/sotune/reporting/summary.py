@@ -24,6 +24,7 @@ METHOD_NAMES = {
     "one_class": "distance to the anchor",
     "kernel_density_ratio": "kernel density ratio",
     "sot": "sotune",
+    "adaptive": "sotune, adaptive cost",
 }
 OURS = "sot"
 LIMITS = Limits()
