@@ -25,11 +25,12 @@ from torch import Tensor
 from cases import CASES, GROUPS, KINDS, Case, Corpus, Kind, Row
 from sotune.methods import METHODS as REGISTRY
 from sotune.methods import InputRecords, WeighInputs
-from sotune.methods.probe import fit_logistic, safe_log_odds
+from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.sot import learn
 from sotune.records import Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
+from sotune.weights.logistic import fit_balanced
 
 KEEP_FRACTION = 0.8
 N_FOLDS = 5
@@ -70,8 +71,8 @@ def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
         fold[shuffled] = torch.arange(len(members)) % N_FOLDS
     for held_out in range(N_FOLDS):
         seen = fold != held_out
-        model = fit_logistic(z[seen & ~harmful], z[seen & harmful], inverse_regularization=10.0)
-        score[~seen] = torch.sigmoid(model.log_odds(z[~seen]))
+        harm = fit_balanced(z[seen & ~harmful], z[seen & harmful], inverse_regularization=10.0)
+        score[~seen] = torch.sigmoid(-harm(z[~seen]))
     return score
 
 

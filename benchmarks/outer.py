@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from filter import CASES, Corpus, Embeddings, auroc, prepared_embeddings
+from cases import CASES, GROUPS, Corpus
+from filter import Embeddings, auroc, sentence_embeddings
 from sotune.weights import SolverSettings, learn_weights
 
 RELAXATIONS = (math.inf, 1.0, 0.3, 0.1, 0.03, 0.0)
@@ -45,9 +46,9 @@ def weigh(sets: list[Tensor], relaxation: float, size: float | None) -> Tensor:
 def study(corpus: Corpus, embeddings: Embeddings, seeds: int) -> list[dict[str, object]]:
     """Measures every case, seed, relaxation and effective sample size."""
     results: list[dict[str, object]] = []
-    for case, draw in CASES.items():
+    for case in GROUPS["main"]:
         for seed in range(seeds):
-            drawn = draw(corpus, random.Random(seed))
+            drawn = CASES[case](corpus, random.Random(seed))
             sets = [embeddings(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)]
             safe = torch.tensor([not row.harmful for row in drawn.downstream])
             for relaxation in RELAXATIONS:
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     corpus = Corpus(options.data)
-    results = study(corpus, prepared_embeddings(corpus, options.cache), options.seeds)
+    results = study(corpus, sentence_embeddings(corpus, options.cache), options.seeds)
     print_table(results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

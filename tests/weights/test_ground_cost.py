@@ -11,14 +11,13 @@ from sotune.transport import CosineCost
 from sotune.weights import Scorer, SolverSettings, learn_weights
 from sotune.weights.ground_cost import (
     Stretch,
-    fit_probe,
     learn_stretch,
     soft_labels,
     stretched_cost,
     train_on_sure_rows,
     train_softly,
 )
-from sotune.weights.logistic import fit_logistic
+from sotune.weights.logistic import fit_balanced, fit_logistic
 
 SETTINGS = SolverSettings(
     solver="mirror", epsilon=0.1, push_strength=0.5, effective_sample_size=0.9, tau=None, stationarity_tolerance=1e-8,
@@ -102,7 +101,7 @@ def test_soft_self_training_finds_harm_of_another_kind_than_the_reference():
     downstream, anchor, reference, harmful = (
         unit(z) if z.is_floating_point() else z for z in world(1500, tilt=0.4, seed=1)
     )
-    probe = fit_probe(anchor, reference, mass=10.0)
+    probe = fit_balanced(anchor, reference, inverse_regularization=10.0)
     soft = train_softly(downstream, anchor, reference, probe)
     assert auc(soft(downstream), harmful) > auc(probe(downstream), harmful) + 0.01
 
@@ -134,7 +133,7 @@ def test_soft_labels_have_the_wanted_mean_and_order():
 
 def test_both_ways_of_self_training_keep_what_they_start_from():
     downstream, anchor, reference, harmful = (unit(z) if z.is_floating_point() else z for z in world(1500))
-    start = fit_probe(anchor, reference, mass=10.0)
+    start = fit_balanced(anchor, reference, inverse_regularization=10.0)
     for train in (train_on_sure_rows, train_softly):
         trained = train(downstream, anchor, reference, start)
         assert auc(trained(downstream), harmful) >= auc(start(downstream), harmful) - 0.005

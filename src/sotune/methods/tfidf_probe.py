@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sotune.methods.base import Method, WeighInputs
-from sotune.methods.probe import INVERSE_REGULARIZATION, fit_logistic
 from sotune.records import Record
+from sotune.weights.ground_cost import PROBE_REGULARIZATION
+from sotune.weights.logistic import fit_balanced
 
 _WORD = re.compile(r"\w\w+")
 
@@ -25,15 +26,15 @@ def weigh(inputs: WeighInputs) -> Tensor:
 
     Raises:
         ConfigError: The inputs carry no records.
-        SotuneError: The fit did not converge.
+        SotuneError: The fit diverged.
     """
     records = inputs.require_records("tfidf_probe")
     sets = (records.safe_anchor, records.harmful_reference, records.downstream)
     features = tfidf([_text(record) for rows in sets for record in rows])
     positions = torch.split(torch.arange(features.shape[0]), [len(rows) for rows in sets])
     safe, harmful, downstream = (features.index_select(0, part) for part in positions)
-    model = fit_logistic(safe, harmful, inverse_regularization=INVERSE_REGULARIZATION)
-    return torch.sigmoid(model.log_odds(downstream)).to(inputs.downstream.device)
+    harm = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
+    return torch.sigmoid(-harm(downstream)).to(inputs.downstream.device)
 
 
 def tfidf(texts: Sequence[str]) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sotune.transport import CosineCost, Rows
 from sotune.transport.cost import normalize_rows
-from sotune.weights.logistic import LinearScore, fit_logistic
+from sotune.weights.logistic import LinearScore, fit_balanced, fit_logistic
 
 COST_NAMES = ("adaptive", "cosine")
 """Ground costs: learned from the data, and the paper's."""
@@ -32,8 +32,10 @@ _FACTOR = 2.0
 _MAX_ROWS = 10_000  # a direction needs no more
 _SAMPLE_SEED = 0
 
-_PROBE_MASS = 10.0  # inverse regularization of the probe, for each reference row
-_SURE_ROUNDS, _SURE_SAFE, _SURE_HARMFUL = 3, 0.5, 0.03
+PROBE_REGULARIZATION = 10.0
+"""Inverse regularization C of the probe on the references."""
+
+_SURE_ROUNDS, _SURE_SAFE, _SURE_HARMFUL, _SURE_REGULARIZATION = 3, 0.5, 0.03, 1.0
 _SOFT_ROUNDS, _SOFT_HARMFUL, _SOFT_SPREAD = 15, 0.03, 2.0
 _SOFT_MASS, _REFERENCE_SHARE = 2000.0, 0.3
 _DATA_PART = 2.0
@@ -107,30 +109,18 @@ def learn_stretch(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tens
     """
     rows = normalize_rows(_sample(downstream), name="rows")
     safe, harmful = (normalize_rows(z, name="columns") for z in (safe_anchor, harmful_reference))
-    probe = fit_probe(safe, harmful, mass=_PROBE_MASS)
+    probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)
     direction = _unit(near_references) + _DATA_PART * _unit(near_data)
     return Stretch(direction / direction.norm(), _FACTOR)
 
 
-def fit_probe(safe: Tensor, harmful: Tensor, *, mass: float, start: LinearScore | None = None) -> LinearScore:
-    """Fits class-balanced logistic regression; ``mass`` is the inverse regularization for each row.
-
-    Args:
-        safe: Unit-length rows, ``[k, d]``.
-        harmful: The same, ``[l, d]``.
-        mass: The usual C.
-        start: Where to begin.
-    """
-    z = torch.cat([safe, harmful])
-    side = torch.cat([torch.zeros(len(safe)), torch.ones(len(harmful))]).to(z.device).double()
-    half = mass * len(z) / 2
-    return fit_logistic(z, (1 - side) * half / len(safe), side * half / len(harmful), start=start)
-
-
 def train_on_sure_rows(rows: Tensor, safe: Tensor, harmful: Tensor, score: LinearScore) -> LinearScore:
     """Adds the surest downstream rows to each side and refits, three times (the self-trained probe).
+
+    Each round adds the half of the rows that look safest to the anchor, and the 3 % that look most harmful to the
+    reference (both rounded down), in place of those that the round before added.
 
     Args:
         rows: Unit-length downstream rows, ``[n, d]``.
@@ -139,11 +129,16 @@ def train_on_sure_rows(rows: Tensor, safe: Tensor, harmful: Tensor, score: Linea
         score: Log-odds of harm to begin with.
     """
     n = len(rows)
-    n_safe, n_harmful = max(1, int(_SURE_SAFE * n)), max(1, int(_SURE_HARMFUL * n))
+    n_safe, n_harmful = int(_SURE_SAFE * n), int(_SURE_HARMFUL * n)
     for _ in range(_SURE_ROUNDS):
-        order = score(rows).argsort()
-        more_safe, more_harmful = rows[order[:n_safe]], rows[order[-n_harmful:]]
-        score = fit_probe(torch.cat([safe, more_safe]), torch.cat([harmful, more_harmful]), mass=1.0, start=score)
+        order = score(rows).argsort(stable=True)
+        more_safe, more_harmful = rows[order[:n_safe]], rows[order[n - n_harmful :]]
+        score = fit_balanced(
+            torch.cat([safe, more_safe]),
+            torch.cat([harmful, more_harmful]),
+            inverse_regularization=_SURE_REGULARIZATION,
+            start=score,
+        )
     return score
 
 

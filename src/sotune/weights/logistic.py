@@ -37,7 +37,7 @@ def fit_logistic(
     By L-BFGS in float64. The sum of the masses is the inverse regularization: masses that sum to C·n are the usual C.
 
     Args:
-        z: Rows, ``[n, d]``.
+        z: Rows, ``[n, d]``, dense or sparse in coordinates.
         negative: Mass of each row as a member of the first class, ``[n]``, ≥ 0.
         positive: The same for the second class.
         start: Where to begin.
@@ -73,3 +73,30 @@ def fit_logistic(
     if not torch.isfinite(value):
         raise SotuneError("the logistic fit diverged; look for constant or extreme representations")
     return LinearScore(parameters[:-1].clone(), float(parameters[-1]))
+
+
+def fit_balanced(
+    first: Tensor,
+    second: Tensor,
+    *,
+    inverse_regularization: float,
+    start: LinearScore | None = None,
+    tolerance: float = 1e-5,
+) -> LinearScore:
+    """Fits class-balanced logistic regression: row i has the mass ``C·n / (2·n_class)``.
+
+    Args:
+        first: Rows of the first class, ``[k, d]``, dense or sparse in coordinates; at least one.
+        second: The same of the second class, whose log-odds come out.
+        inverse_regularization: C, > 0.
+        start: Where to begin.
+        tolerance: See `fit_logistic`.
+
+    Raises:
+        SotuneError: The fit diverged.
+    """
+    z = torch.cat([first, second])
+    side = torch.cat([torch.zeros(first.shape[0]), torch.ones(second.shape[0])]).to(z.device).double()
+    half = inverse_regularization * z.shape[0] / 2
+    negative, positive = (1 - side) * half / first.shape[0], side * half / second.shape[0]
+    return fit_logistic(z, negative, positive, start=start, tolerance=tolerance)
