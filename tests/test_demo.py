@@ -13,7 +13,7 @@ def test_a_small_demo_writes_the_whole_schema_and_a_report(tmp_path):
     settings = DemoSettings(seeds=1, n=120, n_reference=40, n_each=10)
     summary = run_demo(tmp_path / "demo", settings, Silent())
     table = read_json(tmp_path / "demo" / "compare.json")
-    assert [row["method"] for row in table] == ["base", "sft", "random", "probe", "sot"]
+    assert [row["method"] for row in table] == ["base", "sft", "random", "probe", "sot", "adaptive"]
     for row in table:
         assert {"dataset", "harmful_fraction", "seed", "seconds", "peak_bytes"} <= row.keys()
         assert all(0 <= row[f"{n}_low"] <= row[n] <= row[f"{n}_high"] <= 1 for n in RATES)
