@@ -9,8 +9,8 @@ learned from the two references and from the downstream rows themselves, without
   as harmful, softly, and refits with most of the weight on the downstream rows. Finds harm of another kind, since
   harmful rows are alike among themselves.
 
-The second could run away: with no harm in the data it learns what is merely rare. It counts only as far as it still
-tells the references apart when it has not seen them, see `learn_stretch`.
+The second could run away: with no harm in the data it learns what is merely rare. The references' share of the fit and
+the first direction hold it; docs/experiments.md shows how far.
 """
 
 from __future__ import annotations
