@@ -114,7 +114,9 @@ def descend(
         evaluation = objective.evaluate(log_weights.exp())
         n_iters += evaluation.n_iters
         trial = Iterate.at(log_weights, evaluation, problem, tau, kernels)
-        better = trial.objective <= best.objective + slack
+        # Within the accuracy of the values, stationarity decides.
+        falls = trial.objective < best.objective
+        better = falls or (trial.objective <= best.objective + slack and trial.stationarity < best.stationarity)
         best, size = (trial, min(1.0, 2 * size)) if better else (best, size / 2)
         history.add_iterate(best)
     for kernel, g in zip(kernels, best.potentials, strict=True):
