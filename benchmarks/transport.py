@@ -49,7 +49,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -78,6 +78,7 @@ MAX_OUTER, MAX_ITERS = 300, 3000
 UNROLLED_OUTER, UNROLLED_INNER, UNROLLED_RATE = 10, 10, 0.1
 JUDGE_STORE = 4 << 30  # the judge computes larger kernels anew at each iteration
 SLACK = 1.3  # a trial run that takes longer than this times the best so far is given up
+QUICK_ONCE_SECONDS = 10.0
 SCALE_SHAPE = (5000, 384)
 SCALE_MEMORY = 3 << 29
 SCALE_EXACT_ROWS = 40_000
@@ -687,12 +688,14 @@ class Effort:
 
     Attributes:
         repeats: Timed runs.
-        max_seconds: A solver whose trial run takes longer is not run again; one that is not done by then is stopped.
+        max_seconds: A trial run that is not done by then is stopped.
+        once_seconds: A solver whose trial run takes longer is not run again: its trial is its time.
         memory: Whether to measure memory.
     """
 
     repeats: int
     max_seconds: float
+    once_seconds: float
     memory: bool
 
 
@@ -712,10 +715,12 @@ def warm_up(contender: Contender, case: Case, problem: ProblemName, setting: Set
     contender.solve(task, setting, time.perf_counter() + 1)
 
 
-def tune(contender: Contender, task: Task, judge: Judge, max_seconds: float) -> Tuned:
+def tune(
+    contender: Contender, task: Task, judge: Judge, max_seconds: float, ladders: Sequence[Sequence[Setting]]
+) -> Tuned:
     """Finds the fastest setting at which a solver reaches the goal, or the one at which it comes nearest."""
     best: Tuned | None = None
-    for ladder in contender.ladders(task.problem):
+    for ladder in ladders:
         for setting in ladder:
             limit = SLACK * best.trial_seconds if best and best.verdict.reached else max_seconds
             if contender.name.startswith("ott"):
@@ -747,7 +752,8 @@ def match_unrolled(unrolled: Tuned, judge: Judge, max_seconds: float) -> Tuned |
             return None
         say(f"    tau {lower.tau:.4f}: sharp objective {sharp:.6f}, the recipe's {wanted:.6f}, {seconds:.2f} s")
         if sharp <= wanted:
-            return replace(tune(ours, lower, judge, max_seconds), name="sotune_equal_objective")
+            ladders = ours.ladders("push_pull")
+            return replace(tune(ours, lower, judge, max_seconds, ladders), name="sotune_equal_objective")
         if sharp >= lowest or time.perf_counter() > end:
             return None
         lowest = sharp
@@ -759,7 +765,7 @@ def time_interleaved(entries: Sequence[Tuned], effort: Effort) -> list[list[floa
     seconds: list[list[float]] = [[] for _ in entries]
     for _ in range(effort.repeats):
         for entry, runs in zip(entries, seconds, strict=True):
-            if entry.trial_seconds <= effort.max_seconds and (entry.succeeded or entry.contender is UNROLLED):
+            if entry.trial_seconds <= effort.once_seconds and (entry.succeeded or entry.contender is UNROLLED):
                 runs.append(timed(entry.contender, entry.task, entry.setting)[1])
     return [runs or [entry.trial_seconds] for entry, runs in zip(entries, seconds, strict=True)]
 
@@ -838,11 +844,20 @@ def free_bytes(device: str) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """One problem at one size, with those who solve it."""
+    """One problem at one size, with those who solve it.
+
+    Attributes:
+        case: The size.
+        problem: The problem.
+        names: The solvers.
+        tune_at: A smaller size, at which each library's best number of inner iterations is found; at the size itself
+            where there is none.
+    """
 
     case: Case
     problem: ProblemName
     names: tuple[str, ...]
+    tune_at: Case | None = None
 
 
 def run_case(case: Case, plans: Sequence[Plan], effort: Effort) -> list[dict[str, Any]]:
@@ -853,14 +868,33 @@ def run_case(case: Case, plans: Sequence[Plan], effort: Effort) -> list[dict[str
     rows = []
     for plan in plans:
         task = Task(sets, plan.problem, judge.tau, judge.weights)
-        entries = _tune_all(plan, task, judge, effort)
+        entries = _tune_all(plan, task, judge, effort, _best_ladders(plan, effort))
         seconds = time_interleaved(entries, effort)
         peaks = [measure_memory(entry, case) if effort.memory else None for entry in entries]
         rows += [_row(case, *found) for found in zip(entries, seconds, peaks, strict=True)]
     return rows
 
 
-def _tune_all(plan: Plan, task: Task, judge: Judge, effort: Effort) -> list[Tuned]:
+def _best_ladders(plan: Plan, effort: Effort) -> dict[str, list[list[Setting]]]:
+    """Returns for each solver the one ladder that was best at the smaller size."""
+    if plan.tune_at is None:
+        return {}
+    sets = make_sets(plan.tune_at)
+    judge = Judge(sets)
+    say(f"inner iterations tuned at n = m = {plan.tune_at.n:,}")
+    task = Task(sets, plan.problem, judge.tau, judge.weights)
+    found = _tune_all(replace(plan, case=plan.tune_at), task, judge, effort, {})
+    return {
+        entry.name: [
+            ladder for ladder in entry.contender.ladders(plan.problem) if ladder[0].inner == entry.setting.inner
+        ]
+        for entry in found
+    }
+
+
+def _tune_all(
+    plan: Plan, task: Task, judge: Judge, effort: Effort, ladders: Mapping[str, list[list[Setting]]]
+) -> list[Tuned]:
     entries = []
     for name in plan.names:
         contender = contenders()[name]
@@ -870,7 +904,8 @@ def _tune_all(plan: Plan, task: Task, judge: Judge, effort: Effort) -> list[Tune
             continue
         try:
             warm_up(contender, plan.case, plan.problem, contender.ladders(plan.problem)[0][0])
-            entry = tune(contender, task, judge, effort.max_seconds)
+            allowed = ladders.get(name) or contender.ladders(plan.problem)
+            entry = tune(contender, task, judge, effort.max_seconds, allowed)
         except Exception as error:  # noqa: BLE001 (a library that fails is a finding, not the end)
             say(f"  {plan.problem}: {name} failed: {type(error).__name__}: {error}")
             continue
@@ -1153,7 +1188,11 @@ def quick_plans(device: str, names: Sequence[str]) -> list[Plan]:
     small, large = Case(2000, 2000, 384, device), Case(5000, 5000, 384, device)
     both = tuple(name for name in names if name == "sotune" or name.startswith("pot_"))
     recipe = tuple(name for name in names if name in ("sotune", "unrolled"))
-    return [Plan(small, "push_pull", recipe), Plan(large, "push_pull", both), Plan(large, "single", both)]
+    return [
+        Plan(small, "push_pull", recipe),
+        Plan(large, "push_pull", both, tune_at=small),
+        Plan(large, "single", both, tune_at=small),
+    ]
 
 
 def full_plans(sizes: Sequence[int], dims: Sequence[int], device: str, names: Sequence[str]) -> list[Plan]:
@@ -1235,7 +1274,8 @@ def main() -> None:
     names = _selected(args.solvers)
     plans = quick_plans(args.device, names) if args.quick else full_plans(args.sizes, args.dims, args.device, names)
     repeats = args.repeats or (3 if args.quick else 5)
-    effort = Effort(repeats, args.max_seconds, memory=not args.no_memory)
+    once_seconds = QUICK_ONCE_SECONDS if args.quick else args.max_seconds
+    effort = Effort(repeats, args.max_seconds, once_seconds, memory=not args.no_memory)
     rows: list[dict[str, Any]] = []
     for case, of_case in _by_case(plans):
         rows += run_case(case, of_case, effort)

@@ -100,13 +100,35 @@ def test_a_scaling_out_of_range_is_absorbed():
 
 def test_a_cost_that_is_not_finite_is_named():
     class Broken(DenseCost):
-        def rows(self, start, stop):
-            return super().rows(start, stop) * float("nan")
+        def affine(self, start, stop, shift, factor):
+            return super().affine(start, stop, shift, factor) * float("nan")
 
     x, y, a, b = points()
     kernel = Kernel(Broken(CosineCost(x, y).rows(0, 40)), b, 0.1)
     with pytest.raises(SotuneError, match="non-finite value with epsilon"):
         sweep([kernel], lambda start, stop, _: a[start:stop].log())
+
+
+@pytest.mark.parametrize("make", [CosineCost, lambda x, y: DenseCost(CosineCost(x, y).rows(0, len(x)))])
+def test_an_affine_block_is_the_cost_scaled_and_shifted(make):
+    x, y, _, _ = points()
+    cost, shift = make(x, y), torch.linspace(-1, 1, len(y), dtype=x.dtype)
+    torch.testing.assert_close(cost.affine(5, 30, shift, 7.0), shift - 7.0 * cost.rows(5, 30), atol=1e-12, rtol=0)
+
+
+def test_one_level_for_all_rows_changes_nothing():
+    # A dense cost has no known bound, so its rows get a level each.
+    x, y, a, b = points()
+    cosine = CosineCost(x, y)
+    one, each = Kernel(cosine, b, 0.1), Kernel(DenseCost(cosine.rows(0, len(x))), b, 0.1)
+    assert one.block(0, 2).level.unique().numel() == 1
+    assert each.block(0, 2).level.unique().numel() == 2
+    found, other = (
+        sweep([kernel], lambda start, stop, _: a[start:stop].log(), mean_costs=True) for kernel in (one, each)
+    )
+    torch.testing.assert_close(found.f[0], other.f[0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.log_masses[0], other.log_masses[0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.mean_costs[0], other.mean_costs[0], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("relaxation", [0.05, 0.5, 5.0, 500.0])

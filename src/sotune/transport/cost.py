@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -61,6 +62,15 @@ class GroundCost(Protocol):
         """Returns a fresh ``[stop - start, m]`` block, which the caller may overwrite."""
         ...
 
+    @property
+    def upper_bound(self) -> float:
+        """No entry is larger; infinite where nothing is known."""
+        ...
+
+    def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
+        """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
+        ...
+
     def take(self, positions: Tensor) -> GroundCost:
         """Returns the cost between some of the rows and all columns."""
         ...
@@ -101,6 +111,15 @@ class DenseCost:
     def rows(self, start: int, stop: int) -> Tensor:
         """Returns a fresh ``[stop - start, m]`` block."""
         return self._matrix[start:stop].clone()
+
+    @property
+    def upper_bound(self) -> float:
+        """Nothing is known without a look at all entries."""
+        return math.inf
+
+    def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
+        """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
+        return torch.add(shift, self._matrix[start:stop], alpha=-factor)
 
     def take(self, positions: Tensor) -> DenseCost:
         """Returns the cost between some of the rows and all columns."""
@@ -148,6 +167,19 @@ class CosineCost:
         """Returns a fresh ``[stop - start, m]`` block."""
         unit = self._x[start:stop] * self._scale[start:stop, None]
         return torch.addmm(unit.new_ones(1), unit, self._y.T, alpha=-1).clamp_(min=0.0)
+
+    @property
+    def upper_bound(self) -> float:
+        """Opposite directions."""
+        return 2.0
+
+    def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
+        """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``.
+
+        One matrix product and nothing else: the cost itself is never written.
+        """
+        unit = self._x[start:stop] * self._scale[start:stop, None]
+        return torch.addmm(shift - factor, unit, self._y.T, alpha=factor)
 
     def take(self, positions: Tensor) -> CosineCost:
         """Returns the cost between some of the rows and all columns."""

@@ -1,7 +1,8 @@
 r"""One reference as the solver sees it: a kernel that is stored when it fits, or computed anew block by block.
 
 A block of rows is handed out as ``E_ij = b_j·exp((level_i + g⁰_j − C_ij) / ε)`` beside its ``level``, chosen so that
-the largest entry of each row is 1. The row update of Sinkhorn is then ``f = level − ε·log(E v)`` with
+the largest entry of each row is 1; where costs are bounded well within the range of the number type, one level serves
+all rows, with which no entry exceeds 1. The row update of Sinkhorn is then ``f = level − ε·log(E v)`` with
 ``v = exp((g − g⁰) / ε)``, which cannot overflow, and ``w_i·E_ij·v_j / (E v)_i`` is the plan with row masses ``w``. When
 ``v`` leaves the safe range of the number type it is absorbed: ``g⁰`` moves to ``g`` and the kernel is made anew.
 """
@@ -144,6 +145,7 @@ class Kernel:
         log_b = self.b.clamp(min=torch.finfo(torch.float64).tiny).log()
         # A column without mass takes no part: its logarithm is so low that the entry underflows to zero.
         self._offset = (g + self.epsilon * log_b).to(self.cost.dtype)
+        self._one_level = self._common_level()
         self._ready = 0
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -160,10 +162,20 @@ class Kernel:
         return self._matrix[start:stop], self._levels[start:stop]
 
     def _compute(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        block = self.cost.rows(start, stop)
-        torch.add(self._offset / self.epsilon, block, alpha=-1 / self.epsilon, out=block)
+        shift = self._offset / self.epsilon
+        if self._one_level is not None:
+            block = self.cost.affine(start, stop, shift + self._one_level / self.epsilon, 1 / self.epsilon)
+            return block.exp_(), self._one_level.expand(stop - start)
+        block = self.cost.affine(start, stop, shift, 1 / self.epsilon)
         top = block.amax(dim=1)
         return block.sub_(top[:, None]).exp_(), top.mul_(-self.epsilon)
+
+    def _common_level(self) -> Tensor | None:
+        """Returns one level for all rows where no entry can come near underflow with it: it saves two passes."""
+        used = self._offset[self.b > 0]
+        if (float(used.max() - used.min()) + self.cost.upper_bound) / self.epsilon > self._limit:
+            return None
+        return -used.max()
 
 
 def join(parts: Iterable[Tensor]) -> Tensor:

@@ -112,7 +112,7 @@ class Extrapolation:
     """
 
     def __init__(self, metric: Tensor, memory: int = 6) -> None:
-        self._metric, self._memory = metric, memory
+        self._scale, self._memory = metric.sqrt(), memory
         self._points: list[Tensor] = []
         self._steps: list[Tensor] = []
         self._error = float("inf")
@@ -138,11 +138,11 @@ class Extrapolation:
     def _jump(self) -> Tensor:
         point, step = self._points[-1], self._steps[-1]
         steps = torch.stack(self._steps)
-        differences = (steps[1:] - steps[:-1]) * self._metric.sqrt()
+        differences = (steps[1:] - steps[:-1]) * self._scale
         moves = (torch.stack(self._points) + steps).diff(dim=0)
         gram = differences @ differences.T
         ridge = _RIDGE * gram.diagonal().max() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        right = differences @ (step * self._metric.sqrt())
+        right = differences @ (step * self._scale)
         mixture = torch.linalg.lstsq(gram + ridge, right[:, None]).solution[:, 0]
         jumped = point + step - mixture @ moves
         return jumped if bool(torch.isfinite(jumped).all()) else point + step
