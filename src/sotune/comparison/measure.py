@@ -1,7 +1,6 @@
-"""Methods side by side: the same data, model, number of optimizer steps, prompts and judges for all of them.
+"""One cell of a comparison: one method on one draw of the data, from its rows to its figures.
 
-Each cell (one method on one draw of the data) leaves its result in a folder of its own, so that a comparison that was
-stopped goes on where it stood.
+Each cell leaves its result in a folder of its own, so that a comparison that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import library_versions, read_json, sha256_json, write_json
-from sotune.errors import ConfigError
 from sotune.pipeline import Monitor
 
 if TYPE_CHECKING:
@@ -100,49 +98,22 @@ class Cell:
     examples: dict[str, str] = field(default_factory=dict)
 
 
-class Comparison:
-    """Runs methods on draws under one budget.
+class Bench:
+    """Measures cells under one budget.
 
     Args:
-        methods: Names of methods, ``base`` among them or not.
         budget: What they share.
         judges: Role to judge.
         folder: Where cells and results go.
         monitor: Is told of progress.
-
-    Raises:
-        ConfigError: A method is unknown.
     """
 
-    def __init__(
-        self,
-        methods: Sequence[str],
-        budget: Budget,
-        judges: Mapping[JudgeRole, Judge],
-        *,
-        folder: Path,
-        monitor: Monitor,
-    ) -> None:
-        from sotune.methods import METHODS
-
-        unknown = sorted(set(methods) - set(METHODS) - {BASE})
-        if unknown:
-            raise ConfigError(f"unknown methods {unknown}; known: {', '.join([BASE, *METHODS])}")
-        self._methods, self._budget, self._judges = methods, budget, judges
+    def __init__(self, budget: Budget, judges: Mapping[JudgeRole, Judge], *, folder: Path, monitor: Monitor) -> None:
+        self._budget, self._judges = budget, judges
         self._folder, self._monitor = folder, monitor
 
-    def run(self, draws: Iterable[Draw]) -> list[tuple[Draw, dict[str, Cell]]]:
-        """Does every cell that is not done; returns all, by draw and method."""
-        results = []
-        for draw in draws:
-            cells = {}
-            for method in self._methods:
-                self._monitor.stage(f"{draw.name}: {method}", "running")
-                cells[method] = self._cell(draw, method)
-            results.append((draw, cells))
-        return results
-
-    def _cell(self, draw: Draw, method: str) -> Cell:
+    def cell(self, draw: Draw, method: str) -> Cell:
+        """Returns the result of one method on one draw, measured now unless it lies there from an earlier call."""
         folder = self._folder / "cells" / draw.name / method
         key = self._key(draw, method)
         result = folder / "result.json"
@@ -268,61 +239,6 @@ class Comparison:
             of_kind = [prompt.id for prompt in draw.prompts if prompt.kind == kind]
             chosen |= {id: answers[id] for id in of_kind[: self._budget.example_prompts]}
         return chosen
-
-
-def write_results(
-    folder: Path,
-    results: Sequence[tuple[Draw, Mapping[str, Cell]]],
-    *,
-    settings: Mapping[str, Any],
-    safe_to_show: bool,
-) -> None:
-    """Writes compare.json (one line for each cell) and details.json (what the report draws besides).
-
-    Raises:
-        SotuneError: A figure is missing.
-    """
-    write_json(folder / "compare.json", [cell.row for _, cells in results for cell in cells.values()])
-    draw, cells = results[0]
-    kept = {
-        method: {
-            f"{kind}_rows_kept": statistics.fmean(cells[method].kept[kind] for _, cells in results)
-            for kind in ("refusal", "harmful")
-            if kind in cells[method].kept
-        }
-        for method in cells
-        if method != BASE
-    }
-    prompts = {prompt.id: prompt for prompt in draw.prompts}
-    first = next(iter(cells.values()))
-    examples = [
-        {
-            "prompt": prompts[id].messages[-1].content,
-            "kind": prompts[id].kind,
-            **{method: cell.examples[id] for method, cell in cells.items()},
-        }
-        for id in first.examples
-    ]
-    details: dict[str, Any] = {
-        "kept": kept,
-        "examples": examples,
-        "settings": dict(settings),
-        "safe_to_show": safe_to_show,
-    }
-    if "sot" in cells:
-        details["weights"] = {**cells["sot"].relative_weights, "seed": draw.seed}
-    write_json(folder / "details.json", details)
-
-
-def summarize(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Returns the mean of some figures over seeds and data sets, by method."""
-    by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
-    return {
-        method: {name: statistics.fmean(row[name] for row in some) for name in names}
-        for method, some in by_method.items()
-    }
 
 
 def _kept_by_kind(draw: Draw, kept: Mapping[str, float]) -> dict[str, float]:
