@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import write_json
-from sotune.comparison.measure import BASE, Cell, Draw
+from sotune.comparison.measure import Cell, Draw
+from sotune.comparison.variants import BASE
 
 
 def write_results(

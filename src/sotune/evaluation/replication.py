@@ -105,8 +105,8 @@ def paired_bootstrap(
 
     Seeds are drawn with replacement within each task, and each task counts the same: the statement is about these
     tasks, not about tasks at large. The p-value is twice the smaller share of resampled means on one side of 0, ties
-    on both, plus one over the number of resamples plus one; with few seeds it is somewhat too small, since the
-    bootstrap underestimates the spread by about ``√((n − 1) / n)``. The differences are inflated by its inverse for that.
+    on both, plus one over the number of resamples plus one. The bootstrap underestimates the spread of n draws by
+    ``√((n − 1) / n)``, so the resampled means are spread out by its inverse; with few seeds p is still somewhat small.
 
     Args:
         first: Task to seed to value.
@@ -145,7 +145,8 @@ def _resampled_means(gaps: NDArray[np.float64], n_resamples: int, rng: np.random
     wide = math.sqrt(n / (n - 1))
     blocks = [min(_BLOCK // n, n_resamples - start) for start in range(0, n_resamples, _BLOCK // n)]
     draws = [gaps[rng.integers(0, n, size=(block, n))].mean(axis=1) for block in blocks]
-    return center + wide * (np.concatenate(draws) - center)
+    spread: NDArray[np.float64] = center + wide * (np.concatenate(draws) - center)
+    return spread
 
 
 def mean_ranks(table: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
