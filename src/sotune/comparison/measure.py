@@ -58,7 +58,12 @@ class Draw:
     @property
     def name(self) -> str:
         """Names the draw's folder."""
-        return f"{self.dataset}-p{self.harmful_fraction:g}-s{self.seed}"
+        return self.name_of(self.dataset, self.harmful_fraction, self.seed)
+
+    @staticmethod
+    def name_of(dataset: str, harmful_fraction: float, seed: int) -> str:
+        """Returns the name of a draw."""
+        return f"{dataset}-p{harmful_fraction:g}-s{seed}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import write_json
+from sotune.artifacts import write_json, write_parquet
 from sotune.comparison.measure import Cell, Draw
 from sotune.comparison.variants import BASE
 
@@ -18,8 +18,8 @@ def write_results(
     *,
     settings: Mapping[str, Any],
     safe_to_show: bool,
-) -> None:
-    """Writes compare.json (one line for each cell) and details.json (what the report draws besides).
+) -> list[Path]:
+    """Writes compare.json and compare.parquet (a line for each cell) and details.json (what the report draws besides).
 
     Raises:
         SotuneError: A figure is missing.
@@ -54,14 +54,42 @@ def write_results(
     if "sot" in cells:
         details["weights"] = {**cells["sot"].relative_weights, "seed": draw.seed}
     write_json(folder / "details.json", details)
+    _write_table(folder / "compare.parquet", results)
+    return [folder / "compare.json", folder / "compare.parquet"]
+
+
+def _write_table(path: Path, results: Sequence[tuple[Draw, Mapping[str, Cell]]]) -> None:
+    """Writes the rows of compare.json with what each cell kept and how its weights tell harmful rows from others."""
+    rows = [{**cell.row, **_selection_figures(cell)} for _, cells in results for cell in cells.values()]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    figures = {name: "double" for name in columns if name.startswith(("kept_", "weight_"))}
+    write_parquet(path, {name: [row.get(name) for row in rows] for name in columns}, schema=figures)
+
+
+def _selection_figures(cell: Cell) -> dict[str, float]:
+    figures = {f"kept_{kind}": share for kind, share in cell.kept.items()}
+    harmful, other = (cell.relative_weights.get(group) or [] for group in ("harmful", "other"))
+    if harmful and other:
+        figures |= {"weight_harmful": statistics.fmean(harmful), "weight_other": statistics.fmean(other)}
+        figures["weight_auroc"] = area_under_curve(other, harmful)
+    return figures
+
+
+def area_under_curve(above: Sequence[float], below: Sequence[float]) -> float:
+    """Computes how often a value of the first group exceeds one of the second, ties counting half (AUROC)."""
+    import numpy as np
+
+    order = np.sort(np.asarray(below))
+    smaller = np.searchsorted(order, above, side="left") + np.searchsorted(order, above, side="right")
+    return float(smaller.sum() / (2 * len(above) * len(below)))
 
 
 def summarize(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Returns the mean of some figures over seeds and data sets, by method."""
+    """Returns the mean of some figures over seeds and data sets, by method; a figure that a row lacks is left out."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
     return {
-        method: {name: statistics.fmean(row[name] for row in some) for name in names}
+        method: {name: statistics.fmean(row[name] for row in some) for name in names if all(name in r for r in some)}
         for method, some in by_method.items()
     }

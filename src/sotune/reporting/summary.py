@@ -25,6 +25,8 @@ METHOD_NAMES = {
     "kernel_density_ratio": "kernel density ratio",
     "sot": "sotune",
     "adaptive": "sotune, adaptive cost",
+    "oracle": "oracle (all clean rows)",
+    "oracle_k": "oracle (K clean rows)",
 }
 OURS = "sot"
 LIMITS = Limits()
