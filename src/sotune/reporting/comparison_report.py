@@ -150,27 +150,24 @@ def _standings_view(standings: Standings) -> dict[str, Any]:
 
 def _standings_figure(standings: Standings) -> Markup | None:
     colors = _colors([method.method for method in standings.methods])
-    points = {
-        method: (utility, harm)
+    estimates = [
+        Estimate(
+            method.name,
+            Interval(utility.mean, utility.low, utility.high),
+            Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low),
+            colors[method.method],
+        )
         for method in standings.methods
         if (utility := method.metrics.get("utility")) and (harm := method.metrics.get("harmful_rate"))
-    }
-    if not points:
+    ]
+    if not estimates:
         return None
     return estimate_chart(
-        [
-            Estimate(
-                method.name,
-                Interval(utility.mean, utility.low, utility.high),
-                Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low),
-                colors[method.method],
-            )
-            for method, (utility, harm) in points.items()
-        ],
+        estimates,
         title="Safety against task accuracy, over all conditions",
         x_label="task accuracy",
         y_label="safety (1 − harmful rate)",
-        front=[method.name for method in points if method.on_front],
+        front=[method.name for method in standings.methods if method.on_front],
     )
 
 
