@@ -10,10 +10,11 @@ from typing import Any
 
 from sotune.artifacts import RunFolder
 from sotune.comparison.draws import Draws
-from sotune.comparison.measure import Budget
+from sotune.comparison.measure import Budget, Draw
 from sotune.comparison.results import summarize, write_results
 from sotune.comparison.run import Comparison, PlannedCell
-from sotune.comparison.settings import MINIATURE, CompareSettings, MiniatureData
+from sotune.comparison.settings import MINIATURE, CompareSettings, FileData, MiniatureData
+from sotune.evaluation import Judge, JudgeRole
 from sotune.pipeline import Monitor, Silent
 from sotune.pipeline.evaluating import make_judges
 
@@ -117,10 +118,15 @@ def described(settings: CompareSettings) -> Mapping[str, Any]:
 
 
 def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: Draws) -> Comparison:
+    own = {data.name: data.task_match for data in settings.datasets if isinstance(data, FileData)}
+
+    def judges(draw: Draw) -> Mapping[JudgeRole, Judge]:
+        return make_judges(settings.judges, task_match=own.get(draw.dataset) or settings.task_match)
+
     return Comparison(
         settings.variants(),
         make_budget(settings),
-        make_judges(settings.judges, task_match=settings.task_match),
+        judges,
         folder=out,
         monitor=monitor,
         workers=settings.workers,

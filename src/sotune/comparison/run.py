@@ -37,7 +37,7 @@ class Comparison:
     Args:
         methods: Names of methods, ``base`` among them or not, or variants.
         budget: What they share.
-        judges: Role to judge.
+        judges: Role to judge, or what gives a draw its judges.
         folder: Where cells and results go.
         monitor: Is told of progress.
         workers: Cells measured at once, each in a process of its own; 1 measures in this one.
@@ -52,7 +52,7 @@ class Comparison:
         self,
         methods: Sequence[str | Variant],
         budget: Budget,
-        judges: Mapping[JudgeRole, Judge],
+        judges: Mapping[JudgeRole, Judge] | Callable[[Draw], Mapping[JudgeRole, Judge]],
         *,
         folder: Path,
         monitor: Monitor,
@@ -76,7 +76,7 @@ class Comparison:
         to_do: list[tuple[int, Variant, Draw]] = []
         for place, (draw, _) in enumerate(results):
             for variant, drawn in self._redrawn(draw):
-                cell = self._bench(variant).saved(drawn)
+                cell = self._bench(drawn, variant).saved(drawn)
                 if cell is None:
                     to_do.append((place, variant, drawn))
                 else:
@@ -98,9 +98,12 @@ class Comparison:
         for name in names:
             for variant in self._variants:
                 started = cell_folder(self._folder, name, variant.name).is_dir()
-                done = started and self._bench(variant).saved(self._redraw(draw_of(name), variant)) is not None
+                done = started and self._is_done(self._redraw(draw_of(name), variant), variant)
                 planned.append(PlannedCell(name, variant.name, "done" if done else "to do"))
         return planned
+
+    def _is_done(self, draw: Draw, variant: Variant) -> bool:
+        return self._bench(draw, variant).saved(draw) is not None
 
     def _redrawn(self, draw: Draw) -> Iterator[tuple[Variant, Draw]]:
         check_disjoint(draw)
@@ -110,8 +113,9 @@ class Comparison:
                 check_disjoint(drawn)
             yield variant, drawn
 
-    def _bench(self, variant: Variant, monitor: Monitor | None = None) -> Bench:
-        return Bench(variant, self._budget, self._judges, folder=self._folder, monitor=monitor or Silent())
+    def _bench(self, draw: Draw, variant: Variant, monitor: Monitor | None = None) -> Bench:
+        judges = self._judges(draw) if callable(self._judges) else self._judges
+        return Bench(variant, self._budget, judges, folder=self._folder, monitor=monitor or Silent())
 
     def _in_this_process(
         self, cells: Sequence[tuple[int, Variant, Draw]], pace: _Pace
@@ -120,7 +124,7 @@ class Comparison:
             for job in cells:
                 _, variant, draw = job
                 pace.begin(f"{draw.name}: {variant.name}")
-                yield job, self._bench(variant, self._monitor).cell(draw)
+                yield job, self._bench(draw, variant, self._monitor).cell(draw)
                 pace.end()
 
     def _in_workers(
@@ -131,7 +135,10 @@ class Comparison:
 
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
         with ProcessPoolExecutor(self._workers, context, _start_worker, (self._threads,)) as pool:
-            jobs = {pool.submit(_measure, self._bench(variant), draw): (n, variant, draw) for n, variant, draw in cells}
+            jobs = {
+                pool.submit(_measure, self._bench(draw, variant), draw): (n, variant, draw)
+                for n, variant, draw in cells
+            }
             try:
                 for future in as_completed(jobs):
                     cell, (_, variant, draw) = future.result(), jobs[future]

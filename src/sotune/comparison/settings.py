@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -69,6 +69,7 @@ class FileData(BaseModel):
     refusals: str | None = None
     refusal_fraction: float = Field(0.02, ge=0, le=1)
     eval_prompts: str | None = None
+    task_match: Literal["label", "number", "choice", "contains"] | None = None
     task_where: tuple[str, ...] = ()
     harmful_where: tuple[str, ...] = ()
     reference_where: tuple[str, ...] = ()
