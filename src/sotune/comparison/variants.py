@@ -103,9 +103,12 @@ def change_method(method: Method, changes: Mapping[str, Any]) -> Method:
 
 def changeable(method: Method) -> list[str]:
     """Returns the keyword arguments that a method's ``weigh`` takes besides its inputs."""
-    hints = get_type_hints(method.weigh)
+    weigh = method.weigh
+    while isinstance(weigh, partial):  # which has no annotations of its own
+        weigh = weigh.func
+    hints = get_type_hints(weigh)
     names = []
-    for parameter in inspect.signature(method.weigh).parameters.values():
+    for parameter in inspect.signature(weigh).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             (typed,) = get_args(hints[parameter.name])
             names += list(typed.__annotations__)
