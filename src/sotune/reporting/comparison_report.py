@@ -158,7 +158,9 @@ def _standings_figure(standings: Standings) -> Markup | None:
             colors[method.method],
         )
         for method in standings.methods
-        if (utility := method.metrics.get("utility")) and (harm := method.metrics.get("harmful_rate"))
+        if method.method != "base"  # it knows no task, and would stretch the axis over nothing
+        and (utility := method.metrics.get("utility"))
+        and (harm := method.metrics.get("harmful_rate"))
     ]
     if not estimates:
         return None

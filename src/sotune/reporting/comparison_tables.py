@@ -44,8 +44,8 @@ def explain(standings: Standings) -> str:
     """Returns what must be known to read a table of standings."""
     over = f"{len(standings.conditions)} conditions, " if len(standings.conditions) > 1 else ""
     spread = (
-        f"± is half of Student's 95 % interval over {standings.n_seeds} seeds, which takes them for independent and "
-        f"about normal"
+        f"intervals are Student's at 95 % over {standings.n_seeds} seeds, which takes them for independent and about "
+        f"normal"
         if standings.n_seeds > 1
         else "one seed: no spread over seeds is known"
     )

@@ -16,11 +16,9 @@ from sotune.evaluation.replication import (
     paired_bootstrap,
     pareto_front,
 )
-from sotune.reporting.summary import METRICS, in_order, method_name
+from sotune.reporting.summary import METRICS, UNRANKED, in_order, method_name
 
 OURS = ("sot", "adaptive")
-UNRANKED = ("base", "oracle", "oracle_k")
-"""They do not compete: one is not trained, the others know the labels."""
 
 _CONFIDENCE, _N_RESAMPLES, _SEED = 0.95, 9999, 0
 _RANKED_BY = "avg"
