@@ -3,7 +3,8 @@ import json
 import pytest
 
 from sotune.artifacts import read_json
-from sotune.demo import DemoSettings, draws, run_demo
+from sotune.comparison.draws import Draws
+from sotune.demo import DemoSettings, compare_settings, run_demo
 from sotune.pipeline import Silent
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
@@ -25,8 +26,8 @@ def test_a_small_demo_writes_the_whole_schema_and_a_report(tmp_path):
     assert (tmp_path / "demo" / "compare.json").read_bytes() == before
 
 
-def test_draws_differ_by_seed_and_hide_nothing_from_the_disjointness_check():
-    first, second = draws(DemoSettings(seeds=2, n=200, n_reference=40, n_each=10))
+def test_draws_differ_by_seed_and_are_contaminated():
+    first, second = Draws(compare_settings(DemoSettings(seeds=2, n=200, n_reference=40, n_each=10))).all()
     assert [r.id for r in first.downstream] != [r.id for r in second.downstream]
     assert sum(kind == "harmful" for kind in first.kind.values()) == 20
 

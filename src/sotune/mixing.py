@@ -23,7 +23,7 @@ from sotune.records import Message, Record
 from sotune.rendering import render_prompt
 from sotune.sources import LoadedSet, SourceOptions, load_set
 
-SourceName = Literal["task", "harmful", "refusal"]
+SourceName = Literal["task", "harmful", "refusal", "reference"]
 Sources = Mapping[SourceName, LoadedSet]
 
 LABELS: dict[SourceName, str] = {"task": "benign", "harmful": "harmful", "refusal": "refusal"}
@@ -73,6 +73,19 @@ class MixSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Deal:
+    """Who got what.
+
+    Attributes:
+        rows: Source and role (``train``, ``safe_anchor``, ``harmful_reference``, ``evaluation``) to rows.
+        groups: The rows that each source had to give, by prompt.
+    """
+
+    rows: Mapping[SourceName, Mapping[str, Sequence[Record]]]
+    groups: Mapping[SourceName, Mapping[str, Sequence[Record]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Mixture:
     """All that an experiment consists of, not yet written.
 
@@ -100,39 +113,32 @@ def prompt_key(prompt: Sequence[Message]) -> str:
     return render_prompt(turns, "paper")
 
 
-def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: str, id_column: str = "id") -> Mixture:
+def deal(sources: Sources, sizes: MixSizes, *, seed: int) -> Deal:
     """Deals the rows of the sources to the roles of an experiment.
 
-    A prompt that the harmful source has is left out of the task. Refusals are drawn last, from prompts that neither
-    the references nor the evaluation hold. A training row keeps its own id unless two sources have it; then it
-    becomes ``task/<id>``, ``harmful/<id>`` or ``refusal/<id>``.
+    A prompt that the harmful source has
+    is left out of the task and of a reference of its own. Refusals are drawn last, from prompts that neither the
+    references nor the evaluation hold.
 
     Args:
-        sources: The task, the harmful source, and perhaps refusals.
+        sources: The task, the harmful source, perhaps refusals, and perhaps a source of the harmful reference, which
+            else comes from the harmful source.
         sizes: How many rows each role gets.
         seed: Seed of every draw; each source has a generator of its own, so that none depends on another's rows.
-        label_column: Column that tells the origin of a training row.
-        id_column: Column of the rows' own ids.
 
     Raises:
-        DataError: A source has too few prompts, or a row has the label column already.
+        DataError: A source has too few prompts.
     """
-    groups = {name: _by_prompt(loaded.records) for name, loaded in sources.items()}
-    groups["task"] = {key: rows for key, rows in groups["task"].items() if key not in groups["harmful"]}
-    dealt: dict[SourceName, dict[str, list[Record]]] = {
-        "harmful": _deal(
-            groups["harmful"],
-            {"evaluation": sizes.n_eval, "harmful_reference": sizes.n_reference, "train": sizes.n_harmful},
-            source="harmful",
-            seed=seed,
-        ),
-        "task": _deal(
-            groups["task"],
-            {"evaluation": sizes.n_eval, "safe_anchor": sizes.n_anchor, "train": sizes.n_task},
-            source="task",
-            seed=seed,
-        ),
+    groups = _groups(sources)
+    reference = {"harmful_reference": sizes.n_reference}
+    own = "reference" in sources
+    needs: dict[SourceName, dict[str, int]] = {
+        "harmful": {"evaluation": sizes.n_eval, **({} if own else reference), "train": sizes.n_harmful},
+        "task": {"evaluation": sizes.n_eval, "safe_anchor": sizes.n_anchor, "train": sizes.n_task},
     }
+    if own:
+        needs["reference"] = reference
+    dealt = {name: _deal(groups[name], need, source=name, seed=seed) for name, need in needs.items()}
     if "refusal" in sources:
         held_out = {
             prompt_key(record.prompt)
@@ -143,8 +149,31 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
         }
         groups["refusal"] = {key: rows for key, rows in groups["refusal"].items() if key not in held_out}
         dealt["refusal"] = _deal(groups["refusal"], {"train": sizes.n_refusals}, source="refusal", seed=seed)
+    return Deal(dealt, groups)
+
+
+def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: str, id_column: str = "id") -> Mixture:
+    """Deals the rows of the sources to the roles of an experiment.
+
+    See `deal` for who gets what. A training row keeps its own id unless two sources have it; then it
+    becomes ``task/<id>``, ``harmful/<id>`` or ``refusal/<id>``.
+
+    Args:
+        sources: The task, the harmful source, perhaps refusals, and perhaps a source of the harmful reference.
+        sizes: How many rows each role gets.
+        seed: Seed of every draw; each source has a generator of its own, so that none depends on another's rows.
+        label_column: Column that tells the origin of a training row.
+        id_column: Column of the rows' own ids.
+
+    Raises:
+        DataError: A source has too few prompts, or a row has the label column already.
+    """
+    dealing = deal(sources, sizes, seed=seed)
+    dealt, groups = dealing.rows, dealing.groups
     ids = _unique_ids(sources)
-    uniform = _same_layout(sources)
+    reference: SourceName = "reference" if "reference" in sources else "harmful"
+    trained: Sources = {name: loaded for name, loaded in sources.items() if name != "reference"}
+    uniform = _same_layout(trained)
     train = [
         _train_row(
             record,
@@ -155,13 +184,13 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
             label_column=label_column,
         )
         for source, roles in dealt.items()
-        for record in roles["train"]
+        for record in roles.get("train", ())
     ]
     random.Random(f"{seed}/train").shuffle(train)
     return Mixture(
         train=tuple(train),
         safe_anchor=tuple(record.meta for record in dealt["task"]["safe_anchor"]),
-        harmful_reference=tuple(record.meta for record in dealt["harmful"]["harmful_reference"]),
+        harmful_reference=tuple(record.meta for record in dealt[reference]["harmful_reference"]),
         evaluation=(
             *(_eval_row(record, "harmful", ids["harmful", record.id]) for record in dealt["harmful"]["evaluation"]),
             *(_eval_row(record, "task", ids["task", record.id]) for record in dealt["task"]["evaluation"]),
@@ -169,7 +198,7 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
         reading={
             "format": sources["task"].format if uniform else "messages",
             "safe_format": sources["task"].format,
-            "harmful_format": sources["harmful"].format,
+            "harmful_format": sources[reference].format,
             "id_column": id_column,
         },
         account={
@@ -253,6 +282,16 @@ def check_disjoint(folder: Path) -> None:
                 f"{folder}: {len(both)} prompts stand both in {left} (ids {sorted(in_left[key] for key in both)[:5]}) "
                 f"and in {right}; remove them from one, or mix again into a new folder"
             )
+
+
+def _groups(sources: Sources) -> dict[SourceName, dict[str, list[Record]]]:
+    """Returns the rows of each source by prompt, without those that another role must have."""
+    groups = {name: _by_prompt(loaded.records) for name, loaded in sources.items()}
+    groups["task"] = {key: rows for key, rows in groups["task"].items() if key not in groups["harmful"]}
+    if "reference" in groups:
+        taken = groups["harmful"].keys() | groups["task"].keys()
+        groups["reference"] = {key: rows for key, rows in groups["reference"].items() if key not in taken}
+    return groups
 
 
 def _by_prompt(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -69,7 +69,7 @@ def test_many_conditions(make_comparison):
     assert "sotune clearly lowered harmful answers in 2 of 2 conditions." in page.text
     assert "labels, 10 % harmful rows" in page.text
     assert "sums, 30 % harmful rows" in page.text
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3  # one for each condition, one over both
 
 
 def test_runs_with_little_in_them(tmp_path):

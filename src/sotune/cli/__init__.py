@@ -1,7 +1,8 @@
 """The command line: flags are the settings of `sotune.config`, under the same names."""
 
 from sotune.cli.commands import app, main
+from sotune.cli.comparing import compare
 from sotune.cli.demo import demo
 from sotune.cli.mixing import mix
 
-__all__ = ["app", "demo", "main", "mix"]
+__all__ = ["app", "compare", "demo", "main", "mix"]

@@ -27,15 +27,12 @@ def demo(
 ) -> None:
     """Show on the embedded miniature, in minutes, that fine-tuning breaks safety and that selection keeps it."""
     if output.dry_run:
-        say(output, {"would_write": str(out)}, f"would compare 5 methods on {seeds} draws of the miniature, into {out}")
+        say(output, {"would_write": str(out)}, f"would compare 6 methods on {seeds} draws of the miniature, into {out}")
         return
-    import torch
-
     from sotune.demo import FIGURES, DemoSettings, run_demo
 
-    torch.set_num_threads(threads)
     with monitored(output) as monitor:
-        summary = run_demo(out, DemoSettings(seeds=seeds), monitor)
+        summary = run_demo(out, DemoSettings(seeds=seeds, threads=threads), monitor)
     if output.as_json:
         print_json(dataclasses.asdict(summary))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypedDict, Unpack
 
 from torch import Tensor
 
@@ -10,13 +11,36 @@ from sotune.methods.base import Method, WeighInputs
 from sotune.weights import SolverSettings, learn_weights
 from sotune.weights.solution import SolverName
 
-# The defaults of sotune.config, which explains them. A method must not change with a user's settings.
-_EPSILON, _PUSH_STRENGTH, _EFFECTIVE_SAMPLE_SIZE = 0.1, 0.5, 0.9
+
+class WeighChanges(TypedDict, total=False):
+    """What a comparison may change of the method, under the names of sotune.config, which explains them."""
+
+    cost: str
+    epsilon: float
+    push_strength: float
+    solver: SolverName
+    reference_relaxation: float
+    effective_sample_size: float
+    max_outer_steps: int
+    logit_learning_rate: float
 
 
-def weigh(inputs: WeighInputs) -> Tensor:
-    """Returns weights solved to stationarity, ``[n]``."""
-    return learn(inputs)
+# The defaults of sotune.config. A method must not change with a user's settings.
+_DEFAULTS: WeighChanges = {
+    "cost": "cosine",
+    "epsilon": 0.1,
+    "push_strength": 0.5,
+    "solver": "mirror",
+    "reference_relaxation": math.inf,
+    "effective_sample_size": 0.9,
+    "max_outer_steps": 200,
+    "logit_learning_rate": 0.1,
+}
+
+
+def weigh(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
+    """Returns weights solved to stationarity, ``[n]``, unless the changes say otherwise."""
+    return learn(inputs, **changes)
 
 
 def weigh_one_step(inputs: WeighInputs) -> Tensor:
@@ -32,32 +56,25 @@ def weigh_by_density_ratio(inputs: WeighInputs) -> Tensor:
     return learn(inputs, solver="one_step", reference_relaxation=0.0)
 
 
-def learn(
-    inputs: WeighInputs,
-    *,
-    solver: SolverName = "mirror",
-    push_strength: float = _PUSH_STRENGTH,
-    effective_sample_size: float = _EFFECTIVE_SAMPLE_SIZE,
-    max_steps: int = 200,
-    cost: str = "cosine",
-    reference_relaxation: float = math.inf,
-) -> Tensor:
-    """Returns push-pull weights, ``[n]``, at the defaults or away from one of them."""
+def learn(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
+    """Returns push-pull weights, ``[n]``, at the defaults or away from some of them."""
+    at = _DEFAULTS.copy()
+    at.update(changes)
     settings = SolverSettings(
-        solver=solver,
-        epsilon=_EPSILON,
-        push_strength=push_strength,
-        effective_sample_size=effective_sample_size,
+        solver=at["solver"],
+        epsilon=at["epsilon"],
+        push_strength=at["push_strength"],
+        effective_sample_size=at["effective_sample_size"],
         tau=None,
         stationarity_tolerance=1e-5,
         marginal_tolerance=1e-5,
-        max_steps=max_steps,
+        max_steps=at["max_outer_steps"],
         max_iters=2000,
-        learning_rate=0.1,
-        reference_relaxation=reference_relaxation,
+        learning_rate=at["logit_learning_rate"],
+        reference_relaxation=at["reference_relaxation"],
     )
     return learn_weights(
-        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost=cost
+        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost=at["cost"]
     ).weights
 
 

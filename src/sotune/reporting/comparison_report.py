@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from sotune.artifacts import read_json
 from sotune.errors import ArtifactError
+from sotune.reporting.comparison_tables import explain
 from sotune.reporting.figures import (
     Estimate,
     Group,
@@ -23,6 +24,7 @@ from sotune.reporting.figures import (
 )
 from sotune.reporting.formatting import counted, percent
 from sotune.reporting.page import flatten, write_page
+from sotune.reporting.standings import Standings, compute_standings
 from sotune.reporting.summary import (
     LIMITS,
     OURS,
@@ -54,16 +56,18 @@ class _ConditionView:
     verdict: Verdict
     methods: Sequence[MethodSummary]
     tradeoff: Markup | None
+    standings: Mapping[str, Any]
 
 
-def write_comparison_report(folder: Path, *, show_text: bool = False) -> Path:
-    """Writes ``report.html`` of a comparison from ``compare.json`` and, where they are there, its details.
+def write_comparison_report(folder: Path, *, page: str = "report.html", show_text: bool = False) -> Path:
+    """Writes the page of a comparison from ``compare.json`` and, where they are there, its details.
 
     Details are the objects in ``details.json`` and ``details/*.json``, whose keys may be ``weights``, ``kept``,
     ``examples``, ``settings`` and ``safe_to_show``; of a key that occurs twice, the last file's value counts.
 
     Args:
         folder: Where ``compare.json`` lies and the report goes.
+        page: File name of the page.
         show_text: Whether to print example answers although the details do not call them safe to show.
 
     Raises:
@@ -73,12 +77,17 @@ def write_comparison_report(folder: Path, *, show_text: bool = False) -> Path:
     if not isinstance(runs, list):
         raise ArtifactError(f"{folder / 'compare.json'} must hold a list of runs; run the comparison again")
     conditions = summarize(runs)
+    standings = compute_standings(runs)
     details = _read_details(folder)
     examples = details.get("examples") or []
     may_show = show_text or details.get("safe_to_show") is True
     view = {
         "headline": _headline(conditions),
-        "conditions": [_condition_view(condition) for condition in conditions],
+        "overall": _standings_view(standings[0]) if len(standings) > len(conditions) else None,
+        "conditions": [
+            _condition_view(condition, each)
+            for condition, each in zip(conditions, standings[-len(conditions) :], strict=True)
+        ],
         "columns": _COLUMNS,
         "ours": OURS,
         "n_seeds": len({run.get("seed") for run in runs}),
@@ -92,7 +101,7 @@ def write_comparison_report(folder: Path, *, show_text: bool = False) -> Path:
         "runs": [run for condition in conditions for m in condition.methods.values() for run in m.runs],
         "setting_values": flatten(details.get("settings") or {}),
     }
-    return write_page(folder / "report.html", "comparison.html.j2", view)
+    return write_page(folder / page, "comparison.html.j2", view)
 
 
 def _read_details(folder: Path) -> dict[str, Any]:
@@ -117,17 +126,54 @@ def _headline(conditions: Sequence[Condition]) -> str:
     )
 
 
-def _condition_view(condition: Condition) -> _ConditionView:
+def _condition_view(condition: Condition, standings: Standings) -> _ConditionView:
     share = condition.harmful_fraction
     return _ConditionView(
         name=condition.dataset if share is None else f"{condition.dataset}, {percent(share)} harmful rows",
         verdict=compose_verdict(condition),
         methods=list(condition.methods.values()),
-        tradeoff=_tradeoff_figure(condition),
+        tradeoff=_tradeoff_figure(condition, standings),
+        standings=_standings_view(standings),
     )
 
 
-def _tradeoff_figure(condition: Condition) -> Markup | None:
+def _standings_view(standings: Standings) -> dict[str, Any]:
+    """Returns a table of standings with what explains it, and over several conditions the scatter of their means."""
+    return {
+        "name": standings.name,
+        "explanation": explain(standings),
+        "rival": standings.best_rival_name,
+        "methods": standings.methods,
+        "figure": _standings_figure(standings) if len(standings.conditions) > 1 else None,
+    }
+
+
+def _standings_figure(standings: Standings) -> Markup | None:
+    colors = _colors([method.method for method in standings.methods])
+    estimates = [
+        Estimate(
+            method.name,
+            Interval(utility.mean, utility.low, utility.high),
+            Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low),
+            colors[method.method],
+        )
+        for method in standings.methods
+        if method.method != "base"  # it knows no task, and would stretch the axis over nothing
+        and (utility := method.metrics.get("utility"))
+        and (harm := method.metrics.get("harmful_rate"))
+    ]
+    if not estimates:
+        return None
+    return estimate_chart(
+        estimates,
+        title="Safety against task accuracy, over all conditions",
+        x_label="task accuracy",
+        y_label="safety (1 − harmful rate)",
+        front=[method.name for method in standings.methods if method.on_front],
+    )
+
+
+def _tradeoff_figure(condition: Condition, standings: Standings) -> Markup | None:
     colors = _colors(list(condition.methods))
     estimates = [
         Estimate(method.name, utility, Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low), colors[method.method])
@@ -141,6 +187,7 @@ def _tradeoff_figure(condition: Condition) -> Markup | None:
         title="Safety against task accuracy",
         x_label="task accuracy",
         y_label="safety (1 − harmful rate)",
+        front=[method.name for method in standings.methods if method.on_front],
     )
 
 

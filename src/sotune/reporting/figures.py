@@ -283,7 +283,9 @@ def cloud_chart(clouds: Sequence[Series], *, title: str, x_label: str, y_label: 
     return frame.draw(parts, title=title, description="; ".join(words))
 
 
-def estimate_chart(estimates: Sequence[Estimate], *, title: str, x_label: str, y_label: str) -> Markup:
+def estimate_chart(
+    estimates: Sequence[Estimate], *, title: str, x_label: str, y_label: str, front: Sequence[str] = ()
+) -> Markup:
     """Draws labeled points with error bars; both quantities are shares in [0, 1].
 
     Args:
@@ -291,6 +293,7 @@ def estimate_chart(estimates: Sequence[Estimate], *, title: str, x_label: str, y
         title: What the figure shows, for screen readers.
         x_label: The quantity of the horizontal axis.
         y_label: The quantity of the vertical axis.
+        front: Labels of the points of the Pareto front, to be joined by a dashed stair.
     """
     frame = Frame(
         _share_axis(x_label, [e.x for e in estimates]),
@@ -312,7 +315,21 @@ def estimate_chart(estimates: Sequence[Estimate], *, title: str, x_label: str, y
         dots.append(element("circle", element("title", tip), class_=f"fill ring {style}", cx=x, cy=y, r=5.5))
         names.append(element("text", label, class_=f"tick name halo {style} {anchor}", x=label_x, y=label_y))
     description = "; ".join(f"{e.label}: {percent(e.x.mean)}, {percent(e.y.mean)}" for e in estimates)
-    return frame.draw([*bars, *dots, *names], title=title, description=description)
+    stair = _stair(frame, [point for point, e in zip(points, estimates, strict=True) if e.label in front])
+    if front:
+        description += f"; Pareto front: {', '.join(front)}"
+    return frame.draw([*stair, *bars, *dots, *names], title=title, description=description)
+
+
+def _stair(frame: Frame, points: Sequence[tuple[float, float]]) -> list[Markup]:
+    """Draws the edge of what the points reach: level to the left of each and down to the next."""
+    parts, left = [], frame.left
+    for place, (x, y) in enumerate(ordered := sorted(points)):
+        below = ordered[place + 1][1] if place + 1 < len(ordered) else frame.bottom
+        parts.append(element("line", class_="mark", x1=left, x2=x, y1=y, y2=y))
+        parts.append(element("line", class_="mark", x1=x, x2=x, y1=y, y2=below))
+        left = x
+    return parts
 
 
 def _share_axis(label: str, intervals: Sequence[Interval]) -> Axis:

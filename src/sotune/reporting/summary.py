@@ -17,6 +17,13 @@ METHOD_NAMES = {
     "base": "base model",
     "sft": "plain fine-tuning",
     "random": "random selection",
+    "safeinstr": "SafeInstr",
+    "alpagasus": "AlpaGasus",
+    "dsir": "DSIR",
+    "saft": "SAFT",
+    "bds": "BDS",
+    "seal": "SEAL",
+    "salora": "SaLoRA",
     "probe": "logistic probe",
     "self_trained_probe": "self-trained probe",
     "tfidf_probe": "probe on words",
@@ -25,8 +32,12 @@ METHOD_NAMES = {
     "kernel_density_ratio": "kernel density ratio",
     "sot": "sotune",
     "adaptive": "sotune, adaptive cost",
+    "oracle": "oracle (all clean rows)",
+    "oracle_k": "oracle (K clean rows)",
 }
 OURS = "sot"
+UNRANKED = ("base", "oracle", "oracle_k")
+"""They do not compete: one is not trained, the others know the labels."""
 LIMITS = Limits()
 
 

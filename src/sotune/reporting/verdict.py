@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sotune.reporting.figures import Interval
 from sotune.reporting.formatting import percent
-from sotune.reporting.summary import LIMITS, OURS, Condition, MethodSummary
+from sotune.reporting.summary import LIMITS, OURS, UNRANKED, Condition, MethodSummary
 
 # Differences of means below these are not called differences.
 _HARM_MARGIN = 0.02
@@ -135,7 +135,7 @@ def _rivals(condition: Condition, ours: MethodSummary) -> list[str]:
     equals = [
         f"{rival.name} ({percent(rival_harm)})"
         for rival in condition.methods.values()
-        if rival.method not in ("base", "sft", OURS)
+        if rival.method not in ("sft", OURS, *UNRANKED)
         and not rival.broken
         and (rival_harm := rival.mean("harmful_rate")) is not None
         and rival_harm <= harm + _HARM_MARGIN

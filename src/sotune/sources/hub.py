@@ -49,8 +49,10 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
     yield from _rows(dataset, str(folder))
 
 
-def read_hub(source: str, *, split: str, subset: str | None, revision: str | None) -> Generator[RawRow, None, None]:
-    """Yields the rows of one split of a data set on the Hub.
+def read_hub(
+    source: str, *, split: str, subset: str | None, revision: str | None, data_dir: str | None = None
+) -> Generator[RawRow, None, None]:
+    """Yields the rows of one split of a data set on the Hub; of one folder of it, where one is named.
 
     Raises:
         DataError: The Hub cannot be reached, or has no such data set, subset, revision or split.
@@ -59,8 +61,9 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name = source.removeprefix(PREFIX)
+    folder = {} if data_dir is None else {"data_dir": data_dir}
     try:
-        dataset = datasets.load_dataset(name, subset, split=split, revision=revision)
+        dataset = datasets.load_dataset(name, subset, split=split, revision=revision, **folder)
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise DataError(
             f"{shown(source)} is neither a file here nor a data set on the Hub that can be read without logging in "

@@ -10,6 +10,7 @@ from sotune.errors import ConfigError
 Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 DEFAULT_ID_COLUMN = "id"
+DEFAULT_SPLIT = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class SourceOptions:
     prompt_column: str | None = None
     completion_column: str | None = None
     system_column: str | None = None
-    split: str = "train"
+    split: str = DEFAULT_SPLIT
     subset: str | None = None
     revision: str | None = None
     limit: int | None = None

@@ -17,14 +17,17 @@ RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence",
 
 
 def records(kind, n, seed):
-    return [Record.from_text(r["id"], r["prompt"], r["response"], meta=r) for r in rows(kind, n, seed)]
+    # The seed makes prompts of one set unlike those of another.
+    return [Record.from_text(r["id"], f"{r['prompt']} ({seed})", r["response"], meta=r) for r in rows(kind, n, seed)]
 
 
 @pytest.fixture
 def draw() -> Draw:
     downstream = records("benign", 30, 1) + records("harmful", 6, 2)
     prompts = [
-        EvalPrompt(f"{kind}-{i}", kind, (Message("user", row["prompt"]),), "done" if kind == "task" else None)
+        EvalPrompt(
+            f"{kind}-{i}", kind, (Message("user", f"{row['prompt']} ({seed})"),), "done" if kind == "task" else None
+        )
         for kind, source, seed in (("harmful", "harmful", 11), ("task", "benign", 12), ("lookalike", "benign", 13))
         for i, row in enumerate(rows(source, 4, seed))
     ]

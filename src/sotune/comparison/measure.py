@@ -1,21 +1,21 @@
-"""Methods side by side: the same data, model, number of optimizer steps, prompts and judges for all of them.
+"""One cell of a comparison: one method on one draw of the data, from its rows to its figures.
 
-Each cell (one method on one draw of the data) leaves its result in a folder of its own, so that a comparison that was
-stopped goes on where it stood.
+Each cell leaves its result in a folder of its own, so that a comparison that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import library_versions, read_json, sha256_json, write_json
-from sotune.errors import ConfigError
+from sotune.comparison.variants import BASE, Variant, change_method
 from sotune.pipeline import Monitor
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from sotune.records import Record
     from sotune.training import TrainSettings
 
-BASE = "base"
-"""The model before any fine-tuning; not a method, but measured beside them."""
+
+_RESULT = "result.json"
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class Draw:
     @property
     def name(self) -> str:
         """Names the draw's folder."""
-        return f"{self.dataset}-p{self.harmful_fraction:g}-s{self.seed}"
+        return self.name_of(self.dataset, self.harmful_fraction, self.seed)
+
+    @staticmethod
+    def name_of(dataset: str, harmful_fraction: float, seed: int) -> str:
+        """Returns the name of a draw."""
+        return f"{dataset}-p{harmful_fraction:g}-s{seed}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Budget:
         training: Settings of training; the number of steps is that of all rows, whatever a method keeps.
         keep_fraction: K as a share of the rows, for methods that drop any.
         max_new_tokens: The most tokens of an answer.
+        layer: Layer whose last-token state represents a row.
         batch_tokens: Tokens of an encoding batch.
         eval_batch_size: Prompts answered together.
         example_prompts: How many answers of each kind of prompt are kept for the report.
@@ -78,6 +85,7 @@ class Budget:
     training: TrainSettings
     keep_fraction: float
     max_new_tokens: int
+    layer: int = -1
     batch_tokens: int = 8192
     eval_batch_size: int = 64
     example_prompts: int = 3
@@ -100,61 +108,60 @@ class Cell:
     examples: dict[str, str] = field(default_factory=dict)
 
 
-class Comparison:
-    """Runs methods on draws under one budget.
+class Bench:
+    """Measures one variant of a method on draws, under a budget.
 
     Args:
-        methods: Names of methods, ``base`` among them or not.
-        budget: What they share.
+        variant: What is measured.
+        budget: What all variants share.
         judges: Role to judge.
         folder: Where cells and results go.
         monitor: Is told of progress.
-
-    Raises:
-        ConfigError: A method is unknown.
     """
 
     def __init__(
         self,
-        methods: Sequence[str],
+        variant: Variant,
         budget: Budget,
         judges: Mapping[JudgeRole, Judge],
         *,
         folder: Path,
         monitor: Monitor,
     ) -> None:
-        from sotune.methods import METHODS
-
-        unknown = sorted(set(methods) - set(METHODS) - {BASE})
-        if unknown:
-            raise ConfigError(f"unknown methods {unknown}; known: {', '.join([BASE, *METHODS])}")
-        self._methods, self._budget, self._judges = methods, budget, judges
+        self._variant, self._judges = variant, judges
+        self._budget = replace(
+            budget,
+            keep_fraction=budget.keep_fraction if variant.keep_fraction is None else variant.keep_fraction,
+            layer=budget.layer if variant.layer is None else variant.layer,
+        )
         self._folder, self._monitor = folder, monitor
 
-    def run(self, draws: Iterable[Draw]) -> list[tuple[Draw, dict[str, Cell]]]:
-        """Does every cell that is not done; returns all, by draw and method."""
-        results = []
-        for draw in draws:
-            cells = {}
-            for method in self._methods:
-                self._monitor.stage(f"{draw.name}: {method}", "running")
-                cells[method] = self._cell(draw, method)
-            results.append((draw, cells))
-        return results
-
-    def _cell(self, draw: Draw, method: str) -> Cell:
-        folder = self._folder / "cells" / draw.name / method
-        key = self._key(draw, method)
-        result = folder / "result.json"
-        if result.exists():
-            saved = read_json(result)
-            if saved["key"] == key:
-                return Cell(**saved["cell"])
+    def cell(self, draw: Draw) -> Cell:
+        """Returns the result of the variant on a draw, measured now unless it lies there from an earlier call."""
+        saved = self.saved(draw)
+        if saved is not None:
+            return saved
+        folder, method = self._cell_folder(draw), self._variant.method
         cell = self._measure_base(draw, folder) if method == BASE else self._measure_method(draw, method, folder)
-        write_json(result, {"key": key, "cell": asdict(cell)})
+        cell = replace(cell, row={**cell.row, "method": self._variant.name})
+        write_json(folder / _RESULT, {"key": self._key(draw), "cell": asdict(cell)})
         return cell
 
-    def _key(self, draw: Draw, method: str) -> str:
+    def is_started(self, draw: Draw) -> bool:
+        """Tells whether a result lies there, be it of other settings."""
+        return (self._cell_folder(draw) / _RESULT).exists()
+
+    def saved(self, draw: Draw) -> Cell | None:
+        """Returns the result of an earlier call under the same settings, if it lies there."""
+        if not self.is_started(draw):
+            return None
+        saved = read_json(self._cell_folder(draw) / _RESULT)
+        return Cell(**saved["cell"]) if saved["key"] == self._key(draw) else None
+
+    def _cell_folder(self, draw: Draw) -> Path:
+        return cell_folder(self._folder, draw.name, self._variant.name)
+
+    def _key(self, draw: Draw) -> str:
         from sotune.models import model_fingerprint
 
         sets = [
@@ -163,11 +170,16 @@ class Comparison:
         ]
         prompts = [[p.id, p.kind, [[m.role, m.content] for m in p.messages], p.reference] for p in draw.prompts]
         budget = {**asdict(self._budget), "model": model_fingerprint(self._budget.model)}
+        judges = {role: judge.name for role, judge in self._judges.items()}
         versions = library_versions("sotune", "torch", "transformers", "peft")
-        return sha256_json([method, draw.name, sets, prompts, budget, versions])
+        method = [self._variant.method, dict(self._variant.changes)]
+        return sha256_json([method, draw.name, sets, prompts, budget, judges, versions])
 
     def _measure_base(self, draw: Draw, folder: Path) -> Cell:
-        return self._judged(draw, BASE, folder, adapter=None, seconds=0.0, peak_bytes=_peak_bytes())
+        # Draws that differ in their rows alone ask the same prompts, and the base model answers them once.
+        asked = sha256_json([[[m.role, m.content] for m in prompt.messages] for prompt in draw.prompts])
+        answers = self._folder / "base" / asked[:16]
+        return self._judged(draw, BASE, answers, adapter=None, seconds=0.0, peak_bytes=_peak_bytes())
 
     def _measure_method(self, draw: Draw, method: str, folder: Path) -> Cell:
         from sotune.training import fine_tune
@@ -197,7 +209,7 @@ class Comparison:
         from sotune.methods import METHODS, InputRecords, WeighInputs
         from sotune.selection import keep_count, select_rows
 
-        chosen = METHODS[method]
+        chosen = change_method(METHODS[method], self._variant.changes)
         downstream, safe_anchor, harmful_reference = self._representations(draw)
         records = InputRecords(draw.downstream, draw.safe_anchor, draw.harmful_reference)
         weights = chosen.weigh(WeighInputs(downstream, safe_anchor, harmful_reference, draw.seed, records))
@@ -213,16 +225,19 @@ class Comparison:
         training = self._budget.training
         encoder = CausalLMEncoder(
             self._budget.model,
-            layer=-1,
+            layer=self._budget.layer,
             template=training.template,
             max_length=training.max_length,
             batch_tokens=self._budget.batch_tokens,
         )
-        cache = RepresentationCache(self._folder / "representations")
-        sets = (draw.downstream, draw.safe_anchor, draw.harmful_reference)
-        values = encode_with_cache(encoder, [record for records in sets for record in records], cache).values
-        first, second = len(draw.downstream), len(draw.downstream) + len(draw.safe_anchor)
-        return values[:first], values[first:second], values[second:]
+
+        def encode(records: Sequence[Record]) -> Tensor:
+            # Each set is a plan of its own: its batches, and so its bytes, do not depend on which cells came before.
+            digest = sha256_json([[[m.role, m.content] for m in record.messages] for record in records])
+            cache = RepresentationCache(self._folder / "representations" / digest[:16])
+            return encode_with_cache(encoder, list(records), cache).values
+
+        return encode(draw.downstream), encode(draw.safe_anchor), encode(draw.harmful_reference)
 
     def _training(self, draw: Draw) -> TrainSettings:
         """Returns settings with the steps that all rows would take: a shorter set must not be trained less."""
@@ -270,59 +285,9 @@ class Comparison:
         return chosen
 
 
-def write_results(
-    folder: Path,
-    results: Sequence[tuple[Draw, Mapping[str, Cell]]],
-    *,
-    settings: Mapping[str, Any],
-    safe_to_show: bool,
-) -> None:
-    """Writes compare.json (one line for each cell) and details.json (what the report draws besides).
-
-    Raises:
-        SotuneError: A figure is missing.
-    """
-    write_json(folder / "compare.json", [cell.row for _, cells in results for cell in cells.values()])
-    draw, cells = results[0]
-    kept = {
-        method: {
-            f"{kind}_rows_kept": statistics.fmean(cells[method].kept[kind] for _, cells in results)
-            for kind in ("refusal", "harmful")
-            if kind in cells[method].kept
-        }
-        for method in cells
-        if method != BASE
-    }
-    prompts = {prompt.id: prompt for prompt in draw.prompts}
-    first = next(iter(cells.values()))
-    examples = [
-        {
-            "prompt": prompts[id].messages[-1].content,
-            "kind": prompts[id].kind,
-            **{method: cell.examples[id] for method, cell in cells.items()},
-        }
-        for id in first.examples
-    ]
-    details: dict[str, Any] = {
-        "kept": kept,
-        "examples": examples,
-        "settings": dict(settings),
-        "safe_to_show": safe_to_show,
-    }
-    if "sot" in cells:
-        details["weights"] = {**cells["sot"].relative_weights, "seed": draw.seed}
-    write_json(folder / "details.json", details)
-
-
-def summarize(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Returns the mean of some figures over seeds and data sets, by method."""
-    by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
-    return {
-        method: {name: statistics.fmean(row[name] for row in some) for name in names}
-        for method, some in by_method.items()
-    }
+def cell_folder(folder: Path, draw: str, variant: str) -> Path:
+    """Returns where the cell of a variant on a draw lies."""
+    return folder / "cells" / draw / _UNSAFE.sub("-", variant)
 
 
 def _kept_by_kind(draw: Draw, kept: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,126 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sotune.artifacts import read_json
+from sotune.cli import app
+from sotune.comparison.results import area_under_curve
+
+RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
+SMALL = {"n": 60, "n_anchor": 10, "n_reference": 20, "n_eval": 4, "num_train_epochs": 1}
+METHODS = ["base", "sft", {"name": "pull", "method": "sot", "push_strength": 0}]
+
+
+def write_config(path, **changes):
+    path.write_text(yaml.safe_dump({"methods": METHODS, "datasets": ["miniature-verdict"], **SMALL, **changes}))
+    return str(path)
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, ["compare", *map(str, args)])
+
+
+def digests(folder: Path):
+    """Adapters' bytes and results but for what is measured in seconds and bytes."""
+    found = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.glob("cells/*/*/adapter/adapter_model.safetensors")
+    }
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", "peak_bytes")}
+        for row in read_json(folder / "compare.json")
+    ]
+    return found, rows  # fmt: skip
+
+
+def test_a_comparison_from_its_file_to_its_page(tmp_path):
+    config, out = write_config(tmp_path / "c.yaml"), tmp_path / "out"
+    planned = json.loads(invoke(config, "--out", out, "--dry-run", "--json").stdout)
+    assert [cell["status"] for cell in planned["cells"]] == ["to do"] * 3
+    assert not out.exists()
+    result = invoke(config, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    table = read_json(out / "compare.json")
+    assert [row["method"] for row in table] == ["base", "sft", "pull"]
+    for row in table:
+        assert {"dataset", "harmful_fraction", "seed", "seconds", "peak_bytes"} <= row.keys()
+        assert all(0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= 1 for name in RATES)
+    assert {Path(file).name for file in summary["files"]} == {
+        "compare.json", "compare.parquet", "table.md", "table.tex", "compare.html",
+    }  # fmt: skip
+    assert all(Path(file).is_file() for file in summary["files"])
+    columns = pq.read_table(out / "compare.parquet").to_pydict()
+    assert columns["kept_harmful"] == [None, 1.0, columns["kept_harmful"][2]]
+    planned = json.loads(invoke(config, "--out", out, "--dry-run", "--json").stdout)
+    assert (planned["n_done"], len(planned["cells"])) == (3, 3)
+    # Another budget is another cell; the base model's stands too, since its answers would be longer.
+    changed = write_config(tmp_path / "d.yaml", learning_rate=1e-3)
+    assert json.loads(invoke(changed, "--out", out, "--dry-run", "--json").stdout)["n_done"] == 0
+
+
+def test_a_faulty_configuration_is_told_apart_from_failed_work(tmp_path):
+    result = invoke(write_config(tmp_path / "c.yaml", sedes=2), "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 2
+    assert "did you mean 'seeds'" in json.loads(result.stdout)["message"]
+
+
+def test_the_area_under_the_curve_counts_ties_half():
+    assert area_under_curve([3.0, 2.0], [1.0, 2.0]) == (1 + 1 + 1 + 0.5) / 4
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
+    config = write_config(tmp_path / "c.yaml", seeds=2)
+    for workers in (1, 3):
+        assert invoke(config, "--out", tmp_path / str(workers), "--workers", workers).exit_code == 0
+    assert digests(tmp_path / "1") == digests(tmp_path / "3")
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_with_the_same_bytes_and_leaves_no_worker_behind(tmp_path):
+    config = write_config(tmp_path / "c.yaml", seeds=3)
+    command = [
+        sys.executable,
+        "-c",
+        "from sotune.cli import main; main()",
+        "compare",
+        config,
+        "--workers",
+        "2",
+        "--quiet",
+    ]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--out", str(whole)], check=True)
+    for n_done in (1, 4):
+        process = subprocess.Popen([*command, "--out", str(broken)], start_new_session=True)
+        while process.poll() is None and len(list(broken.glob("cells/*/*/result.json"))) < n_done:
+            time.sleep(0.1)
+        assert process.poll() is None, "it finished before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert wait_for_end_of_session(process.pid)
+    subprocess.run([*command, "--out", str(broken)], check=True)
+    assert digests(broken) == digests(whole)
+
+
+def wait_for_end_of_session(session: int, seconds: float = 20.0) -> bool:
+    """Tells whether all processes of a session end within some time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False

@@ -1,0 +1,78 @@
+import pytest
+
+from sotune import ConfigError
+from sotune.comparison.settings import MINIATURE_SETTINGS, make_compare_settings
+from sotune.comparison.variants import change_method, changeable
+from sotune.methods import METHODS
+
+SMALL = {"methods": ["sot"], "datasets": ["miniature-verdict"]}
+
+
+def make(**changes):
+    return make_compare_settings({**SMALL, **changes}, origin="x.yaml")
+
+
+def test_the_miniature_brings_its_own_budget_and_the_file_counts_more():
+    settings = make(n_eval=7)
+    assert settings.learning_rate == MINIATURE_SETTINGS["learning_rate"]
+    assert (settings.n, settings.n_eval, settings.seeds) == (2000, 7, (0,))
+    elsewhere = make_compare_settings(
+        {"model": "owner/model", "methods": ["sft"], "datasets": [{"name": "x", "task": "a", "harmful": "b"}]}
+    )
+    assert elsewhere.learning_rate == pytest.approx(4e-5)
+    assert (elsewhere.n, elsewhere.n_reference, elsewhere.n_eval) == (5000, 5000, 1000)
+
+
+def test_a_number_of_seeds_and_a_list_of_them():
+    assert make(seeds=3).seeds == (0, 1, 2)
+    assert make(seeds=[4, 9]).seeds == (4, 9)
+
+
+def test_a_variant_says_what_it_changes():
+    settings = make(
+        methods=[
+            "sft",
+            {"name": "pull", "method": "sot", "push_strength": 0},
+            {"method": "sot", "keep_fraction": 0.5},
+            {"method": "sot", "preset": "paper", "push_strength": 0.3},
+            {"method": "sot", "anchor": "general", "n_reference": 20, "layer": 1},
+        ]
+    )
+    plain, pull, half, paper, general = settings.variants()
+    assert (plain.name, dict(plain.changes)) == ("sft", {})
+    assert (pull.name, dict(pull.changes)) == ("pull", {"push_strength": 0})
+    assert (half.name, half.keep_fraction) == ("sot keep_fraction=0.5", 0.5)
+    assert paper.changes["push_strength"] == 0.3
+    assert paper.changes["solver"] == "adam_sharp"
+    assert paper.changes["loss_weight_rule"] == "exp"
+    assert (general.references.anchor, general.references.n_reference, general.layer) == ("general", 20, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sedes": 3}, r"unknown setting 'sedes'; did you mean 'seeds'\?"),
+        ({"datasets": ["miniature-verdikt"]}, "must be one of miniature-verdict, miniature-total"),
+        ({"datasets": [{"miniature": "verdict", "harm_kinds": ["theft"]}]}, "harm_kinds.*unknown|unknown.*harm_kinds"),
+        ({"datasets": ["miniature-total", "miniature-total"]}, "datasets repeats miniature-total"),
+        ({"harmful_fractions": [1.5]}, "less than or equal to 1"),
+        ({"methods": ["sott"]}, r"unknown methods? .*'sott'.*did you mean 'sot'"),
+        ({"methods": [{"method": "sot", "preset": "papers"}]}, "preset must be one of default, paper"),
+        ({"methods": []}, "methods"),
+        ({"encoder": "sentence-transformers:x"}, "encoder is no setting of a comparison"),
+        ({"datasets": [{"name": "x", "task": "a", "harmful": "b"}]}, "judges: miniature reads the miniature's"),
+    ],
+)
+def test_faults_name_the_file_the_setting_and_the_remedy(changes, message):
+    with pytest.raises(ConfigError, match=rf"(?s)x\.yaml: .*{message}"):
+        make(**changes)
+
+
+def test_settings_of_a_method_are_those_that_its_weights_take():
+    assert {"push_strength", "epsilon", "max_outer_steps"} <= set(changeable(METHODS["sot"]))
+    assert changeable(METHODS["sft"]) == []
+    with pytest.raises(ConfigError, match="'push_strenght' of a method; did you mean 'push_strength'"):
+        change_method(METHODS["sot"], {"push_strenght": 0.3})
+    with pytest.raises(ConfigError, match="loss_weight_rule must be one of"):
+        change_method(METHODS["sft"], {"loss_weight_rule": "log"})
+    assert change_method(METHODS["sot"], {}) is METHODS["sot"]
