@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import library_versions, read_json, sha256_json, write_json
 from sotune.errors import ConfigError
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from sotune.evaluation import EvalPrompt, Judge, JudgeRole, Response
     from sotune.models import ModelSpec
-    from sotune.records import Record
+    from sotune.records import Record, SetName
+    from sotune.representations import Encoder, Pooling, RepresentationCache
     from sotune.training import TrainSettings
 
 BASE = "base"
@@ -72,6 +73,8 @@ class Budget:
         batch_tokens: Tokens of an encoding batch.
         eval_batch_size: Prompts answered together.
         example_prompts: How many answers of each kind of prompt are kept for the report.
+        layer: Which layer represents the rows; ``auto`` is chosen on each draw, for all methods alike.
+        pooling: How its states become a vector; likewise.
     """
 
     model: ModelSpec
@@ -81,6 +84,8 @@ class Budget:
     batch_tokens: int = 8192
     eval_batch_size: int = 64
     example_prompts: int = 3
+    layer: int | Literal["auto"] = "auto"
+    pooling: Pooling | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Comparison:
             raise ConfigError(f"unknown methods {unknown}; known: {', '.join([BASE, *METHODS])}")
         self._methods, self._budget, self._judges = methods, budget, judges
         self._folder, self._monitor = folder, monitor
+        self._encoders: dict[str, Encoder] = {}
 
     def run(self, draws: Iterable[Draw]) -> list[tuple[Draw, dict[str, Cell]]]:
         """Does every cell that is not done; returns all, by draw and method."""
@@ -208,21 +214,40 @@ class Comparison:
         return weights, {row.id: row.loss_weight for row in rows if row.loss_weight is not None}
 
     def _representations(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-        from sotune.representations import CausalLMEncoder, RepresentationCache, encode_with_cache
+        import torch
 
-        training = self._budget.training
-        encoder = CausalLMEncoder(
+        from sotune.records import SET_NAMES
+        from sotune.representations import RepresentationCache, encode_with_cache
+
+        cache = RepresentationCache(self._folder / "representations")
+        sets = dict(zip(SET_NAMES, (draw.downstream, draw.safe_anchor, draw.harmful_reference), strict=True))
+        if draw.name not in self._encoders:
+            self._encoders[draw.name] = self._choose_encoder(draw, sets, cache)
+        everything = [record for name in SET_NAMES for record in sets[name]]
+        values = encode_with_cache(self._encoders[draw.name], everything, cache).values
+        downstream, safe_anchor, harmful_reference = torch.split(values, [len(sets[name]) for name in SET_NAMES])
+        return downstream, safe_anchor, harmful_reference
+
+    def _choose_encoder(
+        self, draw: Draw, sets: Mapping[SetName, Sequence[Record]], cache: RepresentationCache
+    ) -> Encoder:
+        """Chooses what represents the rows of a draw, for all methods alike, and records the choice."""
+        from sotune.pipeline.choosing import choose_encoder
+        from sotune.pipeline.encoding import model_readings
+
+        group = model_readings(
             self._budget.model,
-            layer=-1,
-            template=training.template,
-            max_length=training.max_length,
+            layer=self._budget.layer,
+            pooling=self._budget.pooling,
+            template=self._budget.training.template,
+            max_length=self._budget.training.max_length,
             batch_tokens=self._budget.batch_tokens,
         )
-        cache = RepresentationCache(self._folder / "representations")
-        sets = (draw.downstream, draw.safe_anchor, draw.harmful_reference)
-        values = encode_with_cache(encoder, [record for records in sets for record in records], cache).values
-        first, second = len(draw.downstream), len(draw.downstream) + len(draw.safe_anchor)
-        return values[:first], values[first:second], values[second:]
+        if len(group.members) == 1:
+            return group.members[0]
+        choice = choose_encoder(group, sets, cache)
+        write_json(self._folder / "cells" / draw.name / "representations.json", choice.as_dict())
+        return choice.encoder
 
     def _training(self, draw: Draw) -> TrainSettings:
         """Returns settings with the steps that all rows would take: a shorter set must not be trained less."""
