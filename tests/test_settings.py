@@ -26,3 +26,20 @@ def test_what_is_no_size_is_refused(text):
 
 def test_a_number_of_bytes_may_be_a_number():
     assert make_config({**NEEDED, "max_memory": 1000000}).max_memory == "1000000"
+
+
+@pytest.mark.parametrize(("given", "read"), [("auto", "auto"), (-1, -1), ("-1", -1), ("12", 12)])
+def test_a_layer_is_a_number_or_auto(given, read):
+    assert make_config({**NEEDED, "layer": given}).layer == read
+
+
+@pytest.mark.parametrize("given", ["last", 1.5, None, True, ""])
+def test_what_is_no_layer_is_refused(given):
+    with pytest.raises(ConfigError, match="layer: .*must be a whole number or auto. Got"):
+        make_config({**NEEDED, "layer": given})
+
+
+def test_the_paper_reads_the_last_token_of_the_last_layer():
+    published, default = make_config({**NEEDED, "preset": "paper"}), make_config(NEEDED)
+    assert (published.layer, published.pooling) == (-1, "last")
+    assert (default.layer, default.pooling) == ("auto", "auto")

@@ -64,7 +64,13 @@ class RepresentationSettings(BaseModel):
     encoder_parts: Literal["apart", "together"] = Field(
         "apart", description="A sentence encoder reads prompt and completion apart, or together as one text."
     )
-    layer: int = Field(-1, description="Layer whose last-token state represents a row; -1 is the last (paper, §4.1).")
+    layer: int | Literal["auto"] = Field(
+        "auto",
+        description="Layer to read; -1 is the last (paper, §4.1), auto the one whose held-out references separate.",
+    )
+    pooling: Literal["last", "completion_mean", "completion_minus_prompt", "auto"] = Field(
+        "auto", description="From states to a vector: last token (paper), mean, mean less the prompt's end, or auto."
+    )
     template: Literal["paper", "chat"] = Field(
         "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
     )
@@ -76,6 +82,14 @@ class RepresentationSettings(BaseModel):
     batch_tokens: int = Field(8192, ge=16, description="Tokens that one forward pass may hold, padding included.")
     trust_remote_code: bool = Field(False, description="Run Python code that the model's folder ships. Dangerous.")
     cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        # A union would name one fault for each of its members.
+        if value != "auto" and not re.fullmatch(r"-?\d+", str(value)):
+            raise ValueError("must be a whole number or auto")
+        return value if value == "auto" else int(str(value))
 
 
 class WeightSettings(BaseModel):
@@ -255,6 +269,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss_weight_rule": "exp",
         "template": "paper",
         "layer": -1,
+        "pooling": "last",
     },
 }
 

@@ -28,7 +28,8 @@ class DemoSettings:
         n_reference: Rows of the harmful reference.
         n_each: Evaluation prompts of each kind.
         methods: What is compared.
-        threads: CPU threads; a model this small gains nothing from more.
+        workers: Cells measured at once, each in a process of its own.
+        threads: CPU threads of each; a model this small gains nothing from more.
     """
 
     task: Task = "verdict"
@@ -39,6 +40,7 @@ class DemoSettings:
     n_reference: int = 200
     n_each: int = 200
     methods: tuple[str, ...] = METHODS
+    workers: int = 1
     threads: int = 1
 
 
@@ -64,6 +66,7 @@ def compare_settings(settings: DemoSettings) -> CompareSettings:
             "n_anchor": settings.n_anchor,
             "n_reference": settings.n_reference,
             "n_eval": settings.n_each,
+            "workers": settings.workers,
             "threads": settings.threads,
         }
     )

@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 
 import pytest
+import torch
 
 from pipeline_rows import rows
 from sotune import ConfigError
@@ -94,6 +95,18 @@ def test_filters_that_keep_everything_equal_plain_fine_tuning(budget, draw, tmp_
     compare(["sft", "random", "probe"], everything, draw, tmp_path)
     digests = {adapter_digest(tmp_path, draw, method) for method in ("sft", "random", "probe")}
     assert len(digests) == 1
+
+
+def test_each_draw_has_one_representation_for_all_methods_and_records_it(budget, draw, tmp_path):
+    comparison = Comparison(["sot", "probe"], budget, {}, folder=tmp_path / "c", monitor=Silent())
+    first = comparison._representations(draw)
+    recorded = read_json(tmp_path / "c" / "cells" / draw.name / "representations.json")
+    chosen = next(one for one in recorded["candidates"] if one["fingerprint"] == recorded["fingerprint"])
+    assert chosen["separation"] == max(one["separation"] for one in recorded["candidates"])
+    given = dataclasses.replace(budget, layer=chosen["layer"], pooling=chosen["pooling"])
+    again = Comparison(["sot"], given, {}, folder=tmp_path / "c", monitor=Silent())._representations(draw)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert [len(part) for part in first] == [36, 10, 12]
 
 
 def test_an_unknown_method_is_named(budget, tmp_path):

@@ -176,6 +176,27 @@ def test_versions_and_encoding(make_run):
     assert "1,234 rows became vectors of 384 numbers; 5 of them" in page.text
 
 
+def test_the_choice_of_a_reading_is_shown_with_its_rivals(make_run):
+    run = make_run()
+    candidates = [
+        {"layer": 8, "pooling": "last", "separation": 0.91234, "fingerprint": "a"},
+        {"layer": 4, "pooling": "completion_mean", "separation": None, "fingerprint": "b", "reason": "<zero>"},
+        {"layer": 4, "pooling": "last", "separation": 0.95, "fingerprint": "c"},
+    ]
+    choice = {"fingerprint": "c", "candidates": candidates}
+    write_json(run.file("representations.json"), {"n_rows": 9, "dimension": 3, "n_truncated": 0, "choice": choice})
+    words = read(write_run_report(run)).text.split()
+    start = words.index("chosen")
+    assert words[start - 3 : start + 1] == ["4", "last", "0.9500", "chosen"]
+    assert words[start + 1 : start + 7] == ["8", "last", "0.9123", "4", "completion_mean", "—"]
+
+
+def test_a_run_without_a_choice_shows_none(make_run):
+    run = make_run()
+    write_json(run.file("representations.json"), {"n_rows": 9, "dimension": 3, "n_truncated": 0, "choice": None})
+    assert "What represents a row" not in read(write_run_report(run)).text
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_metrics_of_an_evaluation(make_run, nested):
     run = make_run()

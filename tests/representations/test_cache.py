@@ -10,7 +10,7 @@ import torch
 from sotune.errors import ArtifactError, DataError
 from sotune.models import ModelSpec
 from sotune.records import Record
-from sotune.representations import CausalLMEncoder, RepresentationCache, encode_with_cache
+from sotune.representations import CausalLMEncoder, FrozenCausalLM, RepresentationCache, encode_with_cache
 
 SHARD_ROWS = 5
 
@@ -18,7 +18,8 @@ SHARD_ROWS = 5
 @pytest.fixture
 def encoder(tiny_model):
     spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
-    return CausalLMEncoder(spec, layer=-1, template="paper", max_length=256, batch_tokens=250)
+    model = FrozenCausalLM(spec, template="paper", max_length=256, batch_tokens=250)
+    return CausalLMEncoder(model, layer=-1, pooling="last")
 
 
 @pytest.fixture
@@ -91,9 +92,10 @@ def test_sigkill_at_random_moments(tiny_model, tmp_path):
         "from pathlib import Path\n"
         "from sotune.models import ModelSpec\n"
         "from sotune.records import Record\n"
-        "from sotune.representations import CausalLMEncoder, RepresentationCache, encode_with_cache\n"
+        "from sotune.representations import CausalLMEncoder, FrozenCausalLM, RepresentationCache, encode_with_cache\n"
         "spec = ModelSpec(sys.argv[1], dtype='float32', device='cpu')\n"
-        "encoder = CausalLMEncoder(spec, layer=-1, template='paper', max_length=256, batch_tokens=200)\n"
+        "model = FrozenCausalLM(spec, template='paper', max_length=256, batch_tokens=200)\n"
+        "encoder = CausalLMEncoder(model, layer=-1, pooling='last')\n"
         "rows = [Record.from_text(str(i), 'sea ' * (1 + i % 50), f'wide {i}') for i in range(600)]\n"
         "print('ready', flush=True)\n"
         "encode_with_cache(encoder, rows, RepresentationCache(Path(sys.argv[2])), shard_rows=20,\n"
@@ -236,7 +238,8 @@ def test_the_named_shards_give_the_same_values_whatever_is_added(encoder, record
 
 def test_truncated_rows_are_counted_from_the_cache_too(tiny_model, records, cache):
     spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
-    encoder = CausalLMEncoder(spec, layer=-1, template="paper", max_length=20, batch_tokens=100)
+    model = FrozenCausalLM(spec, template="paper", max_length=20, batch_tokens=100)
+    encoder = CausalLMEncoder(model, layer=-1, pooling="last")
     expected = int(encoder.prepare(records).truncated.sum())
     assert expected > 0
     assert [encode(encoder, records, cache).n_truncated for _ in range(2)] == [expected, expected]

@@ -10,28 +10,37 @@ from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
 from sotune.rendering import tokenize
-from sotune.representations import CausalLMEncoder
-from sotune.representations.causal_lm import last_token_states, pad_batch
+from sotune.representations import POOLINGS, CausalLMEncoder, FrozenCausalLM, Reading, candidate_layers
+from sotune.representations.hidden_states import TokenRow, pad_batch, read_hidden_states
 from tiny_models import ARCHITECTURES, build_tiny_model
 
 HIDDEN_SIZE, N_LAYERS, MAX_POSITIONS = 32, 2, 512  # of every tiny model
-SETTINGS = {"layer": -1, "template": "paper", "max_length": 256, "batch_tokens": 600}
+SETTINGS = {"template": "paper", "max_length": 256, "batch_tokens": 600}
 
 
-def make_encoder(folder, *, dtype="float32", **settings):
-    return CausalLMEncoder(ModelSpec(str(folder), dtype=dtype, device="cpu"), **{**SETTINGS, **settings})
+def make_encoder(folder, *, dtype="float32", layer=-1, pooling="last", **settings):
+    model = FrozenCausalLM(ModelSpec(str(folder), dtype=dtype, device="cpu"), **{**SETTINGS, **settings})
+    return CausalLMEncoder(model, layer=layer, pooling=pooling)
 
 
-def reference_states(folder, records, *, layer=-1, template="paper", max_length=256, dtype="float32"):
+def pool_by_hand(states, n_prompt, pooling):
+    """The definition, for one row of states."""
+    if pooling == "last":
+        return states[-1]
+    completion = sum(states[n_prompt:]) / (len(states) - n_prompt)
+    return completion - states[n_prompt - 1] if pooling == "completion_minus_prompt" else completion
+
+
+def reference_states(folder, records, *, layer=-1, pooling="last", template="paper", max_length=256, dtype="float32"):
     """One row at a time, unpadded, through the whole model as Hugging Face runs it."""
     spec = ModelSpec(str(folder), dtype=dtype, device="cpu")
     model, tokenizer = load_causal_lm(spec, frozen=True), load_tokenizer(spec)
     rows = []
     for record in records:
-        ids = tokenize(record, tokenizer, template=template, max_length=max_length).input_ids
+        tokens = tokenize(record, tokenizer, template=template, max_length=max_length)
         with torch.inference_mode():
-            output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-        rows.append(output.hidden_states[layer][0, -1].float())
+            output = model(input_ids=torch.tensor([tokens.input_ids]), output_hidden_states=True)
+        rows.append(pool_by_hand(output.hidden_states[layer][0].float(), tokens.n_prompt, pooling))
     return torch.stack(rows)
 
 
@@ -56,11 +65,44 @@ def test_each_layer_equals_its_hidden_states(tiny_model, records, architecture, 
     torch.testing.assert_close(values, reference_states(folder, few, layer=layer), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_chat_template(tiny_model, records, architecture):
+def test_every_reading_of_one_pass_equals_one_row_at_a_time(tiny_model, records, architecture, padding_side):
+    folder, few = tiny_model(architecture), records[::3]
+    model = make_encoder(folder, padding_side=padding_side).model
+    readings = [Reading(layer, pooling) for layer in range(N_LAYERS + 1) for pooling in POOLINGS]
+    prepared = model.prepare(few)
+    states = model.encode_batch(list(prepared.inputs), readings)
+    for reading, values in zip(readings, states, strict=True):
+        expected = reference_states(folder, few, layer=reading.layer, pooling=reading.pooling)
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5, msg=lambda m, r=reading: f"{r}: {m}")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("layer", [1, N_LAYERS])
+def test_a_reading_has_the_same_bits_alone_and_beside_others(tiny_model, records, layer, pooling):
+    encoder = make_encoder(tiny_model("gemma3"), layer=layer, pooling=pooling)
+    inputs = list(encoder.prepare(records).inputs)
+    others = [Reading(N_LAYERS, "completion_mean"), encoder.reading, Reading(0, "last")]
+    assert torch.equal(encoder.encode_batch(inputs), encoder.model.encode_batch(inputs, others)[1])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("max_length", [9, 16])
+def test_pooling_of_truncated_rows(tiny_model, records, pooling, max_length):
+    folder = tiny_model("llama")
+    values = make_encoder(folder, pooling=pooling, max_length=max_length).encode(records)
+    expected = reference_states(folder, records, pooling=pooling, max_length=max_length)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_chat_template(tiny_model, records, architecture, pooling):
     folder, few = tiny_model(architecture), records[::4]
-    values = make_encoder(folder, template="chat").encode(few)
-    torch.testing.assert_close(values, reference_states(folder, few, template="chat"), rtol=0, atol=1e-5)
+    values = make_encoder(folder, template="chat", pooling=pooling).encode(few)
+    expected = reference_states(folder, few, template="chat", pooling=pooling)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
@@ -90,18 +132,18 @@ def test_no_logits_are_computed(tiny_model, records, architecture, layer, monkey
 def test_a_middle_layer_skips_those_after_it(tiny_model, records):
     encoder = make_encoder(tiny_model("llama"), layer=1)
     calls = []
-    encoder._decoder.layers[1].register_forward_hook(lambda *_: calls.append(1))
+    encoder.model.decoder.layers[1].register_forward_hook(lambda *_: calls.append(1))
     encoder.encode(records)
     assert calls == []
-    assert not encoder._decoder.layers[1]._forward_pre_hooks
+    assert not encoder.model.decoder.layers[1]._forward_pre_hooks
 
 
 def test_weights_are_frozen_and_no_graph_is_kept(tiny_model, records):
     encoder = make_encoder(tiny_model("llama"))
     values = encoder.encode(records[:2])
     assert not values.requires_grad
-    assert not encoder._decoder.training
-    assert not any(parameter.requires_grad for parameter in encoder._decoder.parameters())
+    assert not encoder.model.decoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.model.decoder.parameters())
 
 
 def test_weights_are_loaded_with_the_first_batch(tiny_model, records, monkeypatch):
@@ -138,7 +180,7 @@ def test_tokens_are_kept_as_they_were(tiny_model, records):
     prepared = encoder.prepare(records)
     tokenizer = load_tokenizer(ModelSpec(str(tiny_model("llama"))))
     expected = [tokenize(record, tokenizer, template="paper", max_length=256).input_ids for record in records]
-    assert [tuple(prepared.inputs[i]) for i in range(len(prepared.inputs))] == expected
+    assert [tuple(row.ids) for row in prepared.inputs] == expected
     assert prepared.lengths.tolist() == [len(ids) for ids in expected]
 
 
@@ -177,7 +219,7 @@ def test_out_of_memory_names_the_setting(tiny_model, records, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     encoder = make_encoder(tiny_model("llama"))
-    monkeypatch.setattr(encoder._decoder, "forward", exhaust)
+    monkeypatch.setattr(encoder.model.decoder, "forward", exhaust)
     with pytest.raises(SotuneError, match=r"does not fit the memory.*lower batch_tokens \(it is 600\)"):
         encoder.encode(records)
 
@@ -192,17 +234,52 @@ def test_unusual_decoder_has_the_last_layer_only():
         def forward(self, **_):
             return None
 
-    ids, mask = pad_batch([[1, 2], [3]], padding_side="right", pad_token_id=0)
+    batch = pad_batch([TokenRow([1, 2], 1), TokenRow([3], 0)], padding_side="right", pad_token_id=0)
     for n_layers, reason in ((2, "does not run its layers in order"), (5, "no list of 5 layers was found")):
         with pytest.raises(ConfigError, match=f"{reason}.*use layer -1"):
-            last_token_states(Unusual(), ids, mask, layer=1, n_layers=n_layers)
+            read_hidden_states(Unusual(), batch, [Reading(1, "last")], n_layers=n_layers)
 
 
-@pytest.mark.parametrize(("side", "ids"), [("left", [[1, 2, 3], [9, 9, 4]]), ("right", [[1, 2, 3], [4, 9, 9]])])
-def test_padding(side, ids):
-    input_ids, mask = pad_batch([[1, 2, 3], [4]], padding_side=side, pad_token_id=9)
-    assert input_ids.tolist() == ids
-    assert mask.tolist() == [[int(token != 9) for token in row] for row in ids]
+@pytest.mark.parametrize(
+    ("side", "ids", "completion", "last", "last_of_prompt"),
+    [
+        ("left", [[1, 2, 3], [9, 9, 4]], [[0, 1, 1], [0, 0, 1]], [2, 2], [0, 2]),
+        ("right", [[1, 2, 3], [4, 9, 9]], [[0, 1, 1], [1, 0, 0]], [2, 0], [0, 0]),
+    ],
+)
+def test_padding(side, ids, completion, last, last_of_prompt):
+    batch = pad_batch([TokenRow([1, 2, 3], 1), TokenRow([4], 0)], padding_side=side, pad_token_id=9)
+    assert batch.input_ids.tolist() == ids
+    assert batch.attention_mask.tolist() == [[int(token != 9) for token in row] for row in ids]
+    assert batch.completion.int().tolist() == completion
+    assert batch.last.tolist() == last
+    assert batch.last_of_prompt.tolist() == last_of_prompt
+
+
+def test_padding_of_nan_reaches_no_mean():
+    class Padded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, input_ids, attention_mask, **_):
+            states = input_ids.float().masked_fill(attention_mask == 0, torch.nan)[:, :, None]
+            return type("Output", (), {"last_hidden_state": states})
+
+    batch = pad_batch([TokenRow([1, 2, 6], 1), TokenRow([3, 5], 1)], padding_side="left", pad_token_id=0)
+    readings = [Reading(2, pooling) for pooling in POOLINGS]
+    last, mean, difference = (v.flatten().tolist() for v in read_hidden_states(Padded(), batch, readings, n_layers=2))
+    assert (last, mean, difference) == ([6, 5], [4, 5], [3, 2])
+
+
+@pytest.mark.parametrize(("n_layers", "layers"), [(1, (1,)), (2, (2, 1)), (3, (3, 2, 1)), (32, (32, 24, 16, 8))])
+def test_candidate_layers(n_layers, layers):
+    assert candidate_layers(n_layers) == layers
+
+
+def test_unknown_pooling(tiny_model):
+    with pytest.raises(ConfigError, match="pooling must be one of last, completion_mean.*Got 'first'"):
+        make_encoder(tiny_model("llama"), pooling="first")
 
 
 def test_fingerprint_changes_with_each_setting(tiny_model, tmp_path):
@@ -211,6 +288,7 @@ def test_fingerprint_changes_with_each_setting(tiny_model, tmp_path):
     fingerprints = [
         make_encoder(folder).fingerprint,
         make_encoder(folder, layer=1).fingerprint,
+        make_encoder(folder, pooling="completion_mean").fingerprint,
         make_encoder(folder, template="chat").fingerprint,
         make_encoder(folder, max_length=100).fingerprint,
         make_encoder(folder, padding_side="left").fingerprint,

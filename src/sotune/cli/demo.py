@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,10 @@ def demo(
         "sotune-demo"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="How many draws of the data.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; a model this small gains nothing from more.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cells measured at once; default: one for each core, 2 at most.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each; more gain nothing here.")] = 1,
 ) -> None:
     """Show on the embedded miniature, in minutes, that fine-tuning breaks safety and that selection keeps it."""
     if output.dry_run:
@@ -31,8 +35,9 @@ def demo(
         return
     from sotune.demo import FIGURES, DemoSettings, run_demo
 
+    workers = workers or min(2, os.cpu_count() or 1)
     with monitored(output) as monitor:
-        summary = run_demo(out, DemoSettings(seeds=seeds, threads=threads), monitor)
+        summary = run_demo(out, DemoSettings(seeds=seeds, workers=workers, threads=threads), monitor)
     if output.as_json:
         print_json(dataclasses.asdict(summary))
         return

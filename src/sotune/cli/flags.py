@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
@@ -24,6 +24,8 @@ def _optional(annotation: Any) -> Any:
     """Returns the command-line type of a setting: its own or None; a tuple becomes a repeatable list."""
     if annotation == tuple[str, ...]:
         return list[str] | None
+    if annotation == int | Literal["auto"]:
+        return str | None  # the setting itself tells a number from a word
     return annotation | None
 
 

@@ -103,6 +103,7 @@ def make_budget(settings: CompareSettings) -> Budget:
         keep_fraction=settings.keep_fraction,
         max_new_tokens=settings.max_new_tokens,
         layer=settings.layer,
+        pooling=settings.pooling,
         batch_tokens=settings.batch_tokens,
         eval_batch_size=settings.eval_batch_size,
     )

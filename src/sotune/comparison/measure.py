@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import library_versions, read_json, sha256_json, write_json
 from sotune.comparison.variants import BASE, Variant, change_method
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from sotune.evaluation import EvalPrompt, Judge, JudgeRole, Response
     from sotune.models import ModelSpec
-    from sotune.records import Record
+    from sotune.records import Record, SetName
+    from sotune.representations import Encoder, Pooling
     from sotune.training import TrainSettings
 
 
@@ -75,20 +76,22 @@ class Budget:
         training: Settings of training; the number of steps is that of all rows, whatever a method keeps.
         keep_fraction: K as a share of the rows, for methods that drop any.
         max_new_tokens: The most tokens of an answer.
-        layer: Layer whose last-token state represents a row.
         batch_tokens: Tokens of an encoding batch.
         eval_batch_size: Prompts answered together.
         example_prompts: How many answers of each kind of prompt are kept for the report.
+        layer: Which layer represents the rows; ``auto`` is chosen on each draw, for all methods alike.
+        pooling: How its states become a vector; likewise.
     """
 
     model: ModelSpec
     training: TrainSettings
     keep_fraction: float
     max_new_tokens: int
-    layer: int = -1
     batch_tokens: int = 8192
     eval_batch_size: int = 64
     example_prompts: int = 3
+    layer: int | Literal["auto"] = -1
+    pooling: Pooling | Literal["auto"] = "last"
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class Bench:
             layer=budget.layer if variant.layer is None else variant.layer,
         )
         self._folder, self._monitor = folder, monitor
+        self._encoders: dict[str, Encoder] = {}
 
     def cell(self, draw: Draw) -> Cell:
         """Returns the result of the variant on a draw, measured now unless it lies there from an earlier call."""
@@ -220,24 +224,42 @@ class Bench:
         return weights, {row.id: row.loss_weight for row in rows if row.loss_weight is not None}
 
     def _representations(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-        from sotune.representations import CausalLMEncoder, RepresentationCache, encode_with_cache
+        from sotune.records import SET_NAMES
+        from sotune.representations import RepresentationCache, encode_with_cache
 
-        training = self._budget.training
-        encoder = CausalLMEncoder(
-            self._budget.model,
-            layer=self._budget.layer,
-            template=training.template,
-            max_length=training.max_length,
-            batch_tokens=self._budget.batch_tokens,
-        )
+        sets = dict(zip(SET_NAMES, (draw.downstream, draw.safe_anchor, draw.harmful_reference), strict=True))
+        if draw.name not in self._encoders:
+            self._encoders[draw.name] = self._choose_encoder(draw, sets)
+        encoder = self._encoders[draw.name]
 
         def encode(records: Sequence[Record]) -> Tensor:
             # Each set is a plan of its own: its batches, and so its bytes, do not depend on which cells came before.
-            digest = sha256_json([[[m.role, m.content] for m in record.messages] for record in records])
-            cache = RepresentationCache(self._folder / "representations" / digest[:16])
+            cache = RepresentationCache(self._folder / "representations" / _digest(records))
             return encode_with_cache(encoder, list(records), cache).values
 
         return encode(draw.downstream), encode(draw.safe_anchor), encode(draw.harmful_reference)
+
+    def _choose_encoder(self, draw: Draw, sets: Mapping[SetName, Sequence[Record]]) -> Encoder:
+        """Chooses what represents the rows of a draw, for all methods alike, and records the choice."""
+        from sotune.pipeline.choosing import choose_encoder
+        from sotune.pipeline.encoding import model_readings
+        from sotune.representations import RepresentationCache
+
+        group = model_readings(
+            self._budget.model,
+            layer=self._budget.layer,
+            pooling=self._budget.pooling,
+            template=self._budget.training.template,
+            max_length=self._budget.training.max_length,
+            batch_tokens=self._budget.batch_tokens,
+        )
+        if len(group.members) == 1:
+            return group.members[0]
+        everything = [record for records in sets.values() for record in records]
+        cache = RepresentationCache(self._folder / "representations" / _digest(everything))
+        choice = choose_encoder(group, sets, cache)
+        write_json(self._folder / "cells" / draw.name / "representations.json", choice.as_dict())
+        return choice.encoder
 
     def _training(self, draw: Draw) -> TrainSettings:
         """Returns settings with the steps that all rows would take: a shorter set must not be trained less."""
@@ -288,6 +310,10 @@ class Bench:
 def cell_folder(folder: Path, draw: str, variant: str) -> Path:
     """Returns where the cell of a variant on a draw lies."""
     return folder / "cells" / draw / _UNSAFE.sub("-", variant)
+
+
+def _digest(records: Sequence[Record]) -> str:
+    return sha256_json([[[m.role, m.content] for m in record.messages] for record in records])[:16]
 
 
 def _kept_by_kind(draw: Draw, kept: Mapping[str, float]) -> dict[str, float]:

@@ -4,57 +4,109 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, write_json, write_parquet
 from sotune.config import RepresentationSettings, RunConfig
 from sotune.errors import ArtifactError, ConfigError
+from sotune.pipeline.choosing import choose_encoder
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Monitor, Stage
 from sotune.records import SET_NAMES, Record, SetName
 
 if TYPE_CHECKING:
-    from sotune.representations import CacheIndex, EncodedSet, Encoder, MappedRows, RepresentationCache
+    from sotune.models import ModelSpec
+    from sotune.rendering import Template
+    from sotune.representations import (
+        CacheIndex,
+        CausalLMReadings,
+        EncodedSet,
+        Encoder,
+        EncoderGroup,
+        MappedRows,
+        Pooling,
+        RepresentationCache,
+    )
 
 _INDEX, _SUMMARY, _SHARDS = "representations.parquet", "representations.json", "representations"
 _SENTENCE_PREFIX = "sentence-transformers:"
 
 
-def make_encoder(config: RunConfig) -> Encoder:
-    """Returns the encoder that the settings name: the model itself, or another one for the weights alone.
+def make_encoders(config: RunConfig) -> EncoderGroup:
+    """Returns the encoders that the settings leave to choose among: the model itself, or another for the weights alone.
 
     Raises:
         ConfigError: The model cannot be found, or the encoder's name is not understood.
     """
     from sotune.models import ModelSpec, resolve_device
-    from sotune.representations import CausalLMEncoder, SentenceEncoder
+    from sotune.representations import Alone, SentenceEncoder
 
     if config.encoder is not None:
         if not config.encoder.startswith(_SENTENCE_PREFIX):
             raise ConfigError(f"encoder must be {_SENTENCE_PREFIX}PATH. Got {config.encoder!r}")
-        return SentenceEncoder(
-            config.encoder.removeprefix(_SENTENCE_PREFIX),
-            device=str(resolve_device(config.device)),
-            batch_tokens=config.batch_tokens,
-            parts=config.encoder_parts,
+        return Alone(
+            SentenceEncoder(
+                config.encoder.removeprefix(_SENTENCE_PREFIX),
+                device=str(resolve_device(config.device)),
+                batch_tokens=config.batch_tokens,
+                parts=config.encoder_parts,
+            )
         )
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
-    spec = ModelSpec(config.model, config.revision, config.dtype, config.device, config.trust_remote_code)
-    return CausalLMEncoder(
-        spec,
+    return model_readings(
+        ModelSpec(config.model, config.revision, config.dtype, config.device, config.trust_remote_code),
         layer=config.layer,
+        pooling=config.pooling,
         template=config.template,
         max_length=config.max_length,
         batch_tokens=config.batch_tokens,
     )
 
 
+def model_readings(
+    spec: ModelSpec,
+    *,
+    layer: int | Literal["auto"],
+    pooling: Pooling | Literal["auto"],
+    template: Template,
+    max_length: int,
+    batch_tokens: int,
+) -> CausalLMReadings:
+    """Returns the readings of a causal LM that the settings leave to choose among, the paper's first.
+
+    Raises:
+        ConfigError: The model cannot be found, or has no such layer.
+    """
+    from sotune.representations import POOLINGS, CausalLMReadings, FrozenCausalLM, candidate_layers
+
+    model = FrozenCausalLM(spec, template=template, max_length=max_length, batch_tokens=batch_tokens)
+    return CausalLMReadings(
+        model,
+        layers=candidate_layers(model.n_layers) if layer == "auto" else (layer,),
+        poolings=POOLINGS if pooling == "auto" else (pooling,),
+    )
+
+
+def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
+    """Returns the encoder that a run's representations came from.
+
+    Raises:
+        ArtifactError: It is none of those that the settings name.
+    """
+    wanted = read_json(run.file(_SUMMARY))["fingerprint"]
+    for encoder in make_encoders(config).members:
+        if encoder.fingerprint == wanted:
+            return encoder
+    raise ArtifactError(f"the representations of {run.path} came from another model; run `sotune weigh` again")
+
+
 def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> EncodedSet:
-    """Encodes any records with the run's encoder, through its cache."""
+    """Encodes any records with the encoder that the run chose, through its cache."""
     from sotune.representations import encode_with_cache
 
-    return encode_with_cache(make_encoder(config), records, _cache(config, run), progress=_told(monitor, "encoding"))
+    encoder = chosen_encoder(config, run)
+    return encode_with_cache(encoder, records, _cache(config, run), progress=_told(monitor, "encoding"))
 
 
 def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> EncodedSet:
@@ -96,7 +148,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in RepresentationSettings.model_fields}
     return {
         "settings": settings,
-        "fingerprint": make_encoder(config).fingerprint,
+        "fingerprints": [encoder.fingerprint for encoder in make_encoders(config).members],
         "libraries": library_versions("torch", "transformers"),
         "threads": config.threads,
     }
@@ -105,8 +157,17 @@ def _key(config: RunConfig) -> dict[str, Any]:
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     from sotune.representations import encode_with_cache
 
-    encoder, cache = make_encoder(config), _cache(config, run)
+    group, cache = make_encoders(config), _cache(config, run)
     sets = read_records(run)
+    encoder, choice = group.members[0], None
+    if len(group.members) > 1:
+        choice = choose_encoder(group, sets, cache, progress=_told(monitor, "comparing representations"))
+        encoder = choice.encoder
+        if not choice.measured:
+            monitor.warn(
+                f"no layer or pooling could be chosen ({choice.candidates[0].reason}); the last layer's last token "
+                f"represents the rows, unless layer or pooling say otherwise"
+            )
     # One call for all three sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
     encoded = encode_with_cache(encoder, everything, cache, progress=_told(monitor, "encoding"))
@@ -134,6 +195,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "n_rows": len(everything),
             "n_truncated": encoded.n_truncated,
             "shards": list(encoded.shards),
+            "choice": None if choice is None else choice.as_dict(),
         },
     )
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
@@ -148,7 +210,11 @@ def _told(monitor: Monitor, label: str) -> Any:
 
 def _summarize(run: RunFolder) -> Figures:
     summary = read_json(run.file(_SUMMARY))
-    return {"representations": f"{summary['n_rows']:,} × {summary['dimension']}"}
+    figures = {"representations": f"{summary['n_rows']:,} × {summary['dimension']}"}
+    if summary.get("choice"):
+        description, n = summary["description"], len(summary["choice"]["candidates"])
+        figures["read at"] = f"layer {description['layer']}, {description['pooling']} (best of {n})"
+    return figures
 
 
 REPRESENTATIONS = Stage("representations", "encode", "records", _key, _work, _summarize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
+        "readings": _readings(artifacts.representations),
         "metrics": artifacts.metrics,
         "metric_names": list(dict.fromkeys(name for metrics in artifacts.metrics.values() for name in metrics)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
@@ -73,6 +75,33 @@ def _headline(artifacts: RunArtifacts) -> str:
     n_quarantined = _n_quarantined(artifacts)
     quarantined = counted(n_quarantined, "row") if n_quarantined else "no row"
     return f"Kept {n_kept:,} of {counted(len(artifacts.rows), 'row')}; {outcome}; {quarantined} quarantined."
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A way to represent the rows that was tried.
+
+    Attributes:
+        layer: Its layer.
+        pooling: How the layer's states became a vector.
+        separation: How well it told held-out references apart; ``None`` where that could not be measured.
+        chosen: Whether it was taken.
+    """
+
+    layer: int
+    pooling: str
+    separation: float | None
+    chosen: bool
+
+
+def _readings(encoded: Mapping[str, Any]) -> list[Reading]:
+    """Returns the candidates that a choice was made among, the best first; none where there was no choice."""
+    choice = encoded.get("choice") or {}
+    readings = [
+        Reading(one["layer"], one["pooling"], one["separation"], one["fingerprint"] == choice.get("fingerprint"))
+        for one in choice.get("candidates") or ()
+    ]
+    return sorted(readings, key=lambda one: (not one.chosen, -(one.separation or 0.0)))
 
 
 def _n_quarantined(artifacts: RunArtifacts) -> int:

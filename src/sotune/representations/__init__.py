@@ -1,17 +1,29 @@
 """From records to vectors, with a frozen model, cached on disk."""
 
-from sotune.representations.base import EncodedSet, Encoder
-from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache, encode_with_cache
-from sotune.representations.causal_lm import CausalLMEncoder
+from sotune.representations.base import Alone, EncodedSet, Encoder, EncoderGroup
+from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache
+from sotune.representations.causal_lm import CausalLMEncoder, CausalLMReadings, FrozenCausalLM, candidate_layers
+from sotune.representations.filling import CachedSet, encode_with_cache, fill_cache
+from sotune.representations.hidden_states import POOLINGS, Pooling, Reading
 from sotune.representations.sentence import SentenceEncoder
 
 __all__ = [
+    "POOLINGS",
+    "Alone",
     "CacheIndex",
+    "CachedSet",
     "CausalLMEncoder",
+    "CausalLMReadings",
     "EncodedSet",
     "Encoder",
+    "EncoderGroup",
+    "FrozenCausalLM",
     "MappedRows",
+    "Pooling",
+    "Reading",
     "RepresentationCache",
     "SentenceEncoder",
+    "candidate_layers",
     "encode_with_cache",
+    "fill_cache",
 ]

@@ -85,6 +85,47 @@ class Encoder(Protocol):
         ...
 
 
+class EncoderGroup(Protocol):
+    """Encoders that differ only in what they read off the same pass over a text."""
+
+    @property
+    def members(self) -> Sequence[Encoder]:
+        """The encoders, at least one, all with the same keys and limits."""
+        ...
+
+    def prepare(self, records: Sequence[Record]) -> PreparedTexts:
+        """Renders and tokenizes the records, alike for all members."""
+        ...
+
+    def encode_batch(self, inputs: Sequence[Any], wanted: Sequence[int]) -> tuple[Tensor, ...]:
+        """Encodes one batch, [k, d] float32 on the CPU for each of the wanted members, by their numbers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A group of one encoder.
+
+    Attributes:
+        encoder: The only member.
+    """
+
+    encoder: Encoder
+
+    @property
+    def members(self) -> tuple[Encoder]:
+        """The encoder."""
+        return (self.encoder,)
+
+    def prepare(self, records: Sequence[Record]) -> PreparedTexts:
+        """Renders and tokenizes the records."""
+        return self.encoder.prepare(records)
+
+    def encode_batch(self, inputs: Sequence[Any], wanted: Sequence[int]) -> tuple[Tensor, ...]:
+        """Encodes one batch, [k, d] float32 on the CPU, once for each time that the encoder is wanted."""
+        return (self.encoder.encode_batch(inputs),) * len(wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedSet:
     """Representations of records, in the records' order.
@@ -169,7 +210,7 @@ def encode_records(encoder: Encoder, records: Sequence[Record], *, progress: OnP
     # No shard is larger than the number of records, so there is one.
     (shard,) = plan_shards(prepared, batch_tokens=encoder.batch_tokens, shard_rows=max(1, len(records)))
     parts, done = [], 0
-    for states in encode_batches(encoder, prepared, shard):
+    for (states,) in encode_batches(Alone(encoder), prepared, shard, wanted=[0]):
         parts.append(states)
         done += len(states)
         if progress is not None:
@@ -178,15 +219,17 @@ def encode_records(encoder: Encoder, records: Sequence[Record], *, progress: OnP
     return torch.cat(parts)[torch.from_numpy(positions)]
 
 
-def encode_batches(encoder: Encoder, prepared: PreparedTexts, shard: Shard) -> Iterator[Tensor]:
-    """Encodes the batches of one shard in turn, each [k, d] float32.
+def encode_batches(
+    group: EncoderGroup, prepared: PreparedTexts, shard: Shard, *, wanted: Sequence[int]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Encodes the batches of one shard in turn, each [k, d] float32 for each of the wanted members.
 
     Raises:
         DataError: A representation is not finite.
     """
     for batch in shard.batches:
-        states = encoder.encode_batch([prepared.inputs[row] for row in batch])
-        finite = torch.isfinite(states).all(dim=1)
+        states = group.encode_batch([prepared.inputs[row] for row in batch], wanted)
+        finite = torch.stack([torch.isfinite(values).all(dim=1) for values in states]).all(dim=0)
         if not finite.all():
             raise _not_finite([prepared.ids[row] for row in batch[~finite.numpy()]])
         yield states

@@ -3,9 +3,7 @@
 A cache is a folder of safetensors shards. Each is written atomically and holds vectors beside the keys of their texts,
 so that a killed run loses one shard at most and nothing needs an index file that could disagree.
 
-A run plans all its texts, and a shard is named by its texts and batches. The run computes the shards of its plan that
-are not there, apart from those whose texts all lie in shards of other plans. That rule reads nothing from the shards
-that the run itself wrote, so a killed run that starts again decides as it did at first and ends with the same bytes.
+What is computed and written is decided in ``filling``.
 """
 
 from __future__ import annotations
@@ -23,19 +21,8 @@ from torch import Tensor
 
 from sotune.artifacts import atomic_path
 from sotune.errors import ArtifactError
-from sotune.records import Record
-from sotune.representations.base import (
-    EncodedSet,
-    Encoder,
-    OnProgress,
-    PreparedTexts,
-    encode_batches,
-    find_keys,
-    keys_from_hex,
-    plan_shards,
-)
+from sotune.representations.base import EncodedSet, find_keys, keys_from_hex
 
-SHARD_ROWS = 512
 _N_NAMED = 5
 
 
@@ -203,60 +190,6 @@ class MappedRows:
 
     def _part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
-
-
-def encode_with_cache(
-    encoder: Encoder,
-    records: Sequence[Record],
-    cache: RepresentationCache,
-    *,
-    progress: OnProgress | None = None,
-    shard_rows: int = SHARD_ROWS,
-) -> EncodedSet:
-    """Encodes records, computing only those shards of their plan whose texts the cache lacks.
-
-    Args:
-        encoder: Turns records into vectors.
-        records: At least one; texts that occur twice are encoded once.
-        cache: Where vectors are kept.
-        progress: Called with the number of distinct texts done and of all.
-        shard_rows: About how many rows are computed between two writes: what a kill can cost.
-
-    Raises:
-        DataError: There are no records, or a representation is NaN or infinite.
-    """
-    prepared = encoder.prepare(records)
-    plan = plan_shards(prepared, batch_tokens=encoder.batch_tokens, shard_rows=shard_rows)
-    planned = {shard.name: shard for shard in plan}
-    cached = cache.read(encoder.fingerprint)
-    others = {name: shard for name, shard in cached.items() if name not in planned}
-    elsewhere = CacheIndex(others).find(prepared.keys) >= 0
-    done, total = 0, sum(len(shard.rows) for shard in plan)
-    for shard in plan:
-        if shard.name not in cached and not elsewhere[shard.rows].all():
-            parts: list[Tensor] = []
-            for states in encode_batches(encoder, prepared, shard):
-                parts.append(states)
-                _tell(progress, done + sum(map(len, parts)), total)
-            cache.write(encoder.fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(parts)))
-        else:
-            _tell(progress, done + len(shard.rows), total)
-        done += len(shard.rows)
-    index = cache.index(encoder.fingerprint, [*planned, *others])
-    return index.load([key.tobytes().hex() for key in prepared.keys], prepared.ids)
-
-
-def _tell(progress: OnProgress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
-
-
-def _stored(prepared: PreparedTexts, rows: NDArray[np.int64], representations: Tensor) -> StoredShard:
-    return StoredShard(
-        keys=torch.from_numpy(prepared.keys[rows]),
-        representations=representations,
-        truncated=torch.from_numpy(prepared.truncated[rows].astype(np.uint8)),
-    )
 
 
 def _open_shard(path: Path) -> StoredShard | None:

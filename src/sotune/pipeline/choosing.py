@@ -1,0 +1,131 @@
+"""Which reading of the model represents the rows: that by which held-out references separate best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sotune.errors import DataError
+from sotune.records import SET_NAMES, Record, SetName
+
+if TYPE_CHECKING:
+    from sotune.representations import CachedSet, Encoder, EncoderGroup, RepresentationCache
+    from sotune.representations.base import OnProgress
+
+N_FOLDS = 5
+SAMPLE_ROWS = 2000
+"""Downstream rows that are encoded by every candidate; the others only by the one that is chosen."""
+_SEED = 0  # of the sample and of the folds; the choice is a function of the rows
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to represent the rows.
+
+    Attributes:
+        encoder: Does it.
+        separation: See `held_out_separation`; ``None`` where it could not be measured.
+        reason: Why not.
+    """
+
+    encoder: Encoder
+    separation: float | None
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what is recorded of it."""
+        described = {name: self.encoder.description[name] for name in ("layer", "pooling")}
+        unmeasured = {} if self.reason is None else {"reason": self.reason}
+        return {**described, "fingerprint": self.encoder.fingerprint, "separation": self.separation, **unmeasured}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and among what.
+
+    Attributes:
+        encoder: The candidate of the largest separation, the first of equal ones; the first of all where none could
+            be measured.
+        candidates: All, in the order in which they were given.
+    """
+
+    encoder: Encoder
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any candidate could be measured."""
+        return any(candidate.separation is not None for candidate in self.candidates)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what is recorded of it."""
+        return {
+            "criterion": "AUROC of held-out harmful references against held-out anchors and downstream rows",
+            "n_folds": N_FOLDS,
+            "fingerprint": self.encoder.fingerprint,
+            "candidates": [candidate.as_dict() for candidate in self.candidates],
+        }
+
+
+def choose_encoder(
+    group: EncoderGroup,
+    sets: Mapping[SetName, Sequence[Record]],
+    cache: RepresentationCache,
+    *,
+    progress: OnProgress | None = None,
+) -> Choice:
+    """Encodes the references and some downstream rows by all members of a group, and chooses one.
+
+    Args:
+        group: The candidates; of equally good ones the first is taken.
+        sets: The three sets.
+        cache: Where vectors are kept; all candidates' come from one pass over the texts.
+        progress: Called with the number of distinct texts done and of all.
+
+    Raises:
+        DataError: A representation is NaN or infinite.
+    """
+    from sotune.representations import fill_cache
+
+    probed = {**sets, "downstream": _sample(sets["downstream"])}
+    records = [record for name in SET_NAMES for record in probed[name]]
+    filled = fill_cache(group, records, cache, progress=progress)
+    candidates = tuple(
+        _measure(encoder, cached, probed, cache) for encoder, cached in zip(group.members, filled, strict=True)
+    )
+    best = max(candidates, key=lambda one: -1.0 if one.separation is None else one.separation)
+    return Choice(best.encoder, candidates)
+
+
+def _measure(
+    encoder: Encoder, cached: CachedSet, sets: Mapping[SetName, Sequence[Record]], cache: RepresentationCache
+) -> Candidate:
+    import torch
+
+    from sotune.weights import held_out_separation
+
+    values = cache.index(encoder.fingerprint, cached.shards).load(cached.keys, cached.ids).values
+    downstream, safe_anchor, harmful_reference = torch.split(values, [len(sets[name]) for name in SET_NAMES])
+    try:
+        separation = held_out_separation(
+            downstream,
+            safe_anchor,
+            harmful_reference,
+            safe_prompts=[record.prompt for record in sets["safe_anchor"]],
+            harmful_prompts=[record.prompt for record in sets["harmful_reference"]],
+            n_folds=N_FOLDS,
+            generator=torch.Generator().manual_seed(_SEED),
+        )
+    except DataError as error:  # a zero vector, or prompts that cannot be held out: not a candidate's equal
+        return Candidate(encoder, None, str(error))
+    return Candidate(encoder, separation)
+
+
+def _sample(records: Sequence[Record]) -> Sequence[Record]:
+    import torch
+
+    if len(records) <= SAMPLE_ROWS:
+        return records
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(_SEED))
+    return [records[position] for position in order[:SAMPLE_ROWS].sort().values.tolist()]

@@ -1,0 +1,84 @@
+"""How well representations tell harm from safety, measured on reference rows that the probe has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from sotune.errors import DataError
+from sotune.transport.cost import normalize_rows
+from sotune.weights.ground_cost import PROBE_REGULARIZATION
+from sotune.weights.logistic import fit_balanced
+
+
+def held_out_separation(
+    downstream: Tensor,
+    safe_anchor: Tensor,
+    harmful_reference: Tensor,
+    *,
+    safe_prompts: Sequence[Hashable],
+    harmful_prompts: Sequence[Hashable],
+    n_folds: int,
+    generator: torch.Generator,
+) -> float:
+    """Returns how well held-out harmful rows are told from the rows to weigh, as an AUROC.
+
+    For each fold a class-balanced logistic probe is fitted to the references without the fold; then the fold's harmful
+    rows are ranked against its anchors and all downstream rows together. An anchor of 50 rows alone is told from harm
+    without an error by most representations, which leaves nothing to choose by. Harmful rows among the downstream rows
+    lower the figure by at most half their share, whatever represents them.
+
+    Args:
+        downstream: Rows to weigh, or a sample, ``[n, d]``; their labels are not asked for.
+        safe_anchor: ``[m_safe, d]``.
+        harmful_reference: ``[m_harmful, d]``.
+        safe_prompts: The prompt of each anchor row: rows of one prompt fall into one fold.
+        harmful_prompts: The same of the harmful reference.
+        n_folds: At most so many folds, fewer where a reference has fewer prompts.
+        generator: Draws the folds.
+
+    Returns:
+        Mean over the folds, in [0, 1]; 0.5 is chance.
+
+    Raises:
+        DataError: A reference has a single prompt, or a row is zero or not finite.
+        SotuneError: A fit diverged.
+    """
+    n_folds = min(n_folds, len(set(safe_prompts)), len(set(harmful_prompts)))
+    if n_folds < 2:
+        raise DataError(
+            "representations are compared on prompts that are held out, and a reference has only one prompt"
+        )
+    rows = normalize_rows(downstream.double(), name="rows")
+    safe, harmful = (normalize_rows(z.double(), name="columns") for z in (safe_anchor, harmful_reference))
+    safe_fold, harmful_fold = (_folds(prompts, n_folds, generator) for prompts in (safe_prompts, harmful_prompts))
+    found = []
+    for fold in range(n_folds):
+        harm = fit_balanced(
+            safe[safe_fold != fold], harmful[harmful_fold != fold], inverse_regularization=PROBE_REGULARIZATION
+        )
+        others = torch.cat([safe[safe_fold == fold], rows])
+        found.append(auroc(harm(harmful[harmful_fold == fold]), harm(others)))
+    return sum(found) / n_folds
+
+
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """Returns the probability that a positive scores above a negative, ties counted one half.
+
+    Args:
+        positive: Scores, ``[k]``, at least one.
+        negative: Scores, ``[l]``, at least one.
+    """
+    ordered = negative.sort().values
+    below = torch.searchsorted(ordered, positive, right=False)
+    not_above = torch.searchsorted(ordered, positive, right=True)
+    return float((below + not_above).double().mean()) / (2 * len(negative))
+
+
+def _folds(prompts: Sequence[Hashable], n_folds: int, generator: torch.Generator) -> Tensor:
+    """Returns the fold of each row, ``[m]``; folds have as many prompts each, but for one."""
+    number = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    fold = torch.randperm(len(number), generator=generator) % n_folds
+    return fold[torch.tensor([number[prompt] for prompt in prompts])]

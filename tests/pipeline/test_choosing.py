@@ -1,0 +1,192 @@
+"""The choice of layer and pooling: made once, recorded, and kept to."""
+
+import json
+
+import pytest
+import torch
+
+from sotune.artifacts import read_json, read_parquet
+from sotune.pipeline import choosing
+from sotune.pipeline.choosing import choose_encoder
+from sotune.records import Record
+from sotune.representations import POOLINGS, RepresentationCache
+from sotune.representations.base import encode_records
+
+
+def summary(run):
+    return read_json(run / "representations.json")
+
+
+class Planted:
+    """Vectors that separate harm by a given distance."""
+
+    dimension, batch_tokens = 6, 100
+
+    def __init__(self, group, number, distance):
+        self._group, self.number, self.distance = group, number, distance
+        self.fingerprint = f"planted-{number}"
+        self.description = {"layer": number, "pooling": "last"}
+
+    def encode_batch(self, inputs):
+        return self._group.encode_batch(inputs, [self.number])[0]
+
+    def encode(self, records, *, progress=None):
+        return encode_records(self, records, progress=progress)
+
+
+class PlantedGroup:
+    """Candidates of known separation."""
+
+    def __init__(self, prepare, distances):
+        self.prepare = prepare
+        self.members = [Planted(self, number, distance) for number, distance in enumerate(distances)]
+
+    def encode_batch(self, inputs, wanted):
+        return tuple(
+            torch.stack([self._vector(ids, self.members[number].distance) for ids, _ in inputs]) for number in wanted
+        )
+
+    def _vector(self, ids, distance):
+        generator = torch.Generator().manual_seed(hash(tuple(ids)) % 2**31)
+        harmful = ids[-1] == self.prepare([Record.from_text("x", "x", "harm")]).inputs[0].ids[-1]
+        return (
+            torch.randn(6, generator=generator) * (distance is not None) + harmful * (distance or 0) * torch.eye(6)[0]
+        )
+
+
+@pytest.fixture
+def planted(tiny_model):
+    from sotune.models import ModelSpec
+    from sotune.representations import FrozenCausalLM
+
+    model = FrozenCausalLM(ModelSpec(str(tiny_model("llama"))), template="paper", max_length=64, batch_tokens=500)
+    return lambda *distances: PlantedGroup(model.prepare, distances)
+
+
+def sets(n=60, prompts=20):
+    def some(name, k, completion, offset):
+        return [Record.from_text(f"{name}-{i}", f"{name} {offset + i % prompts}", completion) for i in range(k)]
+
+    return {
+        "downstream": some("task", n, "fine", 0), "safe_anchor": some("trusted", 20, "fine", 100),
+        "harmful_reference": some("bad", 30, "harm", 200),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("distances", "best"), [((0.0, 1.0, 9.0), 2), ((9.0, 0.0, 1.0), 0), ((None, 9.0), 1)])
+def test_the_candidate_that_separates_held_out_references_is_chosen(planted, tmp_path, distances, best):
+    group = planted(*distances)
+    choice = choose_encoder(group, sets(), RepresentationCache(tmp_path))
+    assert choice.encoder is group.members[best]
+    recorded = choice.as_dict()
+    assert recorded["fingerprint"] == f"planted-{best}"
+    assert [one["layer"] for one in recorded["candidates"]] == list(range(len(distances)))
+    json.dumps(recorded, allow_nan=False)
+
+
+def test_of_equal_candidates_the_first_is_chosen(planted, tmp_path):
+    group = planted(9.0, 9.0, 9.0)
+    assert choose_encoder(group, sets(), RepresentationCache(tmp_path)).encoder is group.members[0]
+
+
+def test_where_nothing_can_be_measured_the_first_is_taken_and_the_reason_kept(planted, tmp_path):
+    group = planted(1.0, 9.0)
+    choice = choose_encoder(group, sets(prompts=1), RepresentationCache(tmp_path))
+    assert not choice.measured
+    assert choice.encoder is group.members[0]
+    assert all("only one prompt" in candidate["reason"] for candidate in choice.as_dict()["candidates"])
+
+
+def test_of_many_rows_a_sample_is_encoded_by_all_candidates(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "SAMPLE_ROWS", 10)
+    group = planted(1.0, 9.0)
+    rows = sets(n=60, prompts=60)
+    cache = RepresentationCache(tmp_path)
+    choose_encoder(group, rows, cache)
+    for member in group.members:
+        held = sum(len(shard.keys) for shard in cache.read(member.fingerprint).values())
+        assert held == 10 + len(rows["safe_anchor"]) + len(rows["harmful_reference"])
+
+
+def test_a_run_records_its_choice_and_shows_it(cli, flags, tmp_path):
+    result = cli("weigh", *flags)
+    assert result.exit_code == 0, result.output
+    found = summary(tmp_path / "run")
+    candidates = found["choice"]["candidates"]
+    assert {(c["layer"], c["pooling"]) for c in candidates} == {(layer, p) for layer in (1, 2) for p in POOLINGS}
+    best = max(candidates, key=lambda one: one["separation"])
+    assert found["fingerprint"] == found["choice"]["fingerprint"] == best["fingerprint"]
+    assert {name: found["description"][name] for name in ("layer", "pooling")} == {
+        name: best[name] for name in ("layer", "pooling")
+    }
+    assert "best of 6" in result.output
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "What represents a row" in page
+    assert page.count("<td>chosen</td>") == 1
+    manifest = read_json(tmp_path / "run" / "representations.manifest.json")
+    assert {one["fingerprint"] for one in candidates} == set(manifest["key"]["fingerprints"])
+    assert "representations.json" in manifest["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "layers", "poolings"),
+    [
+        (["--layer", "-2"], {1}, set(POOLINGS)),
+        (["--pooling", "completion_mean"], {1, 2}, {"completion_mean"}),
+    ],
+)
+def test_a_setting_that_is_given_is_not_chosen(cli, flags, tmp_path, extra, layers, poolings):
+    assert cli("extract", *flags, *extra).exit_code == 0
+    candidates = summary(tmp_path / "run")["choice"]["candidates"]
+    assert {c["layer"] for c in candidates} == layers
+    assert {c["pooling"] for c in candidates} == poolings
+
+
+@pytest.mark.parametrize("extra", [["--layer", "1", "--pooling", "last"], ["--preset", "paper"]])
+def test_where_both_are_given_there_is_no_choice(cli, flags, tmp_path, extra):
+    assert cli("extract", *flags, *extra).exit_code == 0
+    found = summary(tmp_path / "run")
+    assert found["choice"] is None
+    assert found["description"]["pooling"] == "last"
+    assert found["description"]["layer"] == (1 if "--layer" in extra else 2)
+
+
+def test_unseen_rows_are_read_as_the_run_chose(cli, flags, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(
+        "sotune.weights.held_out_separation", lambda downstream, *_, **__: float(downstream.std() < 1e6) * next(figures)
+    )
+    figures = iter([0.5, 0.6, 0.9, 0.5, 0.5, 0.5])
+    assert cli("weigh", *flags).exit_code == 0
+    found = summary(tmp_path / "run")["description"]
+    assert (found["layer"], found["pooling"]) == (2, "completion_minus_prompt")
+    assert cli("score", tmp_path / "run", data / "train.jsonl").exit_code == 0
+    weights, scores = (read_parquet(tmp_path / "run" / name) for name in ("weights.parquet", "scores.parquet"))
+    assert scores["weight"] == pytest.approx(weights["weight"], rel=1e-5)
+
+
+def test_a_candidate_that_the_rows_make_zero_is_left_out(planted, tmp_path):
+    choice = choose_encoder(planted(None, 0.5), sets(), RepresentationCache(tmp_path))
+    first, second = choice.candidates
+    assert first.separation is None
+    assert "zero" in str(first.reason)
+    assert second.separation is not None
+
+
+def test_representations_of_another_model_are_refused(cli, flags, tmp_path, data):
+    assert cli("weigh", *flags).exit_code == 0
+    path = tmp_path / "run" / "representations.json"
+    found = summary(tmp_path / "run")
+    path.write_text(json.dumps({**found, "fingerprint": "0" * 16}))
+    manifest = tmp_path / "run" / "representations.manifest.json"
+    content = read_json(manifest)
+    result = cli("score", tmp_path / "run", data / "train.jsonl")
+    assert content["outputs"]
+    assert result.exit_code != 0
+    assert "came from another model" in result.output
+
+
+def test_bad_words_are_named(cli, flags):
+    for extra, part in ((["--layer", "top"], "must be a whole number or auto"), (["--pooling", "max"], "pooling")):
+        result = cli("weigh", *flags, *extra)
+        assert result.exit_code == 2
+        assert part in result.output

@@ -1,0 +1,74 @@
+"""The figure by which representations are chosen."""
+
+import itertools
+
+import pytest
+import torch
+
+from sotune.errors import DataError
+from sotune.weights import held_out_separation
+from sotune.weights.separation import auroc
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def measured(shift, *, harmful_share=0.0, n=300, m_safe=30, m_harmful=60, prompts=None, n_folds=5, **changes):
+    """Separation of Gaussian clouds whose harmful rows are shifted along one axis."""
+    draw = generator(1)
+    axis = torch.zeros(8)
+    axis[0] = shift
+    downstream, safe, harmful = (torch.randn(k, 8, generator=draw) for k in (n, m_safe, m_harmful))
+    downstream[: int(harmful_share * n)] += axis
+    prompts = {"safe_prompts": range(m_safe), "harmful_prompts": range(m_harmful), **(prompts or {})}
+    sets = {"downstream": downstream, "safe_anchor": safe, "harmful_reference": harmful + axis, **changes}
+    return held_out_separation(**sets, **prompts, n_folds=n_folds, generator=generator())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_counts_pairs(seed):
+    draw = generator(seed)
+    positive, negative = (torch.randint(0, 6, (k,), generator=draw).double() for k in (17, 23))
+    pairs = [(p > q) + (p == q) / 2 for p, q in itertools.product(positive.tolist(), negative.tolist())]
+    assert auroc(positive, negative) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_more_separation_is_a_larger_figure():
+    found = [measured(shift) for shift in (0, 1, 2, 8)]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(0.5, abs=0.1)
+    assert found[-1] > 0.99
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_contamination_costs_at_most_half_its_share(share):
+    clean, contaminated = measured(8), measured(8, harmful_share=share)
+    assert clean - share / 2 - 0.03 < contaminated < clean
+
+
+def test_rows_of_a_seen_prompt_do_not_count_as_held_out():
+    """Harmful rows that share nothing but their prompt's own direction: known prompts look easy, unseen ones do not."""
+    draw = generator(3)
+    own = torch.randn(10, 40, generator=draw)
+    harmful = own.repeat_interleave(6, dim=0) + 0.01 * torch.randn(60, 40, generator=draw)
+    sets = {
+        "downstream": torch.randn(300, 40, generator=draw),
+        "safe_anchor": torch.randn(30, 40, generator=draw),
+        "harmful_reference": harmful,
+    }
+    apart = measured(0, prompts={"harmful_prompts": [i // 6 for i in range(60)]}, **sets)
+    leaking = measured(0, **sets)
+    assert leaking > 0.9
+    assert apart < 0.75
+
+
+def test_folds_are_as_many_as_there_are_prompts():
+    assert measured(8, prompts={"safe_prompts": [0, 1] * 15}) > 0.99
+    with pytest.raises(DataError, match="only one prompt"):
+        measured(8, prompts={"safe_prompts": ["the same"] * 30})
+
+
+def test_a_zero_row_is_an_error():
+    with pytest.raises(DataError, match="zero"):
+        measured(1, downstream=torch.zeros(300, 8))
