@@ -8,6 +8,8 @@ from pipeline_rows import rows
 from sotune import ConfigError
 from sotune.artifacts import read_json
 from sotune.comparison import BASE, Budget, Comparison, Draw, summarize, write_results
+from sotune.comparison.measure import Bench
+from sotune.comparison.variants import Variant
 from sotune.evaluation import EvalPrompt, default_judges
 from sotune.models import ModelSpec
 from sotune.pipeline import Silent
@@ -98,13 +100,14 @@ def test_filters_that_keep_everything_equal_plain_fine_tuning(budget, draw, tmp_
 
 
 def test_each_draw_has_one_representation_for_all_methods_and_records_it(budget, draw, tmp_path):
-    comparison = Comparison(["sot", "probe"], budget, {}, folder=tmp_path / "c", monitor=Silent())
-    first = comparison._representations(draw)
+    def represent(budget):
+        return Bench(Variant("sot", "sot"), budget, {}, folder=tmp_path / "c", monitor=Silent())._representations(draw)
+
+    first = represent(dataclasses.replace(budget, layer="auto", pooling="auto"))
     recorded = read_json(tmp_path / "c" / "cells" / draw.name / "representations.json")
     chosen = next(one for one in recorded["candidates"] if one["fingerprint"] == recorded["fingerprint"])
     assert chosen["separation"] == max(one["separation"] for one in recorded["candidates"])
-    given = dataclasses.replace(budget, layer=chosen["layer"], pooling=chosen["pooling"])
-    again = Comparison(["sot"], given, {}, folder=tmp_path / "c", monitor=Silent())._representations(draw)
+    again = represent(dataclasses.replace(budget, layer=chosen["layer"], pooling=chosen["pooling"]))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert [len(part) for part in first] == [36, 10, 12]
 
