@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.beta import regularized_incomplete_beta
+from sotune.statistics.beta import regularized_incomplete_beta
 from sotune.evaluation.intervals import normal_quantile, wilson
 
 
