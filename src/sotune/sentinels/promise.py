@@ -141,7 +141,7 @@ def cut_at_harmful_share(
         raise ConfigError(
             f"no cut can promise that at most {max_harmful_share:.3g} of the kept rows are harmful: keeping "
             f"{_KEEPS[0]:.0%} of the rows, the bound is {strictest.bound:.3g}, with {len(sentinels)} sentinels and a "
-            f"harmful share of the data of at most {share.high:.3g}; give a larger harmful reference, or raise the limit"
+            f"harmful share of the data of at most {share.high:.3g}; give a larger reference, or raise the limit"
         )
     return found
 
