@@ -12,8 +12,8 @@ from sotune.sentinels.tuning import Choice, Grid, Representations, Tuned, outran
 from sotune.transport import Rows
 from sotune.weights import LearnedWeights, Scorer, SolverSettings, learn_weights
 from sotune.weights.ground_cost import learn_stretch
-from sotune.weights.learn import OnPass
 from sotune.weights.solution import OnStep
+from sotune.weights.streaming import OnPass
 
 _SAFE_FOLDS = 5
 
