@@ -43,7 +43,28 @@ def learn(
     reference_relaxation: float = math.inf,
 ) -> Tensor:
     """Returns push-pull weights, ``[n]``, at the defaults or away from one of them."""
-    settings = SolverSettings(
+    settings = solver_settings(
+        solver=solver,
+        push_strength=push_strength,
+        effective_sample_size=effective_sample_size,
+        max_steps=max_steps,
+        reference_relaxation=reference_relaxation,
+    )
+    return learn_weights(
+        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost=cost
+    ).weights
+
+
+def solver_settings(
+    *,
+    solver: SolverName = "mirror",
+    push_strength: float = _PUSH_STRENGTH,
+    effective_sample_size: float = _EFFECTIVE_SAMPLE_SIZE,
+    max_steps: int = 200,
+    reference_relaxation: float = math.inf,
+) -> SolverSettings:
+    """Returns how a method solves, at the defaults or away from one of them."""
+    return SolverSettings(
         solver=solver,
         epsilon=_EPSILON,
         push_strength=push_strength,
@@ -56,9 +77,6 @@ def learn(
         learning_rate=0.1,
         reference_relaxation=reference_relaxation,
     )
-    return learn_weights(
-        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost=cost
-    ).weights
 
 
 SOT = Method(weigh, loss_weight_rule="proportional")

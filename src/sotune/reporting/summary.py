@@ -25,6 +25,7 @@ METHOD_NAMES = {
     "kernel_density_ratio": "kernel density ratio",
     "sot": "sotune",
     "adaptive": "sotune, adaptive cost",
+    "adaptive_auto": "sotune, automatic K",
 }
 OURS = "sot"
 LIMITS = Limits()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sotune.errors import ConfigError
 from sotune.sentinels.folds import Folds
 from sotune.sentinels.tuning import Choice, Grid, Representations, Tuned, outranked, sample_rows, tune_settings
 from sotune.transport import Rows
@@ -79,7 +80,15 @@ def weigh_with_sentinels(
         default: The point that stays where nothing is better.
         on_step: See `learn_weights`.
         on_pass: See `learn_weights`.
+
+    Raises:
+        ConfigError: A fold is empty.
     """
+    if not (folds.reference and folds.tuning and folds.measuring):
+        raise ConfigError(
+            f"the harmful reference has too few prompts for three folds: they have {len(folds.reference)}, "
+            f"{len(folds.tuning)} and {len(folds.measuring)} rows; give a larger one, or weigh without sentinels"
+        )
     harmful = harmful_reference[list(folds.reference)]
     tuning = harmful_reference[list(folds.tuning)]
     tuned = tune_settings(
