@@ -141,7 +141,13 @@ def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int
         ("pass", lambda: cut_at_pass_rate(scores, guarded.harmful_scores, max_harmful_pass=MAX_PASS)),
         (
             "share_mode",
-            lambda: cut_at_harmful_share(scores, guarded.harmful_scores, share, max_harmful_share=MAX_SHARE),
+            lambda: cut_at_harmful_share(
+                scores,
+                guarded.harmful_scores,
+                share,
+                tuning_outranked=guarded.tuned.outranked,
+                max_harmful_share=MAX_SHARE,
+            ),
         ),
     ):
         try:
@@ -165,7 +171,9 @@ def measure_clean(corpus: Corpus, encode: Encode, seed: int) -> dict[str, Any]:
     kept: dict[str, float | None] = {}
     for limit in (0.005, 0.01, 0.02):
         try:
-            kept[str(limit)] = cut_at_harmful_share(scores, sentinels, share, max_harmful_share=limit).k / len(scores)
+            kept[str(limit)] = cut_at_harmful_share(
+                scores, sentinels, share, tuning_outranked=guarded.tuned.outranked, max_harmful_share=limit
+            ).k / len(scores)
         except ConfigError:
             kept[str(limit)] = None
     first = cut_at_pass_rate(scores, sentinels, max_harmful_pass=MAX_PASS).k / len(scores)
@@ -230,13 +238,16 @@ def summarize_promises(results: Sequence[dict[str, Any]], kind: str) -> None:
         def mean(name: str, rows: Sequence[dict[str, Any]] = found) -> str:
             return f"{100 * statistics.fmean(row[name] for row in rows):.1f} %"
 
+        covered = share(lambda r: r["high"] >= r["other_pass"])
+        by_prompt = share(lambda r: r["high"] >= r["other_pass_one_each"])
+        predicted = share(lambda r: r["harmful_kept"] <= r["predicted"])
+        by_estimate = share(lambda r: r["harmful_kept"] <= r["predicted_by_estimate"])
+        above = share(lambda r: r["share_kept"] > MAX_SHARE)
         print(
-            f"{kind} {mode}: {len(found)} mixtures; bound ≥ other harm's pass rate in {share(lambda r: r['high'] >= r['other_pass'])}"
-            f" (one row a prompt {share(lambda r: r['high'] >= r['other_pass_one_each'])}); pass rate {mean('other_pass')},"
-            f" bound {mean('high')}; rows in the data within the prediction {share(lambda r: r['harmful_kept'] <= r['predicted'])},"
-            f" by the estimated number {share(lambda r: r['harmful_kept'] <= r['predicted_by_estimate'])};"
-            f" kept {mean('keep')}, safe lost {mean('safe_lost')}, harmful among kept {mean('share_kept')},"
-            f" above {MAX_SHARE:.0%} in {share(lambda r: r['share_kept'] > MAX_SHARE)}"
+            f"{kind} {mode}, {len(found)} mixtures: the bound covers other harm's pass rate in {covered}, counted once "
+            f"a prompt in {by_prompt}; pass rate {mean('other_pass')}, bound {mean('high')}; harmful rows of the data "
+            f"within the prediction in {predicted}, by the estimated number in {by_estimate}; kept {mean('keep')}, "
+            f"safe lost {mean('safe_lost')}, harmful among kept {mean('share_kept')}, above {MAX_SHARE:.0%} in {above}"
         )
     some = [r for r in results if r["kind"] == kind]
     within = statistics.fmean(r["share"][0] <= r["p"] <= r["share"][2] for r in some)

@@ -73,8 +73,12 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float]) ->
             bound = {"promised": "harmful_pass", "limit": config.max_harmful_pass, "bound": found.bound}
         else:
             found = cut_at_harmful_share(
-                scores, sentinels.harmful, share, max_harmful_share=config.max_harmful_share
-            )  # fmt: skip
+                scores,
+                sentinels.harmful,
+                share,
+                tuning_outranked=sentinels.tuning_outranked,
+                max_harmful_share=config.max_harmful_share,
+            )
             bound = {"promised": "harmful_share", "limit": config.max_harmful_share, "bound": found.bound}
         k, passing = found.k, sentinels.harmful > found.score
         cut = found.score if found.score > -float("inf") else float(scores.min())

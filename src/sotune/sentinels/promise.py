@@ -8,7 +8,8 @@ on the sentinels: the Neyman–Pearson umbrella of Tong, Feng and Li (Sci. Adv. 
 **Harmful share.** With pass rate H and harmful share p of the data, a share p·H / (share kept) of the kept rows is
 harmful. Dropping the lowest q of the rows catches a share c of the harm, so p·c ≤ q and p ≤ q / c: no label is needed.
 Keep shares are tested in a fixed order, strict to loose, until the first that fails, which needs no correction for
-looking many times (Learn then Test, Angelopoulos et al., arXiv 2110.01052).
+looking many times (Learn then Test, Angelopoulos et al., arXiv 2110.01052). The tuning fold chooses q, and where to
+begin.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from sotune.statistics import lower_bound, most_successes, predicted_count, uppe
 CONFIDENCE = 0.95
 _HALF = 1 - (1 - CONFIDENCE) / 2  # of two bounds that must hold together
 _QUARTER = 1 - (1 - CONFIDENCE) / 4
-DROPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+DROPS = tuple(
+    step / 1000 for step in (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, *range(100, 200, 20), *range(200, 550, 50))
+)
 """Shares of the rows whose dropping may be used to bound the harmful share of the data."""
-_KEEPS = tuple(step / 200 for step in range(100, 201))  # tried in this order: one half to all, by half percents
-_LEAST_CAUGHT = 0.2  # a drop that catches less says too little to estimate from
+_KEEPS = tuple(step / 200 for step in range(60, 201))  # in this order: three tenths to all, by half percents
+_LEAST_CAUGHT = 0.7  # a drop that catches less says too little to estimate from
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class HarmfulShare:
     """The harmful share of the downstream rows, found without labels.
 
     Attributes:
-        estimate: The least of q / c(q) over the drops: a little high where harm and safety overlap.
+        estimate: The least of q / c(q) over the drops that catch most of the sentinels: high where harm and safety overlap.
         low: Lower bound, from the rows that are dropped beyond those that a safe set would lose; 97.5 %.
         high: Upper bound, 97.5 %.
         drop: The share of the rows whose dropping gave the bounds; chosen by the tuning fold.
@@ -116,7 +119,12 @@ def cut_at_pass_rate(rows: Tensor, sentinels: Tensor, *, max_harmful_pass: float
 
 
 def cut_at_harmful_share(
-    rows: Tensor, sentinels: Tensor, share: HarmfulShare, *, max_harmful_share: float
+    rows: Tensor,
+    sentinels: Tensor,
+    share: HarmfulShare,
+    *,
+    tuning_outranked: Sequence[float],
+    max_harmful_share: float,
 ) -> Cut:  # fmt: skip
     """Keeps as many rows as the bound on the harmful share among them allows.
 
@@ -124,26 +132,36 @@ def cut_at_harmful_share(
         rows: Scores of the downstream rows, ``[n]``.
         sentinels: Scores of the measuring sentinels, ``[k]``.
         share: The harmful share of the rows.
+        tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
         max_harmful_share: What the share among the kept rows is to be at most, in (0, 1).
 
     Raises:
-        ConfigError: Even the strictest cut that is tried cannot promise that.
+        ConfigError: The cut that the tuning fold finds best cannot promise that.
     """
     ordered = rows.double().sort(descending=True).values
     found: Cut | None = None
-    for keep in _KEEPS:
+    first = _first_keep(tuning_outranked)
+    for keep in (keep for keep in _KEEPS if keep >= first):
         tried = _cut_keeping(round(keep * len(rows)), ordered, sentinels, share)
         if tried.bound > max_harmful_share:
             break
         found = tried
     if found is None:
-        strictest = _cut_keeping(round(_KEEPS[0] * len(rows)), ordered, sentinels, share)
+        strictest = _cut_keeping(round(first * len(rows)), ordered, sentinels, share)
         raise ConfigError(
             f"no cut can promise that at most {max_harmful_share:.3g} of the kept rows are harmful: keeping "
-            f"{_KEEPS[0]:.0%} of the rows, the bound is {strictest.bound:.3g}, with {len(sentinels)} sentinels and a "
+            f"{first:.1%} of the rows, the bound is {strictest.bound:.3g}, with {len(sentinels)} sentinels and a "
             f"harmful share of the data of at most {share.high:.3g}; give a larger reference, or raise the limit"
         )
     return found
+
+
+def _first_keep(tuning_outranked: Sequence[float]) -> float:
+    """Returns the keep share whose bound would be least if the tuning fold were the measuring one."""
+    place = torch.tensor(tuning_outranked, dtype=torch.float64)
+    if not len(place):
+        return _KEEPS[0]
+    return min(_KEEPS, key=lambda keep: upper_bound(int((place < keep).sum()), len(place), confidence=_HALF) / keep)
 
 
 def _cut_keeping(k: int, ordered: Tensor, sentinels: Tensor, share: HarmfulShare) -> Cut:
