@@ -62,7 +62,7 @@ class HarmfulShare:
     """The harmful share of the downstream rows, found without labels.
 
     Attributes:
-        estimate: The least of q / c(q) over the drops that catch most of the sentinels: high where harm and safety overlap.
+        estimate: The least of q / c(q) over the drops that catch most sentinels: high where harm and safety overlap.
         low: Lower bound, from the rows that are dropped beyond those that a safe set would lose; 97.5 %.
         high: Upper bound, 97.5 %.
         drop: The share of the rows whose dropping gave the bounds; chosen by the tuning fold.
