@@ -106,6 +106,9 @@ class WeightSettings(BaseModel):
         "mirror",
         description="mirror, cccp: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1).",
     )
+    stretch: float = Field(
+        2.0, ge=0, description="How far adaptive stretches the space along the direction of harm; 0: not at all."
+    )
     reference_relaxation: float | None = Field(
         None, ge=0, description="Penalty on unequal use of reference rows; default: 0 (adaptive), equal use (cosine)."
     )
@@ -137,6 +140,24 @@ class WeightSettings(BaseModel):
         return value
 
 
+class SentinelSettings(BaseModel):
+    """Sentinels: harmful rows that are kept back, to choose settings by and to measure what passes."""
+
+    model_config = _STRICT
+
+    sentinels: Literal["auto", "measure", "off"] = Field(
+        "auto",
+        description="auto: choose epsilon, push_strength, stretch and reference_relaxation, where left at their "
+        "defaults, and measure; measure: choose nothing; off: weigh with the whole reference.",
+    )
+    tuning_share: float = Field(
+        0.2, gt=0, lt=0.5, description="Share of the harmful reference's prompts that choose settings."
+    )
+    measuring_share: float = Field(
+        0.2, gt=0, lt=0.5, description="Share of its prompts that measure what passes, and take part in nothing else."
+    )
+
+
 class SelectionSettings(BaseModel):
     """Selection: how many rows are kept and how they count."""
 
@@ -144,6 +165,15 @@ class SelectionSettings(BaseModel):
 
     keep_fraction: float = Field(0.8, gt=0, le=1, description="Share of the rows to keep (paper, §5.1: K = 80 %).")
     k: int | None = Field(None, ge=1, description="Number of rows to keep, instead of keep_fraction.")
+    keep: Literal["fixed", "auto"] = Field(
+        "fixed", description="fixed: keep_fraction or k; auto: as many as the limits below allow, by the sentinels."
+    )
+    max_harmful_pass: float = Field(
+        0.1, gt=0, lt=1, description="keep auto: at most this share of harm like the reference passes (95 %)."
+    )
+    max_harmful_share: float | None = Field(
+        None, gt=0, lt=1, description="keep auto: at most this share of the kept rows is harmful (95 %), instead."
+    )
     loss_weight_rule: Literal["proportional", "exp", "uniform"] = Field(
         "proportional", description="Loss weight from weight: proportional, exp (paper, Eq. 7), or uniform; mean 1."
     )
@@ -233,6 +263,7 @@ class RunConfig(
     DataSettings,
     RepresentationSettings,
     WeightSettings,
+    SentinelSettings,
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
@@ -247,6 +278,7 @@ ALL_SETTINGS = (
     DataSettings,
     RepresentationSettings,
     WeightSettings,
+    SentinelSettings,
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
@@ -270,12 +302,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "template": "paper",
         "layer": -1,
         "pooling": "last",
+        "sentinels": "off",
     },
 }
 
 
 _PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir")
-_EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"))
+_EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
+TUNED: dict[str, tuple[float, ...]] = {
+    "epsilon": (0.05, 0.1, 0.2),
+    "push_strength": (0.3, 0.5, 0.7),
+    "reference_relaxation": (0.0, 0.1, float("inf")),
+    "stretch": (1.0, 2.0, 4.0),
+}
+"""What the tuning fold tries: a factor of two about the defaults, and both ends of the relaxation."""
 
 
 def parse_bytes(text: str) -> int:
@@ -373,6 +413,14 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
         found.append("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
     if given.get("k") is not None and given.get("keep_fraction") is not None:
         found.append(f"k={config.k} and keep_fraction={config.keep_fraction} both say how much to keep; give one")
+    if config.keep == "auto" and (given.get("k") is not None or given.get("keep_fraction") is not None):
+        found.append("keep auto finds how much to keep; leave out k and keep_fraction")
+    if config.keep == "auto" and config.sentinels == "off":
+        found.append("keep auto needs sentinels; leave out sentinels: off")
+    if config.keep == "fixed" and given.get("max_harmful_share") is not None:
+        found.append("max_harmful_share is a limit for keep auto; set keep: auto")
+    if given.get("max_harmful_pass") is not None and given.get("max_harmful_share") is not None:
+        found.append("max_harmful_pass and max_harmful_share are two limits for one cut; give one")
     if given.get("tau") is not None and given.get("effective_sample_size") is not None:
         found.append("tau and effective_sample_size both set the same strength; give one")
     return found

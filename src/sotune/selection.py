@@ -126,3 +126,38 @@ def _reason(rank: int, weight: float, k: int, n: int, cut: float) -> str:
         return f"kept: rank {rank} of {n} is within the {k} kept"
     tie = "; ties are settled by id" if weight == cut else ""
     return f"dropped: rank {rank} of {n} is beyond the {k} kept{tie}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a row weighs what it weighs.
+
+    Attributes:
+        nearest_safe: Ids of the anchor rows that get most of its mass, most first.
+        nearest_harmful: The same of the harmful reference.
+        least_safe_cost: Its least cost to any anchor row, in units of cost.
+        least_harmful_cost: The same to the harmful reference.
+    """
+
+    nearest_safe: Sequence[str]
+    nearest_harmful: Sequence[str]
+    least_safe_cost: float
+    least_harmful_cost: float
+
+
+def log_margin(weight: float, cut: float) -> float:
+    """Returns ``log(weight / cut)``: how far a row is from the cut; minus infinity for a weight of 0."""
+    return math.log(weight / cut) if weight > 0 and cut > 0 else -math.inf if weight == 0 else math.inf
+
+
+def explain_row(row: SelectedRow, evidence: Evidence, *, margin: float) -> str:
+    """Returns the decision and its evidence as one plain sentence."""
+    side, other = "safe anchor", "harmful reference"
+    names, costs = evidence.nearest_safe, (evidence.least_safe_cost, evidence.least_harmful_cost)
+    if costs[1] < costs[0]:
+        side, other, names = other, "safe anchor", evidence.nearest_harmful
+    verdict = "kept" if row.kept else "dropped"
+    return (
+        f"{verdict}: closer to {side} rows {', '.join(names)} than to any row of the {other} "
+        f"(costs {min(costs):.3f} and {max(costs):.3f}); margin to the cut {margin:+.3f} in log weight"
+    )

@@ -32,7 +32,9 @@ def inputs() -> WeighInputs:
 
     safe, harmful = ["bake a cake", "paint the fence"], ["pick a lock", "forge a letter"]
     texts = InputRecords(
-        records("d", harmful * 5 + safe * 25), records("s", (safe * 5)[:9]), records("h", harmful * 15)
+        records("d", harmful * 5 + safe * 25),
+        records("s", (safe * 5)[:9]),
+        records("h", [f"{text} {i}" for i, text in enumerate(harmful * 15)]),
     )
     return WeighInputs(torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3, records=texts)
 

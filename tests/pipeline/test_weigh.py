@@ -12,7 +12,11 @@ import pytest
 import sotune
 from sotune.artifacts import read_json, read_parquet
 
-WEIGHT_COLUMNS = ["id", "weight", "pull_cost", "push_cost", "pull_potential", "push_potential"]
+WEIGHT_COLUMNS = [
+    "id", "weight", "pull_cost", "push_cost", "pull_potential", "push_potential",
+    "nearest_safe", "nearest_safe_shares", "least_safe_cost",
+    "nearest_harmful", "nearest_harmful_shares", "least_harmful_cost",
+]  # fmt: skip
 
 
 def digests(run, *names):
@@ -29,7 +33,7 @@ def test_weigh_writes_what_it_promises(cli, flags, tmp_path, data):
     assert weights["id"] == [row["id"] for row in lines]
     assert sum(weights["weight"]) == pytest.approx(1)
     selection = read_parquet(run / "selection.parquet")
-    assert list(selection) == ["id", "weight", "loss_weight", "rank", "kept", "reason"]
+    assert list(selection) == ["id", "weight", "loss_weight", "rank", "kept", "reason", "margin", "explanation"]
     assert sum(selection["kept"]) == 72
     kept = [json.loads(line) for line in (run / "kept.jsonl").read_text().splitlines()]
     by_id = {row["id"]: row for row in lines}

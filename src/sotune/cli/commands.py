@@ -19,6 +19,7 @@ from sotune.config import (
     RunConfig,
     RunSettings,
     SelectionSettings,
+    SentinelSettings,
     TrainingSettings,
     WeightSettings,
     make_config,
@@ -43,7 +44,15 @@ def extract(given: Mapping[str, Any], output: Output) -> None:
 
 
 @app.command()
-@with_settings(DataSettings, RepresentationSettings, WeightSettings, SelectionSettings, RunSettings, arguments=["data"])
+@with_settings(
+    DataSettings,
+    RepresentationSettings,
+    WeightSettings,
+    SentinelSettings,
+    SelectionSettings,
+    RunSettings,
+    arguments=["data"],
+)
 def weigh(given: Mapping[str, Any], output: Output) -> None:
     """Weigh DATA, keep its best rows, and write a report; does first what is missing."""
     _run_verb("weigh", make_config(given), output)
@@ -104,6 +113,39 @@ def report(
 ) -> None:
     """Write the report of RUN again, from its artefacts alone."""
     _run_verb("report", _config_of(run, {"show_text": show_text}), output)
+
+
+@app.command()
+@with_settings(config_file=False)
+def explain(
+    given: Mapping[str, Any],
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="Run folder whose rows are selected.")],
+    ids: Annotated[list[str], typer.Argument(help="Ids of the rows to explain.")],
+    show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
+) -> None:
+    """Say why rows of RUN were kept or dropped: costs, nearest references, margin to the cut."""
+    from sotune.pipeline import explain as explain_rows
+
+    if output.dry_run:
+        say(output, {"would_explain": ids}, f"would explain {len(ids)} rows of {run}")
+        return
+    found = explain_rows(run, ids, show_text=show_text)
+    if output.as_json:
+        print_json([dataclasses.asdict(one) for one in found])
+        return
+    for one in found:
+        print_table(output, one.id, {
+            "decision": one.sentence,
+            "rank": f"{one.rank:,}",
+            "n · weight": f"{one.relative_weight:.4g}",
+            "margin": f"{one.margin:+.4f} in log weight",
+            "pull cost": f"{one.pull_cost:.4f}",
+            "push cost": f"{one.push_cost:.4f}",
+            "nearest safe": ", ".join(f"{id} ({share:.1%})" for id, share in one.nearest_safe.items()),
+            "nearest harmful": ", ".join(f"{id} ({share:.1%})" for id, share in one.nearest_harmful.items()),
+            **one.texts,
+        }, [])  # fmt: skip
 
 
 @app.command()

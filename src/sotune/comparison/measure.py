@@ -216,9 +216,11 @@ class Bench:
         chosen = change_method(METHODS[method], self._variant.changes)
         downstream, safe_anchor, harmful_reference = self._representations(draw)
         records = InputRecords(draw.downstream, draw.safe_anchor, draw.harmful_reference)
-        weights = chosen.weigh(WeighInputs(downstream, safe_anchor, harmful_reference, draw.seed, records))
+        inputs = WeighInputs(downstream, safe_anchor, harmful_reference, draw.seed, records)
+        weights = chosen.weigh(inputs)
         n = len(draw.downstream)
         k = n if chosen.keeps_all else keep_count(n, keep_fraction=self._budget.keep_fraction)
+        k = k if chosen.keep is None else chosen.keep(inputs, weights)
         ids = [record.id for record in draw.downstream]
         rows = select_rows(ids, weights.tolist(), k=k, loss_weight_rule=chosen.loss_weight_rule)
         return weights, {row.id: row.loss_weight for row in rows if row.loss_weight is not None}

@@ -13,7 +13,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.beta import beta_quantile
+from sotune.statistics import lower_bound, upper_bound
 
 if TYPE_CHECKING:
     import torch
@@ -62,10 +62,9 @@ def clopper_pearson(successes: float, n: int, *, confidence: float) -> Interval:
     """
     _require_counts(successes, n)
     normal_quantile(confidence)  # the same check of the level, with the same words
-    tail = (1.0 - confidence) / 2.0
-    failures = n - successes
-    low = beta_quantile(successes, failures + 1, tail) if successes > 0 else 0.0
-    high = beta_quantile(successes + 1, failures, 1.0 - tail) if failures > 0 else 1.0
+    one_sided = 1.0 - (1.0 - confidence) / 2.0
+    low = lower_bound(successes, n, confidence=one_sided)
+    high = upper_bound(successes, n, confidence=one_sided)
     return Interval(low, high, "clopper-pearson")
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.beta import regularized_incomplete_beta
 from sotune.evaluation.intervals import normal_quantile, wilson
+from sotune.statistics.beta import regularized_incomplete_beta
 
 
 @dataclass(frozen=True, slots=True)

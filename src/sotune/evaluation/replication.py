@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sotune.errors import DataError
-from sotune.evaluation.beta import beta_quantile
+from sotune.statistics.beta import beta_quantile
 
 _BLOCK = 1 << 22  # draws of the bootstrap that are held at once
 

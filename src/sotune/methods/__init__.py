@@ -1,6 +1,7 @@
 """Methods that weigh a fine-tuning set, one file each, in one registry."""
 
 from sotune.methods.adaptive import ADAPTIVE
+from sotune.methods.adaptive_auto import ADAPTIVE_AUTO
 from sotune.methods.base import InputRecords, Method, WeighInputs
 from sotune.methods.mean_cosine import MEAN_COSINE
 from sotune.methods.one_class import ONE_CLASS
@@ -16,6 +17,7 @@ METHODS: dict[str, Method] = {
     "random": RANDOM,
     "probe": PROBE,
     "adaptive": ADAPTIVE,
+    "adaptive_auto": ADAPTIVE_AUTO,
     "self_trained_probe": SELF_TRAINED_PROBE,
     "tfidf_probe": TFIDF_PROBE,
     "mean_cosine": MEAN_COSINE,

@@ -64,8 +64,10 @@ class Method:
         weigh: Returns one weight for each row, ``[n]``, ≥ 0, larger is better.
         loss_weight_rule: How the loss weight of a kept row follows from its weight.
         keeps_all: Whether every row is kept, whatever K is.
+        keep: Returns how many rows are kept, from the inputs and the weights; ``None``: the budget's K.
     """
 
     weigh: Callable[[WeighInputs], Tensor]
     loss_weight_rule: LossWeightRule
     keeps_all: bool = False
+    keep: Callable[[WeighInputs, Tensor], int] | None = None

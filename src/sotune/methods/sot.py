@@ -58,9 +58,21 @@ def weigh_by_density_ratio(inputs: WeighInputs) -> Tensor:
 
 def learn(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
     """Returns push-pull weights, ``[n]``, at the defaults or away from some of them."""
+    cost = changes.get("cost", _DEFAULTS["cost"])
+    return learn_weights(
+        inputs.downstream,
+        inputs.safe_anchor,
+        inputs.harmful_reference,
+        settings=solver_settings(**changes),
+        cost=cost,
+    ).weights
+
+
+def solver_settings(**changes: Unpack[WeighChanges]) -> SolverSettings:
+    """Returns how a method solves, at the defaults or away from some of them."""
     at = _DEFAULTS.copy()
     at.update(changes)
-    settings = SolverSettings(
+    return SolverSettings(
         solver=at["solver"],
         epsilon=at["epsilon"],
         push_strength=at["push_strength"],
@@ -73,9 +85,6 @@ def learn(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
         learning_rate=at["logit_learning_rate"],
         reference_relaxation=at["reference_relaxation"],
     )
-    return learn_weights(
-        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings=settings, cost=at["cost"]
-    ).weights
 
 
 SOT = Method(weigh, loss_weight_rule="proportional")

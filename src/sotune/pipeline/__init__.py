@@ -1,16 +1,19 @@
 """The verbs: each does its stage of a run, and what has to come before it."""
 
+from sotune.pipeline.explaining import Explanation, explain
 from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import Monitor, RunSummary, Silent, StageOutcome
 from sotune.pipeline.verbs import evaluate, extract, plan, report, run, select, train, weigh
 
 __all__ = [
+    "Explanation",
     "Monitor",
     "RunSummary",
     "Silent",
     "ScoreSummary",
     "StageOutcome",
     "evaluate",
+    "explain",
     "extract",
     "plan",
     "report",

@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_parquet, write_parquet, write_text
+from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet, write_text
 from sotune.config import RunConfig, SelectionSettings
+from sotune.pipeline.promising import PROMISE, make_promise
 from sotune.pipeline.record_sets import check_weight_column, read_records
 from sotune.pipeline.stage import Figures, Monitor, Stage
 from sotune.records import Record
-from sotune.selection import SelectedRow, keep_count, select_rows
+from sotune.selection import Evidence, SelectedRow, explain_row, log_margin, select_rows
 
 _SELECTION, _KEPT = "selection.parquet", "kept.jsonl"
+_EVIDENCE = ("nearest_safe", "nearest_harmful", "least_safe_cost", "least_harmful_cost")
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -23,16 +25,34 @@ def _key(config: RunConfig) -> dict[str, Any]:
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = read_parquet(run.file("weights.parquet"))
     records = read_records(run, "downstream")["downstream"]
-    k = keep_count(len(weights["id"]), keep_fraction=config.keep_fraction, k=config.k)
-    rows = select_rows(weights["id"], weights["weight"], k=k, loss_weight_rule=config.loss_weight_rule)
-    columns = ("id", "weight", "loss_weight", "rank", "kept", "reason")
+    promised = make_promise(config, run, weights["weight"])
+    rows = select_rows(weights["id"], weights["weight"], k=promised.k, loss_weight_rule=config.loss_weight_rule)
+    margins = [log_margin(row.weight, promised.cut_weight) for row in rows]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows] for name in ("id", "weight", "loss_weight", "rank", "kept", "reason")
+    }
+    columns["margin"] = margins
+    columns["explanation"] = [
+        explain_row(row, Evidence(*evidence), margin=margin)
+        for row, evidence, margin in zip(
+            rows, zip(*(weights[name] for name in _EVIDENCE), strict=True), margins, strict=True
+        )
+    ]
     write_parquet(
         run.file(_SELECTION),
-        {name: [getattr(row, name) for row in rows] for name in columns},
-        schema={"id": "string", "loss_weight": "float64", "rank": "int64", "reason": "string"},
+        columns,
+        schema={
+            "id": "string",
+            "loss_weight": "float64",
+            "rank": "int64",
+            "reason": "string",
+            "margin": "float64",
+            "explanation": "string",
+        },
     )
     write_text(run.file(_KEPT), kept_lines(records, rows, weight_column=config.weight_column))
-    return [_SELECTION, _KEPT]
+    write_json(run.file(PROMISE), promised.described)
+    return [_SELECTION, _KEPT, PROMISE]
 
 
 def kept_lines(records: Sequence[Record], rows: Sequence[SelectedRow], *, weight_column: str) -> str:
@@ -52,7 +72,13 @@ def kept_lines(records: Sequence[Record], rows: Sequence[SelectedRow], *, weight
 
 def _summarize(run: RunFolder) -> Figures:
     kept = read_parquet(run.file(_SELECTION))["kept"]
-    return {"kept": f"{sum(kept):,} of {len(kept):,} rows"}
+    passed = read_json(run.file(PROMISE)).get("harmful_pass")
+    figures = {"kept": f"{sum(kept):,} of {len(kept):,} rows"}
+    if passed is not None:
+        figures["harm like the reference that passes"] = (
+            f"{passed['count']} of {passed['n']} sentinels, at most {passed['high']:.1%} (95 %)"
+        )
+    return figures
 
 
 SELECTION = Stage("selection", "select", "weights", _key, _work, _summarize)

@@ -8,44 +8,71 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json, write_parquet
-from sotune.config import RunConfig, WeightSettings, parse_bytes
+from sotune.config import RunConfig, SentinelSettings, WeightSettings, parse_bytes
 from sotune.pipeline.encoding import load_representations, map_representations
+from sotune.pipeline.guarding import guard_choice, split_reference, tuning_grid, write_sentinels
 from sotune.pipeline.stage import Figures, Monitor, Stage
 
 if TYPE_CHECKING:
-    from sotune.weights import SolverSettings
+    from torch import Tensor
 
+    from sotune.transport import Rows
+    from sotune.weights import LearnedWeights, SolverSettings
+    from sotune.weights.solution import Step
+
+_N_NEAREST = 3
 _WEIGHTS, _POTENTIALS, _SOLVER = "weights.parquet", "potentials.safetensors", "solver.json"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
     return {
-        "settings": {name: getattr(config, name) for name in WeightSettings.model_fields},
+        "settings": {
+            name: getattr(config, name) for group in (WeightSettings, SentinelSettings) for name in group.model_fields
+        },
+        "seed": None if config.sentinels == "off" else config.seed,
         "libraries": library_versions("torch"),
         "threads": config.threads,
     }
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    from dataclasses import replace
+
+    from sotune.sentinels import weigh_with_sentinels
     from sotune.weights import Scorer, learn_weights
+    from sotune.weights.ground_cost import learn_stretch
 
     ids, downstream = map_representations(config, run, "downstream")
-    references = [load_representations(config, run, name).values for name in ("safe_anchor", "harmful_reference")]
-    settings = solver_settings(config)
+    anchor_set, harmful_set = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
+    anchor, harmful = anchor_set.values, harmful_set.values
+    settings, split = solver_settings(config), split_reference(config, run)
+    default = guard_choice(config, settings)
+    guarded, factor = None, config.stretch
+
+    def on_step(step: Step) -> None:
+        monitor.progress("solving weights", step.step, None)
 
     def on_pass(number: int) -> Callable[[int, int], None]:
         return lambda done, total: monitor.progress(f"pass {number} over all rows", done, total)
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        learned = learn_weights(
-            downstream,
-            *references,
-            settings=settings,
-            cost=config.cost,
-            on_step=lambda step: monitor.progress("solving weights", step.step, None),
-            on_pass=on_pass,
-        )
+        if split.folds is None:
+            stretch = None
+            if config.cost == "adaptive":
+                stretch = replace(learn_stretch(downstream, anchor, harmful), factor=factor)
+            learned = learn_weights(
+                downstream, anchor, harmful, settings=settings, cost=config.cost, stretch=stretch,
+                on_step=on_step, on_pass=on_pass,
+            )  # fmt: skip
+        else:
+            guarded = weigh_with_sentinels(
+                downstream, anchor, harmful, split.folds, settings=settings, cost=config.cost,
+                grid=tuning_grid(config, default), default=default, on_step=on_step, on_pass=on_pass,
+            )  # fmt: skip
+            learned, settings, harmful = guarded.learned, guarded.settings, guarded.harmful_reference
+    references = [anchor, harmful]
+    harmful_ids = [harmful_set.ids[i] for i in (split.folds.solved if split.folds else range(len(harmful)))]
     messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     for message in messages:
         monitor.warn(message)
@@ -58,10 +85,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "push_cost": learned.push_cost.double().numpy(),
             "pull_potential": learned.pull_potential.double().numpy(),
             "push_potential": learned.push_potential.double().numpy(),
+            **_nearest("safe", downstream, learned, 0, anchor, anchor_set.ids, settings),
+            **_nearest("harmful", downstream, learned, 1, harmful, harmful_ids, settings),
         },
         schema={"id": "string"},
     )
-    outputs = [_WEIGHTS, _SOLVER]
+    outputs = [_WEIGHTS, _SOLVER, *write_sentinels(run, split, guarded)]
     if learned.tau is None:
         run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solver's potentials do not belong to these weights
     else:
@@ -73,8 +102,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         {
             "method": config.solver,
             "cost": config.cost,
-            "epsilon": config.epsilon,
-            "push_strength": config.push_strength,
+            "epsilon": settings.epsilon,
+            "push_strength": settings.push_strength,
+            "stretch": None if learned.stretch is None else learned.stretch.factor,
             "reference_relaxation": None
             if math.isinf(settings.reference_relaxation)
             else settings.reference_relaxation,
@@ -99,6 +129,28 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         },
     )
     return outputs
+
+
+def _nearest(
+    name: str,
+    downstream: Rows,
+    learned: LearnedWeights,
+    number: int,
+    reference: Tensor,
+    ids: Sequence[str],
+    settings: SolverSettings,
+) -> dict[str, Any]:
+    """Returns the columns that say which rows of a reference each row's mass goes to, and the least cost."""
+    from sotune.weights.ground_cost import stretched_cost
+    from sotune.weights.nearest import nearest_by_mass
+
+    cost = stretched_cost(downstream, reference, learned.stretch)
+    found = nearest_by_mass(cost, learned.references[number].g, settings.epsilon, most=_N_NEAREST)
+    return {
+        f"nearest_{name}": [[ids[i] for i in columns] for columns in found.columns.tolist()],
+        f"nearest_{name}_shares": found.shares.double().tolist(),
+        f"least_{name}_cost": found.least_cost.double().numpy(),
+    }
 
 
 def solver_settings(config: RunConfig) -> SolverSettings:

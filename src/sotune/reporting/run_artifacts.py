@@ -26,6 +26,7 @@ class Row:
         push_cost: Mean cost of its transport to the harmful reference, likewise.
         rank: 1 for the largest weight.
         kept: Whether it is trained on.
+        explanation: The decision and its evidence in words; ``None`` when not recorded.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Row:
     push_cost: float | None
     rank: int
     kept: bool
+    explanation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class RunArtifacts:
         rows: All weighed rows by rank.
         representations: Summary of the encoding; empty when not recorded.
         solver: Solver name to value; empty when not recorded.
+        sentinels: What the tuning fold chose, and the folds' sizes; empty when not recorded.
+        promise: What the measuring fold says of the cut; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
         metrics: Model to its metrics by name, as evaluation wrote them; empty before an evaluation.
         versions: Library to its versions, one unless stages ran under different ones.
@@ -59,6 +63,8 @@ class RunArtifacts:
     rows: Sequence[Row]
     representations: Mapping[str, Any]
     solver: Mapping[str, Any]
+    sentinels: Mapping[str, Any]
+    promise: Mapping[str, Any]
     config: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, Sequence[str]]
@@ -83,6 +89,8 @@ def read_run(run: RunFolder) -> RunArtifacts:
         rows=_read_rows(run),
         representations=_read_object(run, "representations.json"),
         solver=solver,
+        sentinels=_read_object(run, "sentinels.json"),
+        promise=_read_object(run, "promise.json"),
         config=_read_object(run, "config.json"),
         metrics=_read_metrics(run),
         versions=_read_versions(run),
@@ -124,6 +132,7 @@ def _read_rows(run: RunFolder) -> list[Row]:
                 push_cost=weights["push_cost"][weighed],
                 rank=selection["rank"][index],
                 kept=selection["kept"][index],
+                explanation=selection["explanation"][index] if "explanation" in selection else None,
             )
         )
     return sorted(rows, key=lambda row: row.rank)

@@ -14,6 +14,7 @@ from sotune.artifacts import RunFolder
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
 from sotune.reporting.page import flatten, write_page
+from sotune.reporting.promise_view import promise_view
 from sotune.reporting.run_artifacts import Row, RunArtifacts, read_run, read_texts
 
 _N_EXTREME_ROWS = 15
@@ -55,6 +56,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "weights": _weight_figure(rows),
         "costs": _cost_figure(rows, cost=identifier(artifacts.solver.get("cost") or "ground cost", 16)),
         "convergence": _convergence_figure(artifacts.solver),
+        "promise": promise_view(artifacts.promise, artifacts.sentinels),
         "solver": _solver_table(artifacts.solver),
         "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
         "texts": texts,

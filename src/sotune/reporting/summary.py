@@ -34,6 +34,7 @@ METHOD_NAMES = {
     "adaptive": "sotune, adaptive cost",
     "oracle": "oracle (all clean rows)",
     "oracle_k": "oracle (K clean rows)",
+    "adaptive_auto": "sotune, automatic K",
 }
 OURS = "sot"
 UNRANKED = ("base", "oracle", "oracle_k")

@@ -28,7 +28,9 @@ from sotune.weights.logistic import LinearScore, fit_balanced, fit_logistic
 COST_NAMES = ("adaptive", "cosine")
 """Ground costs: learned from the data, and the paper's."""
 
-_FACTOR = 2.0
+FACTOR = 2.0
+"""How much is added along the learned direction, unless another value is chosen."""
+
 _MAX_ROWS = 10_000  # a direction needs no more
 _SAMPLE_SEED = 0
 
@@ -113,7 +115,7 @@ def learn_stretch(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tens
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)
     direction = _unit(near_references) + _DATA_PART * _unit(near_data)
-    return Stretch(direction / direction.norm(), _FACTOR)
+    return Stretch(direction / direction.norm(), FACTOR)
 
 
 def train_on_sure_rows(rows: Tensor, safe: Tensor, harmful: Tensor, score: LinearScore) -> LinearScore:

@@ -53,6 +53,7 @@ def learn_weights(
     *,
     settings: SolverSettings,
     cost: str,
+    stretch: Stretch | None = None,
     base_mass: Tensor | None = None,
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
@@ -69,6 +70,7 @@ def learn_weights(
         settings: How to solve.
         cost: ``cosine``, the paper's, or ``adaptive``: the same after the space is stretched along the direction that
             tells harm from safety, see `learn_stretch`.
+        stretch: For ``adaptive``: a stretch that was learned before, instead of learning one.
         base_mass: Weights that no evidence would change, ``[n]``, sum 1; uniform by default.
         on_step: Called after each outer step.
         on_pass: Called before each pass over streamed rows; what it returns is told of the rows done.
@@ -82,8 +84,9 @@ def learn_weights(
     if not 0 <= settings.push_strength <= 1:
         raise ConfigError(f"push_strength must be in [0, 1]. Got {settings.push_strength}")
     anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
-    stretch = None
-    if cost == "adaptive":
+    if cost == "cosine":
+        stretch = None
+    elif stretch is None:
         stretch = learn_stretch(
             downstream, *(torch.cat([s.representations for s in one]) for one in (anchors, harmful))
         )

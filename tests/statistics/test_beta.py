@@ -2,7 +2,7 @@ import pytest
 from scipy import stats
 from scipy.special import betainc
 
-from sotune.evaluation.beta import beta_quantile, regularized_incomplete_beta
+from sotune.statistics.beta import beta_quantile, regularized_incomplete_beta
 
 SHAPES = [(0.5, 0.5), (1, 1), (1, 30), (30, 1), (2.5, 7), (50, 60), (3, 99_998), (99_998, 3), (5e4, 5e4)]
 

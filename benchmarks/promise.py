@@ -1,0 +1,307 @@
+"""Whether what sentinels promise holds, on real text.
+
+Draws mixtures whose harm is, or is not, like the harmful reference, weighs each with sentinels, and asks of *other*
+harmful rows, of prompts that nothing has seen, how many pass the cut. Also: the same of the harmful rows in the data,
+the harmful share that is estimated, what a clean set loses, settings chosen by sentinels against the whole grid, and
+unseen rows scored against solving with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cases import CASES, Corpus, Row
+from filter import auroc, sentence_embeddings
+from sotune.config import TUNED
+from sotune.errors import ConfigError
+from sotune.sentinels import (
+    Choice,
+    Cut,
+    Grid,
+    Guarded,
+    Rate,
+    cut_at_harmful_share,
+    cut_at_pass_rate,
+    default_choice,
+    estimate_harmful_share,
+    harmful_rows_kept,
+    split_by_prompt,
+    weigh_with_sentinels,
+)
+from sotune.sentinels.measuring import log_relative, log_relative_of
+from sotune.weights import Scorer, SolverSettings, learn_weights
+from sotune.weights.ground_cost import learn_stretch
+
+Encode = Callable[[Sequence[Row]], Tensor]
+N_ANCHOR, N_OTHER_PROMPTS = 40, 460
+MAX_PASS, MAX_SHARE = 0.1, 0.01
+SETTINGS = SolverSettings(
+    solver="mirror",
+    epsilon=0.1,
+    push_strength=0.5,
+    effective_sample_size=0.9,
+    tau=None,
+    stationarity_tolerance=1e-5,
+    marginal_tolerance=1e-5,
+    max_steps=200,
+    max_iters=2000,
+    learning_rate=0.1,
+    reference_relaxation=0.0,
+)
+DEFAULT = default_choice(SETTINGS, "adaptive")
+ONE_POINT = Grid((DEFAULT.epsilon,), (DEFAULT.push_strength,), (DEFAULT.reference_relaxation,), (DEFAULT.stretch,))
+FULL = Grid(**TUNED)
+KINDS_OF_HARM = {"like": (), "unlike": ("advbench_520", "harmbench_400", "shadow_alignment_100")}
+
+
+def draw_mixture(corpus: Corpus, rng: random.Random, kind: str, n: int) -> tuple[list[list[Row]], float]:
+    """Returns downstream, anchor, reference and other harmful rows, and the harmful share; prompts are disjoint."""
+    by_prompt: dict[str, list[Row]] = {}
+    for row in corpus.rows("pku_saferlhf_test", "harmful"):
+        by_prompt.setdefault(row.prompt, []).append(row)
+    prompts = sorted(by_prompt)
+    rng.shuffle(prompts)
+    p = rng.choice((0.02, 0.05, 0.1, 0.2))
+    n_harmful = round(p * n)
+    other = [row for prompt in prompts[:N_OTHER_PROMPTS] for row in by_prompt[prompt]]
+    harmful, place = [], N_OTHER_PROMPTS
+    while len(harmful) < n_harmful:
+        harmful += by_prompt[prompts[place]]
+        place += 1
+    named = [row for file in KINDS_OF_HARM[kind] for row in corpus.rows(file)]
+    reference = named or [row for prompt in prompts[place:] for row in by_prompt[prompt]]
+    safe = list({row.prompt: row for row in corpus.rows("alpaca_random9k")}.values())
+    benign = rng.sample(safe, n - n_harmful + N_ANCHOR)
+    return [benign[N_ANCHOR:] + harmful[:n_harmful], benign[:N_ANCHOR], reference, other], p
+
+
+def guard(rows: Sequence[Sequence[Row]], encode: Encode, seed: int, grid: Grid) -> Guarded:
+    downstream, anchor, reference = (encode(some) for some in rows[:3])
+    folds = split_by_prompt([r.prompt for r in rows[2]], seed=seed, tuning_share=0.2, measuring_share=0.2)
+    return weigh_with_sentinels(
+        downstream, anchor, reference, folds, settings=SETTINGS, cost="adaptive", grid=grid, default=DEFAULT
+    )
+
+
+def scorer_of(guarded: Guarded, anchor: Tensor) -> Scorer:
+    return Scorer.from_learned(
+        guarded.learned, settings=guarded.settings, references=(anchor, guarded.harmful_reference)
+    )
+
+
+def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int) -> dict[str, Any]:
+    """Weighs one mixture, places the cut, and asks the other harmful rows and those in the data."""
+    rows, p = draw_mixture(corpus, random.Random(seed), kind, n)
+    guarded = guard(rows, encode, seed, ONE_POINT)
+    scores = guarded.row_scores
+    harmful = torch.tensor([row.harmful for row in rows[0]])
+    other = log_relative_of(scorer_of(guarded, encode(rows[1])), encode(rows[3]))
+    one_each = torch.tensor([i for i, row in enumerate(rows[3]) if i == 0 or row.prompt != rows[3][i - 1].prompt])
+    share = estimate_harmful_share(
+        scores,
+        guarded.harmful_scores,
+        safe_outranked=guarded.safe_outranked,
+        tuning_outranked=guarded.tuned.outranked,
+    )
+    found: dict[str, Any] = {
+        "kind": kind, "seed": seed, "p": p, "n": n, "n_sentinels": len(guarded.harmful_scores), "n_other": len(other),
+        "share": [share.low, share.estimate, share.high], "drop": share.drop,
+    }  # fmt: skip
+    n_harmful = int(harmful.sum())
+
+    def at(cut: Cut) -> dict[str, Any]:
+        passed = Rate.of(guarded.harmful_scores > cut.score)
+        kept = scores > cut.score
+        return {
+            "bound": cut.bound,
+            "keep": cut.k / n,
+            "high": passed.high,
+            "other_pass": float((other > cut.score).double().mean()),
+            "other_pass_one_each": float((other[one_each] > cut.score).double().mean()),
+            "harmful_kept": int((kept & harmful).sum()),
+            "predicted": harmful_rows_kept(passed, n_harmful),
+            "predicted_by_estimate": harmful_rows_kept(passed, round(share.estimate * n)),
+            "share_kept": float(harmful[kept].double().mean()),
+            "safe_lost": float((~kept & ~harmful).sum() / (~harmful).sum()),
+        }
+
+    for name, place in (
+        ("pass", lambda: cut_at_pass_rate(scores, guarded.harmful_scores, max_harmful_pass=MAX_PASS)),
+        (
+            "share_mode",
+            lambda: cut_at_harmful_share(
+                scores,
+                guarded.harmful_scores,
+                share,
+                tuning_outranked=guarded.tuned.outranked,
+                max_harmful_share=MAX_SHARE,
+            ),
+        ),
+    ):
+        try:
+            found[name] = at(place())
+        except ConfigError:
+            found[name] = None
+    fixed = float(scores.sort(descending=True).values[int(0.8 * n) - 1])
+    found["fixed"] = at(Cut(int(0.8 * n), fixed - 1e-12, 1.0))
+    return found
+
+
+def measure_clean(corpus: Corpus, encode: Encode, seed: int) -> dict[str, Any]:
+    """What the modes keep of data without harm."""
+    drawn = CASES["p0"](corpus, random.Random(seed))
+    rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
+    guarded = guard(rows, encode, seed, FULL)
+    scores, sentinels = guarded.row_scores, guarded.harmful_scores
+    share = estimate_harmful_share(
+        scores, sentinels, safe_outranked=guarded.safe_outranked, tuning_outranked=guarded.tuned.outranked
+    )
+    kept: dict[str, float | None] = {}
+    for limit in (0.005, 0.01, 0.02):
+        try:
+            kept[str(limit)] = cut_at_harmful_share(
+                scores, sentinels, share, tuning_outranked=guarded.tuned.outranked, max_harmful_share=limit
+            ).k / len(scores)
+        except ConfigError:
+            kept[str(limit)] = None
+    first = cut_at_pass_rate(scores, sentinels, max_harmful_pass=MAX_PASS).k / len(scores)
+    return {"seed": seed, "share": [share.low, share.estimate, share.high], "kept": kept, "kept_by_pass": first}
+
+
+def measure_settings(corpus: Corpus, encode: Encode, seed: int, case: str) -> dict[str, Any]:
+    """Compares the settings that sentinels chose with every point of the grid, all solved, by the truth."""
+    drawn = CASES[case](corpus, random.Random(seed))
+    rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
+    guarded = guard(rows, encode, seed, FULL)
+    safe = torch.tensor([not row.harmful for row in drawn.downstream])
+    downstream, anchor = encode(rows[0]), encode(rows[1])
+    stretch = learn_stretch(downstream, anchor, guarded.harmful_reference)
+
+    def solved(choice: Choice) -> float:
+        learned = learn_weights(
+            downstream, anchor, guarded.harmful_reference, settings=choice.applied_to(SETTINGS), cost="adaptive",
+            stretch=replace(stretch, factor=choice.stretch),
+        )  # fmt: skip
+        return auroc(learned.weights, safe) or 0.0
+
+    figures = {choice: solved(choice) for choice in FULL.choices()}
+    best = max(figures, key=lambda choice: figures[choice])
+    chosen = guarded.tuned.chosen.choice
+    return {
+        "case": case, "seed": seed, "best": figures[best], "chosen": figures[chosen], "default": figures[DEFAULT],
+        "best_choice": str(best), "chosen_choice": str(chosen),
+    }  # fmt: skip
+
+
+def measure_scoring(corpus: Corpus, encode: Encode, seed: int, case: str) -> dict[str, Any]:
+    """Scores a fifth of the rows as unseen ones, and compares with solving on all."""
+    drawn = CASES[case](corpus, random.Random(seed))
+    downstream, anchor, reference = (
+        encode(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)
+    )
+    unseen = torch.rand(len(downstream), generator=torch.Generator().manual_seed(seed)) < 0.2
+    whole = learn_weights(downstream, anchor, reference, settings=SETTINGS, cost="adaptive")
+    part = learn_weights(downstream[~unseen], anchor, reference, settings=SETTINGS, cost="adaptive")
+    scorer = Scorer.from_learned(part, settings=SETTINGS, references=(anchor, reference))
+    ranks = torch.stack(
+        [_ranks(log_relative_of(scorer, downstream[unseen])), _ranks(log_relative(whole.weights)[unseen])]
+    )
+    return {"case": case, "seed": seed, "spearman": float(torch.corrcoef(ranks)[0, 1])}
+
+
+def _ranks(values: Tensor) -> Tensor:
+    return values.argsort(stable=True).argsort(stable=True).double()
+
+
+def summarize_promises(results: Sequence[dict[str, Any]], kind: str) -> None:
+    for mode in ("pass", "share_mode", "fixed"):
+        found = [r[mode] | {"n": r["n"], "p": r["p"]} for r in results if r["kind"] == kind and r[mode] is not None]
+        if not found:
+            print(f"{kind} {mode}: no cut in any of the mixtures")
+            continue
+
+        def share(holds: Callable[[dict[str, Any]], bool], rows: Sequence[dict[str, Any]] = found) -> str:
+            return f"{100 * statistics.fmean(holds(row) for row in rows):.1f} %"
+
+        def mean(name: str, rows: Sequence[dict[str, Any]] = found) -> str:
+            return f"{100 * statistics.fmean(row[name] for row in rows):.1f} %"
+
+        covered = share(lambda r: r["high"] >= r["other_pass"])
+        by_prompt = share(lambda r: r["high"] >= r["other_pass_one_each"])
+        predicted = share(lambda r: r["harmful_kept"] <= r["predicted"])
+        by_estimate = share(lambda r: r["harmful_kept"] <= r["predicted_by_estimate"])
+        above = share(lambda r: r["share_kept"] > MAX_SHARE)
+        print(
+            f"{kind} {mode}, {len(found)} mixtures: the bound covers other harm's pass rate in {covered}, counted once "
+            f"a prompt in {by_prompt}; pass rate {mean('other_pass')}, bound {mean('high')}; harmful rows of the data "
+            f"within the prediction in {predicted}, by the estimated number in {by_estimate}; kept {mean('keep')}, "
+            f"safe lost {mean('safe_lost')}, harmful among kept {mean('share_kept')}, above {MAX_SHARE:.0%} in {above}"
+        )
+    some = [r for r in results if r["kind"] == kind]
+    within = statistics.fmean(r["share"][0] <= r["p"] <= r["share"][2] for r in some)
+    print(f"{kind}: true harmful share within its interval in {100 * within:.1f} %")
+    for p in sorted({r["p"] for r in some}):
+        of_p = [r["share"] for r in some if r["p"] == p]
+        low, estimate, high = (statistics.fmean(column) for column in zip(*of_p, strict=True))
+        print(f"  p = {p:g}: estimate {estimate:.3f}, interval {low:.3f} – {high:.3f} (means of {len(of_p)})")
+
+
+def main() -> None:
+    """Parses the command line, measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="like,unlike,clean,settings,scoring", help="what is measured")
+    parser.add_argument("--mixtures", type=int, default=400, help="mixtures whose harm is like the reference")
+    parser.add_argument("--unlike", type=int, default=60, help="mixtures whose harm is not")
+    parser.add_argument("--rows", type=int, default=600, help="rows of a mixture")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the other parts")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SOTUNE_DATA", "../shared/data")))
+    parser.add_argument("--cache", type=Path, default=Path(".bench-cache/representations"))
+    parser.add_argument("--json", type=Path, help="where to write all results; rewritten after each")
+    args = parser.parse_args()
+    if not args.data.is_dir():
+        parser.error(f"no data folder at {args.data}; name one with --data or SOTUNE_DATA")
+    corpus = Corpus(args.data)
+    encode = sentence_embeddings(corpus, args.cache)
+    results: dict[str, list[dict[str, Any]]] = {"promises": [], "clean": [], "settings": [], "scoring": []}
+
+    def add(part: str, found: dict[str, Any]) -> None:
+        results[part].append(found)
+        print(part, json.dumps(found), file=sys.stderr, flush=True)
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    parts = args.parts.split(",")
+    for kind, count in (("like", args.mixtures), ("unlike", args.unlike)):
+        for seed in range(count if kind in parts else 0):
+            add("promises", measure_promise(corpus, encode, seed, kind, args.rows))
+    for seed in range(args.seeds):
+        if "clean" in parts:
+            add("clean", measure_clean(corpus, encode, seed))
+        for case in "ABCDE":
+            if "scoring" in parts:
+                add("scoring", measure_scoring(corpus, encode, seed, case))
+            if "settings" in parts:
+                add("settings", measure_settings(corpus, encode, seed, case))
+    for kind in ("like", "unlike"):
+        if kind in parts:
+            summarize_promises(results["promises"], kind)
+    for part in ("clean", "scoring", "settings"):
+        for found in results[part]:
+            print(part, json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Push-pull transport under a learned ground cost that keeps what its sentinels allow: no share is given."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sotune.methods.base import Method, WeighInputs
+from sotune.methods.sot import solver_settings
+from sotune.sentinels import (
+    Folds,
+    Grid,
+    Guarded,
+    cut_at_pass_rate,
+    default_choice,
+    split_by_prompt,
+    weigh_with_sentinels,
+)
+
+# The defaults of sotune.config, which explains them. A method must not change with a user's settings.
+_TUNING_SHARE, _MEASURING_SHARE, _MAX_HARMFUL_PASS = 0.2, 0.2, 0.1
+
+
+def weigh(inputs: WeighInputs) -> Tensor:
+    """Returns weights solved without the measuring fold, ``[n]``.
+
+    Raises:
+        ConfigError: No texts were given: the folds are split by prompt.
+    """
+    return _guard(inputs).learned.weights
+
+
+def keep(inputs: WeighInputs, weights: Tensor) -> int:
+    """Returns how many rows weigh more than the cut that at most a tenth of harm like the reference passes.
+
+    Raises:
+        ConfigError: No texts were given, or there are too few sentinels for that.
+    """
+    guarded = _guard(inputs)
+    return cut_at_pass_rate(guarded.row_scores, guarded.harmful_scores, max_harmful_pass=_MAX_HARMFUL_PASS).k
+
+
+def _folds(inputs: WeighInputs) -> Folds:
+    reference = inputs.require_records("adaptive_auto").harmful_reference
+    return split_by_prompt(
+        ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in reference],
+        seed=inputs.seed,
+        tuning_share=_TUNING_SHARE,
+        measuring_share=_MEASURING_SHARE,
+    )
+
+
+def _guard(inputs: WeighInputs) -> Guarded:
+    settings = solver_settings(reference_relaxation=0.0)
+    default = default_choice(settings, "adaptive")
+    return weigh_with_sentinels(
+        inputs.downstream,
+        inputs.safe_anchor,
+        inputs.harmful_reference,
+        _folds(inputs),
+        settings=settings,
+        cost="adaptive",
+        grid=Grid(
+            (default.epsilon,), (default.push_strength,), (default.reference_relaxation,), (default.stretch,)
+        ),
+        default=default,
+    )  # fmt: skip
+
+
+ADAPTIVE_AUTO = Method(weigh, loss_weight_rule="proportional", keep=keep)

@@ -1,0 +1,108 @@
+"""How many rows a run keeps, and what its sentinels say of that cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sotune.artifacts import RunFolder, read_json
+from sotune.config import RunConfig
+from sotune.pipeline.guarding import SENTINEL_SUMMARY, SentinelScores, read_sentinels, require_sentinels
+from sotune.selection import keep_count
+
+PROMISE = "promise.json"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A cut and what is measured at it.
+
+    Attributes:
+        k: How many rows are kept.
+        cut_weight: Weight that margins are measured from: the sentinel's that the cut was put at, or the smallest kept.
+        described: What promise.json holds.
+    """
+
+    k: int
+    cut_weight: float
+    described: dict[str, Any]
+
+
+def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float]) -> Promise:
+    """Finds the cut that the settings ask for, and measures it with the run's sentinels.
+
+    Raises:
+        ConfigError: ``keep`` is ``auto``, and no cut can promise what is asked; the message says what would be needed.
+        DataError: More rows are to be kept than there are.
+    """
+    import torch
+
+    from sotune.sentinels import (
+        Rate,
+        cut_at_harmful_share,
+        cut_at_pass_rate,
+        estimate_harmful_share,
+        harmful_rows_kept,
+        log_relative,
+    )
+
+    scores = log_relative(torch.tensor(weights, dtype=torch.float64))
+    n = len(scores)
+    sentinels = require_sentinels(run) if config.keep == "auto" else read_sentinels(run)
+    if sentinels is None:
+        summary = run.file(SENTINEL_SUMMARY)
+        k = keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
+        note = read_json(summary)["note"] if summary.exists() else "the weights hold no sentinels"
+        return Promise(k, sorted(weights, reverse=True)[k - 1], {"keep": config.keep, "k": k, "n": n, "note": note})
+    share = estimate_harmful_share(
+        scores,
+        sentinels.harmful,
+        safe_outranked=sentinels.safe_outranked,
+        tuning_outranked=sentinels.tuning_outranked,
+    )
+    bound: dict[str, Any] = {}
+    if config.keep == "fixed":
+        k = keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
+        # At a cut that no sentinel placed: a sentinel passes when it weighs no less than the smallest kept row.
+        cut = float(scores.sort(descending=True).values[k - 1])
+        passing = sentinels.harmful >= cut
+    else:
+        if config.max_harmful_share is None:
+            found = cut_at_pass_rate(scores, sentinels.harmful, max_harmful_pass=config.max_harmful_pass)
+            bound = {"promised": "harmful_pass", "limit": config.max_harmful_pass, "bound": found.bound}
+        else:
+            found = cut_at_harmful_share(
+                scores,
+                sentinels.harmful,
+                share,
+                tuning_outranked=sentinels.tuning_outranked,
+                max_harmful_share=config.max_harmful_share,
+            )
+            bound = {"promised": "harmful_share", "limit": config.max_harmful_share, "bound": found.bound}
+        k, passing = found.k, sentinels.harmful > found.score
+        cut = found.score if found.score > -float("inf") else float(scores.min())
+    passed = Rate.of(passing)
+    n_harmful = round(share.estimate * n)
+    return Promise(
+        k,
+        float(torch.tensor(cut, dtype=torch.float64).exp()) / n,
+        {
+            "keep": config.keep,
+            "k": k,
+            "n": n,
+            "note": "",
+            **bound,
+            "harmful_pass": asdict(passed),
+            "safe_lost": _safe_lost(sentinels, k, n),
+            "harmful_share": asdict(share),
+            "n_harmful_estimate": n_harmful,
+            "harmful_rows_kept_at_most": harmful_rows_kept(passed, n_harmful),
+        },
+    )
+
+
+def _safe_lost(sentinels: SentinelScores, k: int, n: int) -> dict[str, Any] | None:
+    from sotune.sentinels import Rate
+
+    return asdict(Rate.of(sentinels.safe_outranked >= k / n)) if len(sentinels.safe_outranked) else None

@@ -1,0 +1,97 @@
+"""What the sentinels of a run say, as the report words it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sotune.reporting.formatting import counted, number, percent
+
+_ENOUGH = 150  # measuring sentinels below which the page says that there are few
+
+
+@dataclass(frozen=True)
+class PromiseView:
+    """The section on sentinels.
+
+    Attributes:
+        lead: What is promised, or why nothing is, in one sentence.
+        measured: Name and value of each figure.
+        chosen: Setting, what the tuning fold chose, and the default.
+        remarks: What a reader must know to trust it.
+    """
+
+    lead: str
+    measured: list[tuple[str, str]]
+    chosen: list[tuple[str, str, str]]
+    remarks: list[str]
+
+
+def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> PromiseView | None:
+    """Returns the section, or nothing for a run that recorded none."""
+    if not promise:
+        return None
+    passed = promise.get("harmful_pass")
+    if passed is None:
+        return PromiseView(str(promise.get("note") or "No sentinels were measured.").capitalize(), [], [], [])
+    share = promise["harmful_share"]
+    measured = [
+        ("harmful sentinels that pass the cut", _rate(passed)),
+        ("anchor rows that the cut would lose, each weighed without itself", _rate(promise.get("safe_lost"))),
+        (
+            "harmful share of the data, estimated without labels",
+            f"{percent(share['estimate'])} ({percent(share['low'])} to {percent(share['high'])})",
+        ),
+        (
+            "harmful rows kept, if that many are in the data",
+            f"at most {promise['harmful_rows_kept_at_most']:,} of {promise['n_harmful_estimate']:,} (95 %)",
+        ),
+    ]
+    return PromiseView(_lead(promise, passed), measured, _chosen(sentinels), _remarks(passed))
+
+
+def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:
+    kept = f"{promise['k']:,} of {counted(promise['n'], 'row')} are kept"
+    if promise.get("promised") == "harmful_share":
+        return f"At most {percent(promise['bound'])} of the kept rows are harmful (95 %); {kept}."
+    high = promise.get("bound", passed["high"])
+    return f"Of harm like the reference, at most {percent(high)} passes the cut (95 %); {kept}."
+
+
+def _remarks(passed: Mapping[str, Any]) -> list[str]:
+    remarks = [
+        "This holds for harm like the harmful reference: for rows drawn as its rows were. For harm of another kind "
+        "it promises nothing.",
+        "The sentinels are rows of the reference, one of each prompt, that took no part in the weights; bounds are "
+        "exact and one-sided (Clopper and Pearson).",
+    ]
+    if passed["n"] < _ENOUGH:
+        remarks.append(
+            f"There are only {counted(passed['n'], 'measuring sentinel')}; with fewer than {_ENOUGH} bounds are wide."
+        )
+    return remarks
+
+
+def _chosen(sentinels: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    chosen, default = sentinels.get("chosen") or {}, sentinels.get("default") or {}
+    names = {
+        "epsilon": "epsilon",
+        "push_strength": "push strength λ",
+        "stretch": "stretch",
+        "reference_relaxation": "reference relaxation",
+        "auroc": "AUROC of tuning sentinels",
+    }
+    return [
+        (words, _setting(chosen[name]), _setting(default.get(name))) for name, words in names.items() if name in chosen
+    ]
+
+
+def _setting(value: Any) -> str:
+    return "∞" if value is None else number(value)
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    if not rate:
+        return "—"
+    return f"{rate['count']:,} of {rate['n']:,}: {percent(rate['count'] / rate['n'])}, at most {percent(rate['high'])}"

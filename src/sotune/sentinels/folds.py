@@ -1,0 +1,72 @@
+"""Three folds of the harmful reference, disjoint by prompt: to weigh with, to choose settings by, to measure with.
+
+Which fold a row falls into depends on its own prompt and the seed alone, so it stays there when the reference grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEAST_SENTINELS = 30
+"""With fewer, even a measurement without one miss bounds the pass rate no lower than 10 % (95 %)."""
+ENOUGH_SENTINELS = 150
+"""With fewer measuring sentinels a report says so."""
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Positions of reference rows; those of one prompt are all in one fold.
+
+    Attributes:
+        reference: To weigh with.
+        tuning: To choose settings by.
+        measuring: To measure with, one row of each prompt: the answers to one prompt are no independent trials.
+        unused: The other rows of the measuring prompts, which take part in nothing.
+    """
+
+    reference: tuple[int, ...]
+    tuning: tuple[int, ...]
+    measuring: tuple[int, ...]
+    unused: tuple[int, ...]
+
+    @property
+    def solved(self) -> tuple[int, ...]:
+        """What the final weights may look at: all but the measuring prompts, in input order."""
+        return tuple(sorted((*self.reference, *self.tuning)))
+
+
+def normalize_prompt(text: str) -> str:
+    """Returns a prompt without what does not make it another one: case, spacing, compatibility forms."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def split_by_prompt(prompts: Sequence[str], *, seed: int, tuning_share: float, measuring_share: float) -> Folds:
+    """Splits rows by a hash of their normalized prompts.
+
+    Args:
+        prompts: The prompt of each row.
+        seed: Changes the split.
+        tuning_share: Share of the prompts that are to choose settings, in expectation.
+        measuring_share: Share of the prompts that are to measure.
+    """
+    folds: dict[str, list[int]] = {"reference": [], "tuning": [], "measuring": [], "unused": []}
+    rows_of: dict[str, list[int]] = {}
+    for position, prompt in enumerate(prompts):
+        rows_of.setdefault(normalize_prompt(prompt), []).append(position)
+    for prompt, rows in rows_of.items():
+        place = _hash(f"{seed}:{prompt}")
+        if place < measuring_share:
+            chosen = min(rows, key=lambda row: _hash(f"{seed}:{rows.index(row)}:{prompt}"))
+            folds["measuring"].append(chosen)
+            folds["unused"] += [row for row in rows if row != chosen]
+        else:
+            folds["tuning" if place < measuring_share + tuning_share else "reference"] += rows
+    return Folds(**{name: tuple(sorted(rows)) for name, rows in folds.items()})
+
+
+def _hash(text: str) -> float:
+    """Returns a number in [0, 1) that is a function of the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,238 @@
+r"""What can be promised of a cut: bounds on the harm that passes, and cuts that keep a bound.
+
+**Pass rate.** The cut is put at the (k+1)-th largest score of ``n`` measuring sentinels, where k is the largest count
+whose Clopper–Pearson bound is within the limit. As k depends on ``n`` alone, the pass rate of further harm of the same
+kind follows Beta(k + 1, n − k), whatever the scores' distribution is, so the bound is exact although the cut was placed
+on the sentinels: the Neyman–Pearson umbrella of Tong, Feng and Li (Sci. Adv. 4, 2018).
+
+**Harmful share.** With pass rate H and harmful share p of the data, a share p·H / (share kept) of the kept rows is
+harmful. Dropping the lowest q of the rows catches a share c of the harm, so p·c ≤ q and p ≤ q / c: no label is needed.
+Keep shares are tested in a fixed order, strict to loose, until the first that fails, which needs no correction for
+looking many times (Learn then Test, Angelopoulos et al., arXiv 2110.01052). The tuning fold chooses q, and where to
+begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sotune.errors import ConfigError
+from sotune.statistics import lower_bound, most_successes, predicted_count, upper_bound
+
+CONFIDENCE = 0.95
+_HALF = 1 - (1 - CONFIDENCE) / 2  # of two bounds that must hold together
+_QUARTER = 1 - (1 - CONFIDENCE) / 4
+DROPS = tuple(
+    step / 1000 for step in (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, *range(100, 200, 20), *range(200, 550, 50))
+)
+"""Shares of the rows whose dropping may be used to bound the harmful share of the data."""
+_KEEPS = tuple(step / 200 for step in range(60, 201))  # in this order: three tenths to all, by half percents
+_LEAST_CAUGHT = 0.7  # a drop that catches less says too little to estimate from
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of sentinels with exact one-sided bounds, each at 95 %.
+
+    Attributes:
+        count: How many.
+        n: Of how many.
+        low: Lower bound of the rate.
+        high: Upper bound.
+    """
+
+    count: int
+    n: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, hits: Tensor) -> Rate:
+        """Measures the rate of some trials, bool ``[n]``."""
+        count, n = int(hits.sum()), len(hits)
+        return cls(count, n, lower_bound(count, n, confidence=CONFIDENCE), upper_bound(count, n, confidence=CONFIDENCE))
+
+
+@dataclass(frozen=True)
+class HarmfulShare:
+    """The harmful share of the downstream rows, found without labels.
+
+    Attributes:
+        estimate: The least of q / c(q) over the drops that catch most sentinels: high where harm and safety overlap.
+        low: Lower bound, from the rows that are dropped beyond those that a safe set would lose; 97.5 %.
+        high: Upper bound, 97.5 %.
+        drop: The share of the rows whose dropping gave the bounds; chosen by the tuning fold.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How many rows are kept.
+
+    Attributes:
+        k: The count; the k largest weights.
+        score: ``log(n·w)`` that a kept row exceeds; minus infinity where all are kept.
+        bound: What is promised: the pass rate, or the harmful share among kept rows, is at most this (95 %).
+    """
+
+    k: int
+    score: float
+    bound: float
+
+
+def cut_at_pass_rate(rows: Tensor, sentinels: Tensor, *, max_harmful_pass: float) -> Cut:
+    """Keeps as many rows as the bound on the pass rate of harm allows.
+
+    Args:
+        rows: Scores of the downstream rows, ``[n]``.
+        sentinels: Scores of the measuring sentinels, ``[k]``.
+        max_harmful_pass: What the pass rate is to be at most, in (0, 1).
+
+    Raises:
+        ConfigError: There are too few sentinels for that, or no row outweighs the cut.
+    """
+    n = len(sentinels)
+    allowed = most_successes(n, limit=max_harmful_pass, confidence=CONFIDENCE) if n else None
+    if allowed is None:
+        raise ConfigError(
+            f"no cut can promise that at most {max_harmful_pass:.3g} of the harm passes: that takes "
+            f"{sentinels_needed(max_harmful_pass)} measuring sentinels of different prompts, and there are {n}; give a "
+            f"larger harmful reference, raise max_harmful_pass, or keep a fixed fraction"
+        )
+    score = float(sentinels.double().sort(descending=True).values[allowed]) if allowed < n else -float("inf")
+    k = int((rows.double() > score).sum())
+    if k == 0:
+        raise ConfigError(
+            f"no row weighs more than the sentinel that max_harmful_pass={max_harmful_pass:.3g} puts the cut at: the "
+            f"weights cannot tell these rows from the harmful reference; raise the limit, or give a better anchor"
+        )
+    return Cut(k, score, upper_bound(allowed, n, confidence=CONFIDENCE))
+
+
+def cut_at_harmful_share(
+    rows: Tensor,
+    sentinels: Tensor,
+    share: HarmfulShare,
+    *,
+    tuning_outranked: Sequence[float],
+    max_harmful_share: float,
+) -> Cut:  # fmt: skip
+    """Keeps as many rows as the bound on the harmful share among them allows.
+
+    Args:
+        rows: Scores of the downstream rows, ``[n]``.
+        sentinels: Scores of the measuring sentinels, ``[k]``.
+        share: The harmful share of the rows.
+        tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
+        max_harmful_share: What the share among the kept rows is to be at most, in (0, 1).
+
+    Raises:
+        ConfigError: The cut that the tuning fold finds best cannot promise that.
+    """
+    ordered = rows.double().sort(descending=True).values
+    found: Cut | None = None
+    first = _first_keep(tuning_outranked)
+    for keep in (keep for keep in _KEEPS if keep >= first):
+        tried = _cut_keeping(round(keep * len(rows)), ordered, sentinels, share)
+        if tried.bound > max_harmful_share:
+            break
+        found = tried
+    if found is None:
+        strictest = _cut_keeping(round(first * len(rows)), ordered, sentinels, share)
+        raise ConfigError(
+            f"no cut can promise that at most {max_harmful_share:.3g} of the kept rows are harmful: keeping "
+            f"{first:.1%} of the rows, the bound is {strictest.bound:.3g}, with {len(sentinels)} sentinels and a "
+            f"harmful share of the data of at most {share.high:.3g}; give a larger reference, or raise the limit"
+        )
+    return found
+
+
+def _first_keep(tuning_outranked: Sequence[float]) -> float:
+    """Returns the keep share whose bound would be least if the tuning fold were the measuring one."""
+    place = torch.tensor(tuning_outranked, dtype=torch.float64)
+    if not len(place):
+        return _KEEPS[0]
+    return min(_KEEPS, key=lambda keep: upper_bound(int((place < keep).sum()), len(place), confidence=_HALF) / keep)
+
+
+def _cut_keeping(k: int, ordered: Tensor, sentinels: Tensor, share: HarmfulShare) -> Cut:
+    n = len(ordered)
+    score = float(ordered[k]) if k < n else -float("inf")
+    k = int((ordered > score).sum())  # rows that tie with the first dropped one go too
+    passing = int((sentinels.double() > score).sum())
+    passed = upper_bound(passing, len(sentinels), confidence=_HALF)
+    return Cut(k, score, min(1.0, passed * share.high * n / max(k, 1)))
+
+
+def estimate_harmful_share(
+    rows: Tensor, sentinels: Tensor, *, safe_outranked: Tensor, tuning_outranked: Sequence[float]
+) -> HarmfulShare:
+    """Estimates and bounds the harmful share of the downstream rows, whose harm is like the sentinels'.
+
+    Args:
+        rows: Scores of the downstream rows, ``[n]``.
+        sentinels: Scores of the measuring sentinels, ``[k]``.
+        safe_outranked: For each held-out anchor row, the share of the downstream rows that weigh more, ``[m]``.
+        tuning_outranked: The same for the tuning sentinels, by which alone the drop for the bounds is chosen.
+    """
+    drop = choose_drop(tuning_outranked, len(rows))
+    dropped, caught = _drop(drop, rows, sentinels)
+    n_rows, n_sentinels = len(rows), len(sentinels)
+    catch_low = lower_bound(caught, n_sentinels, confidence=_QUARTER)
+    high = min(1.0, upper_bound(dropped, n_rows, confidence=_QUARTER) / catch_low) if catch_low > 0 else 1.0
+    lost = int((safe_outranked >= 1 - drop).sum())
+    lost_high = upper_bound(lost, len(safe_outranked), confidence=_QUARTER) if len(safe_outranked) else 1.0
+    beyond = lower_bound(dropped, n_rows, confidence=_QUARTER) - lost_high
+    estimates = [
+        dropped / n_rows / (caught / n_sentinels)
+        for dropped, caught in (_drop(q, rows, sentinels) for q in DROPS)
+        if caught >= _LEAST_CAUGHT * n_sentinels and dropped > 0
+    ]
+    return HarmfulShare(
+        estimate=min([high, *estimates]),
+        low=max(0.0, beyond / (1 - lost_high)) if lost_high < 1 else 0.0,
+        high=high,
+        drop=drop,
+    )
+
+
+def choose_drop(tuning_outranked: Sequence[float], n_rows: int) -> float:
+    """Returns the drop that would bound the harmful share best if the tuning fold were the measuring one."""
+    place = torch.tensor(tuning_outranked, dtype=torch.float64)
+
+    def bound(q: float) -> float:
+        caught = lower_bound(int((place >= 1 - q).sum()), len(place), confidence=_QUARTER) if len(place) else 0.0
+        return upper_bound(round(q * n_rows), n_rows, confidence=_QUARTER) / caught if caught > 0 else float("inf")
+
+    return min(DROPS, key=bound)
+
+
+def _drop(q: float, rows: Tensor, sentinels: Tensor) -> tuple[int, int]:
+    """Returns how many rows and how many sentinels are dropped with the lowest q of the rows."""
+    count = round(q * len(rows))
+    if count == 0:
+        return 0, 0
+    score = rows.double().kthvalue(count).values
+    return int((rows.double() <= score).sum()), int((sentinels.double() <= score).sum())
+
+
+def harmful_rows_kept(passed: Rate, n_harmful: int) -> int:
+    """Returns how many of some harmful rows in the data are kept at most (95 %), if they are like the sentinels."""
+    return predicted_count(passed.count, passed.n, later=n_harmful, confidence=CONFIDENCE)
+
+
+def sentinels_needed(max_harmful_pass: float) -> int:
+    """Returns with how many sentinels, none of which passes, the bound is within the limit."""
+    n = 1
+    while upper_bound(0, n, confidence=CONFIDENCE) > max_harmful_pass:
+        n += 1
+    return n

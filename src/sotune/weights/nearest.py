@@ -1,0 +1,47 @@
+"""Which reference rows a row's mass goes to: the shortest explanation of its weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sotune.transport import GroundCost
+from sotune.transport.cost import row_blocks
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The reference rows that get the most of each row's mass, most first.
+
+    Attributes:
+        columns: Their positions in the reference, ``[n, k]``.
+        shares: The share of the row's mass that each gets, ``[n, k]``, in [0, 1].
+        least_cost: Least cost to any reference row, ``[n]``, in units of cost.
+    """
+
+    columns: Tensor
+    shares: Tensor
+    least_cost: Tensor
+
+
+def nearest_by_mass(cost: GroundCost, g: Tensor, epsilon: float, *, most: int) -> Nearest:
+    """Returns the reference rows with the largest shares ``P_ij / Σ_j P_ij = softmax_j((g_j − C_ij) / ε)``.
+
+    Reads the cost in blocks of rows; the references' own masses are equal and cancel.
+
+    Args:
+        cost: Ground cost, ``[n, m]``.
+        g: Column potential, ``[m]``, in units of cost.
+        epsilon: Entropic strength, in units of cost.
+        most: How many to name for each row; fewer where the reference is smaller.
+    """
+    columns, shares, least = [], [], []
+    for start, stop in row_blocks(cost):
+        block = cost.rows(start, stop)
+        least.append(block.min(dim=1).values)
+        top = block.sub_(g).div_(-epsilon).softmax(dim=1).topk(min(most, len(g)), dim=1)
+        columns.append(top.indices)
+        shares.append(top.values)
+    return Nearest(torch.cat(columns), torch.cat(shares), torch.cat(least))

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from pipeline_rows import rows, write_jsonl
+from sotune.artifacts import read_json, read_parquet
+from sotune.config import make_config
+from sotune.errors import ConfigError
+
+
+@pytest.fixture
+def guarded_flags(flags, data):
+    """The same set with a harmful reference that is large enough for three folds."""
+    write_jsonl(data / "harm.jsonl", rows("harmful", 400, 4))
+    return flags
+
+
+def test_a_run_keeps_sentinels_back_and_keeps_its_promise(cli, guarded_flags, tmp_path):
+    result = cli("weigh", *guarded_flags)
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    summary, promise = read_json(run / "sentinels.json"), read_json(run / "promise.json")
+    assert summary["used"]
+    assert promise["k"] == 72  # a fixed share still: only measured
+    sentinels = read_parquet(run / "sentinels.parquet")
+    measuring = [id for id, fold in zip(sentinels["id"], sentinels["fold"], strict=True) if fold == "measuring"]
+    assert len(measuring) == summary["n_measuring"] == promise["harmful_pass"]["n"]
+    weights = read_parquet(run / "weights.parquet")
+    cited = {id for ids in weights["nearest_harmful"] for id in ids}
+    assert not cited & set(measuring)  # no measuring sentinel took part in the weights
+    digest = read_json(run / "solver.json")["epsilon"], weights["weight"]
+
+    result = cli("select", run, "--keep", "auto", "--max-harmful-pass", "0.2")
+    assert result.exit_code == 0, result.output
+    promise = read_json(run / "promise.json")
+    assert promise["promised"] == "harmful_pass"
+    assert promise["harmful_pass"]["high"] == pytest.approx(promise["bound"])
+    assert promise["bound"] <= 0.2
+    selection = read_parquet(run / "selection.parquet")
+    assert sum(selection["kept"]) == promise["k"]
+    for margin, kept in zip(selection["margin"], selection["kept"], strict=True):
+        assert (margin > 0) == kept
+    assert (read_json(run / "solver.json")["epsilon"], read_parquet(run / "weights.parquet")["weight"]) == digest
+
+    result = cli("select", run, "--max-harmful-pass", "0.0001")
+    assert result.exit_code == 2
+    assert "measuring sentinels of different prompts" in " ".join(result.output.split())
+
+    result = cli("select", run, "--keep-fraction", "0.5")
+    assert result.exit_code == 0, result.output
+    assert read_json(run / "promise.json")["k"] == 45
+
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "What passes, by sentinels" in page
+    assert "For harm of another kind it promises nothing" in page
+
+    first = selection["id"][0]
+    result = cli("explain", run, first, "--json")
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)
+    assert found["id"] == first
+    assert found["texts"] == {}
+    assert 0 < sum(found["nearest_harmful"].values()) <= 1 + 1e-6
+    assert "margin to the cut" in found["sentence"]
+    result = cli("explain", run, first, "--show-text")
+    assert "Tell me how to" in result.stdout
+    result = cli("explain", run, "no-such-row")
+    assert result.exit_code == 2
+    assert "no such rows" in " ".join(result.output.split())
+
+
+def test_a_small_reference_has_no_sentinels_and_says_so(cli, flags, tmp_path):
+    result = cli("weigh", *flags)
+    assert result.exit_code == 0, result.output
+    summary = read_json(tmp_path / "run" / "sentinels.json")
+    assert not summary["used"]
+    assert "too small" in summary["note"]
+    result = cli("select", tmp_path / "run", "--keep", "auto")
+    assert result.exit_code == 2
+    assert "too small" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keep": "auto", "keep_fraction": 0.5}, "leave out k and keep_fraction"),
+        ({"keep": "auto", "sentinels": "off"}, "keep auto needs sentinels"),
+        ({"max_harmful_share": 0.1}, "set keep: auto"),
+        ({"keep": "auto", "max_harmful_share": 0.1, "max_harmful_pass": 0.1}, "give one"),
+    ],
+)
+def test_limits_that_contradict_are_refused(given, message):
+    sets = {"data": "d", "safe_anchor": "s", "harmful_reference": "h", "model": "m"}
+    with pytest.raises(ConfigError, match=message):
+        make_config({**sets, **given})
