@@ -1,10 +1,12 @@
 """The verbs: each does its stage of a run, and what has to come before it."""
 
+from sotune.pipeline.evaluating import JudgingPlan
 from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import Monitor, RunSummary, Silent, StageOutcome
-from sotune.pipeline.verbs import evaluate, extract, plan, report, run, select, train, weigh
+from sotune.pipeline.verbs import evaluate, extract, plan, plan_judging, report, run, select, train, weigh
 
 __all__ = [
+    "JudgingPlan",
     "Monitor",
     "RunSummary",
     "Silent",
@@ -13,6 +15,7 @@ __all__ = [
     "evaluate",
     "extract",
     "plan",
+    "plan_judging",
     "report",
     "run",
     "score",
