@@ -15,7 +15,6 @@ from sotune.config import EvaluationSettings, RunConfig
 from sotune.errors import ConfigError, DataError
 from sotune.pipeline.fine_tuning import ADAPTER, base_model
 from sotune.pipeline.judging import (
-    add_usage,
     count_usage,
     describe_unscored,
     estimate_cost,
@@ -218,7 +217,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "judges": dict(results["tuned"].judges),
         },
     )
-    usage = add_usage([count_usage(judges, prompts, answers) for answers in responses.values()])
+    usage = count_usage(judges, prompts, responses)
     unscored = {name: describe_unscored(result.verdicts) for name, result in results.items()}
     write_json(run.file(_JUDGING), {"usage": usage_to_json(usage, config), "unscored": unscored})
     shutil.rmtree(run.file(_PARTS))  # all that they held is in the responses now
@@ -261,7 +260,7 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
     with run.lock():
         judges = make_judges(config, run, monitor, load_guards=False)
         responses = _answer_all(prompts, config, run, monitor)
-        usage = add_usage([count_usage(judges, prompts, answers) for answers in responses.values()])
+        usage = count_usage(judges, prompts, responses)
     if not usage:
         raise ConfigError("no chat judge is named, so nothing would be asked; name one, like harm_judge: chat")
     return JudgingPlan(

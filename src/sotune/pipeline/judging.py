@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,31 +100,30 @@ def make_judges(
 
 
 def count_usage(
-    judges: Mapping[JudgeRole, Judge], prompts: Sequence[EvalPrompt], responses: Sequence[Response]
+    judges: Mapping[JudgeRole, Judge],
+    prompts: Sequence[EvalPrompt],
+    responses: Mapping[str, Sequence[Response]],
 ) -> dict[str, Usage]:
-    """Counts, for each role that a chat judge has a part in, what its answers take."""
+    """Counts, for each role that a chat judge has a part in, what its answers take.
+
+    Args:
+        judges: Role to judge.
+        prompts: What was asked.
+        responses: Model to its answers. Where two models answer alike, the judge is asked once.
+    """
     from sotune.evaluation.metrics import kinds_of
 
     counted = {}
-    by_id = {response.id: response for response in responses}
     for role, judge in judges.items():
-        concerned = [prompt for prompt in prompts if prompt.kind in kinds_of(role)]
-        for chat in _chat_judges(judge) if concerned else ():
+        concerned = {prompt.id: prompt for prompt in prompts if prompt.kind in kinds_of(role)}
+        # Ids are unique within one model's answers; no question holds one.
+        answers = [(name, r) for name, answered in responses.items() for r in answered if r.id in concerned]
+        asked = [replace(concerned[r.id], id=f"{name}/{r.id}") for name, r in answers]
+        answered = [replace(r, id=f"{name}/{r.id}") for name, r in answers]
+        for chat in _chat_judges(judge) if answers else ():
             key = role if role not in counted else f"{role}: {chat.name}"
-            counted[key] = chat.usage(concerned, [by_id[prompt.id] for prompt in concerned])
+            counted[key] = chat.usage(asked, answered)
     return counted
-
-
-def add_usage(parts: Sequence[Mapping[str, Usage]]) -> dict[str, Usage]:
-    """Adds up the usage of several models, role by role."""
-    from sotune.evaluation.judges import Usage
-
-    total: dict[str, Usage] = {}
-    for part in parts:
-        for role, usage in part.items():
-            before = asdict(total[role]) if role in total else {}
-            total[role] = Usage(**{name: value + before.get(name, 0) for name, value in asdict(usage).items()})
-    return total
 
 
 def estimate_cost(usage: Mapping[str, Usage], config: RunConfig) -> float | None:

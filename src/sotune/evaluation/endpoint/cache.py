@@ -78,7 +78,8 @@ def _load_answers(path: Path) -> dict[str, Answer]:
         for line in file:
             entry = _entry(line)
             if entry is not None:
-                answers[entry.pop("key")] = Answer(**entry)
+                key = entry.pop("key")
+                answers[key] = Answer(**entry)
     return answers
 
 
@@ -86,7 +87,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     """Returns what a line holds; None for one that a kill or a full disk tore."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     types = {
         "key": str,

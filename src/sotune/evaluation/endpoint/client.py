@@ -138,7 +138,11 @@ class ChatEndpoint:
         self._connect()
 
         def ask_one(key: str) -> Answer | Unanswered:
-            outcome = self.ask(questions[key])
+            try:
+                outcome = self.ask(questions[key])
+            except BaseException:
+                self._stop.set()  # here, at once: no other thread must send another request
+                raise
             if isinstance(outcome, Answer):  # kept even while the run stops: it was paid for
                 keep(key, outcome)
             return outcome
@@ -151,7 +155,7 @@ class ChatEndpoint:
                 for future in as_completed(asked):
                     outcome = outcomes[asked[future]] = future.result()
                     alive = alive or isinstance(outcome, Answer)
-                    if isinstance(outcome, Unanswered) and not alive:
+                    if isinstance(outcome, Unanswered) and not alive and not self._stop.is_set():
                         self._require_life(len(outcomes), len(questions), outcome)
                     if on_progress is not None:
                         on_progress(len(outcomes), len(questions))

@@ -65,7 +65,7 @@ class MatchJudge:
             return unscored(prompt.id, "the prompt has no reference")
         expected = read(prompt.reference or "", prompt)
         if expected is None:
-            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {self.rule}")
+            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {_READ_AS[self.rule]}")
         found = read(response.text, prompt)
         score = _word_f1(str(found or ""), str(expected)) if self.rule == "f1" else float(found == expected)
         label = {1.0: "correct", 0.0: "wrong"}.get(score, "partly correct")
@@ -138,6 +138,9 @@ def _occurs(needle: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", text) is not None
 
 
+_READ_AS: Mapping[MatchRule, str] = {
+    "label": "label", "number": "number", "contains": "text", "choice": "choice", "exact": "text", "f1": "text",
+}  # fmt: skip
 MATCH_RULES: Mapping[MatchRule, Callable[[str, EvalPrompt], str | Decimal | None]] = {
     "label": read_label,
     "number": read_number,

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from sotune.records import Message
 
 RESPONSE = "RESPONSE"  # the prefix of the judged answer's lines
-_NONCE_LENGTH = 16  # hexadecimal digits, 64 bits
+_MARK_LENGTH = 16  # hexadecimal digits, 64 bits: no text holds them by chance
 
 # Angle and square brackets make up the marks of fences, HTML and every chat template's special tokens; their wide
 # and small forms turn into them where a tokenizer normalizes.
@@ -68,15 +68,8 @@ def make_fence(messages: Sequence[Message], response: str, *, purpose: str, secr
     """
     texts = [[m.role, m.content] for m in messages]
     content = json.dumps([purpose, texts, response]).encode("ascii")  # lone surrogates are escaped, not refused
-    judged = "\n".join((*(m.content for m in messages), response))
-    marks: list[str] = []
-    attempt = 0
-    while len(marks) < 2:
-        digest = hmac.new(secret, b"%d:" % attempt + content, hashlib.sha256).hexdigest()
-        attempt += 1
-        if digest[:_NONCE_LENGTH] not in judged:
-            marks.append(digest[:_NONCE_LENGTH])
-    return Fence(nonce=marks[0], canary=marks[1])
+    digest = hmac.new(secret, content, hashlib.sha256).hexdigest()
+    return Fence(nonce=digest[:_MARK_LENGTH], canary=digest[_MARK_LENGTH : 2 * _MARK_LENGTH])
 
 
 def neutralize(text: str) -> str:
