@@ -93,3 +93,10 @@ def test_the_marks_follow_from_text_and_secret(text):
     ]
     marks = [mark for fence in (first, *others) for mark in (fence.nonce, fence.canary)]
     assert len(set(marks)) == len(marks)
+
+
+@pytest.mark.parametrize("text", INJECTIONS.values(), ids=INJECTIONS)
+def test_neutral_text_stays_as_it_is(text):
+    once = neutralize(text)
+    assert neutralize(once) == once
+    assert neutralize(text + "ü") == neutralize(text + "u")[:-1] + "ü"  # plain text has a path of its own

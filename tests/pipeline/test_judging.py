@@ -74,7 +74,7 @@ def test_chat_judges_take_their_roles(cli, run_file, server, tmp_path, monkeypat
     assert {e for e, r in zip(verdicts["label"], verdicts["role"], strict=True) if r == "task"} <= set("12345")
 
     again = json.loads(cli("evaluate", run, "--judge-concurrency", "3", "--json").stdout)
-    assert {outcome["status"] for outcome in again["stages"]} == {"skipped"}
+    assert {outcome["stage"]: outcome["status"] for outcome in again["stages"]}["evaluation"] == "skipped"
     # Judged anew for another reason, no question is asked that was answered before.
     assert cli("evaluate", run, "--task-judge", "chat:coherence").exit_code == 0
     assert len(server.answered) == len(set(server.answered)) <= planned["n_calls"] + 8
