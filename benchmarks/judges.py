@@ -71,21 +71,6 @@ def make_items(n: int, seed: int) -> tuple[list[EvalPrompt], list[Response]]:
     """Returns prompts and answers of about 100 words."""
     rng = random.Random(seed)
     words = ["the", "of", "a", "red", "green", "road", "river", "says", "walks", "under", "while", "seven"]
-        "the",
-        "of",
-        "a",
-        "red",
-        "green",
-        "road",
-        "river",
-        "says",
-        "walks",
-        "under",
-        "while",
-        "seven",
-        "bread",
-        "lamps",
-    ]
     prompts = [EvalPrompt(f"p{i}", "harmful", (Message("user", f"question {i}?"),)) for i in range(n)]
     return prompts, [Response(p.id, " ".join(rng.choices(words, k=100)), 100, finished=True) for p in prompts]
 
