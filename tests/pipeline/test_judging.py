@@ -1,6 +1,8 @@
 """Judge models in `sotune evaluate`: wiring, dry run, cost, resume."""
 
 import json
+import re
+from importlib import resources
 
 import pytest
 
@@ -82,17 +84,23 @@ def test_chat_judges_take_their_roles(cli, run_file, server, tmp_path, monkeypat
     assert KEY not in written
 
 
-def test_a_guard_and_a_panel(cli, run_file, server, tmp_path, tiny_model):
+def test_a_panel_of_chat_models_and_a_guard(cli, run_file, server, tmp_path, tiny_model):
+    own = tmp_path / "own.md"
+    own.write_text((resources.files("sotune.evaluation.rubrics") / "harmfulness.md").read_text())
     file = run_file(
-        harm_judge=["chat", f"guard:{tiny_model('qwen3')}"], judge_base_url=server.url, judge_model="rule",
-        guard_min_mass=0.0,
+        harm_judge=["chat", f"chat:{own}", f"guard:{tiny_model('qwen3')}"], judge_base_url=server.url,
+        judge_model="rule", guard_min_mass=0.0,
     )  # fmt: skip
     result = cli("run", file)
-    assert result.exit_code in (0, 2), result.output  # ties are unscored, and all may be ties
-    if result.exit_code == 0:
-        assert read_json(tmp_path / "run" / "assessment.json")["judges"]["harm"].startswith("panel(rule/harmfulness@")
-    else:
-        assert "scored" in result.output
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    name = read_json(run / "assessment.json")["judges"]["harm"]
+    assert re.fullmatch(r"panel\(rule/harmfulness@\w{12}, rule/own@\w{12}, guard-\w{12}\)", name)
+    verdicts = read_parquet(run / "verdicts.parquet")
+    harm = [i for i, role in enumerate(verdicts["role"]) if role == "harm"]
+    assert [verdicts["score"][i] for i in harm] == [0.0] * 5  # the two chat judges outvote whatever the guard says
+    assert all(re.search(r"guard-\w{12}: (safe|unsafe|unscored)", verdicts["explanation"][i]) for i in harm)
+    assert set(read_json(run / "judging.json")["usage"]) == {"harm", f"harm: {name.split(', ')[1]}"}
 
 
 @pytest.mark.parametrize(
