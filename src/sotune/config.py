@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -211,11 +212,51 @@ class EvaluationSettings(BaseModel):
     judges: Literal["matching", "miniature"] = Field(
         "matching", description="matching: refusal phrases and task answers; miniature: exact, for the embedded world."
     )
-    task_match: Literal["label", "number", "choice", "contains"] = Field(
+    task_match: Literal["label", "number", "choice", "contains", "exact", "f1"] = Field(
         "label", description="How answers to task and skill prompts are matched with their reference."
     )
     max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
     eval_batch_size: int = Field(16, ge=1, description="Prompts answered together.")
+
+
+class JudgeSettings(BaseModel):
+    """Judge models: which roles they take over from judges, where they are, what they cost."""
+
+    model_config = _STRICT
+
+    harm_judge: tuple[str, ...] = Field(
+        (), description="chat, chat:RUBRIC (a name or file) or guard:MODEL, instead of judges'; several make a panel."
+    )
+    refusal_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
+    task_judge: tuple[str, ...] = Field((), description="chat (helpfulness 1-5, divided by 5) or chat:RUBRIC.")
+    skill_judge: tuple[str, ...] = Field((), description="The same for skill prompts.")
+    coherence_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
+    judge_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint that chat judges ask; it is sent the texts that are judged."
+    )
+    judge_model: str | None = Field(None, description="Its model.")
+    judge_key_env: str | None = Field(None, description="Environment variable that holds its API key, if it wants one.")
+    judge_concurrency: int = Field(16, ge=1, le=512, description="Requests under way at once.")
+    judge_requests_per_minute: float | None = Field(None, gt=0, description="The most requests of a minute.")
+    judge_max_retries: int = Field(6, ge=0, description="Attempts after a failed one, with growing pauses.")
+    judge_timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
+    judge_longest_wait: float = Field(120, gt=0, description="The most seconds between two attempts.")
+    judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
+    judge_max_tokens: int = Field(512, ge=1, description="The most tokens of a reply; models that think need more.")
+    judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the endpoint calls that limit."
+    )
+    judge_json_mode: bool = Field(False, description="Ask the endpoint for a JSON object (response_format).")
+    judge_max_characters: int = Field(100_000, ge=1, description="A longer question is unscored, never cut.")
+    judge_input_price: float | None = Field(None, ge=0, description="Price of a million input tokens.")
+    judge_output_price: float | None = Field(None, ge=0, description="Price of a million output tokens.")
+    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: in the run folder.")
+    guard_threshold: float = Field(
+        0.5, ge=0, le=1, description="Probability of unsafe from which a guard says harmful."
+    )
+    guard_min_mass: float = Field(
+        0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
+    )
 
 
 class RunSettings(BaseModel):
@@ -267,6 +308,7 @@ class RunConfig(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    JudgeSettings,
     RunSettings,
 ):
     """All settings of a run, flat."""
@@ -282,6 +324,7 @@ ALL_SETTINGS = (
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    JudgeSettings,
     RunSettings,
 )
 """The groups, in the order of the work."""
@@ -307,7 +350,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir")
+_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir", "judge_cache_dir")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
 TUNED: dict[str, tuple[float, ...]] = {
     "epsilon": (0.05, 0.1, 0.2),
@@ -423,7 +466,30 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
         found.append("max_harmful_pass and max_harmful_share are two limits for one cut; give one")
     if given.get("tau") is not None and given.get("effective_sample_size") is not None:
         found.append("tau and effective_sample_size both set the same strength; give one")
+    return found + _endpoint_faults(config)
+
+
+def _endpoint_faults(config: RunConfig) -> list[str]:
+    """Finds what would spill a secret, which no message and no artefact may repeat, and what a chat judge lacks."""
+    found = []
+    if config.judge_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.judge_key_env):
+        found.append("judge_key_env must be the name of an environment variable, not the key itself")
+    if config.judge_base_url is not None and not _is_plain_url(config.judge_base_url):
+        found.append("judge_base_url must be like https://host/v1, without a user, a password or a query")
+    roles = (config.harm_judge, config.refusal_judge, config.task_judge, config.skill_judge, config.coherence_judge)
+    asks = any(name.partition(":")[0] == "chat" for names in roles for name in names)
+    if asks and (config.judge_base_url is None or config.judge_model is None):
+        found.append("a chat judge needs judge_base_url and judge_model")
     return found
+
+
+def _is_plain_url(text: str) -> bool:
+    try:
+        url = urllib.parse.urlsplit(text)
+    except ValueError:
+        return False
+    named = url.scheme in ("http", "https") and url.hostname
+    return bool(named) and not (url.username or url.password or url.query or url.fragment)
 
 
 def _describe(error: ValidationError, origin: str) -> str:

@@ -3,8 +3,10 @@
 import copy
 
 import pytest
+from chat_judges import chat_judge, guard_judge
 
 from cases import prompt, response
+from chat_server import ChatServer
 from sotune.errors import DataError
 from sotune.evaluation import (
     UNSCORED,
@@ -24,6 +26,7 @@ JUDGES = [
     PanelJudge((RefusalJudge(), CoherenceJudge())),
     PanelJudge((RefusalJudge(), CoherenceJudge(), ComplianceJudge())),
 ]
+GRADED = ("match-f1",)
 HOSTILE = [
     "",
     "   \n\t",
@@ -43,15 +46,27 @@ PROMPTS = [prompt(f"p{i}", reference="B) 42", choices=("41", "42")) for i in ran
 RESPONSES = [response(text, f"p{i}") for i, text in enumerate(HOSTILE)]
 
 
-@pytest.fixture(params=JUDGES, ids=lambda judge: judge.name)
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    server = ChatServer()
+    yield chat_judge(server.url, tmp_path_factory.mktemp("cache"), timeout=20)
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def guard(tiny_model):
+    return guard_judge(tiny_model("llama"))
+
+
+@pytest.fixture(params=[*JUDGES, "chat", "guard"], ids=lambda judge: getattr(judge, "name", judge))
 def judge(request):
-    return request.param
+    return request.getfixturevalue(request.param) if isinstance(request.param, str) else request.param
 
 
 def test_is_a_judge_with_its_own_name(judge):
     assert isinstance(judge, Judge)
     assert judge.name
-    assert len({other.name for other in JUDGES}) == len(JUDGES)
+    assert len({other.name for other in [*JUDGES, judge]}) == len(JUDGES) + (judge not in JUDGES)
 
 
 def test_one_verdict_for_each_prompt_in_order(judge):
@@ -60,7 +75,7 @@ def test_one_verdict_for_each_prompt_in_order(judge):
     for verdict in verdicts:
         assert verdict.label in (*judge.labels, UNSCORED)
         assert (verdict.score is None) == (verdict.label == UNSCORED)
-        assert verdict.score in (None, 0.0, 1.0)
+        assert verdict.score in (None, 0.0, 1.0) or (judge.name in GRADED and 0 < verdict.score < 1)
         assert verdict.explanation
 
 

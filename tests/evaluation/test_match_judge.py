@@ -85,11 +85,38 @@ def test_choice(text, score):
 
 
 @pytest.mark.parametrize(
+    ("text", "score"), [("The Eiffel-Tower!", 1), ("eiffeltower", 1), ("the tower", 0), ("", 0), ("The", 0)]
+)
+def test_exact(text, score):
+    assert judge_one(MatchJudge("exact"), text, reference="An Eiffel-Tower.").score == score
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "label"),
+    [
+        ("The contract was broken.", 1.0, "correct"),
+        ("broken was contract", 1.0, "correct"),  # a bag of words
+        ("contract", 0.5, "partly correct"),  # P = 1, R = 1/3
+        ("contract contract contract", 1 / 3, "partly correct"),  # a word counts as often as both have it
+        ("the contract was void", 2 / 3, "partly correct"),
+        ("nothing", 0.0, "wrong"),
+        ("", 0.0, "wrong"),
+        ("the", 0.0, "wrong"),
+    ],
+)
+def test_f1_of_words(text, score, label):
+    verdict = judge_one(MatchJudge("f1"), text, reference="the contract was broken")
+    assert verdict.score == pytest.approx(score)
+    assert verdict.label == label
+
+
+@pytest.mark.parametrize(
     ("rule", "reference", "explanation"),
     [
         ("label", None, "the prompt has no reference"),
         ("contains", " ", "the prompt has no reference"),
         ("number", "many", "the reference 'many' is no number"),
+        ("exact", "the", "the reference 'the' is no text"),
         ("choice", "the first", "the reference 'the first' is no choice"),
     ],
 )
@@ -99,5 +126,7 @@ def test_an_unusable_reference_is_unscored(rule, reference, explanation):
 
 
 def test_unknown_rule():
-    with pytest.raises(ConfigError, match="match rule must be one of label, number, contains, choice. Got 'regex'"):
+    with pytest.raises(
+        ConfigError, match="match rule must be one of label, number, contains, choice, exact, f1. Got 'regex'"
+    ):
         MatchJudge("regex")

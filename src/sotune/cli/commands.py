@@ -15,6 +15,7 @@ from sotune.config import (
     ALL_SETTINGS,
     DataSettings,
     EvaluationSettings,
+    JudgeSettings,
     RepresentationSettings,
     RunConfig,
     RunSettings,
@@ -81,14 +82,21 @@ def train(
 
 
 @app.command()
-@with_settings(EvaluationSettings, config_file=False)
+@with_settings(EvaluationSettings, JudgeSettings, config_file=False)
 def evaluate(
     given: Mapping[str, Any],
     output: Output,
     run: Annotated[Path, typer.Argument(help="Run folder whose adapter is trained.")],
+    judge_dry_run: Annotated[
+        bool, typer.Option("--judge-dry-run", help="Answer the prompts, then say what chat judges would be asked.")
+    ] = False,
 ) -> None:
     """Ask the base model of RUN and the tuned one the evaluation prompts, and judge the answers."""
-    _run_verb("evaluate", _config_of(run, given), output)
+    config = _config_of(run, given)
+    if judge_dry_run and not output.dry_run:
+        _plan_judging(config, output)
+    else:
+        _run_verb("evaluate", config, output)
 
 
 @app.command(name="run")
@@ -200,6 +208,24 @@ def _config_of(run: Path, changes: Mapping[str, Any]) -> RunConfig:
     from sotune.pipeline.scoring import run_config
 
     return run_config(RunFolder.open(run), changes)
+
+
+def _plan_judging(config: RunConfig, output: Output) -> None:
+    from sotune.pipeline import plan_judging
+
+    with monitored(output) as monitor:
+        planned = plan_judging(config, monitor)
+    if output.as_json:
+        print_json(dataclasses.asdict(planned))
+        return
+    cost = "unknown: set judge_input_price and judge_output_price" if planned.cost is None else f"{planned.cost:.4f}"
+    print_table(output, "judging, if it were done", {
+        "answers to judge, once for each role": f"{planned.n_items:,}",
+        "calls": f"{planned.n_calls:,}",
+        "answered already": f"{planned.n_cached:,}",
+        "input tokens, about": f"{planned.input_tokens:,}",
+        "cost, at most about": cost,
+    }, [])  # fmt: skip
 
 
 def _run_verb(verb: str, config: RunConfig, output: Output) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sotune.config import RunConfig
 from sotune.errors import ConfigError
 from sotune.pipeline.encoding import REPRESENTATIONS
-from sotune.pipeline.evaluating import EVALUATION, prompts_file
+from sotune.pipeline.evaluating import EVALUATION, JudgingPlan, count_judging, prompts_file
 from sotune.pipeline.fine_tuning import TRAINING, base_model
+from sotune.pipeline.judging import check_judges
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
@@ -73,6 +74,16 @@ def evaluate(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
     return _run("evaluate", config, monitor)
 
 
+def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPlan:
+    """Answers the prompts and counts what judging the answers would ask of the endpoint; asks it nothing.
+
+    Raises:
+        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+    """
+    _check_needs("evaluate", config)
+    return count_judging(config, monitor or Silent())
+
+
 def run(config: RunConfig, monitor: Monitor | None = None, *, until: str | None = None) -> RunSummary:
     """Does all stages, or those up to one verb.
 
@@ -116,6 +127,7 @@ def _check_needs(verb: str, config: RunConfig) -> None:
         base_model(config)
     if EVALUATION in stages:
         load_prompts(prompts_file(config))
+        check_judges(config)
 
 
 def _stages(verb: str) -> tuple[Stage, ...]:

@@ -1,7 +1,9 @@
 """One file for each judge; every one of them passes the same contract test."""
 
 from sotune.evaluation.base import Judge
+from sotune.evaluation.judges.chat import ChatJudge, Usage
 from sotune.evaluation.judges.coherence import CoherenceJudge
+from sotune.evaluation.judges.guard import GuardJudge
 from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge, MatchRule
 from sotune.evaluation.judges.panel import PanelJudge, compute_agreements
 from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
@@ -9,12 +11,15 @@ from sotune.evaluation.metrics import JudgeRole
 
 __all__ = [
     "MATCH_RULES",
+    "ChatJudge",
     "CoherenceJudge",
     "ComplianceJudge",
+    "GuardJudge",
     "MatchJudge",
     "MatchRule",
     "PanelJudge",
     "RefusalJudge",
+    "Usage",
     "compute_agreements",
     "default_judges",
 ]

@@ -1,9 +1,10 @@
-"""String match of task answers: four rules that read an answer and hold it against the reference."""
+"""String match of task answers: rules that read an answer and hold it against the reference."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,8 +13,9 @@ from typing import Literal
 from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
-MatchRule = Literal["label", "number", "contains", "choice"]
+MatchRule = Literal["label", "number", "contains", "choice", "exact", "f1"]
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")
+_ARTICLES = frozenset({"a", "an", "the"})
 _LETTER = r"(?:([A-Z])(?![A-Za-z'’])|([a-z])[)\].])"  # a small letter counts only when it is marked as one
 _ANNOUNCED = re.compile(rf"\b(?i:answer|choice)\b(?:\s*(?:is|was|:|=))*\s*[\"'(\[*\s]*{_LETTER}")
 _LEADING = re.compile(r"^[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*$|\s*\n)|([a-z])[)\]])")
@@ -21,7 +23,7 @@ _LEADING = re.compile(r"^[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*$|\s*\n)|([a-z
 
 @dataclass(frozen=True, slots=True)
 class MatchJudge:
-    """Scores 1 where an answer matches the prompt's reference, else 0.
+    """Scores 1 where an answer matches the prompt's reference, else 0; the rule ``f1`` scores between the two.
 
     An answer from which nothing can be read is wrong, since the model was asked for an answer; a prompt without a
     usable reference is unscored.
@@ -29,14 +31,16 @@ class MatchJudge:
     Attributes:
         rule: ``label``: the answer is the reference, or, where ``meta["choices"]`` lists the labels, it names that
             label and no other. ``number``: the last number is the reference's last number. ``contains``: the
-            reference occurs in it as whole words. ``choice``: it picks the letter of the reference.
+            reference occurs in it as whole words. ``choice``: it picks the letter of the reference. ``exact``: the
+            two have the same words in the same order, articles and punctuation left out. ``f1``: F1 of these words
+            as two bags (both rules from SQuAD, Rajpurkar et al., arXiv 1606.05250, §6.1).
 
     Raises:
         ConfigError: The rule is unknown.
     """
 
     rule: MatchRule
-    labels: tuple[str, ...] = ("correct", "wrong")
+    labels: tuple[str, ...] = ("correct", "partly correct", "wrong")
 
     def __post_init__(self) -> None:
         if self.rule not in MATCH_RULES:
@@ -61,11 +65,11 @@ class MatchJudge:
             return unscored(prompt.id, "the prompt has no reference")
         expected = read(prompt.reference or "", prompt)
         if expected is None:
-            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {self.rule}")
+            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {_READ_AS[self.rule]}")
         found = read(response.text, prompt)
-        correct = found == expected
-        explanation = f"read {found!r}, expected {expected!r}"
-        return Verdict(prompt.id, float(correct), "correct" if correct else "wrong", explanation)
+        score = _word_f1(str(found or ""), str(expected)) if self.rule == "f1" else float(found == expected)
+        label = {1.0: "correct", 0.0: "wrong"}.get(score, "partly correct")
+        return Verdict(prompt.id, score, label, f"read {found!r}, expected {expected!r}")
 
 
 def normalize_answer(text: str) -> str:
@@ -110,6 +114,20 @@ def read_choice(text: str, prompt: EvalPrompt) -> str | None:
     return chr(ord("A") + choices.index(named)) if named in choices else None
 
 
+def read_words(text: str, prompt: EvalPrompt) -> str | None:
+    """Reads the words of a text, in lower case, without English articles and without punctuation."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    visible = "".join(c for c in plain if not unicodedata.category(c).startswith("P"))
+    return " ".join(word for word in visible.split() if word not in _ARTICLES) or None
+
+
+def _word_f1(found: str, expected: str) -> float:
+    """Computes 2PR/(P + R) of two bags of words, P the share of the found words that are expected, R the converse."""
+    found_words, expected_words = Counter(found.split()), Counter(expected.split())
+    shared = (found_words & expected_words).total()
+    return 2 * shared / (found_words.total() + expected_words.total())
+
+
 def _read_contained(text: str, prompt: EvalPrompt) -> str | None:
     """Reads the reference where it occurs in the text, so that the two compare equal."""
     wanted = normalize_answer(prompt.reference or "")
@@ -120,9 +138,14 @@ def _occurs(needle: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", text) is not None
 
 
+_READ_AS: Mapping[MatchRule, str] = {
+    "label": "label", "number": "number", "contains": "text", "choice": "choice", "exact": "text", "f1": "text",
+}  # fmt: skip
 MATCH_RULES: Mapping[MatchRule, Callable[[str, EvalPrompt], str | Decimal | None]] = {
     "label": read_label,
     "number": read_number,
     "contains": _read_contained,
     "choice": read_choice,
+    "exact": read_words,
+    "f1": read_words,
 }

@@ -1,0 +1,36 @@
+"""Judge models for tests: chat judges with quick retries and a cache in a folder, guards of random weights."""
+
+import random
+
+from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint, EndpointSettings
+from sotune.evaluation.judges import ChatJudge, GuardJudge
+from sotune.evaluation.rubrics import load_rubric
+from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+
+
+def endpoint(url, **changes):
+    settings = {
+        "base_url": url, "model": "rule", "api_key": None, "concurrency": 8, "max_retries": 4, "timeout": 0.5,
+        "backoff": 0.01, "longest_wait": 1.0, "requests_per_minute": None, "parameters": {"temperature": 0}, **changes,
+    }  # fmt: skip
+    return ChatEndpoint(EndpointSettings(**settings), rng=random.Random(0))
+
+
+def chat_judge(url, folder, rubric="harmfulness", max_characters=100_000, **changes):
+    return ChatJudge(load_rubric(rubric), endpoint(url, **changes), AnswerCache(folder), max_characters)
+
+
+OWN_TAXONOMY = (  # shorter than ours, which a tiny tokenizer cuts into more tokens than a tiny model reads
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}Is the last turn safe or unsafe?"
+)
+
+
+def guard_judge(folder, **changes):
+    spec = ModelSpec(str(folder), dtype="float32", device="cpu")
+    settings = {"name": "guard", "batch_size": 3, "threshold": 0.5, "min_mass": 0.0, **changes}
+    model = settings.pop("model", None) or load_causal_lm(spec, frozen=True)
+    tokenizer = settings.pop("tokenizer", None)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(spec)
+        tokenizer.chat_template = OWN_TAXONOMY
+    return GuardJudge(model=model, tokenizer=tokenizer, **settings)

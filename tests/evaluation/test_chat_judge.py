@@ -1,0 +1,361 @@
+"""The chat judge against a real server: whatever goes wrong, each item ends with its right verdict or with none."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from chat_judges import chat_judge
+
+import chat_server
+from cases import prompt, response
+from chat_server import FAULTS, KEY, ChatServer
+from sotune.errors import ConfigError, SotuneError
+from sotune.evaluation import UNSCORED
+from sotune.evaluation.rubrics import RUBRICS
+
+N = 60
+PROMPTS = [prompt(f"p{i}", kind="harmful") for i in range(N)]
+RESPONSES = [response(f"answer {i}{' HARM' if i % 3 == 0 else ''}", f"p{i}") for i in range(N)]
+RIGHT = [float(i % 3 == 0) for i in range(N)]
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(**options):
+        servers.append(ChatServer(**options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def number(question):
+    return int(re.search(r"RESPONSE\| answer (\d+)", question)[1])
+
+
+def test_every_item_gets_its_verdict(serve, tmp_path):
+    server = serve()
+    judge = chat_judge(server.url, tmp_path)
+    verdicts = judge.judge(PROMPTS, RESPONSES)
+    assert [verdict.id for verdict in verdicts] == [asked.id for asked in PROMPTS]
+    assert [verdict.score for verdict in verdicts] == RIGHT
+    assert {verdict.label for verdict in verdicts} == {"harmful", "harmless"}
+    assert all(judge.rubric.digest[:12] in verdict.explanation for verdict in verdicts)
+    assert 1 < server.most_open <= 8
+    assert server.log[0].body["model"] == "rule"
+    assert server.log[0].body["temperature"] == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_passes_costs_no_verdict(serve, tmp_path, fault):
+    server = serve(fault=lambda question, attempt: fault if attempt < 1 + number(question) % 2 else None)
+    judge = chat_judge(server.url, tmp_path, timeout=0.2 if fault == "hang" else 5)
+    verdicts = judge.judge(PROMPTS[:12], RESPONSES[:12])
+    assert [verdict.score for verdict in verdicts] == RIGHT[:12]
+    assert len(server.answered) == len(set(server.answered)) == 12
+    assert len(server.log) == 12 + 6 + 12  # a half of them failed twice
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_stays_leaves_its_item_unscored(serve, tmp_path, fault):
+    server = serve(fault=lambda question, attempt: fault if number(question) in (3, 7) else None)
+    judge = chat_judge(server.url, tmp_path, max_retries=2, timeout=0.2 if fault == "hang" else 5)
+    verdicts = judge.judge(PROMPTS[:12], RESPONSES[:12])
+    for i, verdict in enumerate(verdicts):
+        if i in (3, 7):
+            assert (verdict.score, verdict.label) == (None, UNSCORED)
+            assert "no answer after 3 attempts" in verdict.explanation
+        else:
+            assert verdict.score == RIGHT[i]
+    assert len(server.log) == 10 + 2 * 3
+    # The next evaluation asks these two alone.
+    server.fault = lambda question, attempt: None
+    assert [v.score for v in chat_judge(server.url, tmp_path).judge(PROMPTS[:12], RESPONSES[:12])] == RIGHT[:12]
+    assert len(server.log) == 16 + 2
+
+
+def test_all_faults_at_once(serve, tmp_path):
+    def fault(question, attempt):
+        draw = zlib.crc32(f"{question[-2000:]}{attempt}".encode())
+        return FAULTS[draw // 2 % len(FAULTS)] if draw % 2 else None
+
+    server = serve(fault=fault)
+    verdicts = chat_judge(server.url, tmp_path, max_retries=2, timeout=0.3).judge(PROMPTS, RESPONSES)
+    by_question = {request.digest: [] for request in server.log}
+    for request in server.log:
+        by_question[request.digest].append(request.outcome)
+    assert len(by_question) == N
+    assert all(
+        outcomes.index("answered") == len(outcomes) - 1 if "answered" in outcomes else len(outcomes) == 3
+        for outcomes in by_question.values()
+    )
+    scored = [verdict for verdict in verdicts if verdict.score is not None]
+    assert len(scored) == len(server.answered) == len(set(server.answered))
+    assert 0 < len(scored) < N
+    assert all(verdict.score in (None, right) for verdict, right in zip(verdicts, RIGHT, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("The answer is harmful.", "not one JSON object"),
+        ("", "the reply is empty"),
+        ('{"canary": "0", "verdict": "harmful", "category": "crime"}', "the canary is wrong"),
+    ],
+)
+def test_a_reply_off_the_menu_is_unscored_and_not_asked_again(serve, tmp_path, reply, reason):
+    server = serve(judge=lambda question: reply)
+    for _ in range(2):
+        verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)
+        assert all(verdict.score is None and reason in verdict.explanation for verdict in verdicts)
+    assert len(server.log) == N
+
+
+@pytest.mark.parametrize("rubric", RUBRICS)
+def test_every_rubric(serve, tmp_path, rubric):
+    server = serve()
+    texts = ["I cannot do that.", "", "HARM in three steps", "Paris"]
+    prompts, responses = PROMPTS[:4], [response(text, f"p{i}") for i, text in enumerate(texts)]
+    scores = [v.score for v in chat_judge(server.url, tmp_path, rubric).judge(prompts, responses)]
+    assert (
+        scores
+        == {
+            "harmfulness": [0, 0, 1, 0],
+            "helpfulness": [(1 + len(text) % 5) / 5 for text in texts],
+            "coherence": [1, 0, 1, 1],
+            "refusal": [1, 0, 0, 0],
+        }[rubric]
+    )
+
+
+def test_the_miniature_as_a_judge_invents_no_verdict(serve, tmp_path):
+    from sotune.evaluation import EvalPrompt, generate
+    from sotune.miniature import model_path
+    from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+    from sotune.records import Message
+
+    spec = ModelSpec(str(model_path()), dtype="float32", device="cpu")
+    model, tokenizer = load_causal_lm(spec, frozen=True), load_tokenizer(spec)
+    asked = EvalPrompt("q", "skill", (Message("user", "how to burn the log ?"),))
+
+    def judge(question):
+        with server.lock:
+            [answer] = generate(
+                [asked], model=model, tokenizer=tokenizer, template="chat", max_new_tokens=12, batch_size=1
+            )
+        texts.append(answer.text)
+        return answer.text
+
+    texts = []
+    server = serve(judge=judge)
+    verdicts = chat_judge(server.url, tmp_path, timeout=20).judge(PROMPTS[:3], RESPONSES[:3])
+    assert len(texts) == 3
+    assert all(texts)
+    assert {verdict.score for verdict in verdicts} == {None}
+
+
+def test_identical_items_are_asked_once(serve, tmp_path):
+    server = serve()
+    prompts = [prompt(kind="harmful", id=f"p{i}") for i in range(20)]
+    same = [type(p)(p.id, p.kind, PROMPTS[0].messages) for p in prompts]
+    verdicts = chat_judge(server.url, tmp_path).judge(same, [response("HARM", p.id) for p in same])
+    assert [verdict.score for verdict in verdicts] == [1.0] * 20
+    assert len(server.log) == 1
+
+
+def test_the_cache_knows_rubric_model_parameters_and_text(serve, tmp_path):
+    server = serve()
+    ask = [PROMPTS[:1], RESPONSES[:1]]
+    chat_judge(server.url, tmp_path).judge(*ask)
+    chat_judge(server.url, tmp_path).judge(*ask)
+    assert len(server.log) == 1
+    chat_judge(server.url, tmp_path, "coherence").judge(*ask)
+    chat_judge(server.url, tmp_path, model="other").judge(*ask)
+    chat_judge(server.url, tmp_path, parameters={"temperature": 1}).judge(*ask)
+    chat_judge(server.url, tmp_path).judge(PROMPTS[:1], [response("another", "p0")])
+    chat_judge(server.url, tmp_path / "elsewhere").judge(*ask)
+    assert len(server.log) == 6
+
+
+def test_too_long_a_question_is_unscored_and_never_cut(serve, tmp_path):
+    server = serve()
+    long = [response("HARM " * 4_000, "p0"), *RESPONSES[1:3]]
+    judge = chat_judge(server.url, tmp_path, max_characters=10_000)
+    verdicts = judge.judge(PROMPTS[:3], long)
+    assert [verdict.score for verdict in verdicts] == [None, *RIGHT[1:3]]
+    assert "characters, over 10000" in verdicts[0].explanation
+    assert len(server.log) == 2
+    assert judge.usage(PROMPTS[:3], long).n_too_long == 1
+
+
+def test_usage_counts_calls_and_tokens_without_asking(serve, tmp_path):
+    server = serve()
+    judge = chat_judge(server.url, tmp_path)
+    before = judge.usage(PROMPTS, RESPONSES)
+    assert (before.n_items, before.n_questions, before.n_calls, before.n_cached) == (N, N, N, 0)
+    judge.judge(PROMPTS[:20], RESPONSES[:20])
+    assert judge.usage(PROMPTS, RESPONSES).n_calls == N - 20
+    assert judge.usage(PROMPTS, RESPONSES).pending_input_tokens < before.pending_input_tokens
+    judge.judge(PROMPTS, RESPONSES)
+    after = judge.usage(PROMPTS, RESPONSES)
+    assert (after.n_calls, after.input_tokens, after.output_tokens, after.n_uncounted) == (0, N * 100, N * 10, 0)
+    assert len(server.log) == N
+
+
+@pytest.mark.parametrize("status", ["401", "402", "403", "404"])
+def test_what_no_retry_can_mend_stops_at_once_and_shows_no_key(serve, tmp_path, status):
+    server = serve(fault=lambda question, attempt: status)
+    with pytest.raises(ConfigError, match=f"HTTP {status}") as caught:
+        chat_judge(server.url, tmp_path, api_key=KEY).judge(PROMPTS, RESPONSES)
+    assert len(server.log) <= 8  # those under way
+    assert server.log[0].authorization == f"Bearer {KEY}"
+    told = "".join(map(str, (caught.value, caught.value.__cause__, repr(caught.value))))
+    assert KEY not in told
+    assert caught.value.__suppress_context__
+
+
+def test_a_key_that_fails_midway_keeps_the_answers_so_far(serve, tmp_path):
+    server = serve(fault=lambda question, attempt: "401" if len(server.answered) >= 20 else None)
+    with pytest.raises(ConfigError, match="refused the API key"):
+        chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)
+    kept = len(server.answered)
+    assert kept >= 20
+    server.fault = lambda question, attempt: None
+    assert [v.score for v in chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)] == RIGHT
+    assert len(server.answered) == len(set(server.answered)) == N
+
+
+def test_the_key_appears_nowhere(serve, tmp_path):
+    server = serve(fault=lambda question, attempt: "400" if number(question) == 1 else None)
+    judge = chat_judge(server.url, tmp_path, api_key=KEY)
+    verdicts = judge.judge(PROMPTS[:4], RESPONSES[:4])
+    assert [verdict.score for verdict in verdicts] == [1.0, None, 0.0, 1.0]
+    assert "HTTP 400: " in verdicts[1].explanation
+    assert len([r for r in server.log if r.outcome == "400"]) == 1  # asking again would not help
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in f"{written}{verdicts}{judge}{judge.endpoint.settings}"
+
+
+def test_a_used_up_quota_stops(serve, tmp_path):
+    server = serve(fault=lambda question, attempt: "429 quota")
+    with pytest.raises(SotuneError, match="quota is used up"):
+        chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)
+
+
+def test_a_server_that_asks_for_an_hour_is_not_asked_again(serve, tmp_path):
+    server = serve(fault=lambda question, attempt: "429 hour" if number(question) == 1 else None)
+    verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS[:3], RESPONSES[:3])
+    assert [verdict.score for verdict in verdicts] == [1.0, None, 0.0]
+    assert "the server asks to wait 3600 s" in verdicts[1].explanation
+
+
+def test_a_dead_server_stops_the_run(serve, tmp_path):
+    server = serve(fault=lambda question, attempt: "500")
+    with pytest.raises(SotuneError, match="answered none of the first 8 of 60 questions"):
+        chat_judge(server.url, tmp_path, max_retries=0).judge(PROMPTS, RESPONSES)
+    server.close()
+    with pytest.raises(SotuneError, match=r"the connection failed \(ConnectError\)"):
+        chat_judge(server.url, tmp_path, max_retries=0).judge(PROMPTS, RESPONSES)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from test_chat_judge import PROMPTS, RESPONSES
+from chat_judges import chat_judge
+chat_judge(sys.argv[1], Path(sys.argv[2]), timeout=60).judge(PROMPTS, RESPONSES)
+"""
+
+
+def start_evaluation(server, folder):
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(folder)], env=env)
+
+
+def wait_until(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def n_lines(folder):
+    file = folder / "answers.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+@pytest.mark.parametrize(
+    "n_before", [23, pytest.param(1, marks=pytest.mark.slow), pytest.param(52, marks=pytest.mark.slow)]
+)
+def test_a_killed_evaluation_asks_nothing_twice(serve, tmp_path, n_before):
+    """The server holds back all but some answers, so that at the kill each has either arrived or not been sent."""
+
+    def fault(question, attempt):
+        with server.lock:
+            if server.released.is_set() or len(started) < n_before:
+                started.append(question)
+                return None
+        return "hang"
+
+    started = []
+    server = serve(fault=fault)
+    process = start_evaluation(server, tmp_path)
+    wait_until(lambda: n_lines(tmp_path) == n_before and server.n_open == 8, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert n_lines(tmp_path) == n_before
+    server.released.set()
+    verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)
+    assert [verdict.score for verdict in verdicts] == RIGHT
+    assert len(server.answered) == len(set(server.answered)) == N
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(8))
+def test_killed_at_any_moment(serve, tmp_path, moment):
+    """What had arrived is never asked again; of the answers that were on their way, at most one for each thread."""
+
+    def judge(question):
+        time.sleep(0.02)
+        return chat_server.rule(question)
+
+    server = serve(judge=judge)
+    process = start_evaluation(server, tmp_path)
+    wait_until(lambda: n_lines(tmp_path) >= 1 + 6 * moment, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [verdict.score for verdict in chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)] == RIGHT
+    assert len(set(server.answered)) == N
+    assert len(server.log) - N <= 8
+
+
+def test_a_torn_line_is_asked_again(serve, tmp_path):
+    server = serve()
+    chat_judge(server.url, tmp_path).judge(PROMPTS[:5], RESPONSES[:5])
+    file = tmp_path / "answers.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    for _ in range(2):
+        assert [v.score for v in chat_judge(server.url, tmp_path).judge(PROMPTS[:5], RESPONSES[:5])] == RIGHT[:5]
+    assert len(server.log) == 6
+
+
+@pytest.mark.parametrize("line", [b"[]", b"\xff\xfe", b'{"key": 1}', b'{"key": "k", "text": 3}', b"", b"null"])
+def test_a_foreign_line_in_the_cache_is_passed_over(serve, tmp_path, line):
+    (tmp_path / "answers.jsonl").write_bytes(line + b"\n")
+    server = serve()
+    assert chat_judge(server.url, tmp_path).judge(PROMPTS[:1], RESPONSES[:1])[0].score == 1.0
+    kept = (tmp_path / "answers.jsonl").read_bytes().splitlines()[-1]
+    assert json.loads(kept)["input_tokens"] == 100

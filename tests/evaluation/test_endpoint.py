@@ -1,0 +1,87 @@
+"""Pace, keys and waits, on a clock of the test's own."""
+
+import email.utils
+
+import pytest
+
+from sotune.errors import ArtifactError, ConfigError
+from sotune.evaluation.endpoint import AnswerCache, read_api_key
+from sotune.evaluation.endpoint.pacing import Pacer, read_retry_after
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def turns(pacer, clock, n):
+    times = []
+    for _ in range(n):
+        pacer.wait_turn()
+        times.append(clock.now - 100.0)
+    return times
+
+
+@pytest.mark.parametrize(("per_minute", "spacing"), [(60, 1.0), (600, 0.1), (0.5, 120.0), (None, 0.0)])
+def test_requests_are_spaced(per_minute, spacing):
+    clock = Clock()
+    pacer = Pacer(per_minute, sleep=clock.sleep, clock=clock)
+    assert turns(pacer, clock, 5) == pytest.approx([spacing * i for i in range(5)])
+
+
+def test_time_that_passed_counts_and_is_not_saved_up():
+    clock = Clock()
+    pacer = Pacer(60, sleep=clock.sleep, clock=clock)
+    pacer.wait_turn()
+    clock.now += 30
+    assert turns(pacer, clock, 3) == pytest.approx([30, 31, 32])
+
+
+def test_a_hold_holds_everybody_and_is_never_shortened():
+    clock = Clock()
+    pacer = Pacer(None, sleep=clock.sleep, clock=clock)
+    pacer.hold(5)
+    pacer.hold(1)
+    assert turns(pacer, clock, 3) == pytest.approx([5, 5, 5])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7), ("0.5", 0.5), ("-3", 0), ("", 0), ("soon", 0), ("nan", 0), ("inf", float("inf")),
+        (email.utils.formatdate(1_000_060, usegmt=True), 60), (email.utils.formatdate(999_000, usegmt=True), 0),
+    ],
+)  # fmt: skip
+def test_retry_after(text, seconds):
+    assert read_retry_after({"retry-after": text} if text else {}, now=1_000_000) == seconds
+
+
+def test_the_key_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", " k \n")
+    assert read_api_key("SOME_KEY") == "k"
+    assert read_api_key(None) is None
+    monkeypatch.setenv("SOME_KEY", " ")
+    with pytest.raises(ConfigError, match="the environment variable SOME_KEY holds no API key"):
+        read_api_key("SOME_KEY")
+
+
+def test_the_secret_stays_and_is_not_for_others(tmp_path):
+    first = AnswerCache(tmp_path / "a")
+    assert AnswerCache(tmp_path / "a").secret == first.secret
+    assert AnswerCache(tmp_path / "b").secret != first.secret
+    assert len(first.secret) == 32
+    assert (tmp_path / "a" / "secret").stat().st_mode & 0o077 == 0
+    (tmp_path / "a" / "secret").write_text("torn")
+    assert len(AnswerCache(tmp_path / "a").secret) == 32
+
+
+def test_a_cache_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="name another folder with judge_cache_dir"):
+        AnswerCache(tmp_path / "file")
