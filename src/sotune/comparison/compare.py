@@ -16,7 +16,7 @@ from sotune.comparison.run import Comparison, PlannedCell
 from sotune.comparison.settings import MINIATURE, CompareSettings, FileData, MiniatureData
 from sotune.evaluation import Judge, JudgeRole
 from sotune.pipeline import Monitor, Silent
-from sotune.pipeline.evaluating import make_judges
+from sotune.pipeline.judging import model_free_judges
 
 FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 
@@ -122,7 +122,7 @@ def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: D
     own = {data.name: data.task_match for data in settings.datasets if isinstance(data, FileData)}
 
     def judges(draw: Draw) -> Mapping[JudgeRole, Judge]:
-        return make_judges(settings.judges, task_match=own.get(draw.dataset) or settings.task_match)
+        return model_free_judges(settings.judges, task_match=own.get(draw.dataset) or settings.task_match)
 
     return Comparison(
         settings.variants(),

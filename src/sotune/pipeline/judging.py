@@ -17,7 +17,7 @@ from sotune.errors import ConfigError
 if TYPE_CHECKING:
     from sotune.evaluation import EvalPrompt, Judge, JudgeRole, Response, Verdict
     from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint
-    from sotune.evaluation.judges import ChatJudge, Usage
+    from sotune.evaluation.judges import ChatJudge, MatchRule, Usage
     from sotune.models import ModelSpec
     from sotune.pipeline.stage import Monitor
 
@@ -90,7 +90,7 @@ def make_judges(
     """
     from sotune.evaluation.judges import PanelJudge
 
-    judges = dict(_model_free(config))
+    judges = dict(model_free_judges(config.judges, task_match=config.task_match))
     factory = _Factory(config, Path(config.judge_cache_dir) if config.judge_cache_dir else run.file(CACHE), monitor)
     named = [source for source in _sources(config) if load_guards or source.kind == "chat"]
     for role, sources in groupby(named, key=lambda source: source.role):
@@ -163,14 +163,15 @@ def _cost(n_input: int, n_output: int, config: RunConfig) -> float | None:
     return (n_input * config.judge_input_price + n_output * config.judge_output_price) / 1e6
 
 
-def _model_free(config: RunConfig) -> Mapping[JudgeRole, Judge]:
-    if config.judges == "miniature":
+def model_free_judges(name: Literal["matching", "miniature"], *, task_match: MatchRule) -> Mapping[JudgeRole, Judge]:
+    """Returns judges of all roles that need no model: phrases and answers, or the miniature's grammar."""
+    if name == "miniature":
         from sotune.miniature import judges
 
         return judges()
     from sotune.evaluation import default_judges
 
-    return default_judges(task=config.task_match, skill=config.task_match)
+    return default_judges(task=task_match, skill=task_match)
 
 
 def _sources(config: RunConfig) -> list[_Source]:

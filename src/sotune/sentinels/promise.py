@@ -14,6 +14,7 @@ begin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -211,7 +212,8 @@ def choose_drop(tuning_outranked: Sequence[float], n_rows: int) -> float:
 
     def bound(q: float) -> float:
         caught = lower_bound(int((place >= 1 - q).sum()), len(place), confidence=_QUARTER) if len(place) else 0.0
-        return upper_bound(round(q * n_rows), n_rows, confidence=_QUARTER) / caught if caught > 0 else float("inf")
+        dropped: float = upper_bound(round(q * n_rows), n_rows, confidence=_QUARTER)
+        return dropped / caught if caught > 0 else math.inf
 
     return min(DROPS, key=bound)
 
