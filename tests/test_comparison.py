@@ -94,5 +94,5 @@ def test_filters_that_keep_everything_equal_plain_fine_tuning(budget, draw, tmp_
 
 
 def test_an_unknown_method_is_named(budget, tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown methods \['magic'\]; known: base, sft"):
+    with pytest.raises(ConfigError, match=r"unknown method 'magic'; known: sft, random"):
         Comparison(["magic"], budget, {}, folder=tmp_path, monitor=Silent())
