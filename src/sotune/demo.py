@@ -114,6 +114,7 @@ def draws(settings: DemoSettings) -> Iterator[Draw]:
         generate_eval_prompts,
         generate_harmful_reference,
         generate_safe_anchor,
+        generate_safety_pairs,
         generate_task_data,
         require_disjoint,
     )
@@ -124,12 +125,14 @@ def draws(settings: DemoSettings) -> Iterator[Draw]:
         )
         safe_anchor = generate_safe_anchor(settings.task, n=settings.n_anchor, seed=seed)
         harmful_reference = generate_harmful_reference(n=settings.n_reference, seed=seed)
+        safety_pairs = generate_safety_pairs(n=settings.n_reference, exclude=harmful_reference, seed=seed)
         prompts = generate_eval_prompts(settings.task, n_each=settings.n_each, seed=seed)
         require_disjoint(
             {
                 "downstream": downstream,
                 "safe_anchor": safe_anchor,
                 "harmful_reference": harmful_reference,
+                "safety_pairs": safety_pairs,
                 "evaluation": prompts,
             }
         )
@@ -142,6 +145,7 @@ def draws(settings: DemoSettings) -> Iterator[Draw]:
             harmful_reference=harmful_reference,
             prompts=prompts,
             kind={record.id: str(record.meta["kind"]) for record in downstream},
+            safety_pairs=safety_pairs,
         )
 
 

@@ -7,6 +7,7 @@ sees the truth but those that say so, and these are bounds, not rivals.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,3 +221,9 @@ def weights_by_rank(scores: Tensor) -> Tensor:
     last = sizes.cumsum(0).double()
     ranks: Tensor = (last - (sizes.double() - 1) / 2)[group]
     return ranks / ranks.sum()
+
+
+def row_noise(ids: Sequence[str], seed: int) -> Tensor:
+    """Returns a number in (0, 1) for each id, ``[n]``, float64: noise that belongs to a row, wherever it stands."""
+    digests = [hashlib.sha256(f"{seed} {id}".encode()).digest()[:6] for id in ids]
+    return torch.tensor([(int.from_bytes(digest) + 0.5) / 2**48 for digest in digests], dtype=torch.float64)
