@@ -7,10 +7,11 @@ largest are a draw without replacement in proportion to the importance weights.
 
 Released code (data-selection 1.0.3) drops rows of fewer than 100 tokens, which is nearly all of a chat set, and then
 fails when fewer than K are left; it draws its noise from the global generator; and without smoothing, a bucket that a
-small target has not seen costs some 9 to 14 nats. Here no row is dropped, noise belongs to the seed and the row's id,
-and the target has one pseudo-count a *seen* bucket (Laplace; ours, since its default is none). The score is a sum, so
-long rows have large scores of either sign: ``dsir_mean`` divides by the number of n-grams and draws nothing. Prompt and
-completion are both read.
+small target has not seen costs some 9 to 14 nats. Here no row is dropped, and noise belongs to the seed and the row's
+id. Its optional smoothing adds a count to every bucket of the target, which favors whatever is rare in the raw data;
+here a tenth of p_T is p_R instead (ours), so that an unseen bucket costs 2.3 nats, however rare it is. The score is a
+sum, so long rows have large scores of either sign: ``dsir_mean`` divides by the number of n-grams and draws nothing.
+Prompt and completion are both read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sotune.records import Record
 
 N_BUCKETS = 10_000
 _FLOOR = 1e-8  # added to frequencies before the logarithm, as in the released code
-_SMOOTHING = 1.0
+_MIXING = 0.1
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
 
 
@@ -55,28 +56,27 @@ def weigh_by_mean(inputs: WeighInputs) -> Tensor:
 def _score(inputs: WeighInputs, *, by_length: bool) -> Tensor:
     records = inputs.require_records("dsir")
     rows, target = ([ngram_buckets(_text(r)) for r in some] for some in (records.downstream, records.safe_anchor))
-    ratio = log_ratios(target, rows, smoothing=_SMOOTHING)
+    ratio = log_ratios(target, rows, mixing=_MIXING)
     scores = [sum(count * float(ratio[bucket]) for bucket, count in row.items()) for row in rows]
     if by_length:
         scores = [score / max(1, row.total()) for score, row in zip(scores, rows, strict=True)]
     return torch.tensor(scores, dtype=torch.float64)
 
 
-def log_ratios(target: Sequence[Counter[int]], raw: Sequence[Counter[int]], *, smoothing: float) -> Tensor:
+def log_ratios(target: Sequence[Counter[int]], raw: Sequence[Counter[int]], *, mixing: float) -> Tensor:
     """Returns ``log(p_T + 1e-8) − log(p_R + 1e-8)`` of each bucket, ``[N_BUCKETS]``.
 
     Args:
         target: Bucket counts of each row of the target.
         raw: The same of the raw data.
-        smoothing: Added to the target's count of every bucket that occurs in either set, ≥ 0.
+        mixing: Share of the raw frequencies in the target's, in [0, 1).
     """
     counts = [torch.zeros(N_BUCKETS, dtype=torch.float64) for _ in range(2)]
     for vector, rows in zip(counts, (target, raw), strict=True):
         for row in rows:
             vector[list(row)] += torch.tensor(list(row.values()), dtype=torch.float64)
-    seen = (counts[0] + counts[1]) > 0
-    smoothed = counts[0] + smoothing * seen
-    p_target, p_raw = smoothed / smoothed.sum(), counts[1] / counts[1].sum()
+    of_target, p_raw = (vector / vector.sum() for vector in counts)
+    p_target = (1 - mixing) * of_target + mixing * p_raw
     return (p_target + _FLOOR).log() - (p_raw + _FLOOR).log()
 
 

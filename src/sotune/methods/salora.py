@@ -211,7 +211,8 @@ def _attach(layer: Any, parts: FixedParts) -> None:
 
     def subtract(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         fixed: Tensor = (inputs[0].to(a0) @ a0.T) @ fixed_b.T
-        return output - (scaling * fixed).to(output)
+        difference: Tensor = output - (scaling * fixed).to(output)
+        return difference
 
     layer.lora_B["default"].register_forward_hook(project)
     layer.register_forward_hook(subtract)

@@ -66,7 +66,8 @@ def load_with(model: ModelSpec, adapter: Path | None) -> Any:
     network = load_causal_lm(model, frozen=True)
     if adapter is None:
         return network
-    with warnings.catch_warnings():
+    # PEFT draws an adapter at random before it fills it.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by its old name
         return PeftModel.from_pretrained(network, str(adapter), use_safetensors=True).eval()
 
