@@ -100,7 +100,7 @@ def test_seams_of_methods_and_combinations():
     assert method_named("sbr + resta").keeps_all
     assert not method_named("sot + sbr").keeps_all
     assert method_named("oracle + sbr").uses_truth
-    assert method_named("oracle + sbr").keeps_positive
+    assert method_named("oracle + sbr").keep is METHODS["oracle"].keep
     assert all(len(method.seams) == 1 for name, method in METHODS.items() if name != "sft")
 
 
@@ -129,7 +129,7 @@ def test_weights_by_rank_by_hand():
 
 
 def test_a_method_that_keeps_too_much_is_the_callers_fault(weigh_inputs):
-    nothing = replace(weighing(lambda _: torch.zeros(12).double()), keeps_positive=True)
+    nothing = replace(weighing(lambda _: torch.zeros(12).double()), keep=lambda _, weights: int(weights.sum()))
     assert isinstance(nothing, Method)
     with pytest.raises(Exception, match="k must be between 1 and 12"):
         select_by(nothing, weigh_inputs, keep_fraction=1.0)

@@ -119,3 +119,27 @@ def test_cosine_warms_up_and_ends_near_zero(train):
 def test_an_empty_set_is_an_error(train):
     with pytest.raises(DataError, match="nothing to learn"):
         train(trusted=[])
+
+
+def test_micro_batches_change_nothing(tiny_model):
+    spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
+    rows = [Record.from_text(f"d{i}", f"Add {i}", "So be it." + " Yes." * (i % 3)) for i in range(8)]
+    results = [
+        train_bilevel(
+            rows,
+            {record.id: 0.5 + i / 8 for i, record in enumerate(rows)},
+            rows[:3],
+            model=spec,
+            training=TrainSettings(
+                max_length=48,
+                learning_rate=0.01,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=4 // size,
+                r=4,
+            ),
+            settings=BilevelSettings(4, lambda _: 1.0, lambda _: 1.0, "sgd", 0.4, 0.1, "constant", 1.0),
+        )
+        for size in (4, 1)
+    ]
+    torch.testing.assert_close(adapters(results[0]), adapters(results[1]), rtol=1e-3, atol=1e-5)
+    assert results[0].logits == pytest.approx(results[1].logits, abs=1e-5)

@@ -169,7 +169,7 @@ class Method:
         weigh: Returns one weight for each row, ``[n]``, ≥ 0, larger is better.
         loss_weight_rule: How the loss weight of a kept row follows from its weight.
         keeps_all: Whether every row is kept, whatever K is.
-        keeps_positive: Whether exactly the rows of positive weight are kept, whatever K is.
+        keep: Returns how many rows are kept, from the inputs and the weights; ``None``: the budget's K.
         train: Trains the adapter in another way than `train_weighted`.
         edit: Changes the saved adapter.
         uses_truth: Whether it is given the labels: a bound, not a rival.
@@ -178,7 +178,7 @@ class Method:
     weigh: Callable[[WeighInputs], Tensor] = field(default=weigh_equally)
     loss_weight_rule: LossWeightRule = "uniform"
     keeps_all: bool = False
-    keeps_positive: bool = False
+    keep: Callable[[WeighInputs, Tensor], int] | None = None
     train: Callable[[TrainInputs], TrainResult] | None = None
     edit: Callable[[EditInputs], None] | None = None
     uses_truth: bool = False

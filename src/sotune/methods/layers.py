@@ -18,6 +18,8 @@ _BATCH_TOKENS = 8192
 def encode_layers(records: Sequence[Record], tools: Tools, *, pooling: Pooling) -> Tensor:
     """Runs the frozen model once over the rows and pools the output of every layer.
 
+    All layers of all rows are held in memory: 2.7 GB for 5,000 rows of an 8B model.
+
     Args:
         records: The rows.
         tools: The model, its template and length limit.

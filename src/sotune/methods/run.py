@@ -56,12 +56,8 @@ def select_by(method: Method, inputs: WeighInputs, *, keep_fraction: float) -> S
         inputs = replace(inputs, tools=replace(inputs.tools, truth=None))
     weights = method.weigh(inputs)
     n = len(records)
-    if method.keeps_all:
-        k = n
-    elif method.keeps_positive:
-        k = int((weights > 0).sum())
-    else:
-        k = keep_count(n, keep_fraction=keep_fraction)
+    k = n if method.keeps_all else keep_count(n, keep_fraction=keep_fraction)
+    k = k if method.keep is None else method.keep(inputs, weights)
     ids = [record.id for record in records]
     rows = select_rows(ids, weights.tolist(), k=k, loss_weight_rule=method.loss_weight_rule)
     return Selection(weights, {row.id: row.loss_weight for row in rows if row.loss_weight is not None})

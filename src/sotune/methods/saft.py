@@ -70,7 +70,8 @@ def choose(downstream: Tensor, safe: Tensor, harmful: Tensor, *, center: bool) -
     best: Choice | None = None
     for layer, (z, s, h) in enumerate(zip(downstream.double(), safe.double(), harmful.double(), strict=True)):
         mean = z.mean(0) if center else torch.zeros_like(z[0])
-        directions = torch.linalg.svd(z - mean, full_matrices=False).Vh[:_MOST_DIRECTIONS]
+        # The right singular vectors; eigh sorts upwards, and the width is smaller than most data sets.
+        directions = torch.linalg.eigh((z - mean).T @ (z - mean)).eigenvectors.T.flip(0)[:_MOST_DIRECTIONS]
         squares = [((part - mean) @ directions.T) ** 2 for part in (z, s, h)]
         for k in range(1, len(directions) + 1):
             scores, of_safe, of_harmful = (part[:, :k].mean(1) for part in squares)

@@ -161,30 +161,35 @@ class _Loop:
         """Sets the gradient of θ, takes a step of z and returns θ's loss."""
         s, d = self._settings.trusted_strength(epoch), self._settings.downstream_strength(epoch)
         self._optimizer.zero_grad()
-        total = 0.0
-        with torch.set_grad_enabled(d != 0):  # SEAL's first epoch does not learn from the downstream rows at all
-            losses, fixed = self._losses([self._rows[i] for i in positions])
-        weights = selector_weights(self.logits)[positions].to(losses)
-        if d != 0:
-            part = d * (weights * fixed * losses).mean()
-            torch.autograd.backward(part)
-            total += float(part.detach())
-        if s != 0:
-            part = s * self._losses(trusted)[0].mean()
-            torch.autograd.backward(part)
-            total += float(part.detach())
-        update_selector(self._selector, self.logits, positions, (fixed * losses.detach()).double().cpu())
-        return total
+        weights = selector_weights(self.logits)[positions]
+        losses = self._learn([self._rows[i] for i in positions], d * weights)
+        equal = torch.full((len(trusted),), s, dtype=torch.float64)
+        of_trusted = self._learn(trusted, equal)
+        update_selector(self._selector, self.logits, positions, losses)
+        return float((d * weights * losses).mean() + (equal * of_trusted).mean())
 
-    def _losses(self, rows: Sequence[TrainingRow]) -> tuple[Tensor, Tensor]:
-        """Returns the rows' losses and fixed loss weights, ``[rows]`` each."""
+    def _learn(self, rows: Sequence[TrainingRow], factors: Tensor) -> Tensor:
+        """Adds the gradient of ``mean(factor·ℓ)`` and returns ℓ, each row's loss times its fixed weight, ``[rows]``."""
+        learns = bool((factors != 0).any())  # SEAL's first epoch does not learn from the downstream rows at all
+        size = self._training.per_device_train_batch_size
+        losses = []
+        for start in range(0, len(rows), size):
+            with torch.set_grad_enabled(learns):
+                part = self._losses(rows[start : start + size])
+                if learns:
+                    share = factors[start : start + size].to(part)
+                    torch.autograd.backward((share * part).sum() / len(rows))
+            losses.append(part.detach().double().cpu())
+        return torch.cat(losses)
+
+    def _losses(self, rows: Sequence[TrainingRow]) -> Tensor:
         batch = self._collate([row.features() for row in rows])
         batch = {name: value.to(self._network.device) for name, value in batch.items()}
         labels, fixed = batch.pop("labels"), batch.pop(SAMPLE_WEIGHT)
         half = self._network.dtype == torch.bfloat16
         with torch.autocast(self._network.device.type, dtype=torch.bfloat16, enabled=half):
             logits = self._network(**batch).logits
-        return compute_row_losses(logits, labels), fixed
+        return fixed * compute_row_losses(logits, labels)
 
     def _rate_factor(self, step: int) -> float:
         if self._settings.schedule == "constant":

@@ -112,7 +112,7 @@ def fine_tune(
         learned_tokens=learned_tokens,
     )
     with isolated_randomness():
-        arguments = _training_arguments(settings, model, output_dir / "checkpoints")
+        arguments = _training_arguments(settings, model, output_dir / "checkpoints", resumable=change is None)
         checkpoints = Checkpoints(
             output_dir / "checkpoints", _run_key(rows, model, settings, trainer_class, change, arguments.world_size)
         )
@@ -177,7 +177,9 @@ def _save(
     save_adapter(network, result.adapter, base=base, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps)
 
 
-def _training_arguments(settings: TrainSettings, model: ModelSpec, work_dir: Path) -> TrainingArguments:
+def _training_arguments(
+    settings: TrainSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
+) -> TrainingArguments:
     device = resolve_device(model.device)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
@@ -194,7 +196,7 @@ def _training_arguments(settings: TrainSettings, model: ModelSpec, work_dir: Pat
         train_sampling_strategy="sequential",  # ShuffledRows has the order
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
-        save_strategy="steps",
+        save_strategy="steps" if resumable else "no",
         save_steps=settings.save_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
