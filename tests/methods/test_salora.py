@@ -82,15 +82,19 @@ def test_the_folded_adapter_writes_nothing_into_the_safe_directions(change, trai
         assert (written - outside).norm() < 1e-5 * written.norm() + 1e-6
 
 
-def test_the_folded_adapter_is_the_trained_model(train_inputs, tmp_path, monkeypatch):
-    """What training ended with, hooks and all, is what PEFT loads."""
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_the_folded_adapter_is_the_trained_model(train_inputs, tiny_model, architecture, tmp_path, monkeypatch):
+    """What training ended with, hooks and all, is what PEFT loads; also where weights are stored transposed."""
     from sotune.methods import salora
+
+    spec = replace(train_inputs.tools.model, name=str(tiny_model(architecture)))
+    train_inputs = replace(train_inputs, tools=replace(train_inputs.tools, model=spec))
 
     trained = {}
     fold = salora.ProjectedAdapter.fold
 
     def keeping(self, adapter):
-        trained["before"] = logits(self.model, train_inputs.tools.model)
+        trained["before"] = logits(self.model.eval(), train_inputs.tools.model)
         fold(self, adapter)
 
     start = salora.ProjectedAdapter.start
