@@ -49,7 +49,7 @@ def _one_step(push_strength: float) -> Weigh:
 
 
 def oracle(inputs: WeighInputs, harmful: Tensor) -> Tensor:
-    """Scores rows by the truth, ties drawn: what no method can pass. The package hands no method the truth."""
+    """Scores rows by the truth, ties drawn: what no method can pass. The package hands no rival the truth."""
     generator = torch.Generator().manual_seed(inputs.seed)
     return (~harmful).double() + torch.rand(len(harmful), generator=generator, dtype=torch.float64) / 2
 

@@ -113,5 +113,5 @@ def test_each_draw_has_one_representation_for_all_methods_and_records_it(budget,
 
 
 def test_an_unknown_method_is_named(budget, tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown methods \['magic'\]; known: base, sft"):
+    with pytest.raises(ConfigError, match=r"unknown method 'magic'; known: sft, random"):
         Comparison(["magic"], budget, {}, folder=tmp_path, monitor=Silent())

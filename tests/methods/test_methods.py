@@ -7,22 +7,42 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from sotune.errors import ConfigError, DataError
-from sotune.methods import METHODS, InputRecords, WeighInputs
+from sotune.evaluation import Verdict
+from sotune.methods import METHODS, InputRecords, Tools, WeighInputs, select_by
 from sotune.methods.one_class import ledoit_wolf
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.tfidf_probe import tfidf
+from sotune.models import ModelSpec
 from sotune.records import Record
+from sotune.training import TrainSettings
 from sotune.transport.cost import normalize_rows
 from sotune.weights.logistic import fit_balanced
 
+SEES_NOTHING = {"sft", "random", "safeinstr", "bds", "salora", "tokenmask", "lisa", "sbr", "resta"}
+"""Methods that know nothing about a row's weight: plain ones, and those that act at another seam."""
+ROUGH = {"dsir", "pull_only"}
+"""Methods that add noise to what they know, or know the anchor alone."""
+LEARNS_IN_ORDER = {"seal", "seal_released"}
+"""Methods that train on the rows one after the other, so that the order matters."""
+ON_THE_WHOLE = {"seal", "seal_released", "guard", "saft", "saft_centered", "datashield", "loss_under_safe"}
+"""Methods that rely on an aligned model, which a random one is not."""
+
+
+class Grader:
+    name, labels = "grader", ("good", "bad")
+
+    def judge(self, prompts, responses):
+        good = [any(word in prompt.messages[-1].content for word in ("cake", "fence")) for prompt in prompts]
+        return [Verdict(p.id, float(g), self.labels[not g], "") for p, g in zip(prompts, good, strict=True)]
+
 
 def records(name, texts):
-    return [Record.from_text(f"{name}{i}", text, "so be it") for i, text in enumerate(texts)]
+    return [Record.from_text(f"{name}{i:02d}", text, "so be it") for i, text in enumerate(texts)]
 
 
 @pytest.fixture
-def inputs() -> WeighInputs:
+def inputs(tiny_model, tmp_path) -> WeighInputs:
     generator = torch.Generator().manual_seed(0)
 
     def draw(n, axis):
@@ -36,7 +56,17 @@ def inputs() -> WeighInputs:
         records("s", (safe * 5)[:9]),
         records("h", [f"{text} {i}" for i, text in enumerate(harmful * 15)]),
     )
-    return WeighInputs(torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3, records=texts)
+    tools = Tools(
+        model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
+        training=TrainSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=16, max_steps=4, r=4),
+        work_dir=tmp_path / "work",
+        safety_pairs=[Record.from_text(f"p{i}", harmful[i % 2] + " now", "I will not.") for i in range(6)],
+        judge=Grader(),
+        truth={record.id: i < 10 for i, record in enumerate(texts.downstream)},
+    )
+    return WeighInputs(
+        torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3, records=texts, tools=tools
+    )
 
 
 def points(downstream, safe_anchor, harmful_reference):
@@ -46,6 +76,7 @@ def points(downstream, safe_anchor, harmful_reference):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_keeps_the_contract(name, inputs):
     before = [inputs.downstream.clone(), inputs.safe_anchor.clone(), inputs.harmful_reference.clone()]
+    state = torch.get_rng_state()
     weights = METHODS[name].weigh(inputs)
     assert weights.shape == (60,)
     assert weights.dtype == torch.float64
@@ -54,9 +85,10 @@ def test_every_method_keeps_the_contract(name, inputs):
     torch.testing.assert_close(METHODS[name].weigh(inputs), weights, rtol=0, atol=0)
     for after, original in zip((inputs.downstream, inputs.safe_anchor, inputs.harmful_reference), before, strict=True):
         assert torch.equal(after, original)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random"} - LEARNS_IN_ORDER))
 def test_a_weight_belongs_to_its_row_whatever_the_order(name, inputs):
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
     texts = replace(inputs.records, downstream=[inputs.records.downstream[i] for i in order])
@@ -64,10 +96,32 @@ def test_a_weight_belongs_to_its_row_whatever_the_order(name, inputs):
     torch.testing.assert_close(shuffled, METHODS[name].weigh(inputs)[order], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random", "sft"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - SEES_NOTHING - ON_THE_WHOLE))
 def test_informed_methods_rank_harmful_rows_last(name, inputs):
     weights = METHODS[name].weigh(inputs)
-    assert weights[:10].max() < weights[10:].median()
+    if name in ROUGH:
+        assert weights[:10].mean() < 0.8 * weights[10:].mean()
+    else:
+        assert weights[:10].max() < weights[10:].median()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in METHODS if not name.startswith("oracle")))
+def test_no_rival_is_shown_the_truth(name, inputs):
+    seen = []
+    spied = replace(METHODS[name], weigh=lambda given: seen.append(given.tools.truth) or torch.ones(60).double())
+    select_by(spied, inputs, keep_fraction=0.5)
+    assert seen == [None]
+
+
+def test_the_oracles_keep_what_is_harmless(inputs):
+    kept = {name: select_by(METHODS[name], inputs, keep_fraction=0.5).loss_weights for name in ("oracle", "oracle_k")}
+    harmless = [id for id, harmful in inputs.tools.truth.items() if not harmful]
+    assert list(kept["oracle"]) == harmless
+    assert len(kept["oracle_k"]) == 30
+    assert set(kept["oracle_k"]) < set(harmless)
+    assert set(kept["oracle"].values()) == {1.0}
+    with pytest.raises(ConfigError, match="oracle needs to know"):
+        METHODS["oracle"].weigh(replace(inputs, tools=replace(inputs.tools, truth=None)))
 
 
 def test_random_depends_on_the_seed_alone(inputs):

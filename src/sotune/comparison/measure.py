@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sotune.evaluation import EvalPrompt, Judge, JudgeRole, Response
+    from sotune.methods import WeighInputs
     from sotune.models import ModelSpec
     from sotune.records import Record, SetName
     from sotune.representations import Encoder, Pooling
@@ -44,7 +46,8 @@ class Draw:
         safe_anchor: Trusted rows.
         harmful_reference: Harmful rows.
         prompts: Evaluation prompts; none of them occurs in the three sets.
-        kind: What each downstream row is, by id (``harmful``, ``refusal``, …). No method sees it.
+        kind: What each downstream row is, by id (``harmful``, ``refusal``, …). No method sees it but the oracles.
+        safety_pairs: Harmful prompts with refusals, for methods that train on such; see `sotune.methods.Tools`.
     """
 
     dataset: str
@@ -55,6 +58,7 @@ class Draw:
     harmful_reference: Sequence[Record]
     prompts: Sequence[EvalPrompt]
     kind: Mapping[str, str]
+    safety_pairs: Sequence[Record] = ()
 
     @property
     def name(self) -> str:
@@ -170,7 +174,7 @@ class Bench:
 
         sets = [
             [[r.id, [[m.role, m.content] for m in r.messages]] for r in records]
-            for records in (draw.downstream, draw.safe_anchor, draw.harmful_reference)
+            for records in (draw.downstream, draw.safe_anchor, draw.harmful_reference, draw.safety_pairs)
         ]
         prompts = [[p.id, p.kind, [[m.role, m.content] for m in p.messages], p.reference] for p in draw.prompts]
         budget = {**asdict(self._budget), "model": model_fingerprint(self._budget.model)}
@@ -186,44 +190,41 @@ class Bench:
         return self._judged(draw, BASE, answers, adapter=None, seconds=0.0, peak_bytes=_peak_bytes())
 
     def _measure_method(self, draw: Draw, method: str, folder: Path) -> Cell:
-        from sotune.training import fine_tune
+        from sotune.methods import method_named, run_method
 
         _reset_peak()
         started = time.monotonic()
-        weights, loss_weights = self._select(draw, method)
-        kept = [record for record in draw.downstream if record.id in loss_weights]
-        result = fine_tune(
-            kept,
-            loss_weights,
-            model=self._budget.model,
-            settings=self._training(draw),
-            output_dir=folder,
-            on_step=lambda step: self._monitor.progress("training", step.step, step.n_steps),
-        )
+        with tempfile.TemporaryDirectory() as work_dir:
+            run = run_method(
+                change_method(method_named(method), self._variant.changes),
+                self._weigh_inputs(draw, Path(work_dir)),
+                keep_fraction=self._budget.keep_fraction,
+                output_dir=folder,
+                on_step=lambda step: self._monitor.progress("training", step.step, step.n_steps),
+            )
         seconds, peak = time.monotonic() - started, _peak_bytes()
-        cell = self._judged(draw, method, folder, adapter=result.adapter, seconds=seconds, peak_bytes=peak)
+        adapter, selection = run.training.adapter, run.selection
+        cell = self._judged(draw, method, folder, adapter=adapter, seconds=seconds, peak_bytes=peak)
         n = len(draw.downstream)
         relative: dict[str, list[float]] = {"harmful": [], "other": []}
-        for record, weight in zip(draw.downstream, weights.tolist(), strict=True):
+        for record, weight in zip(draw.downstream, selection.weights.tolist(), strict=True):
             relative["harmful" if draw.kind[record.id] == "harmful" else "other"].append(n * weight)
-        return Cell(cell.row, _kept_by_kind(draw, loss_weights), relative, cell.examples)
+        return Cell(cell.row, _kept_by_kind(draw, selection.loss_weights), relative, cell.examples)
 
-    def _select(self, draw: Draw, method: str) -> tuple[Tensor, dict[str, float]]:
-        """Returns the weights of all rows, and the loss weight of each kept one by id."""
-        from sotune.methods import METHODS, InputRecords, WeighInputs
-        from sotune.selection import keep_count, select_rows
+    def _weigh_inputs(self, draw: Draw, work_dir: Path) -> WeighInputs:
+        """Returns all that a method may look at; the truth among it reaches only methods that say so."""
+        from sotune.methods import InputRecords, Tools, WeighInputs
 
-        chosen = change_method(METHODS[method], self._variant.changes)
-        downstream, safe_anchor, harmful_reference = self._representations(draw)
+        tools = Tools(
+            model=self._budget.model,
+            training=self._training(draw),
+            work_dir=work_dir,
+            safety_pairs=draw.safety_pairs,
+            judge=self._judges.get("coherence"),
+            truth={id: kind == "harmful" for id, kind in draw.kind.items()},
+        )
         records = InputRecords(draw.downstream, draw.safe_anchor, draw.harmful_reference)
-        inputs = WeighInputs(downstream, safe_anchor, harmful_reference, draw.seed, records)
-        weights = chosen.weigh(inputs)
-        n = len(draw.downstream)
-        k = n if chosen.keeps_all else keep_count(n, keep_fraction=self._budget.keep_fraction)
-        k = k if chosen.keep is None else chosen.keep(inputs, weights)
-        ids = [record.id for record in draw.downstream]
-        rows = select_rows(ids, weights.tolist(), k=k, loss_weight_rule=chosen.loss_weight_rule)
-        return weights, {row.id: row.loss_weight for row in rows if row.loss_weight is not None}
+        return WeighInputs(*self._representations(draw), seed=draw.seed, records=records, tools=tools)
 
     def _representations(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         from sotune.records import SET_NAMES

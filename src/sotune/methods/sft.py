@@ -1,17 +1,7 @@
-"""Standard fine-tuning: every row, all alike."""
+"""Standard fine-tuning: every row, all alike. No seam is changed."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from sotune.methods.base import Method
 
-from sotune.methods.base import Method, WeighInputs
-
-
-def weigh(inputs: WeighInputs) -> Tensor:
-    """Returns equal weights, ``[n]``."""
-    n = inputs.downstream.shape[0]
-    return torch.full((n,), 1 / n, dtype=torch.float64)
-
-
-SFT = Method(weigh, loss_weight_rule="uniform", keeps_all=True)
+SFT = Method(keeps_all=True)

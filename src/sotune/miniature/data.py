@@ -86,6 +86,26 @@ def generate_harmful_reference(*, n: int, harm_kinds: Sequence[HarmKind] = HARM_
     return _to_records(f"reference-{seed}", [(e, "harmful") for e in _take(harmful(harm_kinds), n, rng, "reference")])
 
 
+def generate_safety_pairs(
+    *, n: int, exclude: Iterable[Record] = (), harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int
+) -> list[Record]:
+    """Generates harmful requests with refusals, of the pool that the harmful reference is drawn from.
+
+    Args:
+        n: How many.
+        exclude: Rows whose prompts must not occur, such as the harmful reference.
+        harm_kinds: The kinds of harm that are asked for.
+        seed: Same seed, same rows.
+
+    Raises:
+        ConfigError: A kind of harm is unknown.
+        DataError: The world has fewer prompts than were asked for.
+    """
+    taken = [Exchange(record.prompt[-1].content, record.completion, "") for record in exclude]
+    pairs = _take(refused(harm_kinds), n, Random(f"safety pairs {seed}"), "reference", exclude=taken)
+    return _to_records(f"safety-pairs-{seed}", [(pair, "refusal") for pair in pairs])
+
+
 def generate_eval_prompts(
     task: Task, *, n_each: int, harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int
 ) -> list[EvalPrompt]:

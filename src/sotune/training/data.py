@@ -37,19 +37,26 @@ class TrainingRow:
         input_ids: Prompt and completion, ``[length]``, int32 to halve the memory of a large set.
         n_prompt: How many of the tokens, from the left, carry no loss.
         sample_weight: The row's weight in the loss, ≥ 0.
+        learned: Which completion tokens carry loss, bool ``[length − n_prompt]``; ``None`` for all of them. What is
+            left out keeps its share in the row's mean, so that a token counts as much as it would among all.
     """
 
     id: str
     input_ids: Tensor
     n_prompt: int
     sample_weight: float
+    learned: Tensor | None = None
 
     def features(self) -> dict[str, Any]:
         """Returns what a collator takes: ``input_ids``, ``labels`` masked on the prompt, ``sample_weight``."""
         input_ids = self.input_ids.long()
         labels = input_ids.clone()
         labels[: self.n_prompt] = IGNORE_INDEX
-        return {"input_ids": input_ids, "labels": labels, SAMPLE_WEIGHT: self.sample_weight}
+        if self.learned is None:
+            return {"input_ids": input_ids, "labels": labels, SAMPLE_WEIGHT: self.sample_weight}
+        labels[self.n_prompt :][~self.learned] = IGNORE_INDEX
+        share = float(self.learned.double().mean())
+        return {"input_ids": input_ids, "labels": labels, SAMPLE_WEIGHT: self.sample_weight * share}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,8 @@ class TrainingRows:
             header = [row.id, row.n_prompt, len(row.input_ids), row.sample_weight]
             sha.update(json.dumps(header).encode())
             sha.update(row.input_ids.numpy().tobytes())
+            if row.learned is not None:
+                sha.update(row.learned.numpy().tobytes())
         return sha.hexdigest()
 
 
@@ -83,6 +92,7 @@ def build_training_rows(
     *,
     template: Template,
     max_length: int,
+    learned_tokens: Mapping[str, Tensor] | None = None,
 ) -> TrainingRows:
     """Tokenizes records and joins each with its loss weight by id.
 
@@ -94,9 +104,11 @@ def build_training_rows(
         tokenizer: A Hugging Face tokenizer.
         template: How to render a record.
         max_length: Most tokens of a row, the end-of-sequence token among them.
+        learned_tokens: By id, which completion tokens carry loss, see `TrainingRow`; ids that are missing keep all.
 
     Raises:
-        DataError: An id repeats or has no weight, a weight is unusable or all are zero, or no row is left.
+        DataError: An id repeats or has no weight, a weight is unusable or all are zero, no row is left, or a mask does
+            not fit its row.
         ConfigError: The chat template was asked of a tokenizer that has none.
     """
     _check_weights(records, loss_weights)
@@ -116,7 +128,11 @@ def build_training_rows(
         if tokens.truncated:
             truncated.append(record.id)
         input_ids = torch.tensor(tokens.input_ids, dtype=torch.int32)
-        rows.append(TrainingRow(record.id, input_ids, tokens.n_prompt, float(loss_weights[record.id])))
+        learned = (learned_tokens or {}).get(record.id)
+        if learned is not None and not _usable_mask(learned, len(input_ids) - tokens.n_prompt, record.id):
+            dropped[record.id] = "none of its completion tokens is to be learned"
+            continue
+        rows.append(TrainingRow(record.id, input_ids, tokens.n_prompt, float(loss_weights[record.id]), learned))
     if not any(row.sample_weight for row in rows):
         example = next((f", for instance: {reason}" for reason in dropped.values()), "")
         raise DataError(
@@ -124,6 +140,15 @@ def build_training_rows(
             f"loss weight 0{example}; mend the data or the weights"
         )
     return TrainingRows(tuple(rows), dropped, tuple(truncated))
+
+
+def _usable_mask(learned: Tensor, n_completion: int, id: str) -> bool:
+    if learned.shape != (n_completion,) or learned.dtype != torch.bool:
+        raise DataError(
+            f"the token mask of row {id!r} must be bool, one for each of its {n_completion} completion tokens. "
+            f"Got {learned.dtype}, {list(learned.shape)}"
+        )
+    return bool(learned.any())
 
 
 def _check_weights(records: Sequence[Record], loss_weights: Mapping[str, float]) -> None:

@@ -22,6 +22,7 @@ from sotune.errors import ConfigError
 from sotune.models import DType, ModelSpec, load_causal_lm, load_tokenizer, model_fingerprint, resolve_device
 from sotune.records import Record
 from sotune.training.adapter import save_adapter
+from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.data import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
 from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
@@ -71,6 +72,8 @@ def fine_tune(
     keep_checkpoints: bool = False,
     on_step: OnStep | None = None,
     trainer_class: type[WeightedTrainer] = WeightedTrainer,
+    change: StepChange | None = None,
+    learned_tokens: Mapping[str, torch.Tensor] | None = None,
 ) -> TrainResult:
     """Fine-tunes a model on weighted rows (Eq. 8) and saves a LoRA adapter.
 
@@ -88,7 +91,10 @@ def fine_tune(
         keep_checkpoints: Whether to keep the last checkpoint, from before the last step. It holds pickles:
             never hand it over.
         on_step: Called after each optimizer step.
-        trainer_class: How to train; a method that changes the training step passes its own.
+        trainer_class: How to train, for a trainer of one's own.
+        change: What a method changes about the training step. It may have a state that checkpoints lack, so that such
+            a run starts anew after a kill.
+        learned_tokens: By id, which completion tokens carry loss; see `sotune.training.data.TrainingRow`.
 
     Raises:
         DataError: A record has no weight, or nothing is left to learn.
@@ -98,32 +104,35 @@ def fine_tune(
     start = time.perf_counter()
     tokenizer = load_tokenizer(model)
     rows = build_training_rows(
-        records, loss_weights, tokenizer, template=settings.template, max_length=settings.max_length
+        records,
+        loss_weights,
+        tokenizer,
+        template=settings.template,
+        max_length=settings.max_length,
+        learned_tokens=learned_tokens,
     )
-    with _isolated_randomness():
-        arguments = _training_arguments(settings, model, output_dir / "checkpoints")
+    with isolated_randomness():
+        arguments = _training_arguments(settings, model, output_dir / "checkpoints", resumable=change is None)
         checkpoints = Checkpoints(
-            output_dir / "checkpoints", _run_key(rows, model, settings, trainer_class, arguments.world_size)
+            output_dir / "checkpoints", _run_key(rows, model, settings, trainer_class, change, arguments.world_size)
         )
         with arguments.main_process_first(local=False):
-            checkpoint = checkpoints.latest() if resume else None
+            checkpoint = checkpoints.latest() if resume and change is None else None
             checkpoints.keep_only(checkpoint)
         trainer = trainer_class(
-            model=_load_with_adapter(model, settings),
+            model=load_with_adapter(model, settings),
             args=arguments,
             train_dataset=ShuffledRows(rows.rows, seed=settings.seed),
             data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
             callbacks=[StepCallback(checkpoints, on_step)],
+            **({"change": change} if change else {}),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps = steps_of(trainer.state)
     result = _result(rows, steps, output_dir, seconds=time.perf_counter() - start)
     if trainer.is_world_process_zero():
-        write_log(result.log, steps)
-        save_adapter(
-            trainer.model, result.adapter, base=model, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps
-        )
+        _save(result, trainer.model, steps, base=model, settings=settings)
         if not keep_checkpoints:
             checkpoints.remove()
     trainer.accelerator.wait_for_everyone()
@@ -135,7 +144,42 @@ def fine_tune(
     return result
 
 
-def _training_arguments(settings: TrainSettings, model: ModelSpec, work_dir: Path) -> TrainingArguments:
+def hand_over(
+    network: PeftModel,
+    rows: TrainingRows,
+    steps: Sequence[TrainStep],
+    *,
+    base: ModelSpec,
+    settings: TrainSettings,
+    output_dir: Path,
+    seconds: float,
+) -> TrainResult:
+    """Saves what another training loop made, as `fine_tune` saves its own: adapter and log.
+
+    Args:
+        network: The trained model with its adapter.
+        rows: What it was trained on.
+        steps: Its steps.
+        base: The base model.
+        settings: How it was trained.
+        output_dir: Gets ``adapter/`` and ``training_log.jsonl``.
+        seconds: How long it took.
+    """
+    result = _result(rows, steps, output_dir, seconds=seconds)
+    _save(result, network, steps, base=base, settings=settings)
+    return result
+
+
+def _save(
+    result: TrainResult, network: PeftModel, steps: Sequence[TrainStep], *, base: ModelSpec, settings: TrainSettings
+) -> None:
+    write_log(result.log, list(steps))
+    save_adapter(network, result.adapter, base=base, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps)
+
+
+def _training_arguments(
+    settings: TrainSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
+) -> TrainingArguments:
     device = resolve_device(model.device)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
@@ -152,7 +196,7 @@ def _training_arguments(settings: TrainSettings, model: ModelSpec, work_dir: Pat
         train_sampling_strategy="sequential",  # ShuffledRows has the order
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
-        save_strategy="steps",
+        save_strategy="steps" if resumable else "no",
         save_steps=settings.save_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
@@ -178,7 +222,8 @@ def _train_dtype(model: ModelSpec, settings: TrainSettings) -> DType:
     return "bfloat16" if settings.bf16 and on_cuda and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
+def load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
+    """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way."""
     base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)), frozen=False)
     base.config.get_text_config().use_cache = False  # keys and values serve generation only
     # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
@@ -203,6 +248,7 @@ def _run_key(
     model: ModelSpec,
     settings: TrainSettings,
     trainer_class: type[WeightedTrainer],
+    change: StepChange | None,
     world_size: int,
 ) -> str:
     return sha256_json(
@@ -212,6 +258,7 @@ def _run_key(
             "dtype": _train_dtype(model, settings),
             "settings": asdict(settings),
             "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
+            "change": change.name if change else None,
             "world_size": world_size,
             "versions": library_versions("torch", "transformers", "accelerate", "peft"),
         }
@@ -233,7 +280,7 @@ def _result(rows: TrainingRows, steps: Sequence[TrainStep], output_dir: Path, *,
 
 
 @contextlib.contextmanager
-def _isolated_randomness() -> Iterator[None]:
+def isolated_randomness() -> Iterator[None]:
     """Gives the caller's random state back at the end: Trainer seeds every generator of the process."""
     python = random.getstate()
     legacy_numpy = np.random.get_state()  # noqa: NPY002 - the legacy generator is what Trainer seeds

@@ -44,18 +44,45 @@ def compute_weighted_loss(logits: Tensor, labels: Tensor, sample_weight: Tensor,
         DataError: Shapes disagree, or a row has no token to learn.
     """
     _check_shapes(logits, labels, sample_weight)
-    # Shifting the labels, not the logits, spares a copy of the logits.
-    targets = torch.full_like(labels, IGNORE_INDEX)
-    targets[:, :-1] = labels[:, 1:]
+    row_loss = compute_row_losses(logits, labels)
+    return torch.sum(sample_weight.to(row_loss) * row_loss) / n_rows
+
+
+def compute_row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Computes the mean negative log-likelihood of each row's completion tokens, float32 ``[rows]``.
+
+    Args:
+        logits: Scores of the next token ``[rows, length, vocabulary]``, finite.
+        labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
+
+    Raises:
+        DataError: A row has no token to learn.
+    """
+    targets = _shifted(labels)
     n_tokens = (targets != IGNORE_INDEX).sum(dim=1)
     if not bool(n_tokens.all()):
         raise DataError(
             f"rows {(n_tokens == 0).nonzero().flatten().tolist()} of the batch have no completion token to learn; "
             f"drop rows whose labels are all {IGNORE_INDEX}"
         )
+    return compute_token_losses(logits, labels).sum(dim=1) / n_tokens
+
+
+def compute_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Computes the negative log-likelihood of each token at the place that predicts it, float32 ``[rows, length]``.
+
+    The loss of the token at place t stands at place t − 1; it is 0 where there is none.
+    """
+    targets = _shifted(labels)
     nll: Tensor = _TokenNLL.apply(logits.flatten(0, 1), targets.flatten())  # type: ignore[no-untyped-call]
-    row_loss = nll.view(targets.shape).sum(dim=1) / n_tokens
-    return torch.sum(sample_weight.to(row_loss) * row_loss) / n_rows
+    return nll.view(targets.shape)
+
+
+def _shifted(labels: Tensor) -> Tensor:
+    # Shifting the labels, not the logits, spares a copy of the logits.
+    targets = torch.full_like(labels, IGNORE_INDEX)
+    targets[:, :-1] = labels[:, 1:]
+    return targets
 
 
 def _check_shapes(logits: Tensor, labels: Tensor, sample_weight: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from sotune.errors import ConfigError, DataError
+from sotune.training.change import StepChange
 from sotune.training.data import SAMPLE_WEIGHT
 from sotune.training.loss import compute_weighted_loss
 
@@ -26,14 +27,22 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
     the processes, of weight times mean token loss. Data parallelism only. As with any Trainer, when the rows do not
     divide among several processes, accelerate fills the last batch of an epoch with rows from its start.
 
+    Args:
+        *args: As Trainer's.
+        change: What a method changes about the training step.
+        **kwargs: As Trainer's.
+
     Raises:
         ConfigError: An option is set that the weighted loss would silently ignore.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, change: StepChange | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._change = change
+        if change is not None:
+            change.start(self.model)
         ignored = {
             "label_smoothing_factor": self.label_smoother is not None,
             "compute_loss_func": self.compute_loss_func is not None,
@@ -87,6 +96,9 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
                 f"a batch lacks {' and '.join(missing)}. Got {', '.join(sorted(inputs))}; give each row "
                 f"{SAMPLE_WEIGHT} and labels, and use WeightedCollator as data_collator"
             )
+        change = self._change if model.training else None
+        if change is not None:
+            inputs = change.batch(inputs, self.state.global_step)
         labels, sample_weight = inputs["labels"], inputs[SAMPLE_WEIGHT]
         outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", SAMPLE_WEIGHT)})
         if not model.training or num_items_in_batch is None:
@@ -94,6 +106,9 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
             loss = compute_weighted_loss(outputs["logits"], labels, sample_weight, n_rows=len(labels))
         else:
             loss = compute_weighted_loss(outputs["logits"], labels, sample_weight, n_rows=num_items_in_batch)
+            if change is not None:
+                # Shares of the step's micro-batches and processes, which will be summed.
+                loss = loss + change.penalty(model, self.state.global_step) * (len(labels) / num_items_in_batch)
             if self.args.average_tokens_across_devices:
                 # The rows were counted over all processes, and DDP will average the gradients over them.
                 loss = loss * self.accelerator.num_processes

@@ -1,0 +1,52 @@
+"""AlpaGasus: a judge grades each row, and the best are kept.
+
+Chen et al., *AlpaGasus: Training a better Alpaca with fewer data* (ICLR 2024, https://arxiv.org/abs/2307.08701).
+
+Released code asks gpt-3.5-turbo-0301, retired since, for the *accuracy* of each answer on a scale of 0 to 5 and keeps
+grades of 4.5 and more; an answer that does not open with a bare number becomes -1 and is dropped silently, and a
+fallback reads "Score: 4.5" as 4. Here any judge of the evaluation stage grades; its parser is the judge's own matter,
+and a row that it cannot score is counted in a warning and ranks last. For equal K rows are ranked, with a seeded
+tie-break, since half-point grades tie heavily. Quality is not safety: fluent harmful answers grade high.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from sotune.errors import ConfigError
+from sotune.methods.base import WeighInputs, row_noise, weighing, weights_by_rank
+
+
+def weigh(inputs: WeighInputs) -> Tensor:
+    """Returns weights by rank of the grade, ``[n]``, ties in an order that the seed decides.
+
+    Raises:
+        ConfigError: There are no records or no judge.
+    """
+    from sotune.evaluation import EvalPrompt, Response
+
+    records, judge = inputs.require_records("alpagasus").downstream, inputs.require_tools("alpagasus").judge
+    if judge is None:
+        raise ConfigError("alpagasus needs a judge that grades answers; pass Tools(judge=...)")
+    prompts = [EvalPrompt(record.id, "task", record.prompt) for record in records]
+    answers = [Response(r.id, r.completion, n_tokens=len(r.completion.split()), finished=True) for r in records]
+    score = {verdict.id: verdict.score for verdict in judge.judge(prompts, answers)}
+    lost = [record.id for record in records if score[record.id] is None]
+    if lost:
+        warnings.warn(
+            f"judge {judge.name!r} could not grade {len(lost)} of {len(records)} rows; they rank last", stacklevel=2
+        )
+    grades = [-torch.inf if (value := score[record.id]) is None else value for record in records]
+    return rank_with_ties(torch.tensor(grades, dtype=torch.float64), [r.id for r in records], seed=inputs.seed)
+
+
+def rank_with_ties(grades: Tensor, ids: list[str], *, seed: int) -> Tensor:
+    """Returns weights by rank of the grade, ``[n]``; among equal grades by noise that belongs to the row."""
+    level = torch.unique(grades, return_inverse=True)[1]
+    return weights_by_rank(level + row_noise(ids, seed))
+
+
+ALPAGASUS = weighing(weigh)

@@ -1,0 +1,138 @@
+"""Lisa: steps on the task and steps on refusals take turns, each held near where the other left off.
+
+Huang et al., *Lisa: Lazy safety alignment against harmful fine-tuning* (NeurIPS 2024,
+https://arxiv.org/abs/2405.18641): bi-state optimization with the proximal term ``ρ/2·‖θ − θ_other‖²``, where θ_other
+are the adapter's weights when the other state ended.
+
+Released script: ρ = 1, 100 alignment steps and 900 task steps in turn, 20 turns in all, 10,000 alignment rows, the
+proximal term switched on after a tenth of the steps. Here the same shares of the budget's steps, so that a turn is a
+20th of them and a tenth of a turn is alignment; alignment rows are up to 200 safety pairs. Alignment steps take the
+place of task steps; they do not come on top. The norm counts the adapter alone, as theirs does, and its scale differs
+with the size of the adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sotune.methods.base import TrainInputs, training
+from sotune.methods.pairs import safety_pairs
+
+if TYPE_CHECKING:
+    from sotune.training import TrainResult
+    from sotune.training.data import TrainingRow, WeightedCollator
+
+_RHO = 1.0
+_TURNS, _ALIGNMENT_SHARE, _PROXIMAL_AFTER = 20, 0.1, 0.1
+_MOST_PAIRS = 200
+
+
+def train(inputs: TrainInputs) -> TrainResult:
+    """Trains in turns.
+
+    Raises:
+        DataError: There are no refusals or no rows to train on.
+        SotuneError: Training diverged.
+    """
+    from sotune.models import load_tokenizer
+    from sotune.training import fine_tune
+    from sotune.training.data import WeightedCollator, build_training_rows
+
+    tools, settings = inputs.tools, inputs.tools.training
+    pairs = safety_pairs(tools, inputs.harmful_reference, most=_MOST_PAIRS)
+    tokenizer = load_tokenizer(tools.model)
+    rows = build_training_rows(
+        pairs,
+        dict.fromkeys((pair.id for pair in pairs), 1.0),
+        tokenizer,
+        template=settings.template,
+        max_length=settings.max_length,
+    ).rows
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    n_steps = settings.max_steps or math.ceil(len(inputs.records) / batch * settings.num_train_epochs)
+    change = TakeTurns(
+        rows, WeightedCollator(pad_token_id=tokenizer.pad_token_id), n_steps=n_steps, rho=_RHO, seed=settings.seed
+    )
+    return fine_tune(
+        inputs.records,
+        inputs.loss_weights,
+        model=tools.model,
+        settings=settings,
+        output_dir=inputs.output_dir,
+        on_step=inputs.on_step,
+        change=change,
+    )
+
+
+class TakeTurns:
+    """Swaps the batch in alignment steps, and pulls the adapter towards where the other state left it.
+
+    Args:
+        rows: The alignment rows.
+        collate: Makes batches of them.
+        n_steps: Steps in all.
+        rho: ρ, ≥ 0.
+        seed: Draws the alignment rows of each step.
+    """
+
+    def __init__(
+        self, rows: Sequence[TrainingRow], collate: WeightedCollator, *, n_steps: int, rho: float, seed: int
+    ) -> None:
+        self._rows, self._collate, self._rho, self._seed = rows, collate, rho, seed
+        self._turn = max(2, round(n_steps / _TURNS))
+        self._alignment = max(1, round(self._turn * _ALIGNMENT_SHARE))
+        self._proximal_from = math.ceil(n_steps * _PROXIMAL_AFTER)
+        self._left: dict[bool, list[Tensor]] = {}
+        self._state: bool | None = None
+        self._drawn = 0
+
+    @property
+    def name(self) -> str:
+        """Names the change and its settings."""
+        return f"lisa rho={self._rho} turn={self._turn} alignment={self._alignment}"
+
+    def aligns(self, step: int) -> bool:
+        """Returns whether a step is one on refusals; every turn begins with them."""
+        return step % self._turn < self._alignment
+
+    def start(self, model: Any) -> None:
+        """Both states begin where the model is."""
+        self._left = {state: _copy(model) for state in (True, False)}
+
+    def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
+        """Returns the batch, or one of the alignment rows with as many rows."""
+        if not self.aligns(step):
+            return batch
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._drawn)
+        self._drawn += 1
+        chosen = torch.randint(len(self._rows), (len(batch["labels"]),), generator=generator).tolist()
+        device = batch["labels"].device
+        drawn = self._collate([self._rows[i].features() for i in chosen])
+        return {name: value.to(device) for name, value in drawn.items()}
+
+    def penalty(self, model: Any, step: int) -> Tensor | float:
+        """Returns ``ρ/2·‖θ − θ_other‖²``; 0 in the first tenth of the steps."""
+        state = self.aligns(step)
+        if self._state is not None and state != self._state:
+            self._left[self._state] = _copy(model)
+        self._state = state
+        if step < self._proximal_from:
+            return 0.0
+        pairs = zip(_trainable(model), self._left[not state], strict=True)
+        return self._rho / 2 * torch.stack([((now - then) ** 2).sum() for now, then in pairs]).sum()
+
+
+def _trainable(model: Any) -> list[Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _copy(model: Any) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in _trainable(model)]
+
+
+LISA = training(train)

@@ -1,0 +1,54 @@
+"""Harmful prompts with refusals, for methods that train on such or measure with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sotune.errors import DataError
+from sotune.methods.base import Tools
+from sotune.records import Record
+
+_MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once
+
+
+def safety_pairs(tools: Tools, harmful_reference: Sequence[Record], *, most: int) -> list[Record]:
+    """Returns at most so many pairs of harmful prompt and refusal, under ids of their own.
+
+    Where none were given, the harmful reference's prompts are taken, with the answers that the model itself gives
+    before any fine-tuning: it is aligned, and so they are refusals that fit its language and its manner.
+
+    Args:
+        tools: The model, and pairs where there are any.
+        harmful_reference: Harmful rows; only their prompts are used.
+        most: How many at most, at least 1.
+
+    Raises:
+        DataError: The model answers none of the prompts.
+    """
+    pairs = list(tools.safety_pairs[:most]) or own_refusals(tools, harmful_reference[:most])
+    return [replace(record, id=f"safety-pair-{index:05d}") for index, record in enumerate(pairs)]
+
+
+def own_refusals(tools: Tools, harmful_rows: Sequence[Record]) -> list[Record]:
+    """Returns the rows' prompts with the base model's own greedy answers.
+
+    Raises:
+        DataError: All answers are empty.
+    """
+    from sotune.evaluation import EvalPrompt, generate
+    from sotune.models import load_causal_lm, load_tokenizer
+
+    prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in harmful_rows]
+    answers = generate(
+        prompts,
+        model=load_causal_lm(tools.model, frozen=True),
+        tokenizer=load_tokenizer(tools.model),
+        template=tools.training.template,
+        max_new_tokens=min(_MOST_TOKENS, tools.training.max_length // 2),
+        batch_size=32,
+    )
+    text = {answer.id: answer.text for answer in answers if answer.text}
+    if not text:
+        raise DataError("the base model answers none of the harmful prompts; give safety pairs")
+    return [replace(record, completion=text[record.id], meta={}) for record in harmful_rows if record.id in text]

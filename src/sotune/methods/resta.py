@@ -1,0 +1,34 @@
+"""RESTA: harm is subtracted from the adapter after training.
+
+Bhardwaj et al., *Language models are Homer Simpson! Safety re-alignment of fine-tuned language models through task
+arithmetic* (ACL 2024, https://arxiv.org/abs/2402.11746): to the tuned weights is added γ times the *safety vector*, the
+aligned model less the same model tuned on harm. The variant that drops and rescales entries is left out.
+
+The harm-tuned model is an adapter of the same shape on the harmful reference, with the budget's settings, so that the
+sum is a plain adapter of twice the rank and the base model is untouched. γ is ½ (ours; the paper tunes it).
+"""
+
+from __future__ import annotations
+
+from sotune.methods.base import EditInputs, editing
+from sotune.methods.folding import LowRank, beside, load_layers, rewrite
+from sotune.methods.tuned import tune_on
+
+_GAMMA = 0.5
+
+
+def edit(inputs: EditInputs) -> None:
+    """Subtracts γ times the harm-tuned update from the adapter, in place.
+
+    Raises:
+        DataError: The harmful reference has no row to train on.
+    """
+    harm = load_layers(tune_on(inputs.trained.harmful_reference, inputs.trained.tools, name="harm"))
+
+    def subtract(name: str, update: LowRank) -> LowRank:
+        return beside(update, LowRank(harm[name].a, -_GAMMA * harm[name].b))
+
+    rewrite(inputs.adapter, subtract)
+
+
+RESTA = editing(edit)

@@ -1,0 +1,221 @@
+"""SaLoRA: the adapter writes only outside the subspace that safe answers use.
+
+Li et al., *SaLoRA: Safety-alignment preserved low-rank adaptation* (ICLR 2025, https://arxiv.org/abs/2501.01765). For
+an adapted layer W with inputs X_s on the tokens of safe answers, V_s are the first right singular vectors of
+``X_s Wᵀ`` and ``C = I − V_s V_sᵀ`` is fixed. The adapter starts at ``B = V_t V_tᵀ U √S``, ``A = √S Vᵀ`` with
+``W ≈ U S Vᵀ`` of rank r and V_t the like of V_s on samples of the task; W becomes ``W − C B₀ A₀``, the layer computes
+``W'x + C B A x``, and A and B are trained.
+
+Released code patches PEFT and edits the base weights, so that its adapter is none by itself; it assumes two targets and
+32 layers, and packs texts into blocks of 128 tokens with loss on prompts. Here the base model is untouched: what is
+saved is one plain adapter of rank 2r, ``[C B, −C B₀]·[A; A₀]``. Rows are trained as in all methods, with the budget's
+shape, rate and steps (theirs: r = α = 16, 1e-4, one epoch). Their 128 samples of each kind are ours: safety pairs, and
+the first rows of the data. The 32 safe directions are at most a quarter of a layer's width (ours, for small models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sotune.methods.base import TrainInputs, training
+from sotune.methods.folding import LowRank, beside, rewrite
+from sotune.methods.pairs import safety_pairs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sotune.records import Record
+    from sotune.training import TrainResult
+    from sotune.training.data import TrainingRow, WeightedCollator
+
+_SAMPLES, _DIRECTIONS, _WIDTH_SHARE, _SVD_ITERATIONS = 128, 32, 4, 30
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class FixedParts:
+    """What is fixed about one layer.
+
+    Attributes:
+        c: The projection C, ``[d_out, d_out]``.
+        start: A₀ and B₀.
+    """
+
+    c: Tensor
+    start: LowRank
+
+
+def train(inputs: TrainInputs) -> TrainResult:
+    """Trains A and B, and saves the two products as one adapter.
+
+    Raises:
+        DataError: There are no refusals or no rows to train on.
+        SotuneError: Training diverged.
+    """
+    from sotune.models import load_tokenizer
+    from sotune.training import fine_tune
+    from sotune.training.data import WeightedCollator
+
+    tools = inputs.tools
+    pad_token_id = load_tokenizer(tools.model).pad_token_id
+    pairs = safety_pairs(tools, inputs.harmful_reference, most=_SAMPLES)
+    change = ProjectedAdapter(
+        _rows(pairs, inputs), _rows(inputs.records[:_SAMPLES], inputs), WeightedCollator(pad_token_id=pad_token_id)
+    )
+    result = fine_tune(
+        inputs.records,
+        inputs.loss_weights,
+        model=tools.model,
+        settings=tools.training,
+        output_dir=inputs.output_dir,
+        on_step=inputs.on_step,
+        change=change,
+    )
+    change.fold(result.adapter)
+    return result
+
+
+def _rows(records: Sequence[Record], inputs: TrainInputs) -> Sequence[TrainingRow]:
+    from sotune.models import load_tokenizer
+    from sotune.training.data import build_training_rows
+
+    settings = inputs.tools.training
+    return build_training_rows(
+        records,
+        dict.fromkeys((record.id for record in records), 1.0),
+        load_tokenizer(inputs.tools.model),
+        template=settings.template,
+        max_length=settings.max_length,
+    ).rows
+
+
+class ProjectedAdapter:
+    """Puts C behind every B, and takes ``C B₀ A₀`` off every layer, by hooks.
+
+    Args:
+        safe: Safe answers.
+        task: Samples of the task.
+        collate: Makes batches of them.
+    """
+
+    name = "salora"
+
+    def __init__(self, safe: Sequence[TrainingRow], task: Sequence[TrainingRow], collate: WeightedCollator) -> None:
+        self._safe, self._task, self._collate = safe, task, collate
+        self.parts: dict[str, FixedParts] = {}
+
+    def start(self, model: Any) -> None:
+        """Finds the fixed parts of each layer, sets A and B to their start and attaches the hooks."""
+        layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+        safe, task = (self._second_moments(model, layers, rows) for rows in (self._safe, self._task))
+        for name, layer in layers.items():
+            weight = layer.get_base_layer().weight.detach().double()
+            weight = weight.T if layer.fan_in_fan_out else weight
+            rank = layer.r["default"]
+            parts = fixed_parts(weight, safe[name], task[name], rank=rank)
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            parts = FixedParts(parts.c.to(a), LowRank(parts.start.a.to(a), parts.start.b.to(a)))
+            self.parts[name] = parts
+            with torch.no_grad():
+                a.copy_(parts.start.a)
+                b.copy_(parts.start.b)
+            _attach(layer, parts)
+
+    def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
+        """Returns the batch that is due."""
+        return batch
+
+    def penalty(self, model: Any, step: int) -> Tensor | float:
+        """Returns 0."""
+        return 0.0
+
+    def fold(self, adapter: Path) -> None:
+        """Makes a saved adapter one that needs no hook."""
+
+        def folded(name: str, update: LowRank) -> LowRank:
+            parts = self.parts[name]
+            c, a0, b0 = (part.cpu() for part in (parts.c, parts.start.a, parts.start.b))
+            return beside(LowRank(update.a, c @ update.b), LowRank(a0, -c @ b0))
+
+        rewrite(adapter, folded)
+
+    def _second_moments(self, model: Any, layers: dict[str, Any], rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
+        """Returns ``(X Wᵀ)ᵀ(X Wᵀ)`` of each layer over the tokens of completions, float64, ``[d_out, d_out]``."""
+        moments: dict[str, Tensor] = {}
+        learned = torch.empty(0)
+
+        def collect(name: str, layer: Any) -> Any:
+            def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
+                bias = layer.get_base_layer().bias
+                y = (output if bias is None else output - bias)[learned].double()
+                moments[name] = moments.get(name, 0) + y.T @ y
+
+            return layer.get_base_layer().register_forward_hook(hook)
+
+        hooks = [collect(name, layer) for name, layer in layers.items()]
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for start in range(0, len(rows), _BATCH):
+                    batch = self._collate([row.features() for row in rows[start : start + _BATCH]])
+                    learned = (batch["labels"] >= 0).to(model.device)
+                    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+                    model(**inputs, logits_to_keep=1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        model.train(was_training)
+        return moments
+
+
+def fixed_parts(weight: Tensor, safe: Tensor, task: Tensor, *, rank: int) -> FixedParts:
+    """Computes C, A₀ and B₀ of one layer.
+
+    Args:
+        weight: W, ``[d_out, d_in]``, float64.
+        safe: Second moments of the layer's outputs on safe answers, ``[d_out, d_out]``; their eigenvectors are the
+            right singular vectors of ``X_s Wᵀ``.
+        task: The same on samples of the task.
+        rank: r.
+    """
+    width = len(weight)
+    k = max(1, min(_DIRECTIONS, width // _WIDTH_SHARE))
+    # eigh sorts upwards.
+    v_safe, v_task = (torch.linalg.eigh(moments).eigenvectors[:, -k:] for moments in (safe, task))
+    c = torch.eye(width, dtype=weight.dtype, device=weight.device) - v_safe @ v_safe.T
+    u, s, v = torch.svd_lowrank(weight, q=min(rank, *weight.shape), niter=_SVD_ITERATIONS)
+    b, a = v_task @ (v_task.T @ (u * s.sqrt())), (v * s.sqrt()).T
+    missing = rank - len(a)  # of a layer narrower than the rank
+    return FixedParts(
+        c,
+        LowRank(
+            torch.nn.functional.pad(a, (0, 0, 0, missing)),
+            torch.nn.functional.pad(b, (0, missing)),
+        ),
+    )
+
+
+def _attach(layer: Any, parts: FixedParts) -> None:
+    c, (a0, b0) = parts.c, parts.start
+    scaling, fixed_b = layer.scaling["default"], c @ b0
+
+    def project(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        projected: Tensor = output @ c.to(output).T
+        return projected
+
+    def subtract(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        fixed: Tensor = (inputs[0].to(a0) @ a0.T) @ fixed_b.T
+        difference: Tensor = output - (scaling * fixed).to(output)
+        return difference
+
+    layer.lora_B["default"].register_forward_hook(project)
+    layer.register_forward_hook(subtract)
+
+
+SALORA = training(train)

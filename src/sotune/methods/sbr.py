@@ -1,0 +1,104 @@
+"""SBR: the state in which the model refuses is anchored.
+
+Lu et al., *Safety anchor: Defending harmful fine-tuning via geometric bottlenecks* (ICML 2026,
+https://arxiv.org/abs/2605.05995): ``loss + α·mean((h(x) − h_0(x))²)`` with h the last layer's state at the end of a
+harmful prompt, before the answer, and h_0 the same before fine-tuning; a few prompts are enough.
+
+Released script: α = 50, eight prompts, LoRA on all linear layers. Here α and the number are theirs; the prompts are the
+first of the harmful reference; the LoRA shape is the budget's. Like theirs, the state is taken after the final norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sotune.methods.base import TrainInputs, training
+
+if TYPE_CHECKING:
+    from sotune.training import TrainResult
+
+_ALPHA, _PROMPTS = 50.0, 8
+
+
+def train(inputs: TrainInputs) -> TrainResult:
+    """Trains with the anchor.
+
+    Raises:
+        SotuneError: Training diverged.
+    """
+    from sotune.models import load_tokenizer
+    from sotune.rendering import render_prompt
+    from sotune.training import fine_tune
+
+    tools = inputs.tools
+    tokenizer, template = load_tokenizer(tools.model), tools.training.template
+    prompts = [
+        tokenizer(render_prompt(row.prompt, template, tokenizer), add_special_tokens=template == "paper")["input_ids"]
+        for row in inputs.harmful_reference[:_PROMPTS]
+    ]
+    prompts = [ids[-tools.training.max_length :] for ids in prompts]
+    return fine_tune(
+        inputs.records,
+        inputs.loss_weights,
+        model=tools.model,
+        settings=tools.training,
+        output_dir=inputs.output_dir,
+        on_step=inputs.on_step,
+        change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=_ALPHA),
+    )
+
+
+class AnchorStates:
+    """Adds ``α·mean((h − h_0)²)`` over some prompts to the loss.
+
+    Args:
+        prompts: Token ids of each.
+        pad_token_id: Any id; masked.
+        alpha: α, ≥ 0.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], *, pad_token_id: int, alpha: float) -> None:
+        from sotune.representations.causal_lm import pad_batch
+
+        self._ids, self._mask = pad_batch(prompts, padding_side="right", pad_token_id=pad_token_id)
+        self._last = self._mask.sum(1) - 1
+        self._alpha = alpha
+        self._before = torch.empty(0)
+
+    @property
+    def name(self) -> str:
+        """Names the change and its settings."""
+        return f"sbr alpha={self._alpha} prompts={self._ids.tolist()}"
+
+    def start(self, model: Any) -> None:
+        """Notes the states before the first step."""
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            self._before = self.states(model)
+        model.train(was_training)
+
+    def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
+        """Returns the batch that is due."""
+        return batch
+
+    def penalty(self, model: Any, step: int) -> Tensor | float:
+        """Returns ``α·mean((h − h_0)²)``, the mean over prompts and width."""
+        return self._alpha * torch.nn.functional.mse_loss(self.states(model), self._before)
+
+    def states(self, model: Any) -> Tensor:
+        """Returns the last layer's state at the end of each prompt, float32, ``[prompts, d]``."""
+        device = next(model.parameters()).device
+        outputs = model(
+            input_ids=self._ids.to(device), attention_mask=self._mask.to(device), output_hidden_states=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        states: Tensor = outputs.hidden_states[-1][torch.arange(len(self._last)), self._last.to(device)]
+        return states.float()
+
+
+SBR = training(train)

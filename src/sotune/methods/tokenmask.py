@@ -1,0 +1,77 @@
+"""A token-level mask in the way of TOSS: what a harm-tuned model finds easier than a task-tuned one is not learned.
+
+Li et al., *Token-level data selection for safe LLM fine-tuning* (ICLR 2026, https://arxiv.org/abs/2603.01185). A
+token's risk is its loss under the utility-oriented model less its loss under the safety-degraded one; the riskiest
+fifth of all completion tokens, over the whole set, gets no loss.
+
+Released code trains its references on sets of tens of thousands of rows, and normalizes by the tokens that are left.
+Here the references are the two that every method has: the safe anchor (task) and the harmful reference (harm), each
+tuned with the budget's settings; and a token that stays counts as much as it would without the mask. Its progressive
+refinement is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sotune.methods.base import TrainInputs, training
+from sotune.methods.tuned import tune_on
+
+if TYPE_CHECKING:
+    from sotune.training import TrainResult
+
+_MASKED_SHARE = 0.2  # the released script's data_prop, over all tokens
+
+
+def train(inputs: TrainInputs) -> TrainResult:
+    """Tunes the two references, masks, and trains on what is left.
+
+    Raises:
+        DataError: One of the sets has no row to train on.
+    """
+    from sotune.training import fine_tune
+    from sotune.training.scoring import score_tokens
+
+    tools = inputs.tools
+    references = {"task": inputs.safe_anchor, "harm": inputs.harmful_reference}
+    losses = {
+        name: score_tokens(
+            inputs.records, model=tools.model, adapter=tune_on(rows, tools, name=name), settings=tools.training
+        )
+        for name, rows in references.items()
+    }
+    ids = [record.id for record in inputs.records if record.id in losses["task"]]
+    risks = {id: losses["task"][id] - losses["harm"][id] for id in ids}
+    return fine_tune(
+        inputs.records,
+        inputs.loss_weights,
+        model=tools.model,
+        settings=tools.training,
+        output_dir=inputs.output_dir,
+        on_step=inputs.on_step,
+        learned_tokens=mask_riskiest(ids, risks, share=_MASKED_SHARE),
+    )
+
+
+def mask_riskiest(ids: Sequence[str], risks: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
+    """Returns which tokens stay: all but the ``floor(share · tokens)`` riskiest of the whole set.
+
+    Args:
+        ids: The rows, in order; of equal risks, the earlier row's and the earlier token is masked.
+        risks: By id, the risk of each completion token.
+        share: How many to mask, in [0, 1).
+
+    Returns:
+        By id, bool ``[tokens]``, true where the token is learned.
+    """
+    flat = torch.cat([risks[id].double() for id in ids])
+    stays = torch.ones(len(flat), dtype=torch.bool)
+    stays[torch.argsort(flat, descending=True, stable=True)[: int(share * len(flat))]] = False
+    return dict(zip(ids, torch.split(stays, [len(risks[id]) for id in ids]), strict=True))
+
+
+TOKENMASK = training(train)

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from sotune.models import ModelSpec, load_causal_lm
+from sotune.records import Record
+from sotune.training import TrainSettings, fine_tune
+from sotune.training.data import build_training_rows
+from sotune.training.scoring import load_with, score_tokens
+
+
+@pytest.fixture
+def spec(tiny_model):
+    return ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
+
+
+ROWS = [Record.from_text(f"r{i}", f"Add {i}", "So be it." + " Yes." * i) for i in range(5)]
+SETTINGS = TrainSettings(max_length=48, learning_rate=0.01, r=4, max_steps=3)
+
+
+def test_each_completion_token_has_its_loss_whatever_its_batch(spec):
+    from sotune.models import load_tokenizer
+
+    losses = score_tokens(ROWS, model=spec, adapter=None, settings=SETTINGS, batch_size=2)
+    assert list(sorted(losses)) == [row.id for row in ROWS]
+    model = load_causal_lm(spec, frozen=True)
+    weights = dict.fromkeys((row.id for row in ROWS), 1.0)
+    rows = build_training_rows(ROWS, weights, load_tokenizer(spec), template="paper", max_length=48).rows
+    for row in rows:
+        ids = row.input_ids.long()
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0]
+        expected = torch.nn.functional.cross_entropy(
+            logits[row.n_prompt - 1 : -1], ids[row.n_prompt :], reduction="none"
+        )
+        torch.testing.assert_close(losses[row.id], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_counts(spec, tmp_path):
+    weights = dict.fromkeys((row.id for row in ROWS), 1.0)
+    adapter = fine_tune(ROWS, weights, model=spec, settings=SETTINGS, output_dir=tmp_path).adapter
+    before, after = (
+        torch.cat(list(score_tokens(ROWS, model=spec, adapter=a, settings=SETTINGS).values())) for a in (None, adapter)
+    )
+    assert after.mean() < before.mean()
+
+
+def test_loading_an_adapter_leaves_the_random_state(spec, tmp_path):
+    weights = dict.fromkeys((row.id for row in ROWS), 1.0)
+    adapter = fine_tune(ROWS, weights, model=spec, settings=SETTINGS, output_dir=tmp_path).adapter
+    state = torch.get_rng_state()
+    load_with(spec, adapter)
+    assert torch.equal(torch.get_rng_state(), state)
