@@ -43,7 +43,8 @@ class Draw:
         safe_anchor: Trusted rows.
         harmful_reference: Harmful rows.
         prompts: Evaluation prompts; none of them occurs in the three sets.
-        kind: What each downstream row is, by id (``harmful``, ``refusal``, …). No method sees it.
+        kind: What each downstream row is, by id (``harmful``, ``refusal``, …). No method sees it but the oracles.
+        safety_pairs: Harmful prompts with refusals, for methods that train on such; see `sotune.methods.Tools`.
     """
 
     dataset: str
@@ -54,6 +55,7 @@ class Draw:
     harmful_reference: Sequence[Record]
     prompts: Sequence[EvalPrompt]
     kind: Mapping[str, str]
+    safety_pairs: Sequence[Record] = ()
 
     @property
     def name(self) -> str:
@@ -166,7 +168,7 @@ class Bench:
 
         sets = [
             [[r.id, [[m.role, m.content] for m in r.messages]] for r in records]
-            for records in (draw.downstream, draw.safe_anchor, draw.harmful_reference)
+            for records in (draw.downstream, draw.safe_anchor, draw.harmful_reference, draw.safety_pairs)
         ]
         prompts = [[p.id, p.kind, [[m.role, m.content] for m in p.messages], p.reference] for p in draw.prompts]
         budget = {**asdict(self._budget), "model": model_fingerprint(self._budget.model)}

@@ -170,7 +170,7 @@ class _Pace:
 
 
 def check_disjoint(draw: Draw) -> None:
-    """Checks that no prompt of a draw stands in two of: evaluation, downstream rows, anchor, harmful reference.
+    """Checks that no prompt of a draw stands in two of: evaluation, downstream, references, safety pairs.
 
     Prompts are the same when they differ only in case and white space.
 
@@ -182,6 +182,7 @@ def check_disjoint(draw: Draw) -> None:
         "the downstream rows": {prompt_key(record.prompt): record.id for record in draw.downstream},
         "the safe anchor": {prompt_key(record.prompt): record.id for record in draw.safe_anchor},
         "the harmful reference": {prompt_key(record.prompt): record.id for record in draw.harmful_reference},
+        "the safety pairs": {prompt_key(record.prompt): record.id for record in draw.safety_pairs},
     }
     names = list(roles)
     for place, first in enumerate(names):

@@ -68,6 +68,7 @@ class FileData(BaseModel):
     reference: str | None = None
     refusals: str | None = None
     refusal_fraction: float = Field(0.02, ge=0, le=1)
+    safety_pairs: str | None = None
     eval_prompts: str | None = None
     task_match: Literal["label", "number", "choice", "contains"] | None = None
     task_where: tuple[str, ...] = ()
