@@ -289,7 +289,7 @@ class Bench:
 
 def cell_folder(folder: Path, draw: str, variant: str) -> Path:
     """Returns where the cell of a variant on a draw lies."""
-    return folder / "cells" / draw / _UNSAFE.sub("-", variant)
+    return folder / "cells" / draw / (_UNSAFE.sub("-", variant).lstrip(".") or "-")
 
 
 def _kept_by_kind(draw: Draw, kept: Mapping[str, float]) -> dict[str, float]:

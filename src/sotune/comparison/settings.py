@@ -26,6 +26,7 @@ from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import TASKS, Task
 
 MINIATURE = "miniature"
+_FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 MINIATURE_SETTINGS: Mapping[str, Any] = {
@@ -51,7 +52,7 @@ class MiniatureData(BaseModel):
     model_config = _STRICT
 
     miniature: Task
-    name: str = ""
+    name: str = Field(pattern=_FOLDER_NAME)
     contamination_kinds: tuple[HarmKind, ...] = Field(HARM_KINDS, min_length=1)
     reference_kinds: tuple[HarmKind, ...] = Field(HARM_KINDS, min_length=1)
     evaluation_kinds: tuple[HarmKind, ...] = Field(HARM_KINDS, min_length=1)
@@ -62,7 +63,7 @@ class FileData(BaseModel):
 
     model_config = _STRICT
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=_FOLDER_NAME)
     task: str
     harmful: str
     reference: str | None = None
