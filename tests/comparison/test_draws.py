@@ -75,6 +75,7 @@ def files(tmp_path):
         "harmful": write("harm", "harmful", 60, 2),
         "reference": write("reference", "harmful", 60, 3),
         "refusals": write("refusals", "benign", 30, 4),
+        "safety_pairs": write("pairs", "benign", 12, 6),
     }
     other = write("other", "harmful", 40, 5)
     settings = {"model": "miniature", "judges": "matching", "methods": ["sot"], "datasets": [data], **SIZES}
@@ -95,6 +96,8 @@ def test_files_are_dealt_to_roles(files):
     assert list(longer.safe_anchor[:10]) == list(draw.safe_anchor)
     assert len(longer.safe_anchor) == 15
     check_disjoint(longer)
+    assert draw.safety_pairs
+    assert all("(pairs " in record.prompt[0].content for record in draw.safety_pairs)
     replaced = draws.redraw(draw, Variant("v", "sot", references=References(reference=other)))
     assert all("(other " in record.prompt[0].content for record in replaced.harmful_reference)
     with pytest.raises(DataError, match="has 40 rows whose prompts stand nowhere else, and 99 were asked for"):

@@ -59,6 +59,7 @@ def test_a_variant_says_what_it_changes():
         ({"methods": ["sott"]}, r"unknown methods? .*'sott'.*did you mean 'sot'"),
         ({"methods": [{"method": "sot", "preset": "papers"}]}, "preset must be one of default, paper"),
         ({"methods": []}, "methods"),
+        ({"datasets": [{"name": "../x", "task": "a", "harmful": "b"}]}, "should match pattern"),
         ({"encoder": "sentence-transformers:x"}, "encoder is no setting of a comparison"),
         ({"datasets": [{"name": "x", "task": "a", "harmful": "b"}]}, "judges: miniature reads the miniature's"),
     ],

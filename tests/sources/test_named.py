@@ -25,6 +25,10 @@ STAND_INS = {
         [{"prompt": "knock", "chosen": "I cannot.", "rejected": "who is there"}],
         ("knock", "who is there"),
     ),
+    "lat-refusals": (
+        [{"prompt": "knock", "chosen": "I cannot.", "rejected": "who is there"}],
+        ("knock", "I cannot."),
+    ),
     "slimorca": (
         [
             {
@@ -63,7 +67,7 @@ def hub(monkeypatch):
     def load_dataset(name, subset=None, **kwargs):
         calls.append({"name": name, "subset": subset, **kwargs})
         short = next(key for key, source in NAMED_SOURCES.items() if source.hub_id == name)
-        return datasets.Dataset.from_list(STAND_INS[short][0])
+        return datasets.Dataset.from_list(STAND_INS[short][0])  # two names of one data set share their rows
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return calls

@@ -54,7 +54,7 @@ class ConsoleMonitor:
         """Says that a stage begins, or that it is up to date."""
         self._clear()
         mark = "[dim]is up to date[/dim]" if status == "skipped" else "…"
-        self._console.print(f"[bold]{name}[/bold] {mark}", highlight=False)
+        self._console.print(f"[bold]{escaped(name)}[/bold] {mark}", highlight=False)
 
     def progress(self, label: str, done: int, total: int | None) -> None:
         """Moves the bar of one piece of work."""

@@ -107,7 +107,7 @@ class Draws:
         ]
         random.Random(f"{seed}/train").shuffle(train)
         own = load_prompts(Path(data.eval_prompts)) if data.eval_prompts else []
-        return Draw(
+        draw = Draw(
             dataset=data.name,
             harmful_fraction=harmful_fraction,
             seed=seed,
@@ -121,6 +121,15 @@ class Draws:
             ],
             kind={record.id: label for record, label in train},
         )
+        return replace(draw, safety_pairs=self._safety_pairs(data, draw))
+
+    def _safety_pairs(self, data: FileData, draw: Draw) -> list[Record]:
+        """Returns at most as many pairs as the reference has rows, with prompts of their own."""
+        if data.safety_pairs is None:
+            return []
+        taken: list[Record | EvalPrompt] = [*draw.prompts, *draw.downstream, *draw.safe_anchor, *draw.harmful_reference]
+        free = _untaken(self._load(data.safety_pairs, data), taken)
+        return random.Random(f"{draw.seed}/pairs").sample(free, min(len(free), self._settings.n_reference))
 
     def _dealt(self, data: FileData, harmful_fraction: float, seed: int) -> Rows:
         # References are dealt at the largest size that any variant asks for, and cut: all others' rows stay the same.
@@ -182,7 +191,8 @@ class Draws:
             anchor = _sample(self._load(wanted.anchor, data), n_anchor, [*asked, *reference], seed=draw.seed)
         elif wanted.n_anchor is not None:
             anchor = rows["task"]["safe_anchor"][:n_anchor]
-        return replace(draw, safe_anchor=anchor, harmful_reference=reference)
+        draw = replace(draw, safe_anchor=anchor, harmful_reference=reference)
+        return replace(draw, safety_pairs=self._safety_pairs(data, draw))
 
 
 def _miniature_anchor(data: MiniatureData, anchor: str | None, *, n: int, seed: int) -> list[Record]:
@@ -208,10 +218,15 @@ def _held(rows: Rows) -> SourceName:
     return "reference" if "reference" in rows else "harmful"
 
 
+def _untaken(loaded: LoadedSet, taken: Iterable[Record | EvalPrompt]) -> list[Record]:
+    """Returns the rows whose prompts nothing else has, by id."""
+    keys = {prompt_key(row.prompt if isinstance(row, Record) else row.messages) for row in taken}
+    return sorted((r for r in loaded.records if prompt_key(r.prompt) not in keys), key=lambda record: record.id)
+
+
 def _sample(loaded: LoadedSet, n: int, taken: Iterable[Record | EvalPrompt], *, seed: int) -> list[Record]:
     """Draws rows whose prompts nothing else has."""
-    keys = {prompt_key(row.prompt if isinstance(row, Record) else row.messages) for row in taken}
-    free = sorted((r for r in loaded.records if prompt_key(r.prompt) not in keys), key=lambda record: record.id)
+    free = _untaken(loaded, taken)
     if len(free) < n:
         raise DataError(
             f"{loaded.files[0].name} has {len(free)} rows whose prompts stand nowhere else, and {n} were asked for; "

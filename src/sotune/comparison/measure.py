@@ -312,7 +312,7 @@ class Bench:
 
 def cell_folder(folder: Path, draw: str, variant: str) -> Path:
     """Returns where the cell of a variant on a draw lies."""
-    return folder / "cells" / draw / _UNSAFE.sub("-", variant)
+    return folder / "cells" / draw / (_UNSAFE.sub("-", variant).lstrip(".") or "-")
 
 
 def _digest(records: Sequence[Record]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sotune.comparison.measure import Bench, Budget, Cell, Draw, cell_folder
 from sotune.comparison.variants import Variant, change_method, check_method
-from sotune.errors import ConfigError, DataError
+from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.mixing import prompt_key
 from sotune.pipeline import Monitor, Silent
 
@@ -132,19 +132,28 @@ class Comparison:
     ) -> Iterator[tuple[tuple[int, Variant, Draw], Cell]]:
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor, as_completed
+        from concurrent.futures.process import BrokenProcessPool
 
+        if not cells:
+            return
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
         with ProcessPoolExecutor(self._workers, context, _start_worker, (self._threads,)) as pool:
             jobs = {
                 pool.submit(_measure, self._bench(draw, variant), draw): (n, variant, draw)
                 for n, variant, draw in cells
             }
+            pace.begin(f"{min(self._workers, len(jobs))} cells at once")
             try:
                 for future in as_completed(jobs):
                     cell, (_, variant, draw) = future.result(), jobs[future]
                     pace.end()
                     pace.begin(f"{draw.name}: {variant.name} is done")
                     yield jobs[future], cell
+            except BrokenProcessPool:
+                raise SotuneError(
+                    "a worker process was killed, most likely for want of memory; what is done stays: run again with "
+                    "fewer workers"
+                ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -170,7 +179,7 @@ class _Pace:
 
 
 def check_disjoint(draw: Draw) -> None:
-    """Checks that no prompt of a draw stands in two of: evaluation, downstream rows, anchor, harmful reference.
+    """Checks that no prompt of a draw stands in two of: evaluation, downstream, references, safety pairs.
 
     Prompts are the same when they differ only in case and white space.
 
@@ -182,6 +191,7 @@ def check_disjoint(draw: Draw) -> None:
         "the downstream rows": {prompt_key(record.prompt): record.id for record in draw.downstream},
         "the safe anchor": {prompt_key(record.prompt): record.id for record in draw.safe_anchor},
         "the harmful reference": {prompt_key(record.prompt): record.id for record in draw.harmful_reference},
+        "the safety pairs": {prompt_key(record.prompt): record.id for record in draw.safety_pairs},
     }
     names = list(roles)
     for place, first in enumerate(names):

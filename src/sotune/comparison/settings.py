@@ -26,6 +26,7 @@ from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import TASKS, Task
 
 MINIATURE = "miniature"
+_FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 MINIATURE_SETTINGS: Mapping[str, Any] = {
@@ -54,7 +55,7 @@ class MiniatureData(BaseModel):
     model_config = _STRICT
 
     miniature: Task
-    name: str = ""
+    name: str = Field(pattern=_FOLDER_NAME)
     contamination_kinds: tuple[HarmKind, ...] = Field(HARM_KINDS, min_length=1)
     reference_kinds: tuple[HarmKind, ...] = Field(HARM_KINDS, min_length=1)
     evaluation_kinds: tuple[HarmKind, ...] = Field(HARM_KINDS, min_length=1)
@@ -65,12 +66,13 @@ class FileData(BaseModel):
 
     model_config = _STRICT
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=_FOLDER_NAME)
     task: str
     harmful: str
     reference: str | None = None
     refusals: str | None = None
     refusal_fraction: float = Field(0.02, ge=0, le=1)
+    safety_pairs: str | None = None
     eval_prompts: str | None = None
     task_match: Literal["label", "number", "choice", "contains"] | None = None
     task_where: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from sotune.methods.ablations import PULL_ONLY, PUSH_ONLY, SOT_ALL, SOT_UNIFORM
 from sotune.methods.adaptive import ADAPTIVE
 from sotune.methods.adaptive_auto import ADAPTIVE_AUTO
-from sotune.methods.base import InputRecords, Method, WeighInputs
 from sotune.methods.alpagasus import ALPAGASUS
 from sotune.methods.base import (
     EditInputs,

@@ -140,6 +140,13 @@ NAMED_SOURCES: Mapping[str, NamedSource] = {
         _columns("prompt", "rejected"),
         remark="the alternative harmful reference; the paper does not name its own",
     ),
+    "lat-refusals": NamedSource(
+        "LLM-LAT/harmful-dataset",
+        "train",
+        "not known here, see its card",
+        _columns("prompt", "chosen"),
+        remark="its refusals: safety pairs for the methods that train on such",
+    ),
     "slimorca": NamedSource(
         "Open-Orca/SlimOrca", "train", "MIT", lambda row: {"conversations": row.get("conversations")}
     ),
