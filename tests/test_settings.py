@@ -26,3 +26,31 @@ def test_what_is_no_size_is_refused(text):
 
 def test_a_number_of_bytes_may_be_a_number():
     assert make_config({**NEEDED, "max_memory": 1000000}).max_memory == "1000000"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("guard:org/model", ("guard:org/model",)), (["chat:coherence"], ("chat:coherence",)), ((), ())],
+)
+def test_a_judge_may_be_one_name(given, kept):
+    assert (
+        make_config({**NEEDED, "harm_judge": given, "judge_base_url": "http://h/v1", "judge_model": "m"}).harm_judge
+        == kept
+    )
+
+
+def test_a_rubric_file_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.md").write_text("")
+    (tmp_path / "coherence").mkdir()
+    config = make_config({
+        **NEEDED, "harm_judge": ["chat:own.md", "chat:coherence", "chat:none.md"], "judge_base_url": "http://h/v1",
+        "judge_model": "m",
+    })  # fmt: skip
+    assert config.harm_judge == (f"chat:{tmp_path / 'own.md'}", "chat:coherence", "chat:none.md")
+
+
+@pytest.mark.parametrize("value", [3, [3], {"chat": 1}])
+def test_a_judge_is_a_name(value):
+    with pytest.raises(ConfigError, match="harm_judge"):
+        make_config({**NEEDED, "harm_judge": value})
