@@ -141,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(b'{"error": {"message": "slow down"}}', 429, {"Retry-After": "0.01"})
         elif fault == "429 date":
             self.send(b"", 429, {"Retry-After": email.utils.formatdate(time.time() - 1, usegmt=True)})
+        elif fault == "503 wait":
+            self.send(b"", 503, {"Retry-After": "0.7"})
         elif fault == "429 hour":
             self.send(b"{}", 429, {"Retry-After": "3600"})
         elif fault == "429 quota":

@@ -43,3 +43,31 @@ def test_the_paper_reads_the_last_token_of_the_last_layer():
     published, default = make_config({**NEEDED, "preset": "paper"}), make_config(NEEDED)
     assert (published.layer, published.pooling) == (-1, "last")
     assert (default.layer, default.pooling) == ("auto", "auto")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("guard:org/model", ("guard:org/model",)), (["chat:coherence"], ("chat:coherence",)), ((), ())],
+)
+def test_a_judge_may_be_one_name(given, kept):
+    assert (
+        make_config({**NEEDED, "harm_judge": given, "judge_base_url": "http://h/v1", "judge_model": "m"}).harm_judge
+        == kept
+    )
+
+
+def test_a_rubric_file_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.md").write_text("")
+    (tmp_path / "coherence").mkdir()
+    config = make_config({
+        **NEEDED, "harm_judge": ["chat:own.md", "chat:coherence", "chat:none.md"], "judge_base_url": "http://h/v1",
+        "judge_model": "m",
+    })  # fmt: skip
+    assert config.harm_judge == (f"chat:{tmp_path / 'own.md'}", "chat:coherence", "chat:none.md")
+
+
+@pytest.mark.parametrize("value", [3, [3], {"chat": 1}])
+def test_a_judge_is_a_name(value):
+    with pytest.raises(ConfigError, match="harm_judge"):
+        make_config({**NEEDED, "harm_judge": value})

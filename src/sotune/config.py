@@ -258,6 +258,15 @@ class JudgeSettings(BaseModel):
         0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
     )
 
+    @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
+    @classmethod
+    def _named_from_anywhere(cls, value: object) -> object:
+        """Takes one name for a list of one, and makes files and folders absolute: a run is usable from any folder."""
+        names = (value,) if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        return tuple(_absolute_source(name) if isinstance(name, str) else name for name in names)
+
 
 class RunSettings(BaseModel):
     """Run: where it lies and what makes it repeatable."""
@@ -372,6 +381,12 @@ def parse_bytes(text: str) -> int:
     if size < 1:
         raise ValueError("must be a size like 4GB, 512MiB or a number of bytes")
     return int(size)
+
+
+def _absolute_source(name: str) -> str:
+    kind, _, argument = name.partition(":")
+    is_path = os.sep in argument or "." in argument
+    return f"{kind}:{os.path.abspath(argument)}" if is_path and os.path.exists(argument) else name
 
 
 def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

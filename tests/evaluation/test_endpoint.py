@@ -1,9 +1,12 @@
 """Pace, keys and waits, on a clock of the test's own."""
 
 import email.utils
+import threading
 
 import pytest
+from chat_judges import endpoint
 
+from chat_server import ChatServer
 from sotune.errors import ArtifactError, ConfigError
 from sotune.evaluation.endpoint import AnswerCache, read_api_key
 from sotune.evaluation.endpoint.pacing import Pacer, read_retry_after
@@ -85,3 +88,46 @@ def test_a_cache_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="name another folder with judge_cache_dir"):
         AnswerCache(tmp_path / "file")
+
+
+class Waits(threading.Event):
+    """An event for which nobody waits: the seconds are written down."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def wait(self, timeout=None):
+        self.seconds.append(timeout)
+        return False
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked_to_wait"), [("500", 0.0), ("reset", 0.0), ("html", 0.0), ("503 wait", 0.7), ("429", 0.01)]
+)
+def test_pauses_double_up_to_the_longest_and_honor_retry_after(fault, asked_to_wait):
+    server = ChatServer(fault=lambda question, attempt: fault)
+    try:
+        asking = endpoint(server.url, max_retries=5, backoff=0.2, longest_wait=1.5, timeout=5)
+        waits = asking._stop = Waits()
+        asking._pacer = held = Holds()
+        outcome = asking.ask("q")
+    finally:
+        server.close()
+    assert "no answer after 6 attempts" in outcome.reason
+    assert len(server.log) == held.n_turns == 6
+    assert held.seconds == [asked_to_wait] * 5
+    for waited, doubled in zip(waits.seconds, [0.2, 0.4, 0.8, 1.5, 1.5], strict=True):
+        assert asked_to_wait + doubled / 2 <= waited <= asked_to_wait + doubled
+    assert len(set(waits.seconds)) == 5  # spread
+
+
+class Holds:
+    def __init__(self):
+        self.n_turns, self.seconds = 0, []
+
+    def wait_turn(self):
+        self.n_turns += 1
+
+    def hold(self, seconds):
+        self.seconds.append(seconds)

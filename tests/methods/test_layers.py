@@ -9,14 +9,15 @@ from sotune.methods.larf import separation
 from sotune.methods.layers import auroc, encode_layers
 from sotune.models import load_causal_lm, load_tokenizer
 from sotune.rendering import tokenize
-from sotune.representations import CausalLMEncoder
+from sotune.representations import CausalLMEncoder, FrozenCausalLM
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_the_last_token_at_each_layer_is_the_encoders(weigh_inputs, layer):
     tools, rows = weigh_inputs.tools, weigh_inputs.records.downstream
     states = encode_layers(rows, tools, pooling="last")
-    encoder = CausalLMEncoder(tools.model, layer=layer, template="paper", max_length=48, batch_tokens=64)
+    model = FrozenCausalLM(tools.model, template="paper", max_length=48, batch_tokens=64)
+    encoder = CausalLMEncoder(model, layer=layer, pooling="last")
     assert states.shape == (3, 12, 32)
     torch.testing.assert_close(states[layer], encoder.encode(rows), rtol=1e-4, atol=1e-4)
 
@@ -30,8 +31,8 @@ def test_the_shift_is_the_completions_mean_less_the_prompts_last_state(weigh_inp
         ).hidden_states[1][0]
     mean = states[tokens.n_prompt :].mean(0)
     rows = weigh_inputs.records.downstream
-    torch.testing.assert_close(encode_layers(rows, tools, pooling="completion")[1][3], mean, rtol=1e-4, atol=1e-5)
-    shift = encode_layers(rows, tools, pooling="shift")[1][3]
+    torch.testing.assert_close(encode_layers(rows, tools, pooling="completion_mean")[1][3], mean, rtol=1e-4, atol=1e-5)
+    shift = encode_layers(rows, tools, pooling="completion_minus_prompt")[1][3]
     torch.testing.assert_close(shift, mean - states[tokens.n_prompt - 1], rtol=1e-4, atol=1e-5)
 
 

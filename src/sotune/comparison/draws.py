@@ -76,13 +76,16 @@ class Draws:
             draw = replace(draw, safe_anchor=_miniature_anchor(data, wanted.anchor, n=n_anchor, seed=draw.seed))
         if wanted.reference is not None or wanted.n_reference is not None:
             kinds = data.reference_kinds if wanted.reference is None else wanted.reference
-            draw = replace(draw, harmful_reference=_miniature_reference(kinds, n=n_reference, seed=draw.seed))
+            reference = _miniature_reference(kinds, n=n_reference, seed=draw.seed)
+            pairs = _miniature_pairs(reference, seed=draw.seed)
+            draw = replace(draw, harmful_reference=reference, safety_pairs=pairs)
         return draw
 
     def _miniature(self, data: MiniatureData, harmful_fraction: float, seed: int) -> Draw:
         from sotune.miniature import generate_eval_prompts, generate_task_data
 
         task, settings = data.miniature, self._settings
+        reference = _miniature_reference(data.reference_kinds, n=settings.n_reference, seed=seed)
         downstream = generate_task_data(
             task, n=settings.n, harmful_fraction=harmful_fraction, harm_kinds=data.contamination_kinds, seed=seed
         )
@@ -92,7 +95,8 @@ class Draws:
             seed=seed,
             downstream=downstream,
             safe_anchor=_miniature_anchor(data, None, n=settings.n_anchor, seed=seed),
-            harmful_reference=_miniature_reference(data.reference_kinds, n=settings.n_reference, seed=seed),
+            harmful_reference=reference,
+            safety_pairs=_miniature_pairs(reference, seed=seed),
             prompts=generate_eval_prompts(task, n_each=settings.n_eval, harm_kinds=data.evaluation_kinds, seed=seed),
             kind={record.id: str(record.meta["kind"]) for record in downstream},
         )
@@ -193,6 +197,13 @@ class Draws:
             anchor = rows["task"]["safe_anchor"][:n_anchor]
         draw = replace(draw, safe_anchor=anchor, harmful_reference=reference)
         return replace(draw, safety_pairs=self._safety_pairs(data, draw))
+
+
+def _miniature_pairs(reference: Sequence[Record], *, seed: int) -> list[Record]:
+    """Returns as many harmful requests with refusals as the reference has rows, with prompts of their own."""
+    from sotune.miniature import generate_safety_pairs
+
+    return generate_safety_pairs(n=len(reference), exclude=reference, seed=seed)
 
 
 def _miniature_anchor(data: MiniatureData, anchor: str | None, *, n: int, seed: int) -> list[Record]:

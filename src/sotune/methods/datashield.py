@@ -32,10 +32,10 @@ def weigh(inputs: WeighInputs) -> Tensor:
     records, tools = inputs.require_records("datashield"), inputs.require_tools("datashield")
     refusals = safety_pairs(tools, records.harmful_reference, most=_MOST_PAIRS)
     references = [*records.harmful_reference, *refusals]
-    states = encode_layers(references, tools, pooling="completion")[1:].double()
+    states = encode_layers(references, tools, pooling="completion_mean")[1:].double()
     comply, refuse = torch.split(states, [len(records.harmful_reference), len(refusals)], dim=1)
     layer = max(range(len(comply)), key=lambda i: compliance_aware_score(comply[i], refuse[i]))
-    shift = encode_layers(records.downstream, tools, pooling="shift")[1:][layer].double()
+    shift = encode_layers(records.downstream, tools, pooling="completion_minus_prompt")[1:][layer].double()
     return weights_by_rank(-(shift @ compliance_vector(comply[layer], refuse[layer])))
 
 

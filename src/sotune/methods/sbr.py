@@ -62,10 +62,11 @@ class AnchorStates:
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], *, pad_token_id: int, alpha: float) -> None:
-        from sotune.representations.causal_lm import pad_batch
+        from sotune.representations.hidden_states import TokenRow, pad_batch
 
-        self._ids, self._mask = pad_batch(prompts, padding_side="right", pad_token_id=pad_token_id)
-        self._last = self._mask.sum(1) - 1
+        rows = [TokenRow(ids, len(ids)) for ids in prompts]
+        batch = pad_batch(rows, padding_side="right", pad_token_id=pad_token_id)
+        self._ids, self._mask, self._last = batch.input_ids, batch.attention_mask, batch.last
         self._alpha = alpha
         self._before = torch.empty(0)
 

@@ -33,6 +33,7 @@ _METRICS, _ASSESSMENT = "metrics.json", "assessment.json"
 _JUDGING = "judging.json"
 _PARTS = "evaluation-parts"
 _SHARD_SIZE = 256
+_SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     for name, answers in responses.items():
         result = results[name] = evaluate(prompts, answers, judges, seed=config.seed)
         for role, reasons in describe_unscored(result.verdicts).items():
-            told = "; ".join(f"{count} times: {reason}" for reason, count in reasons.items())
-            monitor.warn(f"judge of {role}, {name} model: {sum(reasons.values())} answers unscored ({told})")
+            most = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))[:_SHOWN_REASONS]
+            told = "; ".join(f"{count} times: {reason}" for reason, count in most)
+            monitor.warn(
+                f"judge of {role}, {name} model: {sum(reasons.values())} answers unscored ({told}); all in {_JUDGING}"
+            )
         prefix = "" if name == "tuned" else "base_"
         save_responses(run.file(f"{prefix}responses.parquet"), answers)
         save_verdicts(run.file(f"{prefix}verdicts.parquet"), result.verdicts)

@@ -1,6 +1,6 @@
 """From records to vectors, with a frozen model, cached on disk."""
 
-from sotune.representations.base import Alone, EncodedSet, Encoder, EncoderGroup
+from sotune.representations.base import Alone, EncodedSet, Encoder, EncoderGroup, encode_group
 from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache
 from sotune.representations.causal_lm import CausalLMEncoder, CausalLMReadings, FrozenCausalLM, candidate_layers
 from sotune.representations.filling import CachedSet, encode_with_cache, fill_cache
@@ -24,6 +24,7 @@ __all__ = [
     "RepresentationCache",
     "SentenceEncoder",
     "candidate_layers",
+    "encode_group",
     "encode_with_cache",
     "fill_cache",
 ]

@@ -206,17 +206,29 @@ def encode_records(encoder: Encoder, records: Sequence[Record], *, progress: OnP
     Raises:
         DataError: There are no records, or a representation is not finite.
     """
-    prepared = encoder.prepare(records)
+    return encode_group(Alone(encoder), records, progress=progress)[0]
+
+
+def encode_group(group: EncoderGroup, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
+    """Encodes records by all members of a group at once, without a cache.
+
+    Returns:
+        Representations, [members, n, d] float32 on the CPU, in the records' order.
+
+    Raises:
+        DataError: There are no records, or a representation is not finite.
+    """
+    prepared = group.prepare(records)
     # No shard is larger than the number of records, so there is one.
-    (shard,) = plan_shards(prepared, batch_tokens=encoder.batch_tokens, shard_rows=max(1, len(records)))
+    (shard,) = plan_shards(prepared, batch_tokens=group.members[0].batch_tokens, shard_rows=max(1, len(records)))
     parts, done = [], 0
-    for (states,) in encode_batches(Alone(encoder), prepared, shard, wanted=[0]):
-        parts.append(states)
-        done += len(states)
+    for states in encode_batches(group, prepared, shard, wanted=range(len(group.members))):
+        parts.append(torch.stack(states))
+        done += parts[-1].shape[1]
         if progress is not None:
             progress(done, len(shard.rows))
     positions = find_keys(prepared.keys, among=prepared.keys[shard.rows])
-    return torch.cat(parts)[torch.from_numpy(positions)]
+    return torch.cat(parts, dim=1)[:, torch.from_numpy(positions)]
 
 
 def encode_batches(
