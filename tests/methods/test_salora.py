@@ -5,16 +5,14 @@ import torch
 from peft import PeftModel
 
 from sotune.methods.folding import load_layers
-from sotune.methods.salora import ProjectedAdapter, _rows, fixed_parts, train
+from sotune.methods.salora import fixed_parts, projected_adapter, train
 from sotune.models import load_causal_lm, load_tokenizer
-from sotune.training.data import WeightedCollator
 from sotune.training.finetune import load_with_adapter
 
 
 @pytest.fixture
 def change(train_inputs):
-    safe = _rows(train_inputs.tools.safety_pairs, train_inputs)
-    return ProjectedAdapter(safe, _rows(train_inputs.records, train_inputs), WeightedCollator(pad_token_id=0))
+    return projected_adapter(train_inputs)
 
 
 def logits(model, spec):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sotune.evaluation import Judge
     from sotune.models import ModelSpec
     from sotune.training import TrainResult, TrainSettings
+    from sotune.training.change import StepChange
     from sotune.training.progress import OnStep
 
 Seam = Literal["weigh", "train", "edit"]
@@ -141,8 +142,20 @@ class EditInputs:
     trained: TrainInputs
 
 
-def train_weighted(inputs: TrainInputs) -> TrainResult:
-    """Fine-tunes on the weighted loss of Eq. 8: what every method does that does not change training."""
+def train_weighted(
+    inputs: TrainInputs, *, change: StepChange | None = None, learned_tokens: Mapping[str, Tensor] | None = None
+) -> TrainResult:
+    """Fine-tunes on the weighted loss of Eq. 8: what every method does that does not change training.
+
+    Args:
+        inputs: All that training may look at.
+        change: What a method changes about the training step.
+        learned_tokens: Which completion tokens carry loss; see `sotune.training.fine_tune`.
+
+    Raises:
+        DataError: Nothing is left to learn.
+        SotuneError: Training diverged.
+    """
     from sotune.training import fine_tune
 
     return fine_tune(
@@ -152,6 +165,8 @@ def train_weighted(inputs: TrainInputs) -> TrainResult:
         settings=inputs.tools.training,
         output_dir=inputs.output_dir,
         on_step=inputs.on_step,
+        change=change,
+        learned_tokens=learned_tokens,
     )
 
 

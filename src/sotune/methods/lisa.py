@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, training
+from sotune.methods.base import TrainInputs, train_weighted, training
 from sotune.methods.pairs import safety_pairs
 
 if TYPE_CHECKING:
@@ -40,33 +40,20 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     from sotune.models import load_tokenizer
-    from sotune.training import fine_tune
-    from sotune.training.data import WeightedCollator, build_training_rows
+    from sotune.training.data import WeightedCollator, build_equal_rows
 
     tools, settings = inputs.tools, inputs.tools.training
-    pairs = safety_pairs(tools, inputs.harmful_reference, most=_MOST_PAIRS)
     tokenizer = load_tokenizer(tools.model)
-    rows = build_training_rows(
-        pairs,
-        dict.fromkeys((pair.id for pair in pairs), 1.0),
-        tokenizer,
-        template=settings.template,
-        max_length=settings.max_length,
-    ).rows
+    pairs = safety_pairs(tools, inputs.harmful_reference, most=_MOST_PAIRS)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    n_steps = settings.max_steps or math.ceil(len(inputs.records) / batch * settings.num_train_epochs)
     change = TakeTurns(
-        rows, WeightedCollator(pad_token_id=tokenizer.pad_token_id), n_steps=n_steps, rho=_RHO, seed=settings.seed
+        build_equal_rows(pairs, tokenizer, settings),
+        WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+        n_steps=settings.max_steps or math.ceil(len(inputs.records) / batch * settings.num_train_epochs),
+        rho=_RHO,
+        seed=settings.seed,
     )
-    return fine_tune(
-        inputs.records,
-        inputs.loss_weights,
-        model=tools.model,
-        settings=settings,
-        output_dir=inputs.output_dir,
-        on_step=inputs.on_step,
-        change=change,
-    )
+    return train_weighted(inputs, change=change)
 
 
 class TakeTurns:

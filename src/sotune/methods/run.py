@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sotune.errors import ConfigError
 from sotune.methods.base import EditInputs, Method, TrainInputs, WeighInputs, train_weighted
 from sotune.selection import keep_count, select_rows
 
@@ -51,7 +52,9 @@ def select_by(method: Method, inputs: WeighInputs, *, keep_fraction: float) -> S
         ConfigError: There are no records, the fraction keeps none, or the method lacks what it needs.
         DataError: The weights are unusable.
     """
-    records = inputs.require_records("any").downstream
+    if inputs.records is None:
+        raise ConfigError("a method selects among rows, and only representations were given; pass records=...")
+    records = inputs.records.downstream
     if inputs.tools is not None and not method.uses_truth:
         inputs = replace(inputs, tools=replace(inputs.tools, truth=None))
     weights = method.weigh(inputs)
@@ -85,7 +88,11 @@ def run_method(
         DataError: The weights are unusable, or nothing is left to learn.
         SotuneError: Training diverged.
     """
-    records, tools = inputs.require_records("any"), inputs.require_tools("any")
+    if inputs.records is None or inputs.tools is None:
+        raise ConfigError(
+            "a method is run on rows and trains a model; pass records=InputRecords(...), tools=Tools(...)"
+        )
+    records, tools = inputs.records, inputs.tools
     selection = select_by(method, inputs, keep_fraction=keep_fraction)
     train_inputs = TrainInputs(
         records=[record for record in records.downstream if record.id in selection.loss_weights],

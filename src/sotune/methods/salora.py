@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, training
+from sotune.methods.base import TrainInputs, train_weighted, training
 from sotune.methods.folding import LowRank, beside, rewrite
 from sotune.methods.pairs import safety_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sotune.records import Record
     from sotune.training import TrainResult
     from sotune.training.data import TrainingRow, WeightedCollator
 
@@ -57,41 +56,26 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: There are no refusals or no rows to train on.
         SotuneError: Training diverged.
     """
-    from sotune.models import load_tokenizer
-    from sotune.training import fine_tune
-    from sotune.training.data import WeightedCollator
-
-    tools = inputs.tools
-    pad_token_id = load_tokenizer(tools.model).pad_token_id
-    pairs = safety_pairs(tools, inputs.harmful_reference, most=_SAMPLES)
-    change = ProjectedAdapter(
-        _rows(pairs, inputs), _rows(inputs.records[:_SAMPLES], inputs), WeightedCollator(pad_token_id=pad_token_id)
-    )
-    result = fine_tune(
-        inputs.records,
-        inputs.loss_weights,
-        model=tools.model,
-        settings=tools.training,
-        output_dir=inputs.output_dir,
-        on_step=inputs.on_step,
-        change=change,
-    )
+    change = projected_adapter(inputs)
+    result = train_weighted(inputs, change=change)
     change.fold(result.adapter)
     return result
 
 
-def _rows(records: Sequence[Record], inputs: TrainInputs) -> Sequence[TrainingRow]:
-    from sotune.models import load_tokenizer
-    from sotune.training.data import build_training_rows
+def projected_adapter(inputs: TrainInputs) -> ProjectedAdapter:
+    """Returns the change with up to 128 safety pairs and as many rows of the data.
 
-    settings = inputs.tools.training
-    return build_training_rows(
-        records,
-        dict.fromkeys((record.id for record in records), 1.0),
-        load_tokenizer(inputs.tools.model),
-        template=settings.template,
-        max_length=settings.max_length,
-    ).rows
+    Raises:
+        DataError: There are no refusals or no rows to train on.
+    """
+    from sotune.models import load_tokenizer
+    from sotune.training.data import WeightedCollator, build_equal_rows
+
+    tools = inputs.tools
+    tokenizer = load_tokenizer(tools.model)
+    pairs = safety_pairs(tools, inputs.harmful_reference, most=_SAMPLES)
+    safe, task = (build_equal_rows(rows, tokenizer, tools.training) for rows in (pairs, inputs.records[:_SAMPLES]))
+    return ProjectedAdapter(safe, task, WeightedCollator(pad_token_id=tokenizer.pad_token_id))
 
 
 class ProjectedAdapter:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, training
+from sotune.methods.base import TrainInputs, train_weighted, training
 
 if TYPE_CHECKING:
     from sotune.training import TrainResult
@@ -32,7 +32,6 @@ def train(inputs: TrainInputs) -> TrainResult:
     """
     from sotune.models import load_tokenizer
     from sotune.rendering import render_prompt
-    from sotune.training import fine_tune
 
     tools = inputs.tools
     tokenizer, template = load_tokenizer(tools.model), tools.training.template
@@ -41,15 +40,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         for row in inputs.harmful_reference[:_PROMPTS]
     ]
     prompts = [ids[-tools.training.max_length :] for ids in prompts]
-    return fine_tune(
-        inputs.records,
-        inputs.loss_weights,
-        model=tools.model,
-        settings=tools.training,
-        output_dir=inputs.output_dir,
-        on_step=inputs.on_step,
-        change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=_ALPHA),
-    )
+    return train_weighted(inputs, change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=_ALPHA))
 
 
 class AnchorStates:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, training
+from sotune.methods.base import TrainInputs, train_weighted, training
 from sotune.methods.tuned import tune_on
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ def train(inputs: TrainInputs) -> TrainResult:
     Raises:
         DataError: One of the sets has no row to train on.
     """
-    from sotune.training import fine_tune
     from sotune.training.scoring import score_tokens
 
     tools = inputs.tools
@@ -46,15 +45,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     }
     ids = [record.id for record in inputs.records if record.id in losses["task"]]
     risks = {id: losses["task"][id] - losses["harm"][id] for id in ids}
-    return fine_tune(
-        inputs.records,
-        inputs.loss_weights,
-        model=tools.model,
-        settings=tools.training,
-        output_dir=inputs.output_dir,
-        on_step=inputs.on_step,
-        learned_tokens=mask_riskiest(ids, risks, share=_MASKED_SHARE),
-    )
+    return train_weighted(inputs, learned_tokens=mask_riskiest(ids, risks, share=_MASKED_SHARE))
 
 
 def mask_riskiest(ids: Sequence[str], risks: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:

@@ -21,7 +21,14 @@ from torch import Tensor
 from sotune.errors import SotuneError
 from sotune.models import ModelSpec, load_tokenizer
 from sotune.records import Record
-from sotune.training.data import SAMPLE_WEIGHT, TrainingRow, TrainingRows, WeightedCollator, build_training_rows
+from sotune.training.data import (
+    SAMPLE_WEIGHT,
+    TrainingRow,
+    TrainingRows,
+    WeightedCollator,
+    build_equal_rows,
+    build_training_rows,
+)
 from sotune.training.finetune import isolated_randomness, load_with_adapter
 from sotune.training.loss import compute_row_losses
 from sotune.training.progress import OnStep, TrainStep
@@ -103,14 +110,14 @@ def train_bilevel(
         SotuneError: The loop diverged.
     """
     tokenizer = load_tokenizer(model)
-    shape = {"template": training.template, "max_length": training.max_length}
-    rows = build_training_rows(downstream, loss_weights, tokenizer, **shape)  # type: ignore[arg-type]
-    equal = dict.fromkeys((record.id for record in trusted), 1.0)
-    safe_rows = build_training_rows(trusted, equal, tokenizer, **shape)  # type: ignore[arg-type]
+    rows = build_training_rows(
+        downstream, loss_weights, tokenizer, template=training.template, max_length=training.max_length
+    )
+    safe_rows = build_equal_rows(trusted, tokenizer, training)
     with isolated_randomness():
         network = load_with_adapter(model, training)
         loop = _Loop(network, rows.rows, WeightedCollator(pad_token_id=tokenizer.pad_token_id), training, settings)
-        loop.run(safe_rows.rows, on_step)
+        loop.run(safe_rows, on_step)
     ids = [row.id for row in rows.rows]
     return BilevelResult(dict(zip(ids, loop.logits.tolist(), strict=True)), network, rows, loop.steps)
 

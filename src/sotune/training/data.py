@@ -18,6 +18,7 @@ from sotune.errors import DataError
 from sotune.records import Record
 from sotune.rendering import Template, tokenize
 from sotune.training.loss import IGNORE_INDEX
+from sotune.training.settings import TrainSettings
 
 SAMPLE_WEIGHT = "sample_weight"
 """The column that carries a row's loss weight to the trainer."""
@@ -140,6 +141,19 @@ def build_training_rows(
             f"loss weight 0{example}; mend the data or the weights"
         )
     return TrainingRows(tuple(rows), dropped, tuple(truncated))
+
+
+def build_equal_rows(records: Sequence[Record], tokenizer: Any, settings: TrainSettings) -> tuple[TrainingRow, ...]:
+    """Tokenizes records that all count the same, with weight 1; see `build_training_rows`.
+
+    Raises:
+        DataError: An id repeats, or no row is left.
+        ConfigError: The chat template was asked of a tokenizer that has none.
+    """
+    equal = dict.fromkeys((record.id for record in records), 1.0)
+    return build_training_rows(
+        records, equal, tokenizer, template=settings.template, max_length=settings.max_length
+    ).rows
 
 
 def _usable_mask(learned: Tensor, n_completion: int, id: str) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
-from sotune.training.data import SAMPLE_WEIGHT, TrainingRow, WeightedCollator, build_training_rows
+from sotune.training.data import SAMPLE_WEIGHT, TrainingRow, WeightedCollator, build_equal_rows
 from sotune.training.loss import compute_token_losses
 from sotune.training.settings import TrainSettings
 
@@ -43,13 +43,7 @@ def score_tokens(
         DataError: No row can be trained on.
     """
     tokenizer = load_tokenizer(model)
-    rows = build_training_rows(
-        records,
-        dict.fromkeys((record.id for record in records), 1.0),
-        tokenizer,
-        template=settings.template,
-        max_length=settings.max_length,
-    ).rows
+    rows = build_equal_rows(records, tokenizer, settings)
     network = load_with(model, adapter)
     collate = WeightedCollator(pad_token_id=tokenizer.pad_token_id)
     by_length = sorted(rows, key=lambda row: (len(row.input_ids), row.id))
