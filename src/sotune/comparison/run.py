@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sotune.comparison.measure import Bench, Budget, Cell, Draw, cell_folder
-from sotune.comparison.variants import Variant, change_method, check_method
+from sotune.comparison.variants import Variant, change_method, find_method
 from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.mixing import prompt_key
 from sotune.pipeline import Monitor, Silent
@@ -206,13 +206,9 @@ def check_disjoint(draw: Draw) -> None:
 
 
 def _check_variants(variants: Sequence[Variant]) -> None:
-    from sotune.methods import METHODS
-
     folders: dict[str, str] = {}
     for variant in variants:
-        check_method(variant.method)
-        if variant.method in METHODS:
-            change_method(METHODS[variant.method], variant.changes)
+        change_method(find_method(variant.method), variant.changes)  # a fault is an error now, not after hours
         folder = cell_folder(Path(), "", variant.name).name
         if folder in folders:
             raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from sotune.comparison.variants import References, Variant, check_method, preset_changes
+from sotune.comparison.variants import References, Variant, find_method, preset_changes
 from sotune.config import (
     EvaluationSettings,
     Format,
@@ -108,11 +108,8 @@ class MethodSettings(BaseModel):
         Raises:
             ConfigError: The method or the preset is unknown.
         """
-        from sotune.methods import METHODS
-
-        check_method(self.method)
         given = self.model_dump(exclude_unset=True, exclude={"method", "name"})
-        preset = preset_changes(METHODS[self.method], self.preset) if self.method in METHODS else {}
+        preset = preset_changes(find_method(self.method), self.preset)
         shown = ", ".join(f"{key}={_short(value)}" for key, value in given.items())
         return Variant(
             name=self.name or (f"{self.method} {shown}" if shown else self.method),

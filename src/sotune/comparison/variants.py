@@ -64,19 +64,15 @@ class Variant:
         return cls(method, method)
 
 
-def check_method(name: str) -> None:
-    """Checks that a method exists, or each part of a combination.
+def find_method(name: str) -> Method:
+    """Returns a method or a combination by name; for ``base`` plain fine-tuning, which it is before any step.
 
     Raises:
-        ConfigError: One does not.
+        ConfigError: There is none.
     """
-    from sotune.methods import METHODS
+    from sotune.methods import METHODS, method_named
 
-    for part in (part.strip() for part in name.split("+")):
-        if part not in METHODS and name != BASE:
-            near = nearest_setting(part, METHODS)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise ConfigError(f"unknown methods {[part]}{hint}; known: {', '.join([BASE, *METHODS])}")
+    return METHODS["sft"] if name == BASE else method_named(name)
 
 
 def change_method(method: Method, changes: Mapping[str, Any]) -> Method:
