@@ -1,6 +1,7 @@
 """One file for each judge; every one of them passes the same contract test."""
 
 from sotune.evaluation.base import Judge
+from sotune.evaluation.judges.classifier import CLASSIFIER_INPUTS, ClassifierInput, ClassifierJudge
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge, MatchRule
 from sotune.evaluation.judges.panel import PanelJudge, compute_agreements
@@ -8,7 +9,10 @@ from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.metrics import JudgeRole
 
 __all__ = [
+    "CLASSIFIER_INPUTS",
     "MATCH_RULES",
+    "ClassifierInput",
+    "ClassifierJudge",
     "CoherenceJudge",
     "ComplianceJudge",
     "MatchJudge",
