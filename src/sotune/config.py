@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -156,22 +156,83 @@ class TrainingSettings(BaseModel):
     save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints: the most that a kill costs.")
 
 
-class EvaluationSettings(BaseModel):
-    """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
+class JudgeSettings(BaseModel):
+    """Judges: how answers are judged."""
 
     model_config = _STRICT
 
-    eval_prompts: str | None = Field(
-        None, description="JSONL of prompts: prompt, kind (harmful, lookalike, task, skill), reference; id optional."
-    )
     judges: Literal["matching", "miniature"] = Field(
         "matching", description="matching: refusal phrases and task answers; miniature: exact, for the embedded world."
     )
     task_match: Literal["label", "number", "choice", "contains"] = Field(
         "label", description="How answers to task and skill prompts are matched with their reference."
     )
+    harm_classifier: str | None = Field(
+        None, description="Sequence classifier that judges harm instead: a folder or a Hub id, safetensors only."
+    )
+    harmful_labels: tuple[str, ...] = Field(
+        (), description="Its labels that are harm, by name or number; default: those whose names say so."
+    )
+    classifier_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which it calls harm.")
+    classifier_input: Literal["pair", "paper", "chat", "response"] = Field(
+        "pair", description="What it reads: prompt and response as a pair, as one text by a template, or the response."
+    )
+    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
+
+
+class EvaluationSettings(JudgeSettings):
+    """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
+
+    model_config = _STRICT
+
+    eval_prompts: str | None = Field(
+        None,
+        description="JSONL of prompts (prompt, kind: harmful, lookalike, task or skill, reference; id optional), "
+        "or task packs by name: xstest,gsm8k or gsm8k=FILE; commas between several.",
+    )
+    eval_limit: int | None = Field(None, ge=1, description="At most so many prompts of each source, drawn by the seed.")
     max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
-    eval_batch_size: int = Field(16, ge=1, description="Prompts answered together.")
+
+
+class ModelsSettings(BaseModel):
+    """Models: what is measured without a run folder, and where the results go."""
+
+    model_config = _STRICT
+
+    model: str = Field(description="Base model: a folder or a Hub id. The others are compared with it.")
+    adapter: tuple[str, ...] = Field(
+        (), description="PEFT adapter of it, or a whole model that was tuned from it; may be repeated."
+    )
+    revision: str | None = Field(None, description="Revision of the base model on the Hub.")
+    template: Literal["paper", "chat"] = Field("paper", description="How a prompt is rendered, as for training.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the models.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    trust_remote_code: bool = Field(False, description="Run Python code that a model's folder ships. Dangerous.")
+    out: str = Field("sotune-evaluation", description="Folder for results; answers that lie there are not asked again.")
+    seed: int = Field(0, ge=0, description="Seed of the sample of prompts and of everything else random.")
+    threads: int | None = Field(None, ge=1, description="CPU threads.")
+    show_text: bool = Field(False, description="Let the page show prompts and answers, harmful ones too.")
+
+
+class ModelEvaluation(EvaluationSettings, ModelsSettings):
+    """All settings of an evaluation without a run folder, flat."""
+
+    model_config = _STRICT
+
+
+class JudgeCheckSettings(JudgeSettings):
+    """Judge check: which judge is measured, and how the labeled rows are read."""
+
+    model_config = _STRICT
+
+    role: Literal["harm", "refusal", "coherence"] = Field("harm", description="The judge of what.")
+    label_column: str = Field("label", description="Column of the human label.")
+    positive: tuple[str, ...] = Field(
+        (), description="Labels that say yes, all others no; default: harmful, unsafe, true, yes, 1."
+    )
+    category_column: str = Field("category", description="Column to break the figures down by, where rows have it.")
+    correct: str | None = Field(None, description="metrics.json, evaluation.json or their folder: correct its rate.")
+    out: str = Field("judge-check.json", description="File to write.")
 
 
 class RunSettings(BaseModel):
@@ -323,6 +384,21 @@ def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
     if settings.refusals is None and "refusal_fraction" in given:
         raise ConfigError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
     return settings
+
+
+_Settings = TypeVar("_Settings", ModelEvaluation, JudgeCheckSettings)
+
+
+def make_settings(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
+    """Builds the settings of a command that has no run folder, over the defaults.
+
+    Raises:
+        ConfigError: A setting is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, "settings")) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

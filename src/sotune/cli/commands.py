@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from sotune.cli.console import Output, monitored, print_json, print_table, say
+from sotune.cli.evaluations import print_models
 from sotune.cli.flags import with_settings
 from sotune.config import (
     ALL_SETTINGS,
     DataSettings,
     EvaluationSettings,
+    ModelEvaluation,
+    ModelsSettings,
     RepresentationSettings,
     RunConfig,
     RunSettings,
@@ -22,9 +25,11 @@ from sotune.config import (
     TrainingSettings,
     WeightSettings,
     make_config,
+    make_settings,
     override,
     read_config,
 )
+from sotune.errors import ConfigError
 
 app = typer.Typer(
     name="sotune",
@@ -72,13 +77,22 @@ def train(
 
 
 @app.command()
-@with_settings(EvaluationSettings, config_file=False)
+@with_settings(EvaluationSettings, ModelsSettings, config_file=False, aliases={"eval_limit": "--limit"})
 def evaluate(
     given: Mapping[str, Any],
     output: Output,
-    run: Annotated[Path, typer.Argument(help="Run folder whose adapter is trained.")],
+    run: Annotated[Path | None, typer.Argument(help="Run folder whose adapter is trained; or name --model.")] = None,
 ) -> None:
-    """Ask the base model of RUN and the tuned one the evaluation prompts, and judge the answers."""
+    """Ask a base model and what was tuned from it the evaluation prompts, judge the answers, and compare them.
+
+    Either of a RUN, or of --model and any number of --adapter without one: one table and one page, before and after.
+    """
+    if run is None:
+        _compare_models(make_settings(ModelEvaluation, given), output)
+        return
+    alone = [name for name in given if name in ModelsSettings.model_fields and name != "show_text"]
+    if alone:
+        raise ConfigError(f"{', '.join(alone)} cannot change a run's evaluation; give RUN, or --model without it")
     _run_verb("evaluate", _config_of(run, given), output)
 
 
@@ -158,6 +172,24 @@ def _config_of(run: Path, changes: Mapping[str, Any]) -> RunConfig:
     from sotune.pipeline.scoring import run_config
 
     return run_config(RunFolder.open(run), changes)
+
+
+def _compare_models(settings: ModelEvaluation, output: Output) -> None:
+    from sotune.pipeline.evaluating import load_eval_prompts
+    from sotune.pipeline.model_comparison import compare_models, find_candidates
+
+    if output.dry_run:
+        names = [candidate.name for candidate in find_candidates(settings)]
+        n_prompts = len(load_eval_prompts(settings, seed=settings.seed))
+        planned = {"would_write": settings.out, "models": names, "n_prompts": n_prompts}
+        say(output, planned, f"would ask {', '.join(names)} {n_prompts} prompts, into {settings.out}")
+        return
+    with monitored(output) as monitor:
+        found = compare_models(settings, monitor)
+    if output.as_json:
+        print_json({**found.results, "files": found.files})
+        return
+    print_models(output, found.results, found.files)
 
 
 def _run_verb(verb: str, config: RunConfig, output: Output) -> None:

@@ -1,6 +1,7 @@
 """Reports: one self-contained HTML file from the artefacts of a run or of a comparison, never from a model."""
 
 from sotune.reporting.comparison_report import write_comparison_report
+from sotune.reporting.models_report import write_models_report
 from sotune.reporting.run_report import write_run_report
 
-__all__ = ["write_comparison_report", "write_run_report"]
+__all__ = ["write_comparison_report", "write_models_report", "write_run_report"]

@@ -49,7 +49,9 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
     yield from _rows(dataset, str(folder))
 
 
-def read_hub(source: str, *, split: str, subset: str | None, revision: str | None) -> Generator[RawRow, None, None]:
+def read_hub(
+    source: str, *, split: str, subset: str | None, revision: str | None, data_dir: str | None = None
+) -> Generator[RawRow, None, None]:
     """Yields the rows of one split of a data set on the Hub.
 
     Raises:
@@ -60,7 +62,7 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
 
     name = source.removeprefix(PREFIX)
     try:
-        dataset = datasets.load_dataset(name, subset, split=split, revision=revision)
+        dataset = datasets.load_dataset(name, subset, split=split, revision=revision, data_dir=data_dir)
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise DataError(
             f"{shown(source)} is neither a file here nor a data set on the Hub that can be read without logging in "

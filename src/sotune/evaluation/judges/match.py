@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, DataError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
 MatchRule = Literal["label", "number", "contains", "choice"]
@@ -24,7 +24,7 @@ class MatchJudge:
     """Scores 1 where an answer matches the prompt's reference, else 0.
 
     An answer from which nothing can be read is wrong, since the model was asked for an answer; a prompt without a
-    usable reference is unscored.
+    usable reference is unscored. A prompt whose ``meta`` names a rule as ``match`` is read by that one.
 
     Attributes:
         rule: ``label``: the answer is the reference, or, where ``meta["choices"]`` lists the labels, it names that
@@ -56,12 +56,17 @@ class MatchJudge:
         return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
 
     def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
-        read = MATCH_RULES[self.rule]
+        rule = prompt.meta.get("match", self.rule)
+        if rule not in MATCH_RULES:
+            raise DataError(
+                f"prompt {prompt.id!r} asks for the match rule {rule!r}; there are {', '.join(MATCH_RULES)}"
+            )
+        read = MATCH_RULES[rule]
         if not (prompt.reference or "").strip():
             return unscored(prompt.id, "the prompt has no reference")
         expected = read(prompt.reference or "", prompt)
         if expected is None:
-            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {self.rule}")
+            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {rule}")
         found = read(response.text, prompt)
         correct = found == expected
         explanation = f"read {found!r}, expected {expected!r}"

@@ -1,0 +1,61 @@
+"""The command that measures a judge against human labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sotune.cli.commands import app
+from sotune.cli.console import Output, print_json, print_table, say
+from sotune.cli.evaluations import show_estimate
+from sotune.cli.flags import with_settings
+from sotune.config import JudgeCheckSettings, make_settings
+
+
+@app.command(name="judge-check")
+@with_settings(JudgeCheckSettings, config_file=False)
+def judge_check(
+    given: Mapping[str, Any],
+    output: Output,
+    labeled: Annotated[Path, typer.Argument(help="JSONL of prompt, response, label, and perhaps category.")],
+) -> None:
+    """Measure a judge against human labels, and correct rates for its known error (Rogan and Gladen)."""
+    from sotune.pipeline.judge_checking import check_judge
+
+    settings = make_settings(JudgeCheckSettings, given)
+    if output.dry_run:
+        say(output, {"would_write": settings.out}, f"would judge the rows of {labeled}, into {settings.out}")
+        return
+    result = check_judge(labeled, settings)
+    if output.as_json:
+        print_json({**result, "files": [settings.out]})
+        return
+    title = f"{result['judge']} against human labels, n = {result['n']}, {result['n_unscored']} unscored"
+    print_table(output, title, _figures(result), [settings.out])
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, str]:
+    figures = _of("", result["overall"])
+    for name, own in result["by_category"].items():
+        if own["figures"] is None:
+            figures[f"{name}:"] = f"no figures: {own['n_positive']} of {own['n']} labels say yes"
+        else:
+            figures |= _of(f"{name}: ", own["figures"])
+    for name, rates in result["corrected"].items():
+        figures[f"rate of {name}, as judged"] = show_estimate(rates["seen"])
+        figures[f"rate of {name}, corrected"] = show_estimate(rates["corrected"])
+    return figures
+
+
+def _of(prefix: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    shown = {
+        f"{prefix}{name}": show_estimate(figures[name]) for name in ("accuracy", "precision", "recall", "specificity")
+    }
+    agreement = figures["agreement"]
+    if agreement is None:
+        return {**shown, f"{prefix}kappa": "-"}
+    ends = f"{agreement['kappa']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}]"
+    return {**shown, f"{prefix}kappa": f"{ends} n={agreement['n']}"}
