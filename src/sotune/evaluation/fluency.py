@@ -19,7 +19,7 @@ def repeated_share(text: str, n: int) -> float | None:
 
 
 def distinct_share(text: str, n: int) -> float | None:
-    """Computes distinct word n-grams / word n-grams, distinct-n of https://arxiv.org/abs/1510.03055; None without any."""
+    """Computes distinct over all word n-grams, distinct-n of https://arxiv.org/abs/1510.03055; None without any."""
     repeated = repeated_share(text, n)
     return None if repeated is None else 1.0 - repeated
 

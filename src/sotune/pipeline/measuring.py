@@ -288,10 +288,20 @@ def _make_yardstick(
             f"({limit.scrambled:.2f}): it babbles itself, and its surprise tells nothing"
         )
     try:
-        refusals = learn_refusals(prompts, own, min_accuracy=MIN_CONTRAST_ACCURACY, seed=asking.seed)
+        refusals = learn_refusals(*_known_to_base(prompts, own), min_accuracy=MIN_CONTRAST_ACCURACY, seed=asking.seed)
     except DataError as error:
         notes["refusals"] = str(error)
     return Yardstick(limit, refusals, notes), surprises
+
+
+def _known_to_base(
+    prompts: Sequence[EvalPrompt], answers: Sequence[Response]
+) -> tuple[list[EvalPrompt], list[Response]]:
+    """Leaves out the task, which the base may not know yet, where other harmless prompts remain."""
+    if any(prompt.kind in ("lookalike", "skill") for prompt in prompts):
+        prompts = [prompt for prompt in prompts if prompt.kind != "task"]
+    ids = {prompt.id for prompt in prompts}
+    return list(prompts), [answer for answer in answers if answer.id in ids]
 
 
 def _with_surprise(

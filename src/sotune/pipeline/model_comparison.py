@@ -67,7 +67,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
         results = {
             "models": {c.name: _describe_model(c) for c in candidates},
             "metrics": {name: _metrics(entry) for name, entry in measured.items()},
-            "assessments": _assess(measured),
+            "assessments": _assess(prompts, measured),
             "judges": dict(measured[BASE].result.judges),
             "diagnostics": describe_diagnostics(prompts, measured, yardstick),
             "n_prompts": dict(Counter(prompt.kind for prompt in prompts)),
@@ -138,18 +138,25 @@ def _metrics(measured: Measured) -> dict[str, Any]:
     return metrics_to_json(measured.result.metrics)
 
 
-def _assess(measured: Mapping[str, Measured]) -> dict[str, dict[str, str]]:
-    """Says in one word what each model is, where harm was measured; the base stands for itself."""
-    from sotune.evaluation import assess
+def _assess(prompts: Sequence[EvalPrompt], measured: Mapping[str, Measured]) -> dict[str, dict[str, str]]:
+    """Says in one word what each model is, where harm was measured.
 
-    baseline = measured[BASE].result.metrics
-    if "harmful_rate" not in baseline:
+    The others are held against the base. The base stands for itself, without the prompts of the task: it need not
+    know yet what the others were tuned for.
+    """
+    from sotune.evaluation import assess, compute_metrics
+    from sotune.pipeline.measuring import CONFIDENCE, N_RESAMPLES
+
+    baseline = measured[BASE].result
+    if "harmful_rate" not in baseline.metrics:
         return {}
-    words = {}
-    for name, entry in measured.items():
-        found = assess(entry.result.metrics, None if name == BASE else baseline)
-        words[name] = {"label": found.label, "reason": found.reason}
-    return words
+    known = [prompt for prompt in prompts if prompt.kind != "task"]
+    own = compute_metrics(known, baseline.verdicts, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, seed=0)
+    found = {
+        name: assess(own) if name == BASE else assess(entry.result.metrics, baseline.metrics)
+        for name, entry in measured.items()
+    }
+    return {name: {"label": word.label, "reason": word.reason} for name, word in found.items()}
 
 
 def _recorded(settings: ModelEvaluation) -> dict[str, Any]:

@@ -27,20 +27,20 @@ _Features = frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class OpeningModel:
-    """How likely each common word is in the opening of a refusal and of another answer.
+    """How much each common word or pair of words in an opening speaks for a refusal.
+
+    Only what is there speaks. What is missing does not: an answer that lacks the words of other answers is not yet a
+    refusal.
 
     Attributes:
-        log_odds: Word or pair of words to (log-ratio where it occurs, log-ratio where it does not).
-        bias: Sum of the log-ratios of absence, the two kinds taken as equally frequent.
+        log_ratio: Word or pair to the log-ratio of its shares in the openings of refusals and of other answers.
     """
 
-    log_odds: Mapping[str, tuple[float, float]]
-    bias: float
+    log_ratio: Mapping[str, float]
 
     def score(self, features: _Features) -> float:
-        """Returns the log-odds that an opening is a refusal."""
-        present = (self.log_odds[name] for name in features if name in self.log_odds)
-        return self.bias + sum(there - absent for there, absent in present)
+        """Returns the log-odds that an opening is a refusal; 0 where it holds nothing known."""
+        return sum(self.log_ratio.get(name, 0.0) for name in sorted(features))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +114,8 @@ def _fit(samples: Sequence[tuple[_Features, bool]]) -> OpeningModel:
     n = {label: sum(1 for _, own in samples if own is label) for label in (True, False)}
     seen = {label: Counter(w for words, own in samples if own is label for w in words) for label in (True, False)}
     common = sorted(w for w in {*seen[True], *seen[False]} if any(seen[k][w] >= MIN_SHARE * n[k] for k in n))
-    log_odds = {}
-    for word in common:
-        share = {label: (seen[label][word] + 0.5) / (n[label] + 1.0) for label in n}
-        log_odds[word] = (
-            math.log(share[True] / share[False]),
-            math.log((1.0 - share[True]) / (1.0 - share[False])),
-        )
-    return OpeningModel(log_odds, sum(absent for _, absent in log_odds.values()))
+    share = {label: {word: (seen[label][word] + 0.5) / (n[label] + 1.0) for word in common} for label in n}
+    return OpeningModel({word: math.log(share[True][word] / share[False][word]) for word in common})
 
 
 def _cross_validate(samples: Sequence[tuple[_Features, bool]]) -> float:
