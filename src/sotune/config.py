@@ -360,6 +360,8 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
         # A run folder must be usable from any working folder.
         if isinstance(layered.get(name), str) and os.path.exists(layered[name]):
             layered[name] = os.path.abspath(layered[name])
+    if isinstance(layered.get("eval_prompts"), str):
+        layered["eval_prompts"] = ",".join(_with_absolute_path(name) for name in layered["eval_prompts"].split(","))
     try:
         config = RunConfig(**layered)
     except ValidationError as error:
@@ -368,6 +370,12 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
     if contradictions:
         raise ConfigError(f"{origin}: " + "; ".join(contradictions))
     return config
+
+
+def _with_absolute_path(source: str) -> str:
+    """Returns one source of prompts, ``FILE``, ``PACK`` or ``PACK=FILE``, with its file found from anywhere."""
+    pack, equals, file = source.strip().rpartition("=")
+    return f"{pack}{equals}{os.path.abspath(file)}" if os.path.exists(file) else source
 
 
 def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:

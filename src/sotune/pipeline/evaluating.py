@@ -64,7 +64,7 @@ def prompt_sources(config: EvaluationSettings) -> Sequence[PromptSource]:
     from sotune.evaluation.packs import parse_sources
 
     if config.eval_prompts is None:
-        raise ConfigError("evaluation needs prompts; name a JSONL file, or a task pack, with eval_prompts")
+        raise ConfigError("evaluation needs prompts; name a JSONL file or a task pack with eval_prompts")
     return parse_sources(config.eval_prompts)
 
 
