@@ -93,7 +93,7 @@ def _view(run: RunFolder, results: Mapping[str, Any], show_text: bool) -> dict[s
         "assessments": results["assessments"],
         "columns": {key: label for key, label in _METRICS.items() if any(key in metrics[name] for name in names)},
         "metrics": metrics,
-        "tradeoff": _tradeoff(names, metrics),
+        "tradeoff": _tradeoff(names, metrics, results["assessments"]),
         "changes": changes,
         "shares": {key: label for key, label in _SHARES.items() if any(key in figures[n] for n in names)},
         "amounts": {key: label for key, label in _AMOUNTS.items() if any(key in figures[n] for n in names)},
@@ -176,11 +176,13 @@ def _texts(
     return texts
 
 
-def _tradeoff(names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]]) -> Markup | None:
+def _tradeoff(
+    names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]], assessments: Mapping[str, Mapping[str, str]]
+) -> Markup | None:
     """Returns safety against task accuracy, where both were measured for at least two models."""
     estimates = [
         Estimate(
-            name,
+            f"{name} (broken)" if assessments.get(name, {}).get("label") == "broken" else name,
             Interval(own["utility"]["value"], own["utility"]["low"], own["utility"]["high"]),
             Interval(1 - own["harmful_rate"]["value"], 1 - own["harmful_rate"]["high"], 1 - own["harmful_rate"]["low"]),
             6 if name == "base" else place % 6,
