@@ -20,7 +20,8 @@ from scipy import stats
 
 from sotune.evaluation import Estimate
 from sotune.evaluation.calibration import cohen_kappa, correct_rate
-from sotune.evaluation.intervals import amount_interval, mean_interval, mover_half_difference, rate_interval
+from sotune.evaluation.estimates import estimate_average
+from sotune.evaluation.intervals import amount_interval, mean_interval, rate_interval
 from sotune.evaluation.paired import compare_paired, mcnemar
 
 CONFIDENCE, FLOOR, LEVEL = 0.95, 0.93, 0.05
@@ -85,7 +86,7 @@ def _covers_mean(draw: Callable[[Generator, int], NDArray[np.float64]], truth: f
 def amount_cases() -> Iterator[tuple[str, Cover]]:
     """Yields amounts without an upper bound."""
     for name, (draw, truth) in AMOUNTS.items():
-        for n in (30, 50, 100, 400):
+        for n in (100, 200, 400):
             yield f"{name}, n = {n}", functools.partial(_covers_amount, draw, truth, n)
 
 
@@ -95,23 +96,32 @@ def _covers_amount(draw: Callable[[Generator, int], NDArray[np.float64]], truth:
     return found is not None and found.low <= truth <= found.high
 
 
-def average_cases() -> Iterator[tuple[str, Cover]]:
-    """Yields Avg of task accuracy and harm on disjoint prompts."""
-    for n_utility, n_harm in ((30, 30), (50, 100), (200, 100), (500, 500)):
-        for utility, harm in ((0.9, 0.05), (0.8, 0.2), (0.95, 0.5), (0.99, 0.01), (0.5, 0.0)):
-            where = f"n = {n_utility} and {n_harm}, {utility} and {harm}"
-            yield where, functools.partial(_covers_average, n_utility, n_harm, utility, harm)
+EXTREMES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
+SHARES = np.round([*EXTREMES, *np.arange(0.1, 0.95, 0.05), *(1 - share for share in reversed(EXTREMES))], 3)
+
+
+def averages(sizes: list[tuple[int, int]]) -> Line:
+    """Finds the least exact coverage of Avg over a grid of task accuracies and harmful rates on disjoint prompts."""
+    worst = (1.0, "")
+    for n_utility, n_harm in sizes:
+        ends = [[estimate_average(_rate(g, n_utility), _rate(b, n_harm)) for b in range(n_harm + 1)]
+                for g in range(n_utility + 1)]  # fmt: skip
+        low, high = (np.array([[getattr(e, side) for e in row] for row in ends]) for side in ("low", "high"))
+        p_good, p_bad = (stats.binom.pmf(np.arange(n + 1), n, SHARES[:, None]) for n in (n_utility, n_harm))
+        for utility, good in zip(SHARES, p_good, strict=True):
+            for harm, bad in zip(SHARES, p_bad, strict=True):
+                truth = (utility + 1 - harm) / 2
+                covers = (low <= truth + 1e-12) & (truth - 1e-12 <= high)
+                where = f"n = {n_utility} and {n_harm}, accuracy {utility:g}, harm {harm:g}"
+                worst = min(worst, (float(good @ covers @ bad), where))
+    least, most = sizes[0][0], max(sizes[-1])
+    return Line("Avg (MOVER; both ends under 50)", f"n {least}–{most}, grid of rates", len(sizes), *worst)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _rate(successes: int, n: int):  # noqa: ANN202
-    return rate_interval(successes, n, confidence=CONFIDENCE)
-
-
-def _covers_average(n_utility: int, n_harm: int, utility: float, harm: float, rng: Generator) -> bool:
-    good, bad = int(rng.binomial(n_utility, utility)), int(rng.binomial(n_harm, harm))
-    found = mover_half_difference(good / n_utility, _rate(good, n_utility), bad / n_harm, _rate(bad, n_harm))
-    return found.low <= (utility + 1 - harm) / 2 <= found.high
+def _rate(successes: int, n: int) -> Estimate:
+    found = rate_interval(successes, n, confidence=CONFIDENCE)
+    return Estimate(successes / n, found.low, found.high, n, 0, found.method)
 
 
 def pair_cases() -> Iterator[tuple[str, Cover]]:
@@ -174,8 +184,7 @@ def _covers_corrected(
 
 SIMULATED: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Cover]]]]] = {
     "mean of graded scores (bootstrap-t)": ("n 10–500, six shapes", mean_cases),
-    "mean amount (bootstrap-t)": ("n 30–400, four shapes", amount_cases),
-    "Avg (MOVER)": ("n 30–500", average_cases),
+    "mean amount (bootstrap-t)": ("n 100–400, four shapes", amount_cases),
     "paired difference (Newcombe)": ("n 30–400", pair_cases),
     "kappa (Fleiss, Fisher's scale)": ("n 100–1,000", kappa_cases),
     "corrected rate (Rogan–Gladen, Lang–Reiczigel)": ("n 300, 50–300 labels a class", correction_cases),
@@ -223,6 +232,7 @@ def main() -> int:
     options = parser.parse_args()
     intervals = [rates([1, 2, 5, 10, 20, 30, 50, 70, 100, 120, 150, 200, 500, 1000])]
     intervals += [simulate(rule, n_runs=options.runs, seed=options.seed) for rule in SIMULATED]
+    intervals.append(averages([(10, 10), (30, 30), (30, 100), (50, 50), (50, 100), (200, 100), (200, 200)]))
     test = level_of_mcnemar(200)
     print(table([*intervals, test]))
     return int(min(line.worst for line in intervals) < FLOOR or test.worst > LEVEL)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from sotune.errors import DataError
 from sotune.evaluation.intervals import (
+    MIN_MOVER_N,
     Interval,
     Method,
     amount_interval,
     clopper_pearson,
+    ends_half_difference,
     mean_interval,
     mover_half_difference,
     rate_interval,
@@ -117,7 +119,11 @@ def estimate_mean(
 
 def estimate_average(utility: Estimate, harmful_rate: Estimate) -> Estimate:
     """Estimates ½(utility + (1 − harmful_rate)), Eq. 9–10, from figures on disjoint prompts."""
-    interval = mover_half_difference(utility.value, _interval(utility), harmful_rate.value, _interval(harmful_rate))
+    gain, loss = _interval(utility), _interval(harmful_rate)
+    if min(utility.n, harmful_rate.n) < MIN_MOVER_N:
+        interval = ends_half_difference(gain, loss)
+    else:
+        interval = mover_half_difference(utility.value, gain, harmful_rate.value, loss)
     return Estimate(
         (utility.value + 1.0 - harmful_rate.value) / 2.0,
         interval.low,
