@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 LENGTH = 128
 N_RUNS = 500
+N_ROWS = 1000  # of each half, drawn
 
 
 def half(prompt):
@@ -34,9 +36,11 @@ def labeled(real_data, tmp_path_factory):
     """Returns the rows of one half of the prompts to train on, and a labeled file of the other half."""
     with gzip.open(real_data / "pku_saferlhf_test.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
+    train, held_out = ([row for row in rows if half(row["prompt"]) == side] for side in (0, 1))
+    rng = random.Random(0)
     file = tmp_path_factory.mktemp("labeled") / "labeled.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows if half(row["prompt"]) == 1))
-    return [row for row in rows if half(row["prompt"]) == 0], file
+    file.write_text("".join(json.dumps(row) + "\n" for row in rng.sample(held_out, N_ROWS)))
+    return rng.sample(train, N_ROWS), file
 
 
 @pytest.fixture(scope="module")

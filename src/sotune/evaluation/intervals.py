@@ -153,7 +153,7 @@ def mover_half_difference(gain: float, gain_interval: Interval, loss: float, los
 
 
 def ends_half_difference(gain_interval: Interval, loss_interval: Interval) -> Interval:
-    """Computes the interval of ½(gain + (1 − loss)) from the worst and best ends of both: never shorter than MOVER's."""
+    """Computes the interval of ½(gain + (1 − loss)) from the worst and the best ends, never shorter than MOVER's."""
     low = (gain_interval.low + 1.0 - loss_interval.high) / 2.0
     high = (gain_interval.high + 1.0 - loss_interval.low) / 2.0
     return Interval(low, high, "both-ends")
