@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import test_judge_contract as contract
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -42,6 +43,14 @@ def probabilities(verdicts):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return build(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [contract.test_one_verdict_for_each_prompt_in_order, contract.test_joins_by_id, contract.test_changes_nothing],
+)
+def test_shared_contract(folder, check):
+    check(judge_in(folder))
 
 
 def test_the_contract_of_a_judge(folder):
