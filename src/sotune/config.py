@@ -320,7 +320,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir")
+_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "harm_classifier", "cache_dir")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"))
 
 

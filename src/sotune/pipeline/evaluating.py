@@ -50,8 +50,15 @@ def _key(config: RunConfig) -> dict[str, Any]:
     return {
         "settings": {**settings, "template": config.template, "dtype": config.dtype, "seed": config.seed},
         "prompts": [source.digest for source in prompt_sources(config)],
+        "harm_classifier": _fingerprint(config.harm_classifier),
         "libraries": library_versions("torch", "transformers", "peft"),
     }
+
+
+def _fingerprint(model: str | None) -> str | None:
+    from sotune.models import ModelSpec, model_fingerprint
+
+    return None if model is None else model_fingerprint(ModelSpec(model))
 
 
 def prompt_sources(config: EvaluationSettings) -> Sequence[PromptSource]:
