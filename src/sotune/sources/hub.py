@@ -62,7 +62,9 @@ def read_hub(
 
     name = source.removeprefix(PREFIX)
     try:
-        dataset = datasets.load_dataset(name, subset, split=split, revision=revision, data_dir=data_dir)
+        dataset = datasets.load_dataset(
+            name, subset, split=split, revision=revision, **({} if data_dir is None else {"data_dir": data_dir})
+        )
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise DataError(
             f"{shown(source)} is neither a file here nor a data set on the Hub that can be read without logging in "
