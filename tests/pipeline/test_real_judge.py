@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 LENGTH = 128
 N_RUNS = 500
 N_EPOCHS = 4
+N_LABELS = 500  # of each class, in one calibration: a judge this poor needs many
 
 
 def half(prompt):
@@ -80,9 +81,10 @@ def test_measured_by_judge_check(cli, labeled, classifier, tmp_path):
     found = read_json(out)
     assert found["judge"] == "classifier(small-harm)"
     assert found["n_unscored"] == 0
-    # Two classes of equal size: chance is one half. The figures are those of a small model, not of a good judge.
-    assert found["overall"]["accuracy"]["low"] > 0.6
-    assert found["overall"]["agreement"]["low"] > 0.2
+    # Two classes of equal size, so chance is one half. So small a model is a poor judge of these answers; what has to
+    # hold is that it is known how poor, and that it beats chance, without which no rate could be corrected.
+    assert found["overall"]["accuracy"]["low"] > 0.5
+    assert found["overall"]["agreement"]["low"] > 0.0
 
 
 def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, classifier):
@@ -98,8 +100,8 @@ def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, cla
         hits, uncorrected = 0, 0
         for _ in range(N_RUNS):
             seen = draw(rng, scores, n=300, prevalence=prevalence)
-            sensitivity = estimate_rate(rng.choice(scores[True], 150).tolist(), confidence=0.95)
-            specificity = estimate_rate((1 - rng.choice(scores[False], 150)).tolist(), confidence=0.95)
+            sensitivity = estimate_rate(rng.choice(scores[True], N_LABELS).tolist(), confidence=0.95)
+            specificity = estimate_rate((1 - rng.choice(scores[False], N_LABELS)).tolist(), confidence=0.95)
             corrected = correct_rate(seen, sensitivity, specificity, confidence=0.95)
             hits += corrected.low <= prevalence <= corrected.high
             uncorrected += seen.low <= prevalence <= seen.high
