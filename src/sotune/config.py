@@ -12,7 +12,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -54,7 +54,17 @@ class DataSettings(BaseModel):
     )
 
 
-class RepresentationSettings(BaseModel):
+class LoadingSettings(BaseModel):
+    """Loading: how models are held in memory, those that are judged and those that judge."""
+
+    model_config = _STRICT
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the models.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    trust_remote_code: bool = Field(False, description="Run Python code that a model's folder ships. Dangerous.")
+
+
+class RepresentationSettings(LoadingSettings):
     """Representations: which frozen model turns a row into a vector."""
 
     model_config = _STRICT
@@ -78,10 +88,7 @@ class RepresentationSettings(BaseModel):
     max_length: int = Field(
         2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the model.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     batch_tokens: int = Field(8192, ge=16, description="Tokens that one forward pass may hold, padding included.")
-    trust_remote_code: bool = Field(False, description="Run Python code that the model's folder ships. Dangerous.")
     cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")
 
     @field_validator("layer", mode="before")
@@ -201,31 +208,21 @@ class TrainingSettings(BaseModel):
     save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints: the most that a kill costs.")
 
 
-class EvaluationSettings(BaseModel):
-    """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
+class JudgeSettings(LoadingSettings):
+    """Judges: how answers are judged, which judge models take roles over, where they are, what they cost."""
 
     model_config = _STRICT
 
-    eval_prompts: str | None = Field(
-        None, description="JSONL of prompts: prompt, kind (harmful, lookalike, task, skill), reference; id optional."
-    )
     judges: Literal["matching", "miniature"] = Field(
         "matching", description="matching: refusal phrases and task answers; miniature: exact, for the embedded world."
     )
     task_match: Literal["label", "number", "choice", "contains", "exact", "f1"] = Field(
         "label", description="How answers to task and skill prompts are matched with their reference."
     )
-    max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
-    eval_batch_size: int = Field(16, ge=1, description="Prompts answered together.")
-
-
-class JudgeSettings(BaseModel):
-    """Judge models: which roles they take over from judges, where they are, what they cost."""
-
-    model_config = _STRICT
-
     harm_judge: tuple[str, ...] = Field(
-        (), description="chat, chat:RUBRIC (a name or file) or guard:MODEL, instead of judges'; several make a panel."
+        (),
+        description="chat, chat:RUBRIC (a name or file), guard:MODEL or classifier:MODEL, instead of judges'; "
+        "several make a panel.",
     )
     refusal_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
     task_judge: tuple[str, ...] = Field((), description="chat (helpfulness 1-5, divided by 5) or chat:RUBRIC.")
@@ -250,13 +247,73 @@ class JudgeSettings(BaseModel):
     judge_max_characters: int = Field(100_000, ge=1, description="A longer question is unscored, never cut.")
     judge_input_price: float | None = Field(None, ge=0, description="Price of a million input tokens.")
     judge_output_price: float | None = Field(None, ge=0, description="Price of a million output tokens.")
-    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: in the run folder.")
+    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: beside the results.")
     guard_threshold: float = Field(
         0.5, ge=0, le=1, description="Probability of unsafe from which a guard says harmful."
     )
     guard_min_mass: float = Field(
         0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
     )
+    harmful_labels: tuple[str, ...] = Field(
+        (), description="A classifier's labels that are harm, by name or number; default: those whose names say so."
+    )
+    classifier_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which it calls harm.")
+    classifier_input: Literal["pair", "paper", "chat", "response"] = Field(
+        "pair", description="What it reads: prompt and response as a pair, as one text by a template, or the response."
+    )
+    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
+
+
+class EvaluationSettings(JudgeSettings):
+    """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
+
+    model_config = _STRICT
+
+    eval_prompts: str | None = Field(
+        None,
+        description="JSONL of prompts (prompt, kind: harmful, lookalike, task or skill, reference; id optional), "
+        "or task packs by name: xstest,gsm8k or gsm8k=FILE; commas between several.",
+    )
+    eval_limit: int | None = Field(None, ge=1, description="At most so many prompts of each source, drawn by the seed.")
+    max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
+
+
+class ModelsSettings(LoadingSettings):
+    """Models: what is measured without a run folder, and where the results go."""
+
+    model_config = _STRICT
+
+    model: str = Field(description="Base model: a folder or a Hub id. The others are compared with it.")
+    adapter: tuple[str, ...] = Field(
+        (), description="PEFT adapter of it, or a whole model that was tuned from it; may be repeated."
+    )
+    revision: str | None = Field(None, description="Revision of the base model on the Hub.")
+    template: Literal["paper", "chat"] = Field("paper", description="How a prompt is rendered, as for training.")
+    out: str = Field("sotune-evaluation", description="Folder for results; answers that lie there are not asked again.")
+    seed: int = Field(0, ge=0, description="Seed of the sample of prompts and of everything else random.")
+    threads: int | None = Field(None, ge=1, description="CPU threads.")
+    show_text: bool = Field(False, description="Let the page show prompts and answers, harmful ones too.")
+
+
+class ModelEvaluation(EvaluationSettings, ModelsSettings):
+    """All settings of an evaluation without a run folder, flat."""
+
+    model_config = _STRICT
+
+
+class JudgeCheckSettings(JudgeSettings):
+    """Judge check: which judge is measured, and how the labeled rows are read."""
+
+    model_config = _STRICT
+
+    role: Literal["harm", "refusal", "coherence"] = Field("harm", description="The judge of what.")
+    label_column: str = Field("label", description="Column of the human label.")
+    positive: tuple[str, ...] = Field(
+        (), description="Labels that say yes, all others no; default: harmful, unsafe, true, yes, 1."
+    )
+    category_column: str = Field("category", description="Column to break the figures down by, where rows have it.")
+    correct: str | None = Field(None, description="metrics.json, evaluation.json or their folder: correct its rate.")
+    out: str = Field("judge-check.json", description="File to write.")
 
     @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
     @classmethod
@@ -317,7 +374,6 @@ class RunConfig(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
-    JudgeSettings,
     RunSettings,
 ):
     """All settings of a run, flat."""
@@ -332,8 +388,8 @@ ALL_SETTINGS = (
     SentinelSettings,
     SelectionSettings,
     TrainingSettings,
-    EvaluationSettings,
     JudgeSettings,
+    EvaluationSettings,
     RunSettings,
 )
 """The groups, in the order of the work."""
@@ -359,7 +415,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "eval_prompts", "cache_dir", "judge_cache_dir")
+_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "cache_dir", "judge_cache_dir")
+_JUDGES = ("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
 TUNED: dict[str, tuple[float, ...]] = {
     "epsilon": (0.05, 0.1, 0.2),
@@ -412,6 +469,11 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
         # A run folder must be usable from any working folder.
         if isinstance(layered.get(name), str) and os.path.exists(layered[name]):
             layered[name] = os.path.abspath(layered[name])
+    if isinstance(layered.get("eval_prompts"), str):
+        layered["eval_prompts"] = ",".join(_absolute(name, "=") for name in layered["eval_prompts"].split(","))
+    for name in _JUDGES:
+        if isinstance(layered.get(name), list | tuple):
+            layered[name] = [_absolute_judge(source) if isinstance(source, str) else source for source in layered[name]]
     try:
         config = RunConfig(**layered)
     except ValidationError as error:
@@ -420,6 +482,17 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
     if contradictions:
         raise ConfigError(f"{origin}: " + "; ".join(contradictions))
     return config
+
+
+def _absolute(source: str, separator: str) -> str:
+    """Returns a source, ``PATH``, ``NAME`` or ``NAME=PATH``, with its path found from anywhere."""
+    name, mark, path = source.strip().partition(separator) if separator in source else ("", "", source.strip())
+    return f"{name}{mark}{os.path.abspath(path)}" if os.path.exists(path) else source
+
+
+def _absolute_judge(source: str) -> str:
+    named = ":" in source and (not source.startswith("chat:") or "." in source)  # a rubric by name is no file
+    return _absolute(source, ":") if named else source
 
 
 def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
@@ -435,6 +508,25 @@ def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
         raise ConfigError(_describe(error, "settings")) from None
     if settings.refusals is None and "refusal_fraction" in given:
         raise ConfigError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
+    return settings
+
+
+_Settings = TypeVar("_Settings", ModelEvaluation, JudgeCheckSettings)
+
+
+def make_settings(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
+    """Builds the settings of a command that has no run folder, over the defaults.
+
+    Raises:
+        ConfigError: A setting is unknown, missing, of the wrong type or out of range, or would spill a secret.
+    """
+    try:
+        settings = kind(**given)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, "settings")) from None
+    faults = _endpoint_faults(settings)
+    if faults:
+        raise ConfigError("settings: " + "; ".join(faults))
     return settings
 
 
@@ -484,15 +576,14 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     return found + _endpoint_faults(config)
 
 
-def _endpoint_faults(config: RunConfig) -> list[str]:
+def _endpoint_faults(config: JudgeSettings) -> list[str]:
     """Finds what would spill a secret, which no message and no artefact may repeat, and what a chat judge lacks."""
     found = []
     if config.judge_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.judge_key_env):
         found.append("judge_key_env must be the name of an environment variable, not the key itself")
     if config.judge_base_url is not None and not _is_plain_url(config.judge_base_url):
         found.append("judge_base_url must be like https://host/v1, without a user, a password or a query")
-    roles = (config.harm_judge, config.refusal_judge, config.task_judge, config.skill_judge, config.coherence_judge)
-    asks = any(name.partition(":")[0] == "chat" for names in roles for name in names)
+    asks = any(name.partition(":")[0] == "chat" for role in _JUDGES for name in getattr(config, role))
     if asks and (config.judge_base_url is None or config.judge_model is None):
         found.append("a chat judge needs judge_base_url and judge_model")
     return found

@@ -131,6 +131,25 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
         ConfigError: There is none, its weights are pickled or incomplete, or it is no causal language model.
     """
     from transformers import AutoModelForCausalLM
+
+    hint = "name a checkpoint of a causal language model (an encoder such as BERT is none)"
+    return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=frozen)
+
+
+def load_sequence_classifier(spec: ModelSpec) -> Any:
+    """Loads a frozen sequence-classification model onto its device.
+
+    Raises:
+        ConfigError: There is none, its weights are pickled, or its classification head was never trained.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    hint = "name a checkpoint whose classification head is trained (ForSequenceClassification)"
+    return _load_whole(AutoModelForSequenceClassification, spec, hint=hint, frozen=True)
+
+
+def _load_whole(kind: Any, spec: ModelSpec, *, hint: str, frozen: bool) -> Any:
+    """Loads a model of an auto class, and refuses one of which a part would be random."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # reading shards is not the work that a user waits for
@@ -138,7 +157,7 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
     if spec.folder is not None:
         _check_weights(spec.folder)
     with _loading(spec, "model"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             _source(spec),
             dtype=spec.dtype,
             use_safetensors=True,
@@ -150,7 +169,7 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
     if missing:
         raise ConfigError(
             f"{spec.name} lacks {len(missing)} of the parameters of a {type(model).__name__}, {missing[0]} among them; "
-            f"name a checkpoint of a causal language model (an encoder such as BERT is none)"
+            f"{hint}"
         )
     model.to(device)
     model.requires_grad_(not frozen)

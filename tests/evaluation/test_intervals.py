@@ -7,6 +7,7 @@ from sotune.errors import ConfigError, DataError
 from sotune.evaluation.intervals import (
     FEW,
     Interval,
+    amount_interval,
     clopper_pearson,
     mean_interval,
     mover_half_difference,
@@ -142,3 +143,30 @@ def test_errors(rule):
 def test_mean_errors(scores):
     with pytest.raises(DataError, match="at least one score, each in"):
         mean_interval(scores, **LEVEL, n_resamples=10, generator=torch.Generator())
+
+
+def amount(values, seed=0):
+    return amount_interval(values, **LEVEL, n_resamples=1000, generator=torch.Generator().manual_seed(seed))
+
+
+def test_amounts_have_no_upper_bound_and_no_interval_from_little():
+    values = list(np.random.default_rng(0).exponential(3.0, 200))
+    found = amount(values)
+    expected = stats.t.interval(0.95, 199, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected, rel=0.06)
+    assert found.high > 1
+    assert amount(values[:99]) is None
+    assert amount([2.0] * 100) is None
+    assert amount([0.0] * 99 + [1.0]) is None  # a third of the resamples has no spread
+
+
+def test_nearly_equal_scores_are_treated_as_a_rate():
+    found = mean_interval([0.0] * 199 + [0.4], **LEVEL, n_resamples=500, generator=torch.Generator().manual_seed(0))
+    assert found.method == "clopper-pearson"
+    assert found.high < 0.05
+
+
+@pytest.mark.parametrize("values", [[], [-0.1, 1.0], [float("inf")]])
+def test_amount_errors(values):
+    with pytest.raises(DataError, match="a mean amount needs at least one value"):
+        amount(values)

@@ -17,12 +17,17 @@ from sotune.evaluation import (
     RefusalJudge,
 )
 from sotune.evaluation.judges import MATCH_RULES, PanelJudge
+from sotune.evaluation.judges.contrast import ContrastJudge, OpeningModel
+from sotune.evaluation.judges.perplexity import PerplexityJudge
+from sotune.evaluation.likelihood import Surprise, SurpriseLimit
 
 JUDGES = [
     RefusalJudge(),
     ComplianceJudge(),
     CoherenceJudge(),
     *(MatchJudge(rule) for rule in MATCH_RULES),
+    PerplexityJudge({"p4": Surprise("p4", 1.0, 9), "p5": Surprise("p5", 8.0, 9)}, SurpriseLimit(1.0, 7.0, 4.0, 9), 5),
+    ContrastJudge(OpeningModel({"sorry": 2.0, "sure": -2.0}), balanced_accuracy=0.95, n=40),
     PanelJudge((RefusalJudge(), CoherenceJudge())),
     PanelJudge((RefusalJudge(), CoherenceJudge(), ComplianceJudge())),
 ]

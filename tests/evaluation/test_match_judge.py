@@ -1,7 +1,7 @@
 import pytest
 
 from cases import judge_one
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, DataError
 from sotune.evaluation import MatchJudge
 
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
@@ -130,3 +130,11 @@ def test_unknown_rule():
         ConfigError, match="match rule must be one of label, number, contains, choice, exact, f1. Got 'regex'"
     ):
         MatchJudge("regex")
+
+
+def test_a_prompt_may_name_its_own_rule():
+    judge = MatchJudge("label")
+    assert judge_one(judge, "It is 42 then.", reference="42", match="number").score == 1.0
+    assert judge_one(judge, "It is 42 then.", reference="42").score == 0.0
+    with pytest.raises(DataError, match="asks for the match rule 'guess'"):
+        judge_one(judge, "x", reference="42", match="guess")

@@ -7,6 +7,7 @@ from sotune.errors import DataError
 from sotune.evaluation import (
     Verdict,
     compute_metrics,
+    estimate_average,
     estimate_mean,
     estimate_rate,
     flatten_metrics,
@@ -54,7 +55,14 @@ def test_values():
     )
     assert all(0 <= e.low <= e.value <= e.high <= 1 and e.n_unscored == 0 for e in metrics.values())
     assert metrics["harmful_rate"].interval == "clopper-pearson"
-    assert (metrics["avg"].interval, metrics["avg"].n) == ("mover", 90)
+    assert (metrics["avg"].interval, metrics["avg"].n) == ("both-ends", 90)
+
+
+def test_avg_of_enough_prompts_is_movers():
+    rate = estimate_rate([1.0] * 5 + [0.0] * 45, confidence=0.95)
+    assert estimate_average(rate, rate).interval == "mover"
+    few = estimate_average(rate, estimate_rate([1.0] * 4 + [0.0] * 36, confidence=0.95))
+    assert (few.interval, few.value) == ("both-ends", 0.5)
 
 
 def test_order_of_the_verdicts_does_not_matter():

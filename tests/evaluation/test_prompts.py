@@ -35,7 +35,7 @@ def test_prompts_are_read_with_or_without_ids_and_gzip(tmp_path):
     ("line", "message"),
     [
         ("{broken", "p.jsonl:1: not a JSON object"),
-        ("[1]", "p.jsonl:1: kind must be one of harmful"),
+        ("[1]", "p.jsonl:1: not a JSON object. Got a list"),
         ({"kind": "nice", "prompt": "x"}, "kind must be one of .* Got 'nice'"),
         ({"kind": "task", "prompt": " "}, "give either prompt"),
         ({"kind": "task", "prompt": "x", "messages": []}, "give either prompt"),

@@ -107,8 +107,8 @@ def test_a_panel_of_chat_models_and_a_guard(cli, run_file, server, tmp_path, tin
     ("changes", "message"),
     [
         ({"harm_judge": ["chat"]}, "a chat judge needs judge_base_url and judge_model"),
-        ({"harm_judge": ["gpt"]}, "harm_judge must be chat, chat:RUBRIC or guard:MODEL. Got 'gpt'"),
-        ({"task_judge": ["guard:x"]}, "task_judge must be chat, chat:RUBRIC. Got 'guard:x'"),
+        ({"harm_judge": ["gpt"]}, "harm_judge must be chat, chat:RUBRIC, guard:MODEL or classifier:MODEL. Got 'gpt'"),
+        ({"task_judge": ["guard:x"]}, "task_judge must be chat or chat:RUBRIC. Got 'guard:x'"),
         ({"harm_judge": ["guard:./none"]}, "model folder ./none does not exist"),
         ({"harm_judge": ["chat:no.md"], "judge_base_url": "http://h/v1", "judge_model": "m"}, "rubric must be one of"),
         (

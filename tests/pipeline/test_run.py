@@ -86,7 +86,7 @@ def test_selecting_anew_takes_a_stale_evaluation_off_the_report(cli, config, tmp
 def test_what_training_and_evaluation_cannot_do_without(cli, config, flags, tmp_path):
     result = cli("run", config(eval_prompts=None))
     assert result.exit_code == 2
-    assert "name a JSONL file with eval_prompts" in " ".join(result.output.split())
+    assert "name a JSONL file or a task pack with eval_prompts" in " ".join(result.output.split())
     result = cli("run", config(eval_prompts=str(tmp_path / "none.jsonl")))
     assert result.exit_code == 2
     result = cli("run", config(), "--until", "sleep")

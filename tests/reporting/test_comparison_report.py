@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from report_pages import Page, read
 
+from report_pages import Page, read
 from sotune.errors import ArtifactError
 from sotune.reporting import write_comparison_report
 

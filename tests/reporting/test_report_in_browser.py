@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from report_pages import Page
 
+from report_pages import Page
 from sotune.reporting import write_comparison_report, write_run_report
 
 pytestmark = pytest.mark.slow

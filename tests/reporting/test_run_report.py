@@ -3,8 +3,8 @@ import re
 
 import numpy as np
 import pytest
-from report_pages import Page, read
 
+from report_pages import Page, read
 from sotune.artifacts import RunFolder, write_json, write_parquet
 from sotune.errors import ArtifactError
 from sotune.reporting import write_run_report
@@ -237,3 +237,25 @@ def test_damaged_files_are_errors(make_run, name, content):
     run.file(name).write_text(content)
     with pytest.raises(ArtifactError, match="again"):
         write_run_report(run)
+
+
+def test_a_broken_model_is_flagged_and_changes_are_shown(make_run):
+    run = make_run()
+    rate = {"value": 0.0, "low": 0.0, "high": 0.1, "n": 36, "n_unscored": 2, "interval": "wilson"}
+    write_json(run.file("metrics.json"), {"base": {"harmful_rate": rate}, "tuned": {"harmful_rate": rate}})
+    write_json(run.file("assessment.json"), {"label": "broken", "reason": "coherence 0.1 <b>", "judges": {}})
+    change = {
+        "only_first": 3,
+        "only_second": 1,
+        "p_value": 0.6,
+        "p_adjusted": 1.0,
+        "detectable": 0.2,
+        "n": 36,
+        "n_unscored": 2,
+    }
+    write_json(run.file("diagnostics.json"), {"changes": {"tuned": {"harmful_rate": change}}})
+    assert "broken" not in read(write_run_report(run)).text  # of an evaluation that never finished
+    run.commit("evaluation", {}, ["metrics.json", "assessment.json", "diagnostics.json"])
+    text = read(write_run_report(run)).text
+    assert "The tuned model is broken, not safe: coherence 0.1 <b>." in text
+    assert "20.0 36 2" in text

@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from sotune.cli.console import Output, monitored, print_json, print_table, say
+from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
 from sotune.config import (
     ALL_SETTINGS,
     DataSettings,
     EvaluationSettings,
     JudgeSettings,
+    ModelEvaluation,
+    ModelsSettings,
     RepresentationSettings,
     RunConfig,
     RunSettings,
@@ -24,9 +27,11 @@ from sotune.config import (
     TrainingSettings,
     WeightSettings,
     make_config,
+    make_settings,
     override,
     read_config,
 )
+from sotune.errors import ConfigError
 
 app = typer.Typer(
     name="sotune",
@@ -82,19 +87,29 @@ def train(
 
 
 @app.command()
-@with_settings(EvaluationSettings, JudgeSettings, config_file=False)
+@with_settings(JudgeSettings, EvaluationSettings, ModelsSettings, config_file=False, aliases={"eval_limit": "--limit"})
 def evaluate(
     given: Mapping[str, Any],
     output: Output,
-    run: Annotated[Path, typer.Argument(help="Run folder whose adapter is trained.")],
-    judge_dry_run: Annotated[
-        bool, typer.Option("--judge-dry-run", help="Answer the prompts, then say what chat judges would be asked.")
-    ] = False,
+    run: Annotated[Path | None, typer.Argument(help="Run folder whose adapter is trained; or name --model.")] = None,
+    judge_dry_run: JudgeDryRun = False,
 ) -> None:
-    """Ask the base model of RUN and the tuned one the evaluation prompts, and judge the answers."""
+    """Ask a base model and what was tuned from it the evaluation prompts, judge the answers, and compare them.
+
+    Either of a RUN, or of --model and any number of --adapter without one: one table and one page, before and after.
+    """
+    if run is None:
+        _evaluate_models(make_settings(ModelEvaluation, given), output, plan_only=judge_dry_run)
+        return
+    alone = [name for name in given if name in ModelsSettings.model_fields and name != "show_text"]
+    if alone:
+        raise ConfigError(f"{', '.join(alone)} cannot change a run's evaluation; give RUN, or --model without it")
     config = _config_of(run, given)
     if judge_dry_run and not output.dry_run:
-        _plan_judging(config, output)
+        from sotune.pipeline import plan_judging
+
+        with monitored(output) as monitor:
+            print_judging_plan(output, plan_judging(config, monitor))
     else:
         _run_verb("evaluate", config, output)
 
@@ -210,22 +225,26 @@ def _config_of(run: Path, changes: Mapping[str, Any]) -> RunConfig:
     return run_config(RunFolder.open(run), changes)
 
 
-def _plan_judging(config: RunConfig, output: Output) -> None:
-    from sotune.pipeline import plan_judging
+def _evaluate_models(settings: ModelEvaluation, output: Output, *, plan_only: bool) -> None:
+    from sotune.pipeline.evaluating import load_eval_prompts
+    from sotune.pipeline.model_comparison import compare_models, find_candidates, plan_model_judging
 
-    with monitored(output) as monitor:
-        planned = plan_judging(config, monitor)
-    if output.as_json:
-        print_json(dataclasses.asdict(planned))
+    if output.dry_run:
+        names = [candidate.name for candidate in find_candidates(settings)]
+        n_prompts = len(load_eval_prompts(settings, seed=settings.seed))
+        planned = {"would_write": settings.out, "models": names, "n_prompts": n_prompts}
+        say(output, planned, f"would ask {', '.join(names)} {n_prompts} prompts, into {settings.out}")
         return
-    cost = "unknown: set judge_input_price and judge_output_price" if planned.cost is None else f"{planned.cost:.4f}"
-    print_table(output, "judging, if it were done", {
-        "answers to judge, once for each role": f"{planned.n_items:,}",
-        "calls": f"{planned.n_calls:,}",
-        "answered already": f"{planned.n_cached:,}",
-        "input tokens, about": f"{planned.input_tokens:,}",
-        "cost, at most about": cost,
-    }, [])  # fmt: skip
+    if plan_only:
+        with monitored(output) as monitor:
+            print_judging_plan(output, plan_model_judging(settings, monitor))
+        return
+    with monitored(output) as monitor:
+        found = compare_models(settings, monitor)
+    if output.as_json:
+        print_json({**found.results, "files": found.files})
+        return
+    print_models(output, found.results, found.files)
 
 
 def _run_verb(verb: str, config: RunConfig, output: Output) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,9 +38,14 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def with_settings(
-    *groups: type[BaseModel], arguments: Iterable[str] = (), config_file: bool = True
+    *groups: type[BaseModel],
+    arguments: Iterable[str] = (),
+    config_file: bool = True,
+    aliases: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag for each setting of some groups, under the setting's own name.
+
+    ``aliases`` gives a setting a second flag, where no other setting of the command has that name.
 
     The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed.
     """
@@ -68,7 +73,8 @@ def with_settings(
                 title = str(panel).partition(":")[0]
                 if field.annotation is bool:
                     flag = f"{flag}/--no-{name.replace('_', '-')}"
-                option = typer.Option(flag, help=text, show_default=False, rich_help_panel=title)
+                flags = [flag, *([aliases[name]] if aliases and name in aliases else [])]
+                option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=title)
             parameters.append(
                 inspect.Parameter(
                     name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]

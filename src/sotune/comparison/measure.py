@@ -275,31 +275,30 @@ class Bench:
         self, draw: Draw, method: str, folder: Path, *, adapter: Path | None, seconds: float, peak_bytes: int
     ) -> Cell:
         from sotune.evaluation import flatten_metrics
-        from sotune.pipeline.evaluating import measure_model
+        from sotune.pipeline.measuring import Asking, ask_model, judge_answers
 
-        measured = measure_model(
+        responses = ask_model(
             draw.prompts,
-            self._judges,
             spec=self._budget.model,
             adapter=adapter,
-            template=self._budget.training.template,
-            max_new_tokens=self._budget.max_new_tokens,
-            batch_size=self._budget.eval_batch_size,
+            asking=Asking(
+                self._budget.training.template, self._budget.max_new_tokens, self._budget.eval_batch_size, draw.seed
+            ),
             parts=folder / "responses",
-            seed=draw.seed,
             on_progress=lambda done, total: self._monitor.progress("asking", done, total),
         )
+        result = judge_answers(draw.prompts, responses, self._judges, seed=draw.seed)
         row = {
             "method": method,
             "dataset": draw.dataset,
             "harmful_fraction": draw.harmful_fraction,
             "seed": draw.seed,
-            **flatten_metrics(measured.result.metrics),
+            **flatten_metrics(result.metrics),
             "n_prompts": len(draw.prompts),
             "seconds": seconds,
             "peak_bytes": peak_bytes,
         }
-        return Cell(row, examples=self._examples(draw, measured.responses))
+        return Cell(row, examples=self._examples(draw, responses))
 
     def _examples(self, draw: Draw, responses: Sequence[Response]) -> dict[str, str]:
         answers = {response.id: response.text for response in responses}

@@ -12,7 +12,15 @@ from sotune.evaluation.base import (
     pair_by_id,
     unscored,
 )
-from sotune.evaluation.estimates import Estimate, estimate_average, estimate_mean, estimate_rate
+from sotune.evaluation.changes import Change, find_changes
+from sotune.evaluation.estimates import (
+    Amount,
+    Estimate,
+    estimate_amount,
+    estimate_average,
+    estimate_mean,
+    estimate_rate,
+)
 from sotune.evaluation.evaluate import EvaluationResult, evaluate
 from sotune.evaluation.generate import generate
 from sotune.evaluation.judges import (
@@ -46,7 +54,9 @@ __all__ = [
     "KINDS",
     "METRICS",
     "UNSCORED",
+    "Amount",
     "Assessment",
+    "Change",
     "CoherenceJudge",
     "ComplianceJudge",
     "Estimate",
@@ -66,10 +76,12 @@ __all__ = [
     "assess",
     "compute_metrics",
     "default_judges",
+    "estimate_amount",
     "estimate_average",
     "estimate_mean",
     "estimate_rate",
     "evaluate",
+    "find_changes",
     "flatten_metrics",
     "generate",
     "load_responses",

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from sotune.errors import DataError
 from sotune.evaluation.intervals import (
+    MIN_MOVER_N,
     Interval,
     Method,
+    amount_interval,
     clopper_pearson,
+    ends_half_difference,
     mean_interval,
     mover_half_difference,
     rate_interval,
@@ -40,6 +43,39 @@ class Estimate:
     n: int
     n_unscored: int
     interval: Method
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """One measured mean of a quantity without an upper bound, such as nats.
+
+    Attributes:
+        value: The mean over what could be measured.
+        low: Lower end of its interval; None where there is too little for one.
+        high: Upper end of its interval; None likewise.
+        n: How many values it is the mean of.
+        n_unscored: How many more could not be measured. They are neither in the value nor in the interval.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    n_unscored: int
+
+
+def estimate_amount(
+    values: Sequence[float | None], *, confidence: float, n_resamples: int, generator: torch.Generator
+) -> Amount:
+    """Estimates the mean of amounts ≥ 0 or None (not measured).
+
+    Raises:
+        DataError: There are no values, none is other than None, or one is negative or not finite.
+    """
+    known = _scored(values)
+    interval = amount_interval(known, confidence=confidence, n_resamples=n_resamples, generator=generator)
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return Amount(sum(known) / len(known), low, high, len(known), len(values) - len(known))
 
 
 def estimate_rate(scores: Sequence[float | None], *, confidence: float) -> Estimate:
@@ -83,7 +119,11 @@ def estimate_mean(
 
 def estimate_average(utility: Estimate, harmful_rate: Estimate) -> Estimate:
     """Estimates ½(utility + (1 − harmful_rate)), Eq. 9–10, from figures on disjoint prompts."""
-    interval = mover_half_difference(utility.value, _interval(utility), harmful_rate.value, _interval(harmful_rate))
+    gain, loss = _interval(utility), _interval(harmful_rate)
+    if min(utility.n, harmful_rate.n) < MIN_MOVER_N:
+        interval = ends_half_difference(gain, loss)
+    else:
+        interval = mover_half_difference(utility.value, gain, harmful_rate.value, loss)
     return Estimate(
         (utility.value + 1.0 - harmful_rate.value) / 2.0,
         interval.low,

@@ -18,8 +18,11 @@ from sotune.statistics import lower_bound, upper_bound
 if TYPE_CHECKING:
     import torch
 
-Method = Literal["wilson", "clopper-pearson", "bootstrap", "mover", "rogan-gladen", "newcombe"]
+Method = Literal["wilson", "clopper-pearson", "bootstrap", "mover", "rogan-gladen", "newcombe", "both-ends"]
 FEW = 10  # with fewer expected successes or failures than this, Wilson's normal approximation is not trusted
+_NO_SPREAD = 1e6  # standard errors; a resample of nearly equal scores is as good as infinitely far
+MIN_AMOUNT_N = 100  # below this a skewed amount's interval comes out too short
+MIN_MOVER_N = 50  # below this, with one rate near 0 and one near 1, MOVER's coverage falls to 92.7 %
 MIN_BOOTSTRAP_N = 30  # below this the bootstrap's intervals come out too short
 
 
@@ -88,7 +91,7 @@ def mean_interval(
     Each resample's mean is measured in its own standard errors, which keeps the coverage for skewed scores where
     the plain percentile bootstrap comes out short (Efron and Tibshirani, An Introduction to the Bootstrap, §12.5).
 
-    With fewer than ``MIN_BOOTSTRAP_N`` scores, or when all are equal, there is too little to resample; the
+    With fewer than ``MIN_BOOTSTRAP_N`` scores, or when (nearly) all are equal, there is too little to resample; the
     interval then is a rate's with the same mean, which is never too short: of all variables in [0, 1] with a
     given mean, the one that is only ever 0 or 1 varies most.
 
@@ -108,12 +111,31 @@ def mean_interval(
     n, mean = len(scores), math.fsum(scores) / len(scores)
     if n < MIN_BOOTSTRAP_N or min(scores) == max(scores):
         return clopper_pearson(min(mean, 1.0) * n, n, confidence=confidence)
-    values = torch.tensor(scores, dtype=torch.float64)
-    ratios = _studentized_means(values, n_resamples, generator)
-    tail = (1.0 - confidence) / 2.0
-    upper, lower = torch.quantile(ratios, torch.tensor([1.0 - tail, tail], dtype=torch.float64)).tolist()
-    error = float(values.std()) / math.sqrt(n)
-    return Interval(max(0.0, mean - upper * error), min(1.0, mean - lower * error), "bootstrap")
+    found = _bootstrap_t(torch.tensor(scores, dtype=torch.float64), confidence, n_resamples, generator)
+    if found is None:
+        return clopper_pearson(min(mean, 1.0) * n, n, confidence=confidence)
+    return Interval(max(0.0, found[0]), min(1.0, found[1]), "bootstrap")
+
+
+def amount_interval(
+    values: Sequence[float], *, confidence: float, n_resamples: int, generator: torch.Generator
+) -> Interval | None:
+    """Computes the bootstrap-t interval for the mean of amounts ≥ 0 without an upper bound, such as nats.
+
+    None with fewer than ``MIN_AMOUNT_N`` values or too few distinct ones: without a bound on the values, no rule keeps
+    its level then.
+
+    Raises:
+        DataError: There are no values, or one is negative or not finite.
+    """
+    import torch
+
+    if not values or not all(math.isfinite(value) and value >= 0.0 for value in values):
+        raise DataError("a mean amount needs at least one value, each finite and not negative; leave the unscored out")
+    if len(values) < MIN_AMOUNT_N or min(values) == max(values):
+        return None
+    found = _bootstrap_t(torch.tensor(values, dtype=torch.float64), confidence, n_resamples, generator)
+    return None if found is None else Interval(max(0.0, found[0]), found[1], "bootstrap")
 
 
 def mover_half_difference(gain: float, gain_interval: Interval, loss: float, loss_interval: Interval) -> Interval:
@@ -127,6 +149,28 @@ def mover_half_difference(gain: float, gain_interval: Interval, loss: float, los
     below = math.hypot(gain - gain_interval.low, loss_interval.high - loss)
     above = math.hypot(gain_interval.high - gain, loss - loss_interval.low)
     return Interval(max(0.0, center - below / 2.0), min(1.0, center + above / 2.0), "mover")
+
+
+def ends_half_difference(gain_interval: Interval, loss_interval: Interval) -> Interval:
+    """Computes the interval of ½(gain + (1 − loss)) from the worst and the best ends, never shorter than MOVER's."""
+    low = (gain_interval.low + 1.0 - loss_interval.high) / 2.0
+    high = (gain_interval.high + 1.0 - loss_interval.low) / 2.0
+    return Interval(low, high, "both-ends")
+
+
+def _bootstrap_t(
+    values: torch.Tensor, confidence: float, n_resamples: int, generator: torch.Generator
+) -> tuple[float, float] | None:
+    """Returns the ends of the bootstrap-t interval of a mean; None where a tail's resamples have no spread at all."""
+    import torch
+
+    ratios = _studentized_means(values, n_resamples, generator)
+    tail = (1.0 - confidence) / 2.0
+    upper, lower = torch.quantile(ratios, torch.tensor([1.0 - tail, tail], dtype=torch.float64)).tolist()
+    if max(upper, -lower) >= _NO_SPREAD:
+        return None
+    mean, error = float(values.mean()), float(values.std()) / math.sqrt(values.numel())
+    return mean - upper * error, mean - lower * error
 
 
 def _studentized_means(values: torch.Tensor, n_resamples: int, generator: torch.Generator) -> torch.Tensor:
@@ -143,7 +187,7 @@ def _studentized_means(values: torch.Tensor, n_resamples: int, generator: torch.
         ratio = (draws.mean(dim=1) - values.mean()) / error
         # A resample of one repeated score has no error of its own: it counts as infinitely far, or as no move.
         ratios.append(torch.nan_to_num(ratio, nan=0.0))
-    return torch.cat(ratios).nan_to_num(posinf=1e9, neginf=-1e9)
+    return torch.cat(ratios).nan_to_num(posinf=_NO_SPREAD, neginf=-_NO_SPREAD)
 
 
 def _require_counts(successes: float, n: int) -> None:

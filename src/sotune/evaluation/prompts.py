@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,18 +28,28 @@ def load_prompts(path: Path) -> list[EvalPrompt]:
     """
     if not path.is_file():
         raise DataError(f"the evaluation prompts {path} do not exist; check the path")
-    prompts = []
+    prompts = [_prompt(row, where, f"prompt-{number:06d}") for number, row, where in read_lines(path)]
+    if not prompts:
+        raise DataError(f"{path} holds no prompts; add one JSON object a line")
+    index_unique("prompts", prompts)
+    return prompts
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yields the rows of a JSONL file, gzip-compressed or not, with their line number and place.
+
+    Raises:
+        DataError: The file cannot be read, or a line is no JSON object.
+    """
     for number, line in _lines(path):
         where = f"{path.name}:{number}"
         try:
             row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{where}: not a JSON object ({error}); mend the line") from None
-        prompts.append(_prompt(row, where, f"prompt-{number:06d}"))
-    if not prompts:
-        raise DataError(f"{path} holds no prompts; add one JSON object a line")
-    index_unique("prompts", prompts)
-    return prompts
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: not a JSON object. Got a {type(row).__name__}; mend the line")
+        yield number, row, where
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -55,23 +65,27 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from None
 
 
-def _prompt(row: Any, where: str, fallback_id: str) -> EvalPrompt:
-    if not isinstance(row, dict) or row.get("kind") not in KINDS:
-        kind = row.get("kind") if isinstance(row, dict) else None
-        raise DataError(f"{where}: kind must be one of {', '.join(KINDS)}. Got {kind!r}")
+def _prompt(row: dict[str, Any], where: str, fallback_id: str) -> EvalPrompt:
+    if row.get("kind") not in KINDS:
+        raise DataError(f"{where}: kind must be one of {', '.join(KINDS)}. Got {row.get('kind')!r}")
     reference = row.get("reference")
     if reference is not None and not isinstance(reference, str):
         raise DataError(f"{where}: reference must be text. Got a value of type {type(reference).__name__}")
     return EvalPrompt(
         id=str(row.get("id") or fallback_id),
         kind=row["kind"],
-        messages=_messages(row, where),
+        messages=read_messages(row, where),
         reference=reference,
         meta={name: value for name, value in row.items() if name not in _OWN_FIELDS},
     )
 
 
-def _messages(row: dict[str, Any], where: str) -> tuple[Message, ...]:
+def read_messages(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    """Returns the turns of a row: its ``prompt`` as one, or its ``messages``.
+
+    Raises:
+        DataError: It has neither, both, or a faulty turn.
+    """
     prompt, turns = row.get("prompt"), row.get("messages")
     if isinstance(prompt, str) and prompt.strip() and turns is None:
         return (Message("user", prompt),)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sotune.config import RunConfig
 from sotune.errors import ConfigError
 from sotune.pipeline.encoding import REPRESENTATIONS
-from sotune.pipeline.evaluating import EVALUATION, JudgingPlan, count_judging, prompts_file
+from sotune.pipeline.evaluating import EVALUATION, count_judging, load_eval_prompts
 from sotune.pipeline.fine_tuning import TRAINING, base_model
-from sotune.pipeline.judging import check_judges
+from sotune.pipeline.judging import JudgingPlan, check_judges
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
@@ -120,13 +120,11 @@ def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
 
 def _check_needs(verb: str, config: RunConfig) -> None:
     """Finds what a verb lacks before any work is done for it."""
-    from sotune.evaluation.prompts import load_prompts
-
     stages = _stages(verb)
     if TRAINING in stages:
         base_model(config)
     if EVALUATION in stages:
-        load_prompts(prompts_file(config))
+        load_eval_prompts(config, seed=config.seed)
         check_judges(config)
 
 

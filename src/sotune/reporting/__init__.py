@@ -2,6 +2,7 @@
 
 from sotune.reporting.comparison_report import write_comparison_report
 from sotune.reporting.comparison_tables import write_comparison_tables
+from sotune.reporting.models_report import write_models_report
 from sotune.reporting.run_report import write_run_report
 
-__all__ = ["write_comparison_report", "write_comparison_tables", "write_run_report"]
+__all__ = ["write_comparison_report", "write_comparison_tables", "write_models_report", "write_run_report"]

@@ -53,6 +53,8 @@ class RunArtifacts:
         promise: What the measuring fold says of the cut; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
         metrics: Model to its metrics by name, as evaluation wrote them; empty before an evaluation.
+        assessment: The one word on the tuned model with its reason and judges; empty before an evaluation.
+        changes: Metric to the paired comparison of the tuned model with the base; empty when not recorded.
         versions: Library to its versions, one unless stages ran under different ones.
         warnings: What the stages warned of, each once.
     """
@@ -67,6 +69,8 @@ class RunArtifacts:
     promise: Mapping[str, Any]
     config: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
+    assessment: Mapping[str, Any]
+    changes: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
 
@@ -81,6 +85,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
     """
     records = _read_object(run, "records.json")
     solver = _read_object(run, "solver.json")
+    metrics = _read_metrics(run)
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
         sets=_in_order(records.get("sets") or {}),
@@ -92,7 +97,9 @@ def read_run(run: RunFolder) -> RunArtifacts:
         sentinels=_read_object(run, "sentinels.json"),
         promise=_read_object(run, "promise.json"),
         config=_read_object(run, "config.json"),
-        metrics=_read_metrics(run),
+        metrics=metrics,
+        assessment=_read_object(run, "assessment.json") if metrics else {},
+        changes=_read_changes(run) if metrics else {},
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
     )
@@ -157,6 +164,12 @@ def _read_metrics(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
     if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
         return {"model": metrics}
     return {model: entry for model, entry in metrics.items() if isinstance(entry, dict)}
+
+
+def _read_changes(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
+    """Returns what changed in the tuned model, by metric."""
+    changes = _read_object(run, "diagnostics.json").get("changes") or {}
+    return dict(changes.get("tuned") or {})
 
 
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:

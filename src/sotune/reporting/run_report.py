@@ -43,12 +43,14 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
     view = {
         "headline": _headline(artifacts),
-        "warnings": [*_findings(artifacts.solver), *artifacts.warnings],
+        "warnings": [*_alarm(artifacts.assessment), *_findings(artifacts.solver), *artifacts.warnings],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
         "metrics": artifacts.metrics,
+        "assessment": artifacts.assessment,
+        "changes": artifacts.changes,
         "metric_names": list(dict.fromkeys(name for metrics in artifacts.metrics.values() for name in metrics)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
@@ -108,6 +110,14 @@ def _readings(encoded: Mapping[str, Any]) -> list[Reading]:
 
 def _n_quarantined(artifacts: RunArtifacts) -> int:
     return sum(counts.get("n_quarantined") or 0 for counts in artifacts.sets.values())
+
+
+def _alarm(assessment: Mapping[str, Any]) -> list[str]:
+    """Returns a warning where the tuned model is anything but safe."""
+    label = assessment.get("label")
+    if label in (None, "safe"):
+        return []
+    return [f"The tuned model is {label}, not safe: {assessment.get('reason')}."]
 
 
 def _findings(solver: Mapping[str, Any]) -> list[str]:

@@ -89,5 +89,7 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
 
 
 def _open_hub(name: str, options: SourceOptions) -> OpenedSource:
-    rows = hub.read_hub(name, split=options.split, subset=options.subset, revision=options.revision)
+    rows = hub.read_hub(
+        name, split=options.split, subset=options.subset, revision=options.revision, data_dir=options.data_dir
+    )
     return OpenedSource(name, rows, None)

@@ -2,6 +2,7 @@
 
 from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.chat import ChatJudge, Usage
+from sotune.evaluation.judges.classifier import CLASSIFIER_INPUTS, ClassifierInput, ClassifierJudge
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.guard import GuardJudge
 from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge, MatchRule
@@ -10,7 +11,10 @@ from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.metrics import JudgeRole
 
 __all__ = [
+    "CLASSIFIER_INPUTS",
     "MATCH_RULES",
+    "ClassifierInput",
+    "ClassifierJudge",
     "ChatJudge",
     "CoherenceJudge",
     "ComplianceJudge",

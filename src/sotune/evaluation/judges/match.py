@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, DataError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
 MatchRule = Literal["label", "number", "contains", "choice", "exact", "f1"]
@@ -26,7 +26,7 @@ class MatchJudge:
     """Scores 1 where an answer matches the prompt's reference, else 0; the rule ``f1`` scores between the two.
 
     An answer from which nothing can be read is wrong, since the model was asked for an answer; a prompt without a
-    usable reference is unscored.
+    usable reference is unscored. A prompt whose ``meta`` names a rule as ``match`` is read by that one.
 
     Attributes:
         rule: ``label``: the answer is the reference, or, where ``meta["choices"]`` lists the labels, it names that
@@ -60,14 +60,19 @@ class MatchJudge:
         return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
 
     def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
-        read = MATCH_RULES[self.rule]
+        rule = prompt.meta.get("match", self.rule)
+        if rule not in MATCH_RULES:
+            raise DataError(
+                f"prompt {prompt.id!r} asks for the match rule {rule!r}; there are {', '.join(MATCH_RULES)}"
+            )
+        read = MATCH_RULES[rule]
         if not (prompt.reference or "").strip():
             return unscored(prompt.id, "the prompt has no reference")
         expected = read(prompt.reference or "", prompt)
         if expected is None:
-            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {_READ_AS[self.rule]}")
+            return unscored(prompt.id, f"the reference {prompt.reference!r} is no {_READ_AS[rule]}")
         found = read(response.text, prompt)
-        score = _word_f1(str(found or ""), str(expected)) if self.rule == "f1" else float(found == expected)
+        score = _word_f1(str(found or ""), str(expected)) if rule == "f1" else float(found == expected)
         label = {1.0: "correct", 0.0: "wrong"}.get(score, "partly correct")
         return Verdict(prompt.id, score, label, f"read {found!r}, expected {expected!r}")
 

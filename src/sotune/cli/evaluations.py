@@ -1,0 +1,84 @@
+"""How the results of an evaluation are printed: no figure without its interval, its n and its unscored count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sotune.cli.console import Output, escaped, print_json, print_table
+
+if TYPE_CHECKING:
+    from sotune.pipeline.judging import JudgingPlan
+
+JudgeDryRun = Annotated[
+    bool, typer.Option("--judge-dry-run", help="Get the answers, then say what chat judges would be asked.")
+]
+
+
+def print_judging_plan(output: Output, planned: JudgingPlan) -> None:
+    """Prints what judging would ask of the endpoint."""
+    if output.as_json:
+        print_json(dataclasses.asdict(planned))
+        return
+    cost = "unknown: set judge_input_price and judge_output_price" if planned.cost is None else f"{planned.cost:.4f}"
+    print_table(output, "judging, if it were done", {
+        "answers to judge, once for each role": f"{planned.n_items:,}",
+        "calls": f"{planned.n_calls:,}",
+        "answered already": f"{planned.n_cached:,}",
+        "input tokens, about": f"{planned.input_tokens:,}",
+        "cost, at most about": cost,
+    }, [])  # fmt: skip
+
+
+def print_models(output: Output, results: Mapping[str, Any], files: Iterable[str]) -> None:
+    """Prints one table of all models' metrics, one of what changed, and the files that were written."""
+    from sotune.pipeline.judging import summarize_judging
+
+    if output.quiet:
+        return
+    console, metrics = Console(), results["metrics"]
+    table = Table("", *map(escaped, metrics), title="sotune evaluate", title_justify="left")
+    for name in dict.fromkeys(metric for own in metrics.values() for metric in own):
+        table.add_row(name.replace("_", " "), *(show_estimate(own.get(name)) for own in metrics.values()))
+    words = results["assessments"]
+    table.add_row("verdict", *(words[name]["label"] if name in words else "-" for name in metrics))
+    console.print(table)
+    for name, changes in results["diagnostics"]["changes"].items():
+        console.print(_change_table(name, changes))
+    for name, value in summarize_judging(results["judging"]).items():
+        console.print(f"{name}: {value}", highlight=False)
+    for note in results["diagnostics"]["notes"].values():
+        console.print(f"note: {escaped(note)}", highlight=False, soft_wrap=True)
+    for file in files:
+        console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)
+
+
+def _change_table(name: str, changes: Mapping[str, Any]) -> Table:
+    columns = ("", "difference", "rose on", "fell on", "p", "p adjusted", "detectable", "n", "unscored")
+    table = Table(*columns, title=escaped(f"{name} against base, on the same prompts"), title_justify="left")
+    for metric, change in changes.items():
+        table.add_row(
+            metric.replace("_", " "),
+            f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]",
+            str(change["only_first"]),
+            str(change["only_second"]),
+            f"{change['p_value']:.2g}",
+            f"{change['p_adjusted']:.2g}",
+            f"{change['detectable']:.3f}",
+            str(change["n"]),
+            str(change["n_unscored"]),
+        )
+    return table
+
+
+def show_estimate(estimate: Mapping[str, Any] | None) -> str:
+    """Returns a figure with its interval, n and unscored count; a dash where it was not measured."""
+    if estimate is None:
+        return "-"
+    ends = f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    return f"{ends} n={estimate['n']}, {estimate['n_unscored']} unscored"

@@ -1,0 +1,250 @@
+"""What a model thinks of a text: surprise at given answers, and how far a tuned model's predictions have drifted.
+
+Both are read off the answers that were generated anyway, by one forward pass each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sotune.errors import ConfigError, DataError
+from sotune.evaluation.base import EvalPrompt, Response, pair_by_id
+from sotune.records import Record
+from sotune.rendering import Template, tokenize
+
+if TYPE_CHECKING:
+    import torch
+
+_ENDLESS = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Surprise:
+    """How unlikely a model finds an answer.
+
+    Attributes:
+        id: The prompt's id.
+        nll: Mean negative log-likelihood of the answer's tokens given the prompt, in nats; None for an answer without
+            a token.
+        n_tokens: Tokens that the mean is taken over.
+    """
+
+    id: str
+    nll: float | None
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SurpriseLimit:
+    """Where surprise stops being that of language, found from a model's own answers.
+
+    Attributes:
+        own: Median surprise at its own answers, in nats per token.
+        scrambled: Median surprise at the same words, dealt anew over all answers at random.
+        limit: Half-way between the two; None where they lie less than ``min_gap`` apart, so that the model cannot tell
+            its own answers from scrambled ones.
+        n: Answers that the medians are taken over.
+    """
+
+    own: float
+    scrambled: float
+    limit: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far predictions moved on one prompt: the mean over positions of a divergence, in nats; None without any."""
+
+    id: str
+    kl: float | None
+    n_tokens: int
+
+
+def measure_surprise(
+    prompts: Sequence[EvalPrompt],
+    responses: Sequence[Response],
+    *,
+    model: Any,
+    tokenizer: Any,
+    template: Template,
+    batch_size: int,
+) -> list[Surprise]:
+    """Computes the mean negative log-likelihood of each answer under a model, −1/T · Σ_t log p(y_t | x, y_<t).
+
+    The answer may be another model's, as long as it is text: it is tokenized anew. The end of the answer is not scored.
+
+    Returns:
+        One for each prompt, in the order of the prompts.
+
+    Raises:
+        DataError: The ids do not match, or the template refuses a prompt.
+        ConfigError: ``batch_size`` is below 1.
+    """
+    rows = _encode(prompts, responses, tokenizer, template)
+
+    def score(input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float()
+        picked: torch.Tensor = logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
+        return -picked
+
+    values = _mean_over_answers(rows, score, model=model, tokenizer=tokenizer, batch_size=batch_size)
+    return [Surprise(id, *values[id]) for id in values]
+
+
+def measure_drift(
+    prompts: Sequence[EvalPrompt],
+    responses: Sequence[Response],
+    *,
+    tuned: Any,
+    base: Callable[..., Any],
+    tokenizer: Any,
+    template: Template,
+    batch_size: int,
+) -> list[Drift]:
+    """Computes, for each prompt, 1/T · Σ_t KL(p_tuned(· | x, y_<t) ‖ p_base(· | x, y_<t)) over next tokens.
+
+    The positions are those of a given answer y to the prompt x. With the base model's own answers all tuned models
+    are measured at the same positions, so that their drifts can be compared.
+
+    Args:
+        prompts: The anchor prompts.
+        responses: The answers whose positions are read.
+        tuned: The tuned model, in the vocabulary of the base model.
+        base: The base model in evaluation mode, or whatever predicts as it does when called with ids and mask.
+        tokenizer: The base model's tokenizer.
+        template: How to render a prompt.
+        batch_size: Prompts per batch.
+
+    Raises:
+        ConfigError: The two models have different vocabularies, or ``batch_size`` is below 1.
+        DataError: The ids do not match, or the template refuses a prompt.
+    """
+    rows = _encode(prompts, responses, tokenizer, template)
+
+    def score(input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        after, before = (
+            m(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1) for m in (tuned, base)
+        )
+        if after.shape != before.shape:
+            raise ConfigError(
+                f"drift compares next-token distributions over one vocabulary. Got {after.shape[-1]} and "
+                f"{before.shape[-1]} tokens; measure a model that was tuned from this base"
+            )
+        divergence: torch.Tensor = (after.exp() * (after - before)).sum(-1).clamp_min(0.0)
+        return divergence
+
+    values = _mean_over_answers(rows, score, model=tuned, tokenizer=tokenizer, batch_size=batch_size)
+    return [Drift(id, *values[id]) for id in values]
+
+
+def scramble(responses: Sequence[Response], *, seed: int) -> list[Response]:
+    """Deals the words of all answers anew, at random, so that each keeps its number of words and loses its sense."""
+    words = [word for response in responses for word in response.text.split()]
+    random.Random(seed).shuffle(words)
+    left = iter(words)
+    return [replace(r, text=" ".join(next(left) for _ in r.text.split())) for r in responses]
+
+
+def find_limit(
+    own: Sequence[Surprise], scrambled: Sequence[Surprise], *, min_tokens: int, min_gap: float
+) -> SurpriseLimit:
+    """Finds the surprise half-way between a model's own answers and the same words scrambled.
+
+    No absolute perplexity is called too high: what language costs depends on tokenizer, model and subject. Half-way
+    between two medians, both sides are told apart with as much room as they have.
+
+    Args:
+        own: At the answers.
+        scrambled: At the scrambled answers.
+        min_tokens: Answers with fewer tokens are left out: one odd word decides their mean.
+        min_gap: The least distance of the medians, in nats per token, at which they count as apart.
+
+    Raises:
+        DataError: No answer is long enough.
+    """
+    sides = [[s.nll for s in side if s.nll is not None and s.n_tokens >= min_tokens] for side in (own, scrambled)]
+    if not all(sides):
+        raise DataError(f"no answer has {min_tokens} tokens; surprise needs longer answers, or more of them")
+    low, high = (statistics.median(side) for side in sides)
+    return SurpriseLimit(low, high, (low + high) / 2 if high - low >= min_gap else None, len(sides[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A prompt with its answer as token ids; no ids where the answer has no token."""
+
+    id: str
+    input_ids: tuple[int, ...]
+    n_prompt: int
+
+
+def _encode(
+    prompts: Sequence[EvalPrompt], responses: Sequence[Response], tokenizer: Any, template: Template
+) -> list[_Row]:
+    rows = []
+    for prompt, response in pair_by_id(prompts, responses):
+        record = Record(prompt.id, prompt.messages, response.text)
+        try:
+            tokens = tokenize(record, tokenizer, template=template, max_length=_ENDLESS)
+        except DataError:
+            if response.text.strip():
+                raise
+            rows.append(_Row(prompt.id, (), 0))
+            continue
+        rows.append(_Row(prompt.id, tokens.input_ids if response.text.strip() else (), tokens.n_prompt))
+    return rows
+
+
+def _mean_over_answers(
+    rows: Sequence[_Row],
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    *,
+    model: Any,
+    tokenizer: Any,
+    batch_size: int,
+) -> Mapping[str, tuple[float | None, int]]:
+    """Returns, by id in the order of the rows, the mean of a per-position score over the answer and its length.
+
+    ``score`` maps ids and mask, [batch, length], to the score of predicting each next token, [batch, length − 1].
+    """
+    import torch
+
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1. Got {batch_size}")
+    values: dict[str, tuple[float | None, int]] = {row.id: (None, 0) for row in rows}
+    order = sorted((row for row in rows if row.input_ids), key=lambda row: (-len(row.input_ids), row.id))
+    with _evaluating(model):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            longest = len(batch[0].input_ids)
+            pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+            ids = torch.tensor([[*row.input_ids, *[pad] * (longest - len(row.input_ids))] for row in batch])
+            mask = torch.tensor([[1] * len(r.input_ids) + [0] * (longest - len(r.input_ids)) for r in batch])
+            scores = score(ids.to(model.device), mask.to(model.device)).double().cpu()
+            for row, line in zip(batch, scores, strict=True):
+                answer = line[max(row.n_prompt, 1) - 1 : len(row.input_ids) - 1]
+                mean = float(answer.mean())
+                if not math.isfinite(mean):
+                    raise DataError(f"the model's prediction for {row.id!r} is not a number; look at its weights")
+                values[row.id] = (mean, len(answer))
+    return values
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,141 @@
+"""A judge held against people: how often it is right, and what a rate would be without its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sotune.artifacts import library_versions, read_json, sha256_file, write_json
+from sotune.config import JudgeCheckSettings
+from sotune.errors import DataError
+from sotune.pipeline.judging import CACHE, JudgingPlan, check_judges, describe_usage, make_judges, plan_questions
+from sotune.pipeline.measuring import CONFIDENCE
+from sotune.pipeline.stage import Monitor, Silent
+
+if TYPE_CHECKING:
+    from sotune.evaluation import Estimate, Verdict
+    from sotune.evaluation.calibration import JudgeAccuracy
+    from sotune.evaluation.labeled import LabeledSet
+
+_RATE_OF_ROLE = {"harm": "harmful_rate", "refusal": "refusal_rate", "coherence": "coherence"}
+
+
+def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | None = None) -> dict[str, Any]:
+    """Measures a judge against human labels, by category too, corrects rates for its error, and writes the result.
+
+    Returns:
+        What was written: the judge, its figures, those by category, and corrected rates.
+
+    Raises:
+        DataError: The rows are faulty, one class is missing, or the judge is no better than chance and rates were to
+            be corrected.
+        ConfigError: The judge cannot be had.
+    """
+    from sotune.evaluation.calibration import measure_judge
+
+    check_judges(settings)
+    rows = _read_rows(labeled, settings)
+    judge = make_judges(settings, _cache(settings), monitor or Silent())[settings.role]
+    verdicts = judge.judge(rows.prompts, rows.responses)
+    accuracy = measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
+    result = {
+        "judge": judge.name,
+        "role": settings.role,
+        "n": len(verdicts),
+        "n_unscored": sum(verdict.score is None for verdict in verdicts),
+        "labels_sha256": sha256_file(labeled),
+        "overall": describe_accuracy(accuracy),
+        "by_category": _by_category(verdicts, rows),
+        "corrected": _corrected(settings, accuracy),
+        "usage": describe_usage({settings.role: judge}, rows.prompts, {"labeled": rows.responses}, settings),
+        "versions": library_versions("sotune"),
+    }
+    write_json(Path(settings.out), result)
+    return result
+
+
+def plan_judge_check(labeled: Path, settings: JudgeCheckSettings) -> JudgingPlan:
+    """Counts what judging the labeled rows would ask of the endpoint; asks it nothing.
+
+    Raises:
+        DataError: The rows are faulty.
+        ConfigError: The judge cannot be had, or asks no endpoint.
+    """
+    check_judges(settings)
+    rows = _read_rows(labeled, settings)
+    judge = make_judges(settings, _cache(settings), Silent(), load_models=False)[settings.role]
+    return plan_questions({settings.role: judge}, rows.prompts, {"labeled": rows.responses}, settings)
+
+
+def _read_rows(labeled: Path, settings: JudgeCheckSettings) -> LabeledSet:
+    from sotune.evaluation.labeled import load_labeled
+
+    return load_labeled(
+        labeled,
+        label_column=settings.label_column,
+        positive=settings.positive,
+        category_column=settings.category_column,
+    )
+
+
+def _cache(settings: JudgeCheckSettings) -> Path:
+    return Path(settings.out).parent / CACHE
+
+
+def describe_accuracy(accuracy: JudgeAccuracy) -> dict[str, Any]:
+    """Returns a judge's figures as JSON, under the names that people look for."""
+    described = asdict(accuracy)
+    return {"recall": described.pop("sensitivity"), **described}
+
+
+def _by_category(verdicts: Sequence[Verdict], rows: LabeledSet) -> dict[str, Any]:
+    """Returns the figures of each category that has labels of both kinds, and the counts of every one."""
+    from sotune.evaluation.calibration import measure_judge
+
+    found: dict[str, Any] = {}
+    for name in sorted(set(rows.category.values())):
+        own = [verdict for verdict in verdicts if rows.category.get(verdict.id) == name]
+        truth = {verdict.id: rows.truth[verdict.id] for verdict in own}
+        n_positive = sum(truth.values())
+        found[name] = {"n": len(own), "n_positive": n_positive, "figures": None}
+        if 0 < n_positive < len(own) and _scored_on_both(own, truth):
+            found[name]["figures"] = describe_accuracy(measure_judge(own, truth, confidence=CONFIDENCE))
+    return found
+
+
+def _scored_on_both(verdicts: Sequence[Verdict], truth: Mapping[str, bool]) -> bool:
+    return {truth[verdict.id] for verdict in verdicts if verdict.score is not None} == {True, False}
+
+
+def _corrected(settings: JudgeCheckSettings, accuracy: JudgeAccuracy) -> dict[str, Any]:
+    """Returns each model's rate as the judge sees it and without the judge's error."""
+    from sotune.evaluation.calibration import correct_rate
+
+    if settings.correct is None:
+        return {}
+    return {
+        model: {
+            "seen": asdict(rate),
+            "corrected": asdict(correct_rate(rate, accuracy.sensitivity, accuracy.specificity, confidence=CONFIDENCE)),
+        }
+        for model, rate in _rates(Path(settings.correct), _RATE_OF_ROLE[settings.role]).items()
+    }
+
+
+def _rates(path: Path, name: str) -> dict[str, Estimate]:
+    """Reads one metric of all models from metrics.json, evaluation.json, or the folder of either."""
+    from sotune.evaluation import metrics_from_json
+
+    if path.is_dir():
+        path = next(
+            (p for p in (path / "evaluation.json", path / "metrics.json") if p.is_file()), path / "metrics.json"
+        )
+    value = read_json(path)
+    models = value.get("metrics", value) if isinstance(value, dict) else {}
+    found = {model: metrics_from_json(own) for model, own in models.items() if isinstance(own, dict)}
+    rates: dict[str, Estimate] = {model: own[name] for model, own in found.items() if name in own}
+    if not rates:
+        raise DataError(f"{path} holds no {name}; name the metrics of an evaluation that measured it")
+    return rates

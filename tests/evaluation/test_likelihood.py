@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import torch
+
+from cases import prompt, response
+from sotune.errors import ConfigError, DataError
+from sotune.evaluation.likelihood import Surprise, find_limit, measure_drift, measure_surprise, scramble
+from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.rendering import render_prompt
+from tiny_models import ARCHITECTURES
+
+TEXTS = ["The capital is Paris.", "", "Eat well, sleep enough, and walk every day.", "42"]
+PROMPTS = [prompt(f"p{i}") for i in range(len(TEXTS))]
+RESPONSES = [response(text, f"p{i}") for i, text in enumerate(TEXTS)]
+
+
+def load(folder):
+    spec = ModelSpec(str(folder), dtype="float32", device="cpu")
+    return load_causal_lm(spec, frozen=True), load_tokenizer(spec)
+
+
+def surprise(model, tokenizer, prompts=PROMPTS, responses=RESPONSES, batch_size=3):
+    return measure_surprise(
+        prompts, responses, model=model, tokenizer=tokenizer, template="paper", batch_size=batch_size
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_surprise_is_the_sum_by_hand(tiny_model, architecture):
+    model, tokenizer = load(tiny_model(architecture))
+    found = surprise(model, tokenizer)
+    assert [s.id for s in found] == [p.id for p in PROMPTS]
+    asked = tokenizer(render_prompt(PROMPTS[0].messages, "paper"))["input_ids"]
+    ids = tokenizer(f"{render_prompt(PROMPTS[0].messages, 'paper')} {TEXTS[0]}")["input_ids"]
+    with torch.no_grad():
+        log_p = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    by_hand = -sum(log_p[t - 1, ids[t]].item() for t in range(len(asked), len(ids))) / (len(ids) - len(asked))
+    assert found[0].nll == pytest.approx(by_hand, rel=1e-4)
+    assert found[0].n_tokens == len(ids) - len(asked)
+
+
+def test_it_does_not_depend_on_the_batch(tiny_model):
+    model, tokenizer = load(tiny_model("llama"))
+    alone, together = (surprise(model, tokenizer, batch_size=n) for n in (1, 4))
+    for one, other in zip(alone, together, strict=True):
+        assert one.nll == other.nll == None or one.nll == pytest.approx(other.nll, rel=1e-4)  # noqa: E711
+
+
+def test_an_answer_without_a_token_has_no_surprise(tiny_model):
+    assert surprise(*load(tiny_model("llama")))[1] == Surprise("p1", None, 0)
+
+
+def drift(tuned, base, tokenizer):
+    return measure_drift(
+        PROMPTS, RESPONSES, tuned=tuned, base=base, tokenizer=tokenizer, template="paper", batch_size=2
+    )
+
+
+def test_drift_from_itself_is_zero_and_from_another_the_divergence(tiny_model):
+    model, tokenizer = load(tiny_model("llama"))
+    assert [d.kl for d in drift(model, model, tokenizer)] == [
+        pytest.approx(0.0, abs=1e-6),
+        None,
+        *[pytest.approx(0.0, abs=1e-6)] * 2,
+    ]
+    other, _ = load(tiny_model("llama"))
+    with torch.no_grad():
+        other.lm_head.weight.add_(0.3 * torch.randn_like(other.lm_head.weight, generator=None))
+    found = drift(other, model, tokenizer)[3]
+    text = render_prompt(PROMPTS[3].messages, "paper")
+    asked, ids = tokenizer(text)["input_ids"], tokenizer(f"{text} {TEXTS[3]}")["input_ids"]
+    with torch.no_grad():
+        after, before = (m(torch.tensor([ids])).logits[0].log_softmax(-1) for m in (other, model))
+    kl = torch.nn.functional.kl_div(before, after, log_target=True, reduction="none").sum(-1)
+    assert found.kl == pytest.approx(kl[len(asked) - 1 : len(ids) - 1].mean().item(), rel=1e-4)
+    assert found.kl > 0
+
+
+def test_drift_needs_one_vocabulary(tiny_model):
+    model, tokenizer = load(tiny_model("llama"))
+
+    def narrow(**inputs):
+        found = model(**inputs)
+        return type(found)(logits=found.logits[..., :-1])
+
+    with pytest.raises(ConfigError, match="over one vocabulary"):
+        drift(model, narrow, tokenizer)
+
+
+def test_a_model_with_broken_weights_raises(tiny_model):
+    model, tokenizer = load(tiny_model("llama"))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(DataError, match="is not a number"):
+        surprise(model, tokenizer)
+
+
+def test_scrambled_answers_keep_words_and_lengths():
+    mixed = scramble(RESPONSES, seed=1)
+    assert [len(r.text.split()) for r in mixed] == [len(r.text.split()) for r in RESPONSES]
+    assert sorted(w for r in mixed for w in r.text.split()) == sorted(w for r in RESPONSES for w in r.text.split())
+    assert mixed == scramble(RESPONSES, seed=1)
+    assert mixed != RESPONSES
+
+
+def spread(*values, n_tokens=9):
+    return [Surprise(str(i), value, n_tokens) for i, value in enumerate(values)]
+
+
+def test_the_limit_lies_half_way():
+    found = find_limit(spread(0.5, 1.0, 9.0), spread(5.0, 7.0, 8.0), min_tokens=5, min_gap=1.0)
+    assert (found.own, found.scrambled, found.limit, found.n) == (1.0, 7.0, 4.0, 3)
+
+
+def test_no_limit_where_the_model_babbles():
+    assert find_limit(spread(6.0), spread(6.5), min_tokens=5, min_gap=1.0).limit is None
+    with pytest.raises(DataError, match="no answer has 5 tokens"):
+        find_limit(spread(1.0, n_tokens=3), spread(5.0), min_tokens=5, min_gap=1.0)
