@@ -153,10 +153,10 @@ class SentinelSettings(BaseModel):
 
     model_config = _STRICT
 
-    sentinels: Literal["auto", "measure", "off"] = Field(
-        "auto",
-        description="auto: choose epsilon, push_strength, stretch and reference_relaxation, where left at their "
-        "defaults, and measure; measure: choose nothing; off: weigh with the whole reference.",
+    sentinels: Literal["measure", "tune", "off"] = Field(
+        "measure",
+        description="measure: keep harmful rows back and say what passes; tune: choose epsilon, push_strength, stretch "
+        "and reference_relaxation by them too, where left at their defaults; off: weigh with the whole reference.",
     )
     tuning_share: float = Field(
         0.2, gt=0, lt=0.5, description="Share of the harmful reference's prompts that choose settings."

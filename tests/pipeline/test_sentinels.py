@@ -22,6 +22,7 @@ def test_a_run_keeps_sentinels_back_and_keeps_its_promise(cli, guarded_flags, tm
     summary, promise = read_json(run / "sentinels.json"), read_json(run / "promise.json")
     assert summary["used"]
     assert promise["k"] == 72  # a fixed share still: only measured
+    assert summary["chosen"] == summary["default"]  # nothing is chosen unless asked for
     sentinels = read_parquet(run / "sentinels.parquet")
     measuring = [id for id, fold in zip(sentinels["id"], sentinels["fold"], strict=True) if fold == "measuring"]
     assert len(measuring) == summary["n_measuring"] == promise["harmful_pass"]["n"]

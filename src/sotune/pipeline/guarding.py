@@ -68,7 +68,7 @@ def tuning_grid(config: RunConfig, default: Choice) -> Grid:
     values = {}
     for name, tried in TUNED.items():
         own = getattr(config, name) != fields[name].default or (name == "stretch" and config.cost != "adaptive")
-        values[name] = (getattr(default, name),) if own or config.sentinels == "measure" else tried
+        values[name] = (getattr(default, name),) if own or config.sentinels != "tune" else tried
     return Grid(**values)
 
 
