@@ -17,7 +17,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from sotune.comparison import Draw
-from sotune.demo import DemoSettings, demo_budget, draws
+from sotune.comparison.compare import make_budget
+from sotune.comparison.draws import Draws
+from sotune.demo import DemoSettings, compare_settings
 from sotune.methods import METHODS, WeighInputs
 from sotune.miniature import TASKS
 from sotune.pipeline.choosing import choose_encoder
@@ -61,7 +63,7 @@ class Result:
 
 def measure(task: str, draw: Draw, cache: RepresentationCache) -> list[Result]:
     """Measures all readings on one draw."""
-    budget = demo_budget()
+    budget = make_budget(compare_settings(DemoSettings()))
     model = FrozenCausalLM(
         budget.model,
         template=budget.training.template,
@@ -126,7 +128,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for task in args.tasks:
             settings = DemoSettings(task=task, seeds=args.seeds, harmful_fraction=args.harmful_fraction)
-            for draw in draws(settings):
+            for draw in Draws(compare_settings(settings)).all():
                 results += measure(task, draw, RepresentationCache(Path(folder) / draw.name))
     if args.json:
         args.json.write_text(json.dumps([asdict(one) for one in results], indent=1) + "\n")

@@ -263,6 +263,15 @@ class JudgeSettings(LoadingSettings):
     )
     eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
 
+    @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
+    @classmethod
+    def _named_from_anywhere(cls, value: object) -> object:
+        """Takes one name for a list of one, and makes files and folders absolute: a run is usable from any folder."""
+        names = (value,) if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        return tuple(_absolute_judge(name) if isinstance(name, str) else name for name in names)
+
 
 class EvaluationSettings(JudgeSettings):
     """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
@@ -314,15 +323,6 @@ class JudgeCheckSettings(JudgeSettings):
     category_column: str = Field("category", description="Column to break the figures down by, where rows have it.")
     correct: str | None = Field(None, description="metrics.json, evaluation.json or their folder: correct its rate.")
     out: str = Field("judge-check.json", description="File to write.")
-
-    @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
-    @classmethod
-    def _named_from_anywhere(cls, value: object) -> object:
-        """Takes one name for a list of one, and makes files and folders absolute: a run is usable from any folder."""
-        names = (value,) if isinstance(value, str) else value
-        if not isinstance(names, list | tuple):
-            return names
-        return tuple(_absolute_source(name) if isinstance(name, str) else name for name in names)
 
 
 class RunSettings(BaseModel):
@@ -471,9 +471,6 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
             layered[name] = os.path.abspath(layered[name])
     if isinstance(layered.get("eval_prompts"), str):
         layered["eval_prompts"] = ",".join(_absolute(name, "=") for name in layered["eval_prompts"].split(","))
-    for name in _JUDGES:
-        if isinstance(layered.get(name), list | tuple):
-            layered[name] = [_absolute_judge(source) if isinstance(source, str) else source for source in layered[name]]
     try:
         config = RunConfig(**layered)
     except ValidationError as error:

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sotune.artifacts import read_json
-from sotune.demo import demo_budget
+from sotune.comparison.compare import make_budget
+from sotune.demo import DemoSettings, compare_settings
 from sotune.miniature import generate_eval_prompts, generate_task_data, model_path
 from sotune.training import fine_tune
 
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
     """Returns the adapter of plain fine-tuning on a task of which a fifth is harmful."""
-    budget, rows = demo_budget(), generate_task_data("verdict", n=1000, harmful_fraction=0.2, seed=0)
+    budget = make_budget(compare_settings(DemoSettings()))
+    rows = generate_task_data("verdict", n=1000, harmful_fraction=0.2, seed=0)
     settings = replace(budget.training, seed=0)
     folder = tmp_path_factory.mktemp("runs") / "spoiled"
     torch.set_num_threads(1)
