@@ -16,6 +16,7 @@ from sotune.transport import (
     OTProblem,
     column_error,
     regularized_cost,
+    row_mean_costs,
     sinkhorn,
     sweep,
     transport_plan,
@@ -129,6 +130,17 @@ def test_one_level_for_all_rows_changes_nothing():
     torch.testing.assert_close(found.f[0], other.f[0], atol=1e-12, rtol=0)
     torch.testing.assert_close(found.log_masses[0], other.log_masses[0], atol=1e-12, rtol=0)
     torch.testing.assert_close(found.mean_costs[0], other.mean_costs[0], atol=1e-12, rtol=0)
+
+
+def test_mean_costs_alone_are_those_of_a_sweep_also_where_a_column_has_no_mass():
+    x, y, a, b = points()
+    b = b.clone()
+    b[0] = 0
+    kernel = Kernel(CosineCost(x, y), b / b.sum(), 0.1)
+    found = sweep([kernel], lambda start, stop, _: a[start:stop].log(), mean_costs=True)
+    (alone,) = row_mean_costs([kernel])
+    assert torch.isfinite(alone).all()
+    assert torch.equal(alone, found.mean_costs[0])
 
 
 @pytest.mark.parametrize("relaxation", [0.05, 0.5, 5.0, 500.0])

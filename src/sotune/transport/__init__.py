@@ -16,7 +16,7 @@ from sotune.transport.sinkhorn import (
     sinkhorn,
     transport_plan,
 )
-from sotune.transport.sweep import Extrapolation, Sweep, sweep
+from sotune.transport.sweep import Extrapolation, Sweep, row_mean_costs, sweep
 
 __all__ = [
     "CosineCost",
@@ -35,6 +35,7 @@ __all__ = [
     "move_all",
     "part",
     "regularized_cost",
+    "row_mean_costs",
     "sinkhorn",
     "sweep",
     "transport_plan",

@@ -130,7 +130,9 @@ class Kernel:
 
     def mean_cost(self, block: Block) -> Tensor:
         """Returns each row's mean cost under the plan, ``[k]``: the cost is read back from the kernel's logarithm."""
-        entropy = torch.xlogy(block.matrix, block.matrix) @ self._v
+        # With one level for all rows no entry is 0, and the plain logarithm is faster.
+        logarithm = block.matrix.log().mul_(block.matrix) if self._one_level is not None else None
+        entropy = (torch.xlogy(block.matrix, block.matrix) if logarithm is None else logarithm) @ self._v
         weighted = block.matrix @ (self._v * self._offset)
         return block.level + (weighted - self.epsilon * entropy) / block.sums
 
@@ -172,10 +174,10 @@ class Kernel:
 
     def _common_level(self) -> Tensor | None:
         """Returns one level for all rows where no entry can come near underflow with it: it saves two passes."""
-        used = self._offset[self.b > 0]
-        if (float(used.max() - used.min()) + self.cost.upper_bound) / self.epsilon > self._limit:
+        low, high = self._offset.min(), self._offset.max()
+        if not (float(high - low) + self.cost.upper_bound) / self.epsilon <= self._limit:
             return None
-        return -used.max()
+        return -high
 
 
 def join(parts: Iterable[Tensor]) -> Tensor:

@@ -98,6 +98,16 @@ def sweep(
     )
 
 
+def row_mean_costs(kernels: Sequence[Kernel]) -> tuple[Tensor, ...]:
+    """Returns each row's mean cost under each plan, ``[n]`` each, at the kernels' column potentials."""
+    n, device = kernels[0].cost.shape[0], kernels[0].cost.device
+    means = tuple(torch.empty(n, dtype=kernel.cost.dtype, device=device) for kernel in kernels)
+    for start, stop in block_slices(n, sum(kernel.cost.shape[1] for kernel in kernels), device):
+        for kernel, mean in zip(kernels, means, strict=True):
+            mean[start:stop] = kernel.mean_cost(kernel.block(start, stop))
+    return means
+
+
 class Extrapolation:
     """Anderson acceleration of a fixed-point iteration on column potentials, with a way back.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sotune.transport import Kernel
+from sotune.transport import Kernel, row_mean_costs
 from sotune.weights.fixed_point import State, Tempering, conclude, iterate_together, sweep_weights
 from sotune.weights.objective import Evaluation, PushPullObjective, PushPullProblem, kl_divergence
 from sotune.weights.solution import LearnedWeights, OnStep, SolverSettings, Step
@@ -38,12 +38,17 @@ def solve_mirror(problem: PushPullProblem, settings: SolverSettings, on_step: On
         max_sweeps=settings.max_steps,
         on_state=history.add_state,
     )
-    n_iters, tau, converged = found.n_sweeps * len(kernels), found.state.tau, found.converged
-    if not converged and len(history.steps) < settings.max_steps:
-        tau = found.state.next_tau
-        n_more, converged = descend(problem, kernels, tau, settings, history, start=found.state.log_weights)
-        n_iters += n_more
-    return finish(problem, kernels, tempering.held(tau), history, n_iters, converged=converged)
+    n_iters = found.n_sweeps * len(kernels)
+    if found.converged or len(history.steps) >= settings.max_steps:
+        # The last sweep was at the potentials that the kernels stand at: only the mean costs are missing.
+        swept = replace(found.state.swept, mean_costs=row_mean_costs(kernels))
+        state = replace(found.state, swept=swept)
+        return conclude(
+            problem, state, kernels, history=history.steps, n_sinkhorn_iters=n_iters, converged=found.converged
+        )  # fmt: skip
+    tau = found.state.next_tau
+    n_more, converged = descend(problem, kernels, tau, settings, history, start=found.state.log_weights)
+    return finish(problem, kernels, tempering.held(tau), history, n_iters + n_more, converged=converged)
 
 
 def solve_one_step(problem: PushPullProblem, settings: SolverSettings, on_step: OnStep) -> LearnedWeights:
