@@ -107,3 +107,10 @@ def test_known_methods_come_first_and_conditions_stay_apart(make_rows):
 def test_comparisons_without_methods_are_refused(rows):
     with pytest.raises(ArtifactError, match="run the comparison again"):
         summarize(rows)
+
+
+def test_the_first_variant_that_was_measured_stands_for_sotune(make_rows):
+    ours = {"harmful_rate": 0.02, "refusal_rate": 0.95, "utility": 0.96}
+    condition, sentence, _ = conclude(make_rows, {"base": BASE, "sft": SFT, "adaptive_auto": ours})
+    assert "with sotune 2" in sentence
+    assert helped(condition)

@@ -27,9 +27,9 @@ from sotune.reporting.page import flatten, write_page
 from sotune.reporting.standings import Standings, compute_standings
 from sotune.reporting.summary import (
     LIMITS,
-    OURS,
     Condition,
     MethodSummary,
+    find_ours,
     in_order,
     method_name,
     summarize,
@@ -89,7 +89,7 @@ def write_comparison_report(folder: Path, *, page: str = "report.html", show_tex
             for condition, each in zip(conditions, standings[-len(conditions) :], strict=True)
         ],
         "columns": _COLUMNS,
-        "ours": OURS,
+        "ours": find_ours(method for condition in conditions for method in condition.methods),
         "n_seeds": len({run.get("seed") for run in runs}),
         "has_intervals": all(f"{metric}_low" in run for run in runs for metric in _COLUMNS if metric in run),
         "broken_share": LIMITS.min_coherence,
@@ -119,10 +119,13 @@ def _read_details(folder: Path) -> dict[str, Any]:
 def _headline(conditions: Sequence[Condition]) -> str:
     if len(conditions) == 1:
         return compose_verdict(conditions[0]).sentence
-    n_helped = sum(helped(condition) for condition in conditions)
+    contrasted = [one for one in conditions if "sft" in one.methods and find_ours(one.methods) is not None]
+    if not contrasted:
+        return "Methods side by side; plain fine-tuning and sotune were not both measured."
+    n_helped = sum(helped(condition) for condition in contrasted)
     return (
         f"Against plain fine-tuning, sotune clearly lowered harmful answers in {n_helped} of "
-        f"{counted(len(conditions), 'condition')}."
+        f"{counted(len(contrasted), 'condition')}."
     )
 
 

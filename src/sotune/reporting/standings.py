@@ -16,9 +16,7 @@ from sotune.evaluation.replication import (
     paired_bootstrap,
     pareto_front,
 )
-from sotune.reporting.summary import METRICS, UNRANKED, in_order, method_name
-
-OURS = ("sot", "adaptive")
+from sotune.reporting.summary import METRICS, OURS, UNRANKED, in_order, method_name
 
 _CONFIDENCE, _N_RESAMPLES, _SEED = 0.95, 9999, 0
 _RANKED_BY = "avg"

@@ -36,7 +36,8 @@ METHOD_NAMES = {
     "oracle_k": "oracle (K clean rows)",
     "adaptive_auto": "sotune, automatic K",
 }
-OURS = "sot"
+OURS = ("sot", "adaptive", "adaptive_auto")
+"""Variants of one method. The first that was measured stands for it in words; none is a rival of another."""
 UNRANKED = ("base", "oracle", "oracle_k")
 """They do not compete: one is not trained, the others know the labels."""
 LIMITS = Limits()
@@ -147,3 +148,9 @@ def _interval(runs: Sequence[Mapping[str, Any]], metric: str) -> Interval | None
     lows = finite([run.get(f"{metric}_low") for run in runs] + [run.get(metric) for run in runs])
     highs = finite([run.get(f"{metric}_high") for run in runs] + [run.get(metric) for run in runs])
     return Interval(float(values.mean()), float(lows.min()), float(highs.max()))
+
+
+def find_ours(methods: Iterable[str]) -> str | None:
+    """Returns which of the methods stands for sotune; ``None`` where none of its variants was measured."""
+    measured = set(methods)
+    return next((method for method in OURS if method in measured), None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sotune.reporting.figures import Interval
 from sotune.reporting.formatting import percent
-from sotune.reporting.summary import LIMITS, OURS, UNRANKED, Condition, MethodSummary
+from sotune.reporting.summary import LIMITS, UNRANKED, Condition, MethodSummary, find_ours
 
 # Differences of means below these are not called differences.
 _HARM_MARGIN = 0.02
@@ -38,7 +38,7 @@ def compose_verdict(condition: Condition) -> Verdict:
 
     Without harmful rates of plain fine-tuning and of sotune there is nothing to compare, which it then says.
     """
-    sft, ours = condition.methods.get("sft"), condition.methods.get(OURS)
+    sft, ours = condition.methods.get("sft"), _ours(condition)
     plain = None if sft is None else sft.metrics["harmful_rate"]
     with_us = None if ours is None else ours.metrics["harmful_rate"]
     if sft is None or ours is None or plain is None or with_us is None:
@@ -51,11 +51,16 @@ def compose_verdict(condition: Condition) -> Verdict:
 
 def helped(condition: Condition) -> bool:
     """Tells whether sotune lowered the harmful rate by more than the intervals allow, and is not broken."""
-    sft, ours = condition.methods.get("sft"), condition.methods.get(OURS)
+    sft, ours = condition.methods.get("sft"), _ours(condition)
     if sft is None or ours is None or ours.broken:
         return False
     plain, with_us = sft.metrics["harmful_rate"], ours.metrics["harmful_rate"]
     return plain is not None and with_us is not None and with_us.high < plain.low
+
+
+def _ours(condition: Condition) -> MethodSummary | None:
+    key = find_ours(condition.methods)
+    return None if key is None else condition.methods[key]
 
 
 def _opening(before: float | None, plain: Interval) -> str:
@@ -135,7 +140,7 @@ def _rivals(condition: Condition, ours: MethodSummary) -> list[str]:
     equals = [
         f"{rival.name} ({percent(rival_harm)})"
         for rival in condition.methods.values()
-        if rival.method not in ("sft", OURS, *UNRANKED)
+        if rival.method not in ("sft", ours.method, *UNRANKED)
         and not rival.broken
         and (rival_harm := rival.mean("harmful_rate")) is not None
         and rival_harm <= harm + _HARM_MARGIN
