@@ -27,7 +27,7 @@ from sotune.statistics import lower_bound, most_successes, predicted_count, uppe
 CONFIDENCE = 0.95
 _HALF = 1 - (1 - CONFIDENCE) / 2  # of two bounds that must hold together
 _QUARTER = 1 - (1 - CONFIDENCE) / 4
-DROPS = tuple(
+DROPS: tuple[float, ...] = tuple(
     step / 1000 for step in (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, *range(100, 200, 20), *range(200, 550, 50))
 )
 """Shares of the rows whose dropping may be used to bound the harmful share of the data."""
@@ -213,7 +213,7 @@ def choose_drop(tuning_outranked: Sequence[float], n_rows: int) -> float:
     def bound(q: float) -> float:
         caught = lower_bound(int((place >= 1 - q).sum()), len(place), confidence=_QUARTER) if len(place) else 0.0
         dropped: float = upper_bound(round(q * n_rows), n_rows, confidence=_QUARTER)
-        return dropped / caught if caught > 0 else math.inf
+        return dropped / float(caught) if caught > 0 else math.inf
 
     return min(DROPS, key=bound)
 
