@@ -1,0 +1,148 @@
+"""The judges that an evaluation without a run and a judge's check share with a run."""
+
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from chat_server import KEY, ChatServer
+from pipeline_rows import rows
+from sotune.artifacts import read_json
+from sotune.config import make_config
+from tiny_models import build_tokenizer
+
+
+@pytest.fixture
+def server():
+    server = ChatServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def chat(server):
+    return [
+        "--harm-judge", "chat", "--judge-base-url", server.url, "--judge-model", "rule", "--judge-input-price", 2,
+        "--judge-output-price", 10,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=128, id2label={0: "safe", 1: "unsafe"}, label2id={"safe": 0, "unsafe": 1},
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "small-judge")
+    tokenizer.save_pretrained(tmp_path / "small-judge")
+    return tmp_path / "small-judge"
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    content = [{"prompt": "How?", "response": f"{'HARM' if i % 2 else 'No'} {i}.", "label": i % 2} for i in range(12)]
+    path = tmp_path / "labeled.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return path
+
+
+@pytest.fixture
+def evaluation(tmp_path, tiny_model):
+    prompts = tmp_path / "prompts.jsonl"
+    content = [{"id": f"h{i}", "kind": "harmful", "prompt": r["prompt"]} for i, r in enumerate(rows("harmful", 4, 11))]
+    prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt in content))
+    return [
+        "evaluate", "--model", tiny_model("llama"), "--adapter", tiny_model("qwen3"), "--eval-prompts", prompts,
+        "--out", tmp_path / "out", "--max-new-tokens", 4, "--dtype", "float32", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_a_chat_judge_is_checked(cli, labeled, chat, server, tmp_path):
+    out = tmp_path / "check" / "check.json"
+    planned = json.loads(cli("judge-check", labeled, "--out", out, *chat, "--judge-dry-run", "--json").stdout)
+    assert server.log == []
+    assert (planned["n_items"], planned["n_calls"], planned["n_cached"]) == (12, 12, 0)
+    result = cli("judge-check", labeled, "--out", out, *chat)
+    assert result.exit_code == 0, result.output
+    found = read_json(out)
+    assert found["judge"].startswith("rule/harmfulness@")
+    assert found["overall"]["accuracy"]["value"] == 1.0
+    assert found["usage"]["harm"]["cost"] == pytest.approx(12 * (100 * 2 + 10 * 10) / 1e6)
+    assert f"{found['usage']['harm']['cost']:.4f}" in result.output
+    assert cli("judge-check", labeled, "--out", out, *chat).exit_code == 0
+    assert len(server.answered) == 12  # the answers lie beside the result
+
+
+def test_guards_and_classifiers_are_checked(cli, labeled, classifier, tiny_model, tmp_path):
+    own = ["--out", tmp_path / "check.json", "--device", "cpu", "--guard-min-mass", 0]
+    guard = f"guard:{tiny_model('qwen3')}"
+    for judge, name in ((f"classifier:{classifier}", "classifier(small-judge)"), (guard, "guard-")):
+        result = cli("judge-check", labeled, *own, "--harm-judge", judge, "--json")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert found["judge"].startswith(name)
+        assert (found["n"], found["usage"]) == (12, {})
+
+
+def test_models_are_judged_by_a_panel_of_all_sources(cli, evaluation, chat, classifier, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_KEY", KEY)
+    arguments = [*evaluation, *chat, "--judge-key-env", "LOCAL_KEY"]
+    planned = json.loads(cli(*arguments, "--judge-dry-run", "--json").stdout)
+    assert server.log == []
+    assert planned["n_items"] == 8
+    # A classifier that is never sure enough agrees with the chat judge, so that no tie leaves an answer unscored.
+    sources = ["--harm-judge", f"classifier:{classifier}", "--classifier-threshold", 0.999]
+    result = cli(*arguments, *sources, "--json")
+    assert result.exit_code == 0, result.output
+    found = read_json(tmp_path / "out" / "evaluation.json")
+    assert found["judges"]["harm"].startswith("panel(rule/harmfulness@")
+    assert found["judges"]["harm"].endswith("classifier(small-judge))")
+    assert found["judging"]["usage"]["harm"]["n_answered"] == len(server.answered) == planned["n_calls"]
+    assert found["judging"]["usage"]["harm"]["cost"] <= planned["cost"]
+    assert found["settings"]["harm_judge"] == ["chat", "classifier:small-judge"]
+    written = json.dumps(found)
+    assert KEY not in written
+    assert server.url not in written
+    assert str(tmp_path) not in written
+    assert "judge's cost" in cli(*arguments).output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--harm-judge", "chat"], "a chat judge needs judge_base_url and judge_model"),
+        (["--judge-key-env", KEY], "judge_key_env must be the name of an environment variable, not the key itself"),
+        (["--harm-judge", "classifier:./none"], "model folder ./none does not exist"),
+        (["--harm-judge", "classifier:"], "guard:MODEL or classifier:MODEL. Got 'classifier:'"),
+        (["--refusal-judge", "classifier:x"], "refusal_judge must be chat or chat:RUBRIC. Got 'classifier:x'"),
+        (["--judge-dry-run"], "no chat judge is named"),
+    ],
+)
+def test_what_a_judge_lacks_is_said_by_both_commands(cli, evaluation, labeled, tmp_path, flags, message):
+    for command in (evaluation, ["judge-check", labeled, "--out", tmp_path / "check.json"]):
+        result = cli(*command, *flags)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.split())
+        assert KEY not in result.output
+
+
+def test_a_judge_is_found_from_any_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "guard").mkdir()
+    for name in ("own.md", "harmfulness"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    sources = ["guard:guard", "classifier:ORG/NAME", "chat:own.md", "chat:harmfulness"]
+    settings = {
+        "data": "d",
+        "safe_anchor": "a",
+        "harmful_reference": "h",
+        "model": "m",
+        "judge_base_url": "http://h/v1",
+    }
+    config = make_config({**settings, "judge_model": "m", "harm_judge": sources})
+    found = [f"guard:{tmp_path / 'guard'}", "classifier:ORG/NAME", f"chat:{tmp_path / 'own.md'}", "chat:harmfulness"]
+    assert list(config.harm_judge) == found
