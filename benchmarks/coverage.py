@@ -86,7 +86,7 @@ def _covers_mean(draw: Callable[[Generator, int], NDArray[np.float64]], truth: f
 def amount_cases() -> Iterator[tuple[str, Cover]]:
     """Yields amounts without an upper bound."""
     for name, (draw, truth) in AMOUNTS.items():
-        for n in (100, 200, 400):
+        for n in (200, 300, 400):
             yield f"{name}, n = {n}", functools.partial(_covers_amount, draw, truth, n)
 
 
@@ -184,7 +184,7 @@ def _covers_corrected(
 
 SIMULATED: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Cover]]]]] = {
     "mean of graded scores (bootstrap-t)": ("n 10–500, six shapes", mean_cases),
-    "mean amount (bootstrap-t)": ("n 100–400, four shapes", amount_cases),
+    "mean amount (bootstrap-t)": ("n 200–400, four shapes", amount_cases),
     "paired difference (Newcombe)": ("n 30–400", pair_cases),
     "kappa (Fleiss, Fisher's scale)": ("n 100–1,000", kappa_cases),
     "corrected rate (Rogan–Gladen, Lang–Reiczigel)": ("n 300, 50–300 labels a class", correction_cases),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Method = Literal["wilson", "clopper-pearson", "bootstrap", "mover", "rogan-gladen", "newcombe", "both-ends"]
 FEW = 10  # with fewer expected successes or failures than this, Wilson's normal approximation is not trusted
 _NO_SPREAD = 1e6  # standard errors; a resample of nearly equal scores is as good as infinitely far
-MIN_AMOUNT_N = 100  # below this a skewed amount's interval comes out too short
+MIN_AMOUNT_N = 200  # below this a skewed amount's interval comes out too short
 MIN_MOVER_N = 50  # below this, with one rate near 0 and one near 1, MOVER's coverage falls to 92.7 %
 MIN_BOOTSTRAP_N = 30  # below this the bootstrap's intervals come out too short
 
