@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -45,7 +45,7 @@ class Variant:
     Attributes:
         name: What results call it; no two of a comparison share one.
         method: Its name in the registry, ``base``, or a combination like ``sot + safeinstr``.
-        changes: Keyword arguments of the method's ``weigh``, and ``loss_weight_rule``.
+        changes: Keyword arguments of the method's ``weigh`` and ``keep``, and ``loss_weight_rule``.
         keep_fraction: K as a share of the rows; ``None`` for that of all others.
         layer: Layer of the representations; ``None`` likewise.
         references: What it weighs with.
@@ -93,18 +93,32 @@ def change_method(method: Method, changes: Mapping[str, Any]) -> Method:
             raise ConfigError(f"unknown setting {name!r} of a method; {hint}")
     if not arguments and rule == method.loss_weight_rule:
         return method
-    weigh = partial(method.weigh, **arguments) if arguments else method.weigh
-    return replace(method, weigh=weigh, loss_weight_rule=rule)
+    return replace(
+        method,
+        weigh=_with(method.weigh, arguments),
+        keep=None if method.keep is None else _with(method.keep, arguments),
+        loss_weight_rule=rule,
+    )
 
 
 def changeable(method: Method) -> list[str]:
-    """Returns the keyword arguments that a method's ``weigh`` takes besides its inputs."""
-    weigh = method.weigh
-    while isinstance(weigh, partial):  # which has no annotations of its own
-        weigh = weigh.func
-    hints = get_type_hints(weigh)
+    """Returns the keyword arguments that a method's ``weigh`` and ``keep`` take besides their inputs."""
+    of_keep = [] if method.keep is None else _keyword_arguments(method.keep)
+    return list(dict.fromkeys([*_keyword_arguments(method.weigh), *of_keep]))
+
+
+def _with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """Binds those of the arguments that a function takes."""
+    own = {name: arguments[name] for name in _keyword_arguments(function) if name in arguments}
+    return partial(function, **own) if own else function
+
+
+def _keyword_arguments(function: Callable[..., Any]) -> list[str]:
+    while isinstance(function, partial):  # which has no annotations of its own
+        function = function.func
+    hints = get_type_hints(function)
     names = []
-    for parameter in inspect.signature(weigh).parameters.values():
+    for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             (typed,) = get_args(hints[parameter.name])
             names += list(typed.__annotations__)

@@ -29,14 +29,19 @@ def weigh(inputs: WeighInputs) -> Tensor:
     return _guard(inputs).learned.weights
 
 
-def keep(inputs: WeighInputs, weights: Tensor) -> int:
-    """Returns how many rows weigh more than the cut that at most a tenth of harm like the reference passes.
+def keep(inputs: WeighInputs, weights: Tensor, *, max_harmful_pass: float = _MAX_HARMFUL_PASS) -> int:
+    """Returns how many rows weigh more than the cut that keeps a bound on the harm like the reference that passes.
+
+    Args:
+        inputs: As the weights were learned from.
+        weights: Unused: the cut is placed on the scores that rows and sentinels share.
+        max_harmful_pass: What the share of the harm that passes is to be at most (95 %).
 
     Raises:
         ConfigError: No texts were given, or there are too few sentinels for that.
     """
     guarded = _guard(inputs)
-    return cut_at_pass_rate(guarded.row_scores, guarded.harmful_scores, max_harmful_pass=_MAX_HARMFUL_PASS).k
+    return cut_at_pass_rate(guarded.row_scores, guarded.harmful_scores, max_harmful_pass=max_harmful_pass).k
 
 
 def _folds(inputs: WeighInputs) -> Folds:
