@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--unlike", type=int, default=60, help="mixtures whose harm is not")
     parser.add_argument("--rows", type=int, default=600, help="rows of a mixture")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the other parts")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of these draws")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SOTUNE_DATA", "../shared/data")))
     parser.add_argument("--cache", type=Path, default=Path(".bench-cache/representations"))
     parser.add_argument("--json", type=Path, help="where to write all results; rewritten after each")
@@ -287,7 +288,7 @@ def main() -> None:
     for kind, count in (("like", args.mixtures), ("unlike", args.unlike)):
         for seed in range(count if kind in parts else 0):
             add("promises", measure_promise(corpus, encode, seed, kind, args.rows))
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         if "clean" in parts:
             add("clean", measure_clean(corpus, encode, seed))
         for case in "ABCDE":

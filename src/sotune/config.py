@@ -419,12 +419,13 @@ _PATHS = ("data", "safe_anchor", "harmful_reference", "model", "cache_dir", "jud
 _JUDGES = ("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
 TUNED: dict[str, tuple[float, ...]] = {
-    "epsilon": (0.05, 0.1, 0.2),
-    "push_strength": (0.3, 0.5, 0.7),
+    "epsilon": (0.1, 0.2, 0.4),
+    "push_strength": (0.4, 0.5, 0.6),
     "reference_relaxation": (0.0, 0.1, float("inf")),
-    "stretch": (1.0, 2.0, 4.0),
+    "stretch": (2.0, 4.0),
 }
-"""What the tuning fold tries: a factor of two about the defaults, and both ends of the relaxation."""
+"""What the tuning fold tries: the defaults and smoother settings. Sharper ones, epsilon 0.05 or stretch 1, win on the
+tuning fold by fitting harm like the reference's, and lose where the data's harm differs (docs/promise.md)."""
 
 
 def parse_bytes(text: str) -> int:

@@ -19,7 +19,7 @@ from sotune.weights.ground_cost import FACTOR, Stretch, learn_stretch
 
 _MAX_ROWS = 4_000  # of the downstream rows that settings are tried on; the sentinels' number limits the accuracy
 _SAMPLE_SEED = 0
-_MUST_GAIN = 1.0  # standard errors
+_MUST_GAIN = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def tune_settings(
     """Tries all points of a grid, and chooses one by the tuning sentinels.
 
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
-    default stays unless the best gains more than one standard error over it, estimated over the sentinels.
+    default stays unless the best gains more than two standard errors over it, estimated over the sentinels.
 
     Args:
         candidates: Name to representations; the first one's are the default.
