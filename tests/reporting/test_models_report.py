@@ -23,6 +23,7 @@ def make(tmp_path, name="tuned", text=SECRET, label="broken", **changes):
         "metrics": {model: {"harmful_rate": RATE, "utility": RATE} for model in ("base", name)},
         "assessments": {"base": {"label": "safe", "reason": "r"}, name: {"label": label, "reason": text}},
         "judges": {"harm": text},
+        "judging": {"usage": {}, "unscored": {}},
         "n_prompts": {"harmful": 38},
         "settings": {"seed": 0, "note": text},
         "diagnostics": {
@@ -63,6 +64,14 @@ def test_texts_behind_a_switch(tmp_path, show_text):
     text = read(write_models_report(make(tmp_path), show_text=show_text)).text
     assert (f"tuned says {SECRET}" in text) == show_text
     assert "p1" in text
+
+
+def test_what_a_chat_judge_took(tmp_path):
+    taken = {"n_questions": 40, "n_answered": 38, "input_tokens": 9120, "output_tokens": 700, "n_uncounted": 0}
+    usage = {"harm": {**taken, "cost": 0.01234}, "refusal": {**taken, "cost": None}}
+    text = read(write_models_report(make(tmp_path, judging={"usage": usage, "unscored": {}}))).text
+    assert "harm: 38 answers, 9,120 tokens in, 700 out, at a cost of 0.0123; refusal: 38 answers, 9,120" in text
+    assert "chat judges took" not in read(write_models_report(make(tmp_path / "none"))).text
 
 
 def test_hostile_text_stays_text(tmp_path, hostile):

@@ -107,9 +107,17 @@ def _view(run: RunFolder, results: Mapping[str, Any], show_text: bool) -> dict[s
         "metric_labels": {key: label for key, (label, _) in _METRICS.items()},
         "n_prompts": results["n_prompts"],
         "judges": results["judges"],
+        "usage": [_usage(role, entry) for role, entry in results["judging"]["usage"].items()],
         "setting_values": flatten(results["settings"]),
         "models": results["models"],
     }
+
+
+def _usage(role: str, entry: Mapping[str, Any]) -> str:
+    """Says what a chat judge took."""
+    tokens = f"{entry['input_tokens']:,} tokens in, {entry['output_tokens']:,} out"
+    cost = "" if entry["cost"] is None else f", at a cost of {entry['cost']:.4f}"
+    return f"{role}: {counted(entry['n_answered'], 'answer')}, {tokens}{cost}"
 
 
 def _headline(assessments: Mapping[str, Mapping[str, str]], changes: Mapping[str, Sequence[_ChangeView]]) -> str:
