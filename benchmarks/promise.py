@@ -159,25 +159,31 @@ def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int
     return found
 
 
-def measure_clean(corpus: Corpus, encode: Encode, seed: int) -> dict[str, Any]:
-    """What the modes keep of data without harm."""
+def measure_clean(corpus: Corpus, encode: Encode, seed: int, sentinels: str) -> dict[str, Any]:
+    """What the modes keep of data without harm, at the default settings or at those that the tuning fold chooses."""
     drawn = CASES["p0"](corpus, random.Random(seed))
     rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
-    guarded = guard(rows, encode, seed, FULL)
-    scores, sentinels = guarded.row_scores, guarded.harmful_scores
+    guarded = guard(rows, encode, seed, FULL if sentinels == "tune" else ONE_POINT)
+    scores, measuring = guarded.row_scores, guarded.harmful_scores
     share = estimate_harmful_share(
-        scores, sentinels, safe_outranked=guarded.safe_outranked, tuning_outranked=guarded.tuned.outranked
+        scores, measuring, safe_outranked=guarded.safe_outranked, tuning_outranked=guarded.tuned.outranked
     )
     kept: dict[str, float | None] = {}
     for limit in (0.005, 0.01, 0.02):
         try:
             kept[str(limit)] = cut_at_harmful_share(
-                scores, sentinels, share, tuning_outranked=guarded.tuned.outranked, max_harmful_share=limit
+                scores, measuring, share, tuning_outranked=guarded.tuned.outranked, max_harmful_share=limit
             ).k / len(scores)
         except ConfigError:
             kept[str(limit)] = None
-    first = cut_at_pass_rate(scores, sentinels, max_harmful_pass=MAX_PASS).k / len(scores)
-    return {"seed": seed, "share": [share.low, share.estimate, share.high], "kept": kept, "kept_by_pass": first}
+    first = cut_at_pass_rate(scores, measuring, max_harmful_pass=MAX_PASS).k / len(scores)
+    return {
+        "seed": seed,
+        "sentinels": sentinels,
+        "share": [share.low, share.estimate, share.high],
+        "kept": kept,
+        "kept_by_pass": first,
+    }
 
 
 def measure_settings(corpus: Corpus, encode: Encode, seed: int, case: str) -> dict[str, Any]:
@@ -290,7 +296,8 @@ def main() -> None:
             add("promises", measure_promise(corpus, encode, seed, kind, args.rows))
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         if "clean" in parts:
-            add("clean", measure_clean(corpus, encode, seed))
+            for sentinels in ("measure", "tune"):
+                add("clean", measure_clean(corpus, encode, seed, sentinels))
         for case in "ABCDE":
             if "scoring" in parts:
                 add("scoring", measure_scoring(corpus, encode, seed, case))
