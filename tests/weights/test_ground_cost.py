@@ -165,3 +165,9 @@ def test_rows_without_a_direction_are_named():
     downstream[7] = 0
     with pytest.raises(DataError, match=r"positions \[7\]"):
         learn_stretch(downstream, anchor, reference)
+
+
+def test_rows_that_are_all_alike_are_left_as_they_are():
+    rows = torch.ones(30, 8)
+    weights = learn_weights(rows, rows[:10], rows[:12], settings=SETTINGS, cost="adaptive").weights
+    torch.testing.assert_close(weights, torch.full((30,), 1 / 30, dtype=weights.dtype))

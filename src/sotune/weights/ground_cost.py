@@ -48,7 +48,7 @@ class Stretch:
     """A learned change of the space.
 
     Attributes:
-        direction: ``v``, ``[d]``, unit length; towards harm.
+        direction: ``v``, ``[d]``, unit length, towards harm; zero where all rows are alike.
         factor: How much is added along it; 0 leaves the space as it is.
     """
 
@@ -114,8 +114,7 @@ def learn_stretch(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tens
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)
-    direction = _unit(near_references) + _DATA_PART * _unit(near_data)
-    return Stretch(direction / direction.norm(), FACTOR)
+    return Stretch(_unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction)), FACTOR)
 
 
 def train_on_sure_rows(rows: Tensor, safe: Tensor, harmful: Tensor, score: LinearScore) -> LinearScore:
@@ -184,8 +183,9 @@ def soft_labels(scores: Tensor) -> Tensor:
     return torch.sigmoid(scaled - (low + high) / 2)
 
 
-def _unit(score: LinearScore) -> Tensor:
-    return score.direction / max(float(score.direction.norm()), math.ulp(0.0))
+def _unit(direction: Tensor) -> Tensor:
+    """Returns a direction of length 1; zero stays zero, where no row differs from another."""
+    return direction / max(float(direction.norm()), math.ulp(0.0))
 
 
 def _sample(downstream: Rows) -> Tensor:
