@@ -98,6 +98,20 @@ def methods_by_data(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     return table(["method", *data, "mean Avg"], lines)
 
 
+def means(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """A line for each method: the named figures, means over data sets, the largest of the last one first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["method"], []).append(row)
+    by_method = {
+        m: [statistics.fmean(float(row[name]) for row in each) for name in metrics] for m, each in found.items()
+    }
+    ordered = sorted(by_method.items(), key=lambda entry: -entry[1][-1])
+    return table(
+        ["method", *metrics], [[method, *(figure(str(value)) for value in values)] for method, values in ordered]
+    )
+
+
 def plain(rows: Sequence[Row], names: Sequence[str]) -> str:
     """The named columns as they are, rates to three decimals."""
     return table(list(names), [[row[n] if n in UNIT else figure(row.get(n)) for n in names] for row in rows])
@@ -177,6 +191,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 FILLERS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], str]] = {
     "methods": methods_by_data,
+    "means": means,
     "columns": plain,
     "curve": curve,
     "order": order,
