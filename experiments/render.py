@@ -24,6 +24,7 @@ UNIT = ("dataset", "harmful_fraction", "method")
 METRICS = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 MEANS = ("kept_harmful", "kept_refusal", "weight_harmful", "weight_other", "weight_auroc", "seconds", "peak_bytes")
 NOT_RUN = "*Not run yet.*"
+LEVEL = 0.005  # of Avg; closer means are called level
 
 Row = dict[str, str]
 
@@ -139,13 +140,18 @@ def curve(rows: Sequence[Row], arguments: Sequence[str]) -> str:
 
 def order(rows: Sequence[Row], methods: Sequence[str]) -> str:
     """Says of each neighboring pair whether the first has the better mean Avg, as it has in the paper."""
-    means = mean_avg(rows)
-    lacking = [method for method in methods if method not in means]
+    avg = mean_avg(rows)
+    lacking = [method for method in methods if method not in avg]
     if lacking:
         return f"No figures for {', '.join(lacking)}."
+
+    def said(ahead: float) -> str:
+        if abs(ahead) < LEVEL:
+            return "level"
+        return "as in the paper" if ahead > 0 else "**not as in the paper**"
+
     pairs = [
-        f"{a} {figure(str(means[a]))} against {b} {figure(str(means[b]))}: "
-        + ("as in the paper" if means[a] > means[b] else "**not as in the paper**")
+        f"{a} {figure(str(avg[a]))} against {b} {figure(str(avg[b]))}: {said(avg[a] - avg[b])}"
         for a, b in zip(methods, methods[1:], strict=False)
     ]
     return "; ".join(pairs) + "."

@@ -61,6 +61,7 @@ def test_whether_the_order_is_the_papers(render):
     ]
     said = render.order(rows, ["a", "b", "c"])
     assert said == "a .900 against b .500: as in the paper; b .500 against c .700: **not as in the paper**."
+    assert render.order([*rows, {"method": "d", "avg": "0.7004", "dataset": "d"}], ["c", "d"]).endswith(": level.")
     assert render.best(rows, ["c"]) == "- d: c .700, behind a (.900)"
 
 
