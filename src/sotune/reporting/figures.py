@@ -288,6 +288,8 @@ def estimate_chart(
 ) -> Markup:
     """Draws labeled points with error bars; both quantities are shares in [0, 1].
 
+    Where there is no room for a label, the point has its name on hover alone; those of the front are always named.
+
     Args:
         estimates: The points.
         title: What the figure shows, for screen readers.
@@ -302,10 +304,9 @@ def estimate_chart(
     )
     points = [(frame.at_x(e.x.mean), frame.at_y(e.y.mean)) for e in estimates]
     labels = [identifier(e.label, _LABEL_LENGTH) for e in estimates]
+    places = place_labels(frame, points, labels, first={i for i, e in enumerate(estimates) if e.label in front})
     bars, dots, names = [], [], []
-    for estimate, (x, y), (anchor, label_x, label_y), label in zip(
-        estimates, points, place_labels(frame, points, labels), labels, strict=True
-    ):
+    for estimate, (x, y), place, label in zip(estimates, points, places, labels, strict=True):
         style = f"c{estimate.color}"
         left, right = frame.at_x(estimate.x.low), frame.at_x(estimate.x.high)
         low, high = frame.at_y(estimate.y.low), frame.at_y(estimate.y.high)
@@ -313,7 +314,9 @@ def estimate_chart(
         bars.append(element("line", class_=f"error {style}", x1=left, x2=right, y1=y, y2=y))
         bars.append(element("line", class_=f"error {style}", x1=x, x2=x, y1=low, y2=high))
         dots.append(element("circle", element("title", tip), class_=f"fill ring {style}", cx=x, cy=y, r=5.5))
-        names.append(element("text", label, class_=f"tick name halo {style} {anchor}", x=label_x, y=label_y))
+        if place is not None:
+            anchor, label_x, label_y = place
+            names.append(element("text", label, class_=f"tick name halo {style} {anchor}", x=label_x, y=label_y))
     description = "; ".join(f"{e.label}: {percent(e.x.mean)}, {percent(e.y.mean)}" for e in estimates)
     stair = _stair(frame, [point for point, e in zip(points, estimates, strict=True) if e.label in front])
     if front:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from sotune.reporting.svg import WIDTH, Frame, text_width
 
 _BOLD = 1.15  # width of bold type, as a multiple of regular type
+_HEIGHT = 14
+_MAY_BE_COVERED = 0.25  # of a label; one that would be covered more is left out
+
+Place = tuple[str, float, float]
 
 
 def place_labels(
-    frame: Frame, points: Sequence[tuple[float, float]], labels: Sequence[str]
-) -> list[tuple[str, float, float]]:
+    frame: Frame, points: Sequence[tuple[float, float]], labels: Sequence[str], *, first: Collection[int] = ()
+) -> list[Place | None]:
     """Returns anchor and position of each label: the first place beside its point that nothing else takes.
 
-    Where every place is taken, it is the one with the least overlap.
+    Where every place is taken, it is the one with the least overlap, or none where that would be unreadable.
 
     Args:
         frame: The plot.
         points: Position of each point.
         labels: Name of each point, set in bold type.
+        first: Which labels are placed before all others, and wherever there is least overlap.
     """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    placed = []
-    for (x, y), label in zip(points, labels, strict=True):
+    placed: list[Place | None] = [None] * len(points)
+    for place in sorted(range(len(points)), key=lambda place: place not in first):
+        (x, y), label = points[place], labels[place]
         width = _BOLD * text_width(label)
         options = [
             (anchor, start, baseline)
@@ -33,7 +39,7 @@ def place_labels(
             for anchor, start, baseline in (("start", x + 10, y + 4 + step), ("end", x - 10, y + 4 + step))
         ]
         boxes = [
-            (start - (width if anchor == "end" else 0), baseline - 11, baseline + 3)
+            (start - (width if anchor == "end" else 0), baseline + 3 - _HEIGHT, baseline + 3)
             for anchor, start, baseline in options
         ]
         costs = [
@@ -42,9 +48,11 @@ def place_labels(
             for left, top, bottom in boxes
         ]
         best = int(np.argmin(costs))
+        if place not in first and costs[best] > _MAY_BE_COVERED * width * _HEIGHT:
+            continue
         left, top, bottom = boxes[best]
         taken.append((left, top, left + width, bottom))
-        placed.append(options[best])
+        placed[place] = options[best]
     return placed
 
 
