@@ -101,16 +101,9 @@ def methods_by_data(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 def means(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """A line for each method: the named figures, means over data sets, the largest of the last one first."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["method"], []).append(row)
-    by_method = {
-        m: [statistics.fmean(float(row[name]) for row in each) for name in metrics] for m, each in found.items()
-    }
-    ordered = sorted(by_method.items(), key=lambda entry: -entry[1][-1])
-    return table(
-        ["method", *metrics], [[method, *(figure(str(value)) for value in values)] for method, values in ordered]
-    )
+    by_metric = [mean_by_method(rows, name) for name in metrics]
+    ordered = sorted(by_metric[-1], key=lambda method: -by_metric[-1][method])
+    return table(["method", *metrics], [[method, *(figure(str(by[method])) for by in by_metric)] for method in ordered])
 
 
 def plain(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -140,7 +133,7 @@ def curve(rows: Sequence[Row], arguments: Sequence[str]) -> str:
 
 def order(rows: Sequence[Row], methods: Sequence[str]) -> str:
     """Says of each neighboring pair whether the first has the better mean Avg, as it has in the paper."""
-    avg = mean_avg(rows)
+    avg = mean_by_method(rows, "avg")
     lacking = [method for method in methods if method not in avg]
     if lacking:
         return f"No figures for {', '.join(lacking)}."
@@ -174,10 +167,10 @@ def best(rows: Sequence[Row], methods: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def mean_avg(rows: Sequence[Row]) -> dict[str, float]:
+def mean_by_method(rows: Sequence[Row], metric: str) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for row in rows:
-        values.setdefault(row["method"], []).append(float(row["avg"]))
+        values.setdefault(row["method"], []).append(float(row[metric]))
     return {method: statistics.fmean(each) for method, each in values.items()}
 
 

@@ -79,10 +79,10 @@ def test_settings_of_a_method_are_those_that_its_weights_take():
     assert change_method(METHODS["sot"], {}) is METHODS["sot"]
 
 
-def test_a_setting_goes_to_the_part_of_a_method_that_takes_it() -> None:
+def test_a_setting_goes_to_the_part_of_a_method_that_takes_it():
     method = METHODS["adaptive_auto"]
     strict = change_method(method, {"max_harmful_pass": 0.05})
     assert changeable(method) == ["max_harmful_pass"]
     assert strict.weigh is method.weigh
     assert strict.keep is not None
-    assert strict.keep.keywords == {"max_harmful_pass": 0.05}  # type: ignore[attr-defined]
+    assert strict.keep.keywords == {"max_harmful_pass": 0.05}

@@ -101,7 +101,7 @@ def test_clouds_draw_each_point(n):
 def test_estimate_labels_do_not_collide():
     points = [Estimate(f"method {index}", Interval(0.97, 0.9, 1.0), Interval(1.0, 0.9, 1.0), 0) for index in range(6)]
     root = parse(estimate_chart(points, title="t", x_label="x", y_label="y"))
-    places = [(t.attrib["x"], t.attrib["y"]) for t in root.iter(f"{SVG}text") if "name" in t.attrib["class"]]
+    places = [(t.attrib["x"], t.attrib["y"]) for t in point_names(root)]
     assert len(set(places)) == 6
 
 
@@ -109,14 +109,14 @@ def test_of_many_points_at_one_place_only_some_are_named_but_all_of_the_front():
     same = Interval(0.5, 0.5, 0.5)
     points = [Estimate(f"method {n}", same, same, 0) for n in range(40)]
     root = parse(estimate_chart(points, title="t", x_label="x", y_label="y", front=["method 39"]))
-    named = [text.text for text in root.iter() if text.text and text.text.startswith("method") and is_label(text)]
+    named = [text.text for text in point_names(root)]
     assert 3 < len(named) < 40
     assert "method 39" in named
     assert len([tip for tip in root.iter() if (tip.text or "").startswith("method 7: x")]) == 1
 
 
-def is_label(element):
-    return "name" in element.get("class", "").split()
+def point_names(root):
+    return [text for text in root.iter(f"{SVG}text") if "name" in text.attrib["class"]]
 
 
 def test_estimates_of_one_point_without_spread():

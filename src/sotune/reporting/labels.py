@@ -9,7 +9,7 @@ import numpy as np
 from sotune.reporting.svg import WIDTH, Frame, text_width
 
 _BOLD = 1.15  # width of bold type, as a multiple of regular type
-_HEIGHT = 14
+_HEIGHT = 14  # of a line of type
 _MAY_BE_COVERED = 0.25  # of a label; one that would be covered more is left out
 
 Place = tuple[str, float, float]
