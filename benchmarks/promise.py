@@ -24,7 +24,6 @@ from torch import Tensor
 
 from cases import CASES, Corpus, Row
 from filter import auroc, sentence_embeddings
-from sotune.config import TUNED
 from sotune.errors import ConfigError
 from sotune.sentinels import (
     Choice,
@@ -41,6 +40,7 @@ from sotune.sentinels import (
     weigh_with_sentinels,
 )
 from sotune.sentinels.measuring import log_relative, log_relative_of
+from sotune.settings import TUNED
 from sotune.weights import Scorer, SolverSettings, learn_weights
 from sotune.weights.ground_cost import learn_stretch
 

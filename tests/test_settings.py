@@ -2,8 +2,8 @@
 
 import pytest
 
-from sotune.config import make_config, parse_bytes
 from sotune.errors import ConfigError
+from sotune.settings import make_config, parse_bytes
 
 NEEDED = {"data": "d.jsonl", "safe_anchor": "a.jsonl", "harmful_reference": "h.jsonl", "model": "m"}
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataError, SotuneError
 
 if TYPE_CHECKING:
-    from sotune.config import RunConfig, make_config
     from sotune.pipeline import evaluate, extract, report, run, score, select, train, weigh
+    from sotune.settings import RunConfig, make_config
 
 __version__ = metadata.version("sotune")
 
@@ -36,7 +36,7 @@ __all__ = [
     "weigh",
 ]
 
-_HOMES = {"RunConfig": "sotune.config", "make_config": "sotune.config"}
+_HOMES = {"RunConfig": "sotune.settings", "make_config": "sotune.settings"}
 
 
 def __getattr__(name: str) -> Any:

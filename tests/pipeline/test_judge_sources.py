@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from chat_server import KEY, ChatServer
 from pipeline_rows import rows
 from sotune.artifacts import read_json
-from sotune.config import make_config
+from sotune.settings import make_config
 from tiny_models import build_tokenizer
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from pipeline_rows import rows, write_jsonl
 from sotune.artifacts import read_json, read_parquet
-from sotune.config import make_config
 from sotune.errors import ConfigError
+from sotune.settings import make_config
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line: flags are the settings of `sotune.config`, under the same names."""
+"""The command line: flags are the settings of `sotune.settings`, under the same names."""
 
 from sotune.cli.commands import app, main
 from sotune.cli.comparing import compare

@@ -12,7 +12,8 @@ import typer
 from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
-from sotune.config import (
+from sotune.errors import ConfigError
+from sotune.settings import (
     ALL_SETTINGS,
     DataSettings,
     EvaluationSettings,
@@ -31,7 +32,6 @@ from sotune.config import (
     override,
     read_config,
 )
-from sotune.errors import ConfigError
 
 app = typer.Typer(
     name="sotune",

@@ -12,7 +12,7 @@ import typer
 from sotune.cli.commands import app
 from sotune.cli.console import Output, monitored, print_figures, print_json, say
 from sotune.cli.flags import with_settings
-from sotune.config import read_config
+from sotune.settings import read_config
 
 _PAGE = "compare.html"
 

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from sotune.cli.console import Output, errors_told
-from sotune.config import override, read_config
+from sotune.settings import override, read_config
 
 _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],

@@ -12,7 +12,7 @@ from sotune.cli.commands import app
 from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, show_estimate
 from sotune.cli.flags import with_settings
-from sotune.config import JudgeCheckSettings, JudgeSettings, make_settings
+from sotune.settings import JudgeCheckSettings, JudgeSettings, make_settings
 
 
 @app.command(name="judge-check")

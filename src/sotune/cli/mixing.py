@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sotune.cli.commands import app
 from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.flags import with_settings
-from sotune.config import Format, MixSettings, make_mix_settings
+from sotune.settings import Format, MixSettings, make_mix_settings
 
 if TYPE_CHECKING:
     from sotune.mixing import Mixture, SourceName

@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from sotune.comparison.variants import References, Variant, find_method, preset_changes
-from sotune.config import (
+from sotune.errors import ConfigError
+from sotune.miniature.language import HARM_KINDS, HarmKind
+from sotune.miniature.topics import TASKS, Task
+from sotune.settings import (
     EvaluationSettings,
     Format,
     RepresentationSettings,
@@ -21,9 +24,6 @@ from sotune.config import (
     TrainingSettings,
     nearest_setting,
 )
-from sotune.errors import ConfigError
-from sotune.miniature.language import HARM_KINDS, HarmKind
-from sotune.miniature.topics import TASKS, Task
 
 MINIATURE = "miniature"
 _FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"

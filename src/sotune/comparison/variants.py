@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from sotune.config import PRESETS, nearest_setting
 from sotune.errors import ConfigError
 from sotune.selection import LOSS_WEIGHT_RULES
+from sotune.settings import PRESETS, nearest_setting
 
 if TYPE_CHECKING:
     from sotune.methods import Method
@@ -128,7 +128,7 @@ def _keyword_arguments(function: Callable[..., Any]) -> list[str]:
 
 
 def preset_changes(method: Method, preset: str) -> dict[str, Any]:
-    """Returns what a preset of `sotune.config` says about a method.
+    """Returns what a preset of `sotune.settings` says about a method.
 
     Raises:
         ConfigError: There is no such preset.

@@ -16,7 +16,7 @@ from sotune.sentinels import (
     weigh_with_sentinels,
 )
 
-# The defaults of sotune.config, which explains them. A method must not change with a user's settings.
+# The defaults of sotune.settings, which explains them. A method must not change with a user's settings.
 _TUNING_SHARE, _MEASURING_SHARE, _MAX_HARMFUL_PASS = 0.2, 0.2, 0.1
 
 

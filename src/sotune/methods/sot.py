@@ -13,7 +13,7 @@ from sotune.weights.solution import SolverName
 
 
 class WeighChanges(TypedDict, total=False):
-    """What a comparison may change of the method, under the names of sotune.config, which explains them."""
+    """What a comparison may change of the method, under the names of sotune.settings, which explains them."""
 
     cost: str
     epsilon: float
@@ -25,7 +25,7 @@ class WeighChanges(TypedDict, total=False):
     logit_learning_rate: float
 
 
-# The defaults of sotune.config. A method must not change with a user's settings.
+# The defaults of sotune.settings. A method must not change with a user's settings.
 _DEFAULTS: WeighChanges = {
     "cost": "cosine",
     "epsilon": 0.1,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json
-from sotune.config import EvaluationSettings, JudgeSettings, ModelEvaluation, RunConfig
 from sotune.errors import ConfigError
 from sotune.pipeline.fine_tuning import ADAPTER, base_model
 from sotune.pipeline.judging import (
@@ -23,6 +22,7 @@ from sotune.pipeline.judging import (
 )
 from sotune.pipeline.measuring import Asking, Candidate, ask_models, describe_diagnostics, measure_models
 from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.settings import EvaluationSettings, JudgeSettings, ModelEvaluation, RunConfig
 
 if TYPE_CHECKING:
     from sotune.evaluation import EvalPrompt

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, write_json
-from sotune.config import RunConfig, TrainingSettings
 from sotune.errors import ConfigError
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.settings import RunConfig, TrainingSettings
 
 if TYPE_CHECKING:
     from sotune.models import ModelSpec

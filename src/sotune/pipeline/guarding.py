@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet
-from sotune.config import TUNED, RunConfig
 from sotune.errors import ConfigError
 from sotune.pipeline.record_sets import read_records
+from sotune.settings import TUNED, RunConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

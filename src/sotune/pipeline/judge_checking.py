@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import library_versions, read_json, sha256_file, write_json
-from sotune.config import JudgeCheckSettings
 from sotune.errors import DataError
 from sotune.pipeline.judging import CACHE, JudgingPlan, check_judges, describe_usage, make_judges, plan_questions
 from sotune.pipeline.measuring import CONFIDENCE
 from sotune.pipeline.stage import Monitor, Silent
+from sotune.settings import JudgeCheckSettings
 
 if TYPE_CHECKING:
     from sotune.evaluation import Estimate, Verdict

@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sotune.config import JudgeSettings
 from sotune.errors import ConfigError
+from sotune.settings import JudgeSettings
 
 if TYPE_CHECKING:
     from sotune.evaluation import EvalPrompt, Judge, JudgeRole, Response, Verdict

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sotune.artifacts import RunFolder, read_json
-from sotune.config import RunConfig
 from sotune.pipeline.guarding import SENTINEL_SUMMARY, SentinelScores, read_sentinels, require_sentinels
 from sotune.selection import keep_count
+from sotune.settings import RunConfig
 
 PROMISE = "promise.json"
 

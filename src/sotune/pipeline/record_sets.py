@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, sha256_file, write_json, write_parquet
-from sotune.config import DataSettings, RunConfig
 from sotune.errors import DataError
 from sotune.pipeline.stage import Figures, Monitor, Stage
 from sotune.records import SET_NAMES, Message, Record, SetName
+from sotune.settings import DataSettings, RunConfig
 from sotune.sources import LoadedSet, SourceOptions, load_set, write_quarantine
 
 _RECORDS, _SUMMARY, _QUARANTINE = "records.parquet", "records.json", "quarantine.jsonl"

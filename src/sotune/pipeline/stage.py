@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sotune.artifacts import RunFolder, library_versions, write_json
-from sotune.config import RunConfig
 from sotune.errors import ArtifactError
+from sotune.settings import RunConfig
 
 Key = Mapping[str, Any]
 Figures = dict[str, str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sotune.config import RunConfig
 from sotune.errors import ConfigError
 from sotune.pipeline.encoding import REPRESENTATIONS
 from sotune.pipeline.evaluating import EVALUATION, count_judging, load_eval_prompts
@@ -13,6 +12,7 @@ from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
 from sotune.pipeline.stage import Monitor, RunSummary, Silent, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGHTS
+from sotune.settings import RunConfig
 
 STAGES: tuple[Stage, ...] = (RECORDS, REPRESENTATIONS, WEIGHTS, SELECTION, TRAINING, EVALUATION, REPORT)
 """All stages, in the order of the data."""

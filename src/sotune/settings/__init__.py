@@ -1,0 +1,61 @@
+"""Every setting of every stage: its name, its default and where that default comes from; free of torch.
+
+A YAML key, a command-line flag, a keyword of the Python API and a field here have one name, and the functions that do
+the work take these classes as they are.
+"""
+
+from sotune.settings.evaluate import (
+    EvaluationSettings,
+    JudgeCheckSettings,
+    JudgeSettings,
+    ModelEvaluation,
+    ModelsSettings,
+)
+from sotune.settings.extract import DataSettings, Format, LoadingSettings, RepresentationSettings
+from sotune.settings.mix import MixSettings
+from sotune.settings.run import (
+    ALL_SETTINGS,
+    PRESETS,
+    RunConfig,
+    RunSettings,
+    make_config,
+    make_mix_settings,
+    make_settings,
+    override,
+    read_config,
+)
+from sotune.settings.schema import StageSettings, describe_faults, nearest_setting, parse_bytes
+from sotune.settings.select import SelectionSettings
+from sotune.settings.train import TrainingSettings
+from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
+
+__all__ = [
+    "ALL_SETTINGS",
+    "PRESETS",
+    "TUNED",
+    "DataSettings",
+    "EvaluationSettings",
+    "Format",
+    "JudgeCheckSettings",
+    "JudgeSettings",
+    "LoadingSettings",
+    "MixSettings",
+    "ModelEvaluation",
+    "ModelsSettings",
+    "RepresentationSettings",
+    "RunConfig",
+    "RunSettings",
+    "SelectionSettings",
+    "SentinelSettings",
+    "StageSettings",
+    "TrainingSettings",
+    "WeightSettings",
+    "describe_faults",
+    "make_config",
+    "make_mix_settings",
+    "make_settings",
+    "nearest_setting",
+    "override",
+    "parse_bytes",
+    "read_config",
+]

@@ -1,0 +1,149 @@
+"""What models are asked, and how their answers are judged."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sotune.settings.extract import LoadingSettings
+from sotune.settings.schema import absolute_source
+
+
+class JudgeSettings(LoadingSettings):
+    """Judges: how answers are judged, which judge models take roles over, where they are, what they cost."""
+
+    judges: Literal["matching", "miniature"] = Field(
+        "matching", description="matching: refusal phrases and task answers; miniature: exact, for the embedded world."
+    )
+    task_match: Literal["label", "number", "choice", "contains", "exact", "f1"] = Field(
+        "label", description="How answers to task and skill prompts are matched with their reference."
+    )
+    harm_judge: tuple[str, ...] = Field(
+        (),
+        description="chat, chat:RUBRIC (a name or file), guard:MODEL or classifier:MODEL, instead of judges'; "
+        "several make a panel.",
+    )
+    refusal_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
+    task_judge: tuple[str, ...] = Field((), description="chat (helpfulness 1-5, divided by 5) or chat:RUBRIC.")
+    skill_judge: tuple[str, ...] = Field((), description="The same for skill prompts.")
+    coherence_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
+    judge_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint that chat judges ask; it is sent the texts that are judged."
+    )
+    judge_model: str | None = Field(None, description="Its model.")
+    judge_key_env: str | None = Field(None, description="Environment variable that holds its API key, if it wants one.")
+    judge_concurrency: int = Field(16, ge=1, le=512, description="Requests under way at once.")
+    judge_requests_per_minute: float | None = Field(None, gt=0, description="The most requests of a minute.")
+    judge_max_retries: int = Field(6, ge=0, description="Attempts after a failed one, with growing pauses.")
+    judge_timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
+    judge_longest_wait: float = Field(120, gt=0, description="The most seconds between two attempts.")
+    judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
+    judge_max_tokens: int = Field(512, ge=1, description="The most tokens of a reply; models that think need more.")
+    judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the endpoint calls that limit."
+    )
+    judge_json_mode: bool = Field(False, description="Ask the endpoint for a JSON object (response_format).")
+    judge_max_characters: int = Field(100_000, ge=1, description="A longer question is unscored, never cut.")
+    judge_input_price: float | None = Field(None, ge=0, description="Price of a million input tokens.")
+    judge_output_price: float | None = Field(None, ge=0, description="Price of a million output tokens.")
+    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: beside the results.")
+    guard_threshold: float = Field(
+        0.5, ge=0, le=1, description="Probability of unsafe from which a guard says harmful."
+    )
+    guard_min_mass: float = Field(
+        0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
+    )
+    harmful_labels: tuple[str, ...] = Field(
+        (), description="A classifier's labels that are harm, by name or number; default: those whose names say so."
+    )
+    classifier_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which it calls harm.")
+    classifier_input: Literal["pair", "paper", "chat", "response"] = Field(
+        "pair", description="What it reads: prompt and response as a pair, as one text by a template, or the response."
+    )
+    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
+
+    @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
+    @classmethod
+    def _named_from_anywhere(cls, value: object) -> object:
+        """Takes one name for a list of one, and makes files and folders absolute: a run is usable from any folder."""
+        names = (value,) if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        return tuple(_absolute_judge(name) if isinstance(name, str) else name for name in names)
+
+
+class EvaluationSettings(JudgeSettings):
+    """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
+
+    eval_prompts: str | None = Field(
+        None,
+        description="JSONL of prompts (prompt, kind: harmful, lookalike, task or skill, reference; id optional), "
+        "or task packs by name: xstest,gsm8k or gsm8k=FILE; commas between several.",
+    )
+    eval_limit: int | None = Field(None, ge=1, description="At most so many prompts of each source, drawn by the seed.")
+    max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
+
+
+class ModelsSettings(LoadingSettings):
+    """Models: what is measured without a run folder, and where the results go."""
+
+    model: str = Field(description="Base model: a folder or a Hub id. The others are compared with it.")
+    adapter: tuple[str, ...] = Field(
+        (), description="PEFT adapter of it, or a whole model that was tuned from it; may be repeated."
+    )
+    revision: str | None = Field(None, description="Revision of the base model on the Hub.")
+    template: Literal["paper", "chat"] = Field("paper", description="How a prompt is rendered, as for training.")
+    out: str = Field("sotune-evaluation", description="Folder for results; answers that lie there are not asked again.")
+    seed: int = Field(0, ge=0, description="Seed of the sample of prompts and of everything else random.")
+    threads: int | None = Field(None, ge=1, description="CPU threads.")
+    show_text: bool = Field(False, description="Let the page show prompts and answers, harmful ones too.")
+
+
+class ModelEvaluation(EvaluationSettings, ModelsSettings):
+    """All settings of an evaluation without a run folder, flat."""
+
+
+class JudgeCheckSettings(JudgeSettings):
+    """Judge check: which judge is measured, and how the labeled rows are read."""
+
+    role: Literal["harm", "refusal", "coherence"] = Field("harm", description="The judge of what.")
+    label_column: str = Field("label", description="Column of the human label.")
+    positive: tuple[str, ...] = Field(
+        (), description="Labels that say yes, all others no; default: harmful, unsafe, true, yes, 1."
+    )
+    category_column: str = Field("category", description="Column to break the figures down by, where rows have it.")
+    correct: str | None = Field(None, description="metrics.json, evaluation.json or their folder: correct its rate.")
+    out: str = Field("judge-check.json", description="File to write.")
+
+
+_JUDGES = ("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge")
+
+
+def _absolute_judge(source: str) -> str:
+    named = ":" in source and (not source.startswith("chat:") or "." in source)  # a rubric by name is no file
+    return absolute_source(source, ":") if named else source
+
+
+def endpoint_faults(config: JudgeSettings) -> list[str]:
+    """Finds what would spill a secret, which no message and no artefact may repeat, and what a chat judge lacks."""
+    found = []
+    if config.judge_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.judge_key_env):
+        found.append("judge_key_env must be the name of an environment variable, not the key itself")
+    if config.judge_base_url is not None and not _is_plain_url(config.judge_base_url):
+        found.append("judge_base_url must be like https://host/v1, without a user, a password or a query")
+    asks = any(name.partition(":")[0] == "chat" for role in _JUDGES for name in getattr(config, role))
+    if asks and (config.judge_base_url is None or config.judge_model is None):
+        found.append("a chat judge needs judge_base_url and judge_model")
+    return found
+
+
+def _is_plain_url(text: str) -> bool:
+    try:
+        url = urllib.parse.urlsplit(text)
+    except ValueError:
+        return False
+    named = url.scheme in ("http", "https") and url.hostname
+    return bool(named) and not (url.username or url.password or url.query or url.fragment)

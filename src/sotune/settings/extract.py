@@ -1,0 +1,83 @@
+"""What is read, and which frozen model turns a row into a vector."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sotune.settings.schema import StageSettings
+
+Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
+
+
+class DataSettings(StageSettings):
+    """Data: what is read, and what becomes of rows that cannot be."""
+
+    data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
+    safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
+    harmful_reference: str = Field(description="Known harmful rows, to push away from.")
+    format: Format = Field("auto", description="Row format of the downstream rows; auto detects it from the columns.")
+    safe_format: Format = Field("auto", description="The same for the safe anchor.")
+    harmful_format: Format = Field("auto", description="The same for the harmful reference.")
+    where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
+    safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
+    harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
+    id_column: str = Field("id", description="Column that holds the rows' own ids; rows without get a content hash.")
+    prompt_column: str | None = Field(None, description="Downstream column of the prompt, instead of detecting it.")
+    completion_column: str | None = Field(None, description="Downstream column of the completion, likewise.")
+    system_column: str | None = Field(None, description="Downstream column of the system prompt, if there is one.")
+    split: str = Field("train", description="Split of the downstream data, if a Hugging Face dataset.")
+    subset: str | None = Field(None, description="Its subset (configuration).")
+    data_revision: str | None = Field(None, description="Its revision on the Hub.")
+    limit: int | None = Field(None, ge=1, description="Read at most so many downstream rows.")
+    max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
+    max_quarantine_fraction: float = Field(
+        0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
+    )
+    min_reference_rows: int = Field(
+        10, ge=1, description="Stop when the anchor or the reference has fewer rows (paper, Fig. 2: 10 to 50 saturate)."
+    )
+
+
+class LoadingSettings(StageSettings):
+    """Loading: how models are held in memory, those that are judged and those that judge."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the models.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    trust_remote_code: bool = Field(False, description="Run Python code that a model's folder ships. Dangerous.")
+
+
+class RepresentationSettings(LoadingSettings):
+    """Representations: which frozen model turns a row into a vector."""
+
+    model: str | None = Field(None, description="Causal LM that will be fine-tuned: a folder or a Hub id.")
+    revision: str | None = Field(None, description="Revision of the model on the Hub.")
+    encoder: str | None = Field(None, description="Another encoder for the weights: sentence-transformers:PATH.")
+    encoder_parts: Literal["apart", "together"] = Field(
+        "apart", description="A sentence encoder reads prompt and completion apart, or together as one text."
+    )
+    layer: int | Literal["auto"] = Field(
+        "auto",
+        description="Layer to read; -1 is the last (paper, §4.1), auto the one whose held-out references separate.",
+    )
+    pooling: Literal["last", "completion_mean", "completion_minus_prompt", "auto"] = Field(
+        "auto", description="From states to a vector: last token (paper), mean, mean less the prompt's end, or auto."
+    )
+    template: Literal["paper", "chat"] = Field(
+        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
+    )
+    max_length: int = Field(
+        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
+    )
+    batch_tokens: int = Field(8192, ge=16, description="Tokens that one forward pass may hold, padding included.")
+    cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        # A union would name one fault for each of its members.
+        if value != "auto" and not re.fullmatch(r"-?\d+", str(value)):
+            raise ValueError("must be a whole number or auto")
+        return value if value == "auto" else int(str(value))

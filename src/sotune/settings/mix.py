@@ -1,0 +1,35 @@
+"""What a contaminated experiment is made of."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sotune.settings.extract import Format
+from sotune.settings.schema import StageSettings
+
+
+class MixSettings(StageSettings):
+    """Mixing: what a contaminated experiment is made of, and where it goes."""
+
+    task: str = Field(description="Rows of the task: a file, a saved dataset folder, or a Hub id.")
+    harmful: str = Field(description="Harmful rows, to contaminate with, to push away from, and to evaluate on.")
+    out: str = Field(description="Folder to write; it must be empty or new.")
+    n: int = Field(5000, ge=1, description="Training rows in all (paper, §5.1).")
+    harmful_fraction: float = Field(0.1, ge=0, le=1, description="Harmful share of the training rows.")
+    n_anchor: int = Field(50, ge=1, description="Rows of the safe anchor: 50 are enough (paper, Fig. 2).")
+    n_reference: int = Field(1000, ge=1, description="Rows of the harmful reference.")
+    n_eval: int = Field(200, ge=1, description="Evaluation prompts of each kind, harmful and task.")
+    seed: int = Field(0, ge=0, description="Seed of every draw.")
+    refusals: str | None = Field(None, description="Rows that refuse harmful requests, to mix into the training rows.")
+    refusal_fraction: float = Field(0.02, ge=0, le=1, description="Their share of the training rows.")
+    task_where: tuple[str, ...] = Field((), description="Use only task rows with COLUMN=VALUE; may be repeated.")
+    harmful_where: tuple[str, ...] = Field((), description="The same for the harmful rows.")
+    refusals_where: tuple[str, ...] = Field((), description="The same for the refusals.")
+    task_format: Format = Field("auto", description="Row format of the task; auto detects it from the columns.")
+    harmful_format: Format = Field("auto", description="The same for the harmful rows.")
+    refusals_format: Format = Field("auto", description="The same for the refusals.")
+    id_column: str = Field("id", description="Column that holds the rows' own ids, in all files.")
+    label_column: str = Field("mix_label", description="Column that train.jsonl adds: benign, harmful or refusal.")
+    max_quarantine_fraction: float = Field(
+        0.05, ge=0, le=1, description="Stop when more than this share of a file's rows cannot be read."
+    )

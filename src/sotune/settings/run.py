@@ -1,0 +1,198 @@
+"""All settings of a run, their presets, and how they are layered: defaults, preset, YAML file, flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from sotune.errors import ConfigError
+from sotune.settings.evaluate import (
+    EvaluationSettings,
+    JudgeCheckSettings,
+    JudgeSettings,
+    ModelEvaluation,
+    endpoint_faults,
+)
+from sotune.settings.extract import DataSettings, RepresentationSettings
+from sotune.settings.mix import MixSettings
+from sotune.settings.schema import StageSettings, absolute_source, describe_faults
+from sotune.settings.select import SelectionSettings
+from sotune.settings.train import TrainingSettings
+from sotune.settings.weigh import SentinelSettings, WeightSettings
+
+
+class RunSettings(StageSettings):
+    """Run: where it lies and what makes it repeatable."""
+
+    out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
+    preset: Literal["default", "paper"] = Field("default", description="Named settings; paper: as published.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; results are byte-identical for one number.")
+    show_text: bool = Field(False, description="Let the report show row texts, harmful ones too.")
+
+
+class RunConfig(
+    DataSettings,
+    RepresentationSettings,
+    WeightSettings,
+    SentinelSettings,
+    SelectionSettings,
+    TrainingSettings,
+    EvaluationSettings,
+    RunSettings,
+):
+    """All settings of a run, flat."""
+
+
+ALL_SETTINGS = (
+    DataSettings,
+    RepresentationSettings,
+    WeightSettings,
+    SentinelSettings,
+    SelectionSettings,
+    TrainingSettings,
+    JudgeSettings,
+    EvaluationSettings,
+    RunSettings,
+)
+"""The groups, in the order of the work."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
+    "paper": {
+        "cost": "cosine",
+        "epsilon": 0.1,
+        "push_strength": 0.5,
+        "solver": "adam_sharp",
+        "max_outer_steps": 20,
+        "logit_learning_rate": 0.1,
+        "keep_fraction": 0.8,
+        "loss_weight_rule": "exp",
+        "template": "paper",
+        "layer": -1,
+        "pooling": "last",
+        "sentinels": "off",
+    },
+}
+
+
+_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "cache_dir", "judge_cache_dir")
+
+
+_EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
+
+
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with changes over them; of two settings that exclude each other, the change stays."""
+    kept = dict(settings)
+    for pair in _EXCLUSIVE:
+        for new, old in (pair, pair[::-1]):
+            if changes.get(new) is not None:
+                kept.pop(old, None)
+    return {**kept, **changes}
+
+
+def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> RunConfig:
+    """Builds a configuration from given settings over their preset's and the defaults.
+
+    Raises:
+        ConfigError: Any setting is unknown, missing, of the wrong type or out of range, or two contradict; all faults
+            are named at once.
+    """
+    preset = settings.get("preset", "default")
+    layered = {**PRESETS.get(preset, {}), **settings} if isinstance(preset, str) else dict(settings)
+    for name in _PATHS:
+        # A run folder must be usable from any working folder.
+        if isinstance(layered.get(name), str) and os.path.exists(layered[name]):
+            layered[name] = os.path.abspath(layered[name])
+    if isinstance(layered.get("eval_prompts"), str):
+        layered["eval_prompts"] = ",".join(absolute_source(name, "=") for name in layered["eval_prompts"].split(","))
+    try:
+        config = RunConfig(**layered)
+    except ValidationError as error:
+        raise ConfigError(describe_faults(error, origin, RunConfig.model_fields)) from None
+    contradictions = _contradictions(config, settings)
+    if contradictions:
+        raise ConfigError(f"{origin}: " + "; ".join(contradictions))
+    return config
+
+
+def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
+    """Builds the settings of a mixture from those given, over the defaults.
+
+    Raises:
+        ConfigError: A setting is unknown, missing, of the wrong type or out of range, or refusals have a share but
+            no source.
+    """
+    try:
+        settings = MixSettings(**given)
+    except ValidationError as error:
+        raise ConfigError(describe_faults(error, "settings", MixSettings.model_fields)) from None
+    if settings.refusals is None and "refusal_fraction" in given:
+        raise ConfigError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
+    return settings
+
+
+_Settings = TypeVar("_Settings", ModelEvaluation, JudgeCheckSettings)
+
+
+def make_settings(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
+    """Builds the settings of a command that has no run folder, over the defaults.
+
+    Raises:
+        ConfigError: A setting is unknown, missing, of the wrong type or out of range, or would spill a secret.
+    """
+    try:
+        settings = kind(**given)
+    except ValidationError as error:
+        raise ConfigError(describe_faults(error, "settings", kind.model_fields)) from None
+    faults = endpoint_faults(settings)
+    if faults:
+        raise ConfigError("settings: " + "; ".join(faults))
+    return settings
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the settings of a YAML file, unchecked.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or is not a mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration {path} does not exist; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not readable YAML: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"configuration {path} must be a mapping of settings to values, like 'epsilon: 0.1'")
+    return content
+
+
+def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
+    found = []
+    if config.model is None and config.encoder is None:
+        found.append("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
+    if given.get("k") is not None and given.get("keep_fraction") is not None:
+        found.append(f"k={config.k} and keep_fraction={config.keep_fraction} both say how much to keep; give one")
+    if config.keep == "auto" and (given.get("k") is not None or given.get("keep_fraction") is not None):
+        found.append("keep auto finds how much to keep; leave out k and keep_fraction")
+    if config.keep == "auto" and config.sentinels == "off":
+        found.append("keep auto needs sentinels; leave out sentinels: off")
+    if config.keep == "fixed" and given.get("max_harmful_share") is not None:
+        found.append("max_harmful_share is a limit for keep auto; set keep: auto")
+    if given.get("max_harmful_pass") is not None and given.get("max_harmful_share") is not None:
+        found.append("max_harmful_pass and max_harmful_share are two limits for one cut; give one")
+    if given.get("tau") is not None and given.get("effective_sample_size") is not None:
+        found.append("tau and effective_sample_size both set the same strength; give one")
+    return found + endpoint_faults(config)

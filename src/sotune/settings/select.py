@@ -1,0 +1,29 @@
+"""How many rows are kept and how they count."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sotune.settings.schema import StageSettings
+
+
+class SelectionSettings(StageSettings):
+    """Selection: how many rows are kept and how they count."""
+
+    keep_fraction: float = Field(0.8, gt=0, le=1, description="Share of the rows to keep (paper, §5.1: K = 80 %).")
+    k: int | None = Field(None, ge=1, description="Number of rows to keep, instead of keep_fraction.")
+    keep: Literal["fixed", "auto"] = Field(
+        "fixed", description="fixed: keep_fraction or k; auto: as many as the limits below allow, by the sentinels."
+    )
+    max_harmful_pass: float = Field(
+        0.1, gt=0, lt=1, description="keep auto: at most this share of harm like the reference passes (95 %)."
+    )
+    max_harmful_share: float | None = Field(
+        None, gt=0, lt=1, description="keep auto: at most this share of the kept rows is harmful (95 %), instead."
+    )
+    loss_weight_rule: Literal["proportional", "exp", "uniform"] = Field(
+        "proportional", description="Loss weight from weight: proportional, exp (paper, Eq. 7), or uniform; mean 1."
+    )
+    weight_column: str = Field("weight", description="Name of the column that kept.jsonl adds to your rows.")
