@@ -5,7 +5,7 @@ import pytest
 from sotune.artifacts import read_json
 from sotune.comparison.draws import Draws
 from sotune.demo import DemoSettings, compare_settings, run_demo
-from sotune.pipeline import Silent
+from sotune.monitoring import Silent
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 

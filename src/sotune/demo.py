@@ -9,7 +9,7 @@ from sotune.comparison import BASE
 from sotune.comparison.compare import FIGURES, CompareSummary, run_comparison
 from sotune.comparison.settings import MINIATURE, CompareSettings, make_compare_settings
 from sotune.miniature.topics import Task
-from sotune.pipeline import Monitor
+from sotune.monitoring import Monitor
 
 METHODS = (BASE, "sft", "random", "probe", "sot", "adaptive")
 __all__ = ["FIGURES", "METHODS", "DemoSettings", "compare_settings", "run_demo"]

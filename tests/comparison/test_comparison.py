@@ -12,7 +12,7 @@ from sotune.comparison.measure import Bench
 from sotune.comparison.variants import Variant
 from sotune.evaluation import EvalPrompt, default_judges
 from sotune.models import ModelSpec
-from sotune.pipeline import Silent
+from sotune.monitoring import Silent
 from sotune.records import Message, Record
 from sotune.training import TrainSettings
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from sotune.errors import SotuneError
-from sotune.pipeline.stage import Monitor, Silent
+from sotune.monitoring import Monitor, Silent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import library_versions, read_json, sha256_json, write_json
 from sotune.comparison.variants import BASE, Variant, change_method
-from sotune.pipeline import Monitor
+from sotune.monitoring import Monitor
 
 if TYPE_CHECKING:
     from torch import Tensor

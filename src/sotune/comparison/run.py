@@ -13,7 +13,7 @@ from sotune.comparison.measure import Bench, Budget, Cell, Draw, cell_folder
 from sotune.comparison.variants import Variant, change_method, find_method
 from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.mixing import prompt_key
-from sotune.pipeline import Monitor, Silent
+from sotune.monitoring import Monitor, Silent
 
 if TYPE_CHECKING:
     from sotune.evaluation import Judge, JudgeRole

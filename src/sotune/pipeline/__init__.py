@@ -3,15 +3,13 @@
 from sotune.pipeline.explaining import Explanation, explain
 from sotune.pipeline.judging import JudgingPlan
 from sotune.pipeline.scoring import ScoreSummary, score
-from sotune.pipeline.stage import Monitor, RunSummary, Silent, StageOutcome
+from sotune.pipeline.stage import RunSummary, StageOutcome
 from sotune.pipeline.verbs import evaluate, extract, plan, plan_judging, report, run, select, train, weigh
 
 __all__ = [
     "Explanation",
     "JudgingPlan",
-    "Monitor",
     "RunSummary",
-    "Silent",
     "ScoreSummary",
     "StageOutcome",
     "evaluate",

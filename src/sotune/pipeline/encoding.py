@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, write_json, write_parquet
 from sotune.errors import ArtifactError, ConfigError
+from sotune.monitoring import Monitor
 from sotune.pipeline.choosing import choose_encoder
 from sotune.pipeline.record_sets import read_records
-from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.settings import RepresentationSettings, RunConfig
 

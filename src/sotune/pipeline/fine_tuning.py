@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, write_json
 from sotune.errors import ConfigError
+from sotune.monitoring import Monitor
 from sotune.pipeline.record_sets import read_records
-from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.pipeline.stage import Figures, Stage
 from sotune.settings import RunConfig, TrainingSettings
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import library_versions, read_json, sha256_file, write_json
 from sotune.errors import DataError
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.judging import CACHE, JudgingPlan, check_judges, describe_usage, make_judges, plan_questions
 from sotune.pipeline.measuring import CONFIDENCE
-from sotune.pipeline.stage import Monitor, Silent
 from sotune.settings import JudgeCheckSettings
 
 if TYPE_CHECKING:

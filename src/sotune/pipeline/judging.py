@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint
     from sotune.evaluation.judges import ChatJudge, MatchRule, Usage
     from sotune.models import ModelSpec
+    from sotune.monitoring import Monitor
     from sotune.pipeline.measuring import Measurement
-    from sotune.pipeline.stage import Figures, Monitor
+    from sotune.pipeline.stage import Figures
 
 CACHE = "judge-cache"
 _SHOWN_REASONS = 3

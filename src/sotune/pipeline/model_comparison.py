@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, write_json, write_text
 from sotune.errors import ConfigError
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.evaluating import asking_of, load_eval_prompts
 from sotune.pipeline.judging import CACHE, JudgingPlan, check_judges, describe_judging, make_judges, plan_questions
 from sotune.pipeline.measuring import Candidate, Measured, ask_models, describe_diagnostics, measure_models
-from sotune.pipeline.stage import Monitor, Silent
 from sotune.settings import ModelEvaluation
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, sha256_file, write_json, write_parquet
 from sotune.errors import DataError
-from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.monitoring import Monitor
+from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Message, Record, SetName
 from sotune.settings import DataSettings, RunConfig
 from sotune.sources import LoadedSet, SourceOptions, load_set, write_quarantine

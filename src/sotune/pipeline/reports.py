@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sotune.artifacts import RunFolder
-from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.monitoring import Monitor
+from sotune.pipeline.stage import Figures, Stage
 from sotune.settings import RunConfig
 
 _REPORT = "report.html"

@@ -9,9 +9,9 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_parquet
 from sotune.errors import ArtifactError
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
-from sotune.pipeline.stage import Monitor, Silent
 from sotune.settings import RunConfig, make_config, override
 from sotune.sources import load_set, write_quarantine
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet, write_text
+from sotune.monitoring import Monitor
 from sotune.pipeline.promising import PROMISE, make_promise
 from sotune.pipeline.record_sets import check_weight_column, read_records
-from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.pipeline.stage import Figures, Stage
 from sotune.records import Record
 from sotune.selection import Evidence, SelectedRow, explain_row, log_margin, select_rows
 from sotune.settings import RunConfig, SelectionSettings

@@ -7,43 +7,15 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sotune.artifacts import RunFolder, library_versions, write_json
 from sotune.errors import ArtifactError
+from sotune.monitoring import Monitor
 from sotune.settings import RunConfig
 
 Key = Mapping[str, Any]
 Figures = dict[str, str]
-
-
-class Monitor(Protocol):
-    """Is told how the work goes; the command line draws bars with it."""
-
-    def stage(self, name: str, status: str) -> None:
-        """A stage begins (``running``) or is left alone (``skipped``)."""
-        ...
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """``done`` of ``total`` pieces of some long work are ready; ``total`` may be unknown."""
-        ...
-
-    def warn(self, message: str) -> None:
-        """Something the user should know, which does not stop the work."""
-        ...
-
-
-class Silent:
-    """A monitor that says nothing."""
-
-    def stage(self, name: str, status: str) -> None:
-        """Ignores a stage."""
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """Ignores progress."""
-
-    def warn(self, message: str) -> None:
-        """Ignores a warning; the artefacts hold it all the same."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sotune.errors import ConfigError
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import REPRESENTATIONS
 from sotune.pipeline.evaluating import EVALUATION, count_judging, load_eval_prompts
 from sotune.pipeline.fine_tuning import TRAINING, base_model
@@ -10,7 +11,7 @@ from sotune.pipeline.judging import JudgingPlan, check_judges
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
-from sotune.pipeline.stage import Monitor, RunSummary, Silent, Stage, plan_stages, run_stages
+from sotune.pipeline.stage import RunSummary, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGHTS
 from sotune.settings import RunConfig
 

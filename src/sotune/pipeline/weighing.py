@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json, write_parquet
+from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.guarding import guard_choice, split_reference, tuning_grid, write_sentinels
-from sotune.pipeline.stage import Figures, Monitor, Stage
+from sotune.pipeline.stage import Figures, Stage
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings, parse_bytes
 
 if TYPE_CHECKING:
