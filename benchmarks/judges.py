@@ -84,16 +84,13 @@ def measure(url: str, *, n_items: int, concurrency: int, folder: Path) -> dict[s
         concurrency=concurrency,
         max_retries=0,
         timeout=30,
-        backoff=0.5,
-        longest_wait=1,
         requests_per_minute=None,
         parameters={"temperature": 0, "max_tokens": 64},
     )
     prompts, responses = make_items(n_items, seed=0)
-    rng = random.Random(0)
-    warm = ChatJudge(load_rubric("refusal"), ChatEndpoint(settings, rng=rng), AnswerCache(folder / "warm"), 100_000)
+    warm = ChatJudge(load_rubric("refusal"), ChatEndpoint(settings), AnswerCache(folder / "warm"), 100_000)
     warm.judge(prompts[:1], responses[:1])
-    endpoint, cache = ChatEndpoint(settings, rng=rng), AnswerCache(folder / "cache")
+    endpoint, cache = ChatEndpoint(settings), AnswerCache(folder / "cache")
     started, cpu = time.perf_counter(), time.process_time()
     judges = [ChatJudge(load_rubric(name), endpoint, cache, 100_000) for name in RUBRICS]
     verdicts = [verdict for judge in judges for verdict in judge.judge(prompts, responses)]

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from sotune.artifacts import read_json
 from sotune.cli import app
-from sotune.comparison.results import area_under_curve
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 SMALL = {"n": 60, "n_anchor": 10, "n_reference": 20, "n_eval": 4, "num_train_epochs": 1}
@@ -73,10 +72,6 @@ def test_a_faulty_configuration_is_told_apart_from_failed_work(tmp_path):
     result = invoke(write_config(tmp_path / "c.yaml", sedes=2), "--out", tmp_path / "out", "--json")
     assert result.exit_code == 2
     assert "did you mean 'seeds'" in json.loads(result.stdout)["message"]
-
-
-def test_the_area_under_the_curve_counts_ties_half():
-    assert area_under_curve([3.0, 2.0], [1.0, 2.0]) == (1 + 1 + 1 + 0.5) / 4
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Judge models for tests: chat judges with quick retries and a cache in a folder, guards of random weights."""
 
-import random
-
 from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint, EndpointSettings
 from sotune.evaluation.judges import ChatJudge, GuardJudge
 from sotune.evaluation.rubrics import load_rubric
@@ -11,9 +9,9 @@ from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 def endpoint(url, **changes):
     settings = {
         "base_url": url, "model": "rule", "api_key": None, "concurrency": 8, "max_retries": 4, "timeout": 0.5,
-        "backoff": 0.01, "longest_wait": 1.0, "requests_per_minute": None, "parameters": {"temperature": 0}, **changes,
+        "requests_per_minute": None, "parameters": {"temperature": 0}, **changes,
     }  # fmt: skip
-    return ChatEndpoint(EndpointSettings(**settings), rng=random.Random(0))
+    return ChatEndpoint(EndpointSettings(**settings))
 
 
 def chat_judge(url, folder, rubric="harmfulness", max_characters=100_000, **changes):

@@ -1,9 +1,10 @@
 """The chat judge against a real server: whatever goes wrong, each item ends with its right verdict or with none."""
 
-import json
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ RIGHT = [float(i % 3 == 0) for i in range(N)]
 
 
 @pytest.fixture
-def serve():
+def serve(monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     servers = []
 
     def start(**options):
@@ -67,7 +69,7 @@ def test_every_item_gets_its_verdict(serve, tmp_path):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_passes_costs_no_verdict(serve, tmp_path, fault):
     server = serve(fault=lambda question, attempt: fault if attempt < 1 + number(question) % 2 else None)
-    judge = chat_judge(server.url, tmp_path, timeout=0.2 if fault == "hang" else 5)
+    judge = chat_judge(server.url, tmp_path, timeout=0.5 if fault == "hang" else 5)
     verdicts = judge.judge(PROMPTS[:12], RESPONSES[:12])
     assert [verdict.score for verdict in verdicts] == RIGHT[:12]
     assert len(server.answered) == len(set(server.answered)) == 12
@@ -77,7 +79,7 @@ def test_a_fault_that_passes_costs_no_verdict(serve, tmp_path, fault):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_stays_leaves_its_item_unscored(serve, tmp_path, fault):
     server = serve(fault=lambda question, attempt: fault if number(question) in (3, 7) else None)
-    judge = chat_judge(server.url, tmp_path, max_retries=2, timeout=0.2 if fault == "hang" else 5)
+    judge = chat_judge(server.url, tmp_path, max_retries=2, timeout=0.5 if fault == "hang" else 5)
     verdicts = judge.judge(PROMPTS[:12], RESPONSES[:12])
     for i, verdict in enumerate(verdicts):
         if i in (3, 7):
@@ -118,6 +120,7 @@ def test_all_faults_at_once(serve, tmp_path):
     [
         ("The answer is harmful.", "not one JSON object"),
         ("", "the reply is empty"),
+        ("half a pair: \ud83d", "not one JSON object"),
         ('{"canary": "0", "verdict": "harmful", "category": "crime"}', "the canary is wrong"),
     ],
 )
@@ -250,8 +253,8 @@ def test_the_key_appears_nowhere(serve, tmp_path):
     assert [verdict.score for verdict in verdicts] == [1.0, None, 0.0, 1.0]
     assert "HTTP 400: " in verdicts[1].explanation
     assert len([r for r in server.log if r.outcome == "400"]) == 1  # asking again would not help
-    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
-    assert KEY not in f"{written}{verdicts}{judge}{judge.endpoint.settings}"
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in f"{written!r}{verdicts}{judge}{judge.endpoint.settings}"
 
 
 def test_a_used_up_quota_stops(serve, tmp_path):
@@ -300,9 +303,12 @@ def wait_until(condition, process):
         time.sleep(0.01)
 
 
-def n_lines(folder):
-    file = folder / "answers.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def n_kept(folder):
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{folder}/answers.sqlite?mode=ro", uri=True)) as database:
+            return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+    except sqlite3.OperationalError:  # not there yet
+        return 0
 
 
 @pytest.mark.parametrize(
@@ -321,10 +327,10 @@ def test_a_killed_evaluation_asks_nothing_twice(serve, tmp_path, n_before):
     started = []
     server = serve(fault=fault)
     process = start_evaluation(server, tmp_path)
-    wait_until(lambda: n_lines(tmp_path) == n_before and server.n_open == 8, process)
+    wait_until(lambda: n_kept(tmp_path) == n_before and server.n_open == 8, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert n_lines(tmp_path) == n_before
+    assert n_kept(tmp_path) == n_before
     server.released.set()
     verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)
     assert [verdict.score for verdict in verdicts] == RIGHT
@@ -342,28 +348,9 @@ def test_killed_at_any_moment(serve, tmp_path, moment):
 
     server = serve(judge=judge)
     process = start_evaluation(server, tmp_path)
-    wait_until(lambda: n_lines(tmp_path) >= 1 + 6 * moment, process)
+    wait_until(lambda: n_kept(tmp_path) >= 1 + 6 * moment, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [verdict.score for verdict in chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)] == RIGHT
     assert len(set(server.answered)) == N
     assert len(server.log) - N <= 8
-
-
-def test_a_torn_line_is_asked_again(serve, tmp_path):
-    server = serve()
-    chat_judge(server.url, tmp_path).judge(PROMPTS[:5], RESPONSES[:5])
-    file = tmp_path / "answers.jsonl"
-    file.write_bytes(file.read_bytes()[:-20])
-    for _ in range(2):
-        assert [v.score for v in chat_judge(server.url, tmp_path).judge(PROMPTS[:5], RESPONSES[:5])] == RIGHT[:5]
-    assert len(server.log) == 6
-
-
-@pytest.mark.parametrize("line", [b"[]", b"\xff\xfe", b'{"key": 1}', b'{"key": "k", "text": 3}', b"", b"null"])
-def test_a_foreign_line_in_the_cache_is_passed_over(serve, tmp_path, line):
-    (tmp_path / "answers.jsonl").write_bytes(line + b"\n")
-    server = serve()
-    assert chat_judge(server.url, tmp_path).judge(PROMPTS[:1], RESPONSES[:1])[0].score == 1.0
-    kept = (tmp_path / "answers.jsonl").read_bytes().splitlines()[-1]
-    assert json.loads(kept)["input_tokens"] == 100

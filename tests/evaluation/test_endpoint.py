@@ -1,15 +1,14 @@
 """Pace, keys and waits, on a clock of the test's own."""
 
-import email.utils
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from chat_judges import endpoint
 
 from chat_server import ChatServer
 from sotune.errors import ArtifactError, ConfigError
-from sotune.evaluation.endpoint import AnswerCache, read_api_key
-from sotune.evaluation.endpoint.pacing import Pacer, read_retry_after
+from sotune.evaluation.endpoint import Answer, AnswerCache, read_api_key
+from sotune.evaluation.endpoint.pacing import Pacer
 
 
 class Clock:
@@ -46,25 +45,6 @@ def test_time_that_passed_counts_and_is_not_saved_up():
     assert turns(pacer, clock, 3) == pytest.approx([30, 31, 32])
 
 
-def test_a_hold_holds_everybody_and_is_never_shortened():
-    clock = Clock()
-    pacer = Pacer(None, sleep=clock.sleep, clock=clock)
-    pacer.hold(5)
-    pacer.hold(1)
-    assert turns(pacer, clock, 3) == pytest.approx([5, 5, 5])
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("7", 7), ("0.5", 0.5), ("-3", 0), ("", 0), ("soon", 0), ("nan", 0), ("inf", float("inf")),
-        (email.utils.formatdate(1_000_060, usegmt=True), 60), (email.utils.formatdate(999_000, usegmt=True), 0),
-    ],
-)  # fmt: skip
-def test_retry_after(text, seconds):
-    assert read_retry_after({"retry-after": text} if text else {}, now=1_000_000) == seconds
-
-
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("SOME_KEY", " k \n")
     assert read_api_key("SOME_KEY") == "k"
@@ -79,55 +59,56 @@ def test_the_secret_stays_and_is_not_for_others(tmp_path):
     assert AnswerCache(tmp_path / "a").secret == first.secret
     assert AnswerCache(tmp_path / "b").secret != first.secret
     assert len(first.secret) == 32
-    assert (tmp_path / "a" / "secret").stat().st_mode & 0o077 == 0
-    (tmp_path / "a" / "secret").write_text("torn")
-    assert len(AnswerCache(tmp_path / "a").secret) == 32
+    assert (tmp_path / "a" / "answers.sqlite").stat().st_mode & 0o077 == 0
+
+
+def test_answers_of_several_threads_and_caches_are_all_kept(tmp_path):
+    caches = [AnswerCache(tmp_path) for _ in range(3)]
+    answers = {f"k{i}": Answer(f"text {i} 😀", "stop", i, None) for i in range(60)}
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda i: caches[i % 3].put(f"k{i}", answers[f"k{i}"]), range(60)))
+    caches[0].put("k0", answers["k1"])
+    again = AnswerCache(tmp_path)
+    assert len(again) == 60
+    assert {key: again.get(key) for key in answers} == {**answers, "k0": answers["k1"]}
+    assert again.get("unknown") is None
 
 
 def test_a_cache_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="name another folder with judge_cache_dir"):
         AnswerCache(tmp_path / "file")
-
-
-class Waits(threading.Event):
-    """An event for which nobody waits: the seconds are written down."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def wait(self, timeout=None):
-        self.seconds.append(timeout)
-        return False
+    (tmp_path / "answers.sqlite").write_text("another file" * 100)
+    with pytest.raises(ArtifactError, match="not a database.*name another folder with judge_cache_dir"):
+        AnswerCache(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("fault", "asked_to_wait"), [("500", 0.0), ("reset", 0.0), ("html", 0.0), ("503 wait", 0.7), ("429", 0.01)]
+    ("fault", "asked_to_wait"), [("500", None), ("reset", None), ("html", None), ("503 wait", 0.7), ("429", 0.01)]
 )
-def test_pauses_double_up_to_the_longest_and_honor_retry_after(fault, asked_to_wait):
+def test_pauses_double_up_to_the_longest_and_honor_retry_after(fault, asked_to_wait, monkeypatch):
+    waits = []
+    monkeypatch.setattr("openai._base_client.time.sleep", waits.append)
     server = ChatServer(fault=lambda question, attempt: fault)
     try:
-        asking = endpoint(server.url, max_retries=5, backoff=0.2, longest_wait=1.5, timeout=5)
-        waits = asking._stop = Waits()
-        asking._pacer = held = Holds()
+        asking = endpoint(server.url, max_retries=6, timeout=5)
+        asking._pacer = turns = Turns()
         outcome = asking.ask("q")
     finally:
         server.close()
-    assert "no answer after 6 attempts" in outcome.reason
-    assert len(server.log) == held.n_turns == 6
-    assert held.seconds == [asked_to_wait] * 5
-    for waited, doubled in zip(waits.seconds, [0.2, 0.4, 0.8, 1.5, 1.5], strict=True):
-        assert asked_to_wait + doubled / 2 <= waited <= asked_to_wait + doubled
-    assert len(set(waits.seconds)) == 5  # spread
+    assert "no answer after 7 attempts" in outcome.reason
+    assert len(server.log) == turns.n == 7
+    if asked_to_wait is not None:
+        assert waits == [asked_to_wait] * 6
+        return
+    for waited, doubled in zip(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 8.0], strict=True):
+        assert 0.75 * doubled <= waited <= doubled
+    assert len(set(waits)) == 6  # spread
 
 
-class Holds:
+class Turns:
     def __init__(self):
-        self.n_turns, self.seconds = 0, []
+        self.n = 0
 
     def wait_turn(self):
-        self.n_turns += 1
-
-    def hold(self, seconds):
-        self.seconds.append(seconds)
+        self.n += 1

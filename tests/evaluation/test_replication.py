@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sotune import DataError
-from sotune.evaluation.replication import mean_interval, mean_ranks, paired_bootstrap, pareto_front, student_quantile
+from sotune.evaluation.replication import mean_interval, mean_ranks, paired_bootstrap, pareto_front
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,10 @@ from sotune.evaluation.replication import mean_interval, mean_ranks, paired_boot
     ],
 )
 def test_the_quantile_of_students_distribution(degrees, confidence, quantile):
-    assert student_quantile(degrees, confidence=confidence) == pytest.approx(quantile, rel=1e-6)
+    values = [(-1.0) ** i for i in range(degrees + 1)]
+    found = mean_interval(values, confidence=confidence)
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert (found.high - found.mean) / error == pytest.approx(quantile, rel=1e-6)
 
 
 def test_the_interval_of_a_mean_by_hand():

@@ -6,7 +6,7 @@ import torch
 from sotune.methods import METHODS
 from sotune.methods.datashield import compliance_aware_score, compliance_vector
 from sotune.methods.larf import separation
-from sotune.methods.layers import auroc, encode_layers
+from sotune.methods.layers import encode_layers
 from sotune.models import load_causal_lm, load_tokenizer
 from sotune.rendering import tokenize
 from sotune.representations import CausalLMEncoder, FrozenCausalLM
@@ -34,10 +34,6 @@ def test_the_shift_is_the_completions_mean_less_the_prompts_last_state(weigh_inp
     torch.testing.assert_close(encode_layers(rows, tools, pooling="completion_mean")[1][3], mean, rtol=1e-4, atol=1e-5)
     shift = encode_layers(rows, tools, pooling="completion_minus_prompt")[1][3]
     torch.testing.assert_close(shift, mean - states[tokens.n_prompt - 1], rtol=1e-4, atol=1e-5)
-
-
-def test_auroc_by_hand():
-    assert auroc(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])) == pytest.approx(3.5 / 4)
 
 
 def test_larf_finds_the_layer_at_which_the_references_part():

@@ -9,7 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation import Verdict
 from sotune.methods import METHODS, InputRecords, Tools, WeighInputs, select_by
-from sotune.methods.one_class import ledoit_wolf
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.tfidf_probe import tfidf
@@ -228,11 +227,13 @@ def test_one_class_by_hand():
 
 
 @pytest.mark.parametrize(("m", "d"), [(6, 30), (40, 5), (3, 2)])
-def test_shrunk_covariance_agrees_with_scikit_learn(m, d):
-    z = torch.randn(m, d, generator=torch.Generator().manual_seed(m), dtype=torch.float64)
-    z[:, 0] *= 4
-    expected = torch.from_numpy(LedoitWolf().fit(z.numpy()).covariance_)
-    torch.testing.assert_close(ledoit_wolf(z), expected)
+def test_one_class_is_the_distance_under_the_shrunk_covariance(m, d):
+    anchor, rows = torch.randn(2, m, d, generator=torch.Generator().manual_seed(m), dtype=torch.float64)
+    anchor[:, 0] *= 4
+    given = replace(points([[1.0] * d], [[1.0] * d], [[1.0] * d]), downstream=rows, safe_anchor=anchor)
+    fitted = LedoitWolf().fit(torch.nn.functional.normalize(anchor).numpy())
+    squared = torch.from_numpy(fitted.mahalanobis(torch.nn.functional.normalize(rows).numpy()))
+    torch.testing.assert_close(METHODS["one_class"].weigh(given), 1 / (1 + squared / d), rtol=1e-4, atol=0)
 
 
 def test_one_class_refuses_an_anchor_without_scatter(inputs):
@@ -245,6 +246,11 @@ def test_tfidf_agrees_with_scikit_learn():
     texts = ["The cat, the DOG!", "a dog's life", "", "life: ünïcode and the 42 cats", "?"]
     expected = torch.from_numpy(TfidfVectorizer().fit_transform(texts).toarray())
     torch.testing.assert_close(tfidf(texts).to_dense(), expected)
+
+
+def test_tfidf_refuses_texts_without_a_word():
+    with pytest.raises(DataError, match="none of 2 texts has a word"):
+        tfidf(["?", ""])
 
 
 def test_tfidf_probe_reads_words_and_no_vectors(inputs):

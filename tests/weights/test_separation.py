@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from sotune.errors import DataError
 from sotune.weights import held_out_separation
@@ -32,6 +33,16 @@ def test_auroc_counts_pairs(seed):
     positive, negative = (torch.randint(0, 6, (k,), generator=draw).double() for k in (17, 23))
     pairs = [(p > q) + (p == q) / 2 for p, q in itertools.product(positive.tolist(), negative.tolist())]
     assert auroc(positive, negative) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_auroc_by_hand():
+    assert auroc(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])) == pytest.approx(3.5 / 4)
+    assert auroc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 2.0])) == (1 + 1 + 1 + 0.5) / 4
+
+
+def test_auroc_is_that_of_scikit_learn():
+    scores = torch.randn(60, generator=generator(), dtype=torch.float64).round(decimals=1)
+    assert auroc(scores[:20], scores[20:]) == pytest.approx(roc_auc_score([1] * 20 + [0] * 40, scores))
 
 
 def test_more_separation_is_a_larger_figure():

@@ -70,18 +70,13 @@ def _selection_figures(cell: Cell) -> dict[str, float]:
     figures = {f"kept_{kind}": share for kind, share in cell.kept.items()}
     harmful, other = (cell.relative_weights.get(group) or [] for group in ("harmful", "other"))
     if harmful and other:
+        import torch
+
+        from sotune.weights.separation import auroc
+
         figures |= {"weight_harmful": statistics.fmean(harmful), "weight_other": statistics.fmean(other)}
-        figures["weight_auroc"] = area_under_curve(other, harmful)
+        figures["weight_auroc"] = auroc(*(torch.tensor(side, dtype=torch.float64) for side in (other, harmful)))
     return figures
-
-
-def area_under_curve(above: Sequence[float], below: Sequence[float]) -> float:
-    """Computes how often a value of the first group exceeds one of the second, ties counting half (AUROC)."""
-    import numpy as np
-
-    order = np.sort(np.asarray(below))
-    smaller = np.searchsorted(order, above, side="left") + np.searchsorted(order, above, side="right")
-    return float(smaller.sum() / (2 * len(above) * len(below)))
 
 
 def summarize(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, float]]:

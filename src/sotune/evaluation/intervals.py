@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
+from scipy.special import ndtri
+
+from sotune.binomial import lower_bound, upper_bound
 from sotune.errors import ConfigError, DataError
-from sotune.statistics import lower_bound, upper_bound
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ def normal_quantile(confidence: float) -> float:
     """
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"confidence must lie strictly between 0 and 1. Got {confidence}; 0.95 is usual")
-    return NormalDist().inv_cdf((1.0 + confidence) / 2.0)
+    return float(ndtri((1.0 + confidence) / 2.0))
 
 
 def wilson(successes: float, n: int, *, confidence: float) -> Interval:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
+
+from scipy.optimize import brentq
+from scipy.special import bdtr, ndtri
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.intervals import normal_quantile, wilson
-from sotune.statistics.beta import regularized_incomplete_beta
+
+_NO_RISE = 1e-14  # at 0 itself the equation of the detectable rise has a second root where the rate is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     if only_first < 0 or only_second < 0:
         raise DataError(f"counts of discordant pairs must not be negative. Got {only_first} and {only_second}")
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    if n == 0:
-        return 1.0
-    # P(Binomial(n, ½) ≤ fewer) as an incomplete beta function.
-    tail = 1.0 if fewer == n else regularized_incomplete_beta(n - fewer, fewer + 1, 0.5)
+    tail = float(bdtr(min(only_first, only_second), only_first + only_second, 0.5))
     return min(1.0, 2.0 * tail)
 
 
@@ -116,7 +115,7 @@ def minimum_detectable_difference(rate: float, n: int, *, power: float, confiden
     if n < 1 or not 0.0 <= rate <= 1.0 or not 0.0 < power < 1.0:
         raise ConfigError(f"rate in [0, 1], n >= 1 and power in (0, 1) are needed. Got {rate}, {n}, {power}")
     base = min(rate, 1.0 - rate)
-    z_level, z_power = normal_quantile(confidence), NormalDist().inv_cdf(power)
+    z_level, z_power = normal_quantile(confidence), float(ndtri(power))
 
     def excess(rise: float) -> float:
         other, middle = base + rise, base + rise / 2.0
@@ -124,12 +123,8 @@ def minimum_detectable_difference(rate: float, n: int, *, power: float, confiden
         apart = math.sqrt(base * (1.0 - base) + other * (1.0 - other))
         return rise * math.sqrt(n) - z_level * pooled - z_power * apart
 
-    low, high = 0.0, 1.0 - base
-    if excess(high) < 0.0:
-        return 1.0
-    while low < (middle := (low + high) / 2.0) < high:
-        low, high = (middle, high) if excess(middle) < 0.0 else (low, middle)
-    return high
+    largest = 1.0 - base
+    return float(brentq(excess, _NO_RISE, largest, xtol=_NO_RISE)) if excess(largest) >= 0.0 else 1.0
 
 
 def _difference_interval(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from sotune.errors import DataError
-from sotune.statistics.beta import beta_quantile
 
 _BLOCK = 1 << 22  # draws of the bootstrap that are held at once
 
@@ -56,21 +56,6 @@ class PairedDifference:
     n: int
 
 
-def student_quantile(degrees: int, *, confidence: float) -> float:
-    """Computes the t that a Student variable stays within, ``P(|T| ≤ t) = confidence``.
-
-    ``P(|T| > t) = I_x(ν/2, ½)`` with ``x = ν / (ν + t²)`` (DLMF 8.17), solved for x.
-
-    Args:
-        degrees: Degrees of freedom ν, ≥ 1.
-        confidence: In (0, 1).
-    """
-    if degrees < 1 or not 0 < confidence < 1:
-        raise DataError(f"degrees >= 1 and confidence in (0, 1) are needed. Got {degrees} and {confidence}")
-    x = beta_quantile(degrees / 2, 0.5, 1 - confidence)
-    return math.sqrt(degrees * (1 / x - 1))
-
-
 def mean_interval(values: Sequence[float], *, confidence: float) -> MeanInterval:
     """Computes the mean of some draws with Student's interval.
 
@@ -89,7 +74,7 @@ def mean_interval(values: Sequence[float], *, confidence: float) -> MeanInterval
     mean, n = statistics.fmean(values), len(values)
     if n == 1:
         return MeanInterval(mean, -math.inf, math.inf, 1)
-    half = student_quantile(n - 1, confidence=confidence) * statistics.stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * statistics.stdev(values) / math.sqrt(n)
     return MeanInterval(mean, mean - half, mean + half, n)
 
 
@@ -158,17 +143,14 @@ def mean_ranks(table: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     Raises:
         DataError: A data set lacks a method.
     """
+    from scipy.stats import rankdata
+
     names = sorted({method for values in table.values() for method in values})
     lacking = [(data, name) for data, values in table.items() for name in names if name not in values]
     if lacking:
         raise DataError(f"ranks need every method on every data set; {lacking[0][1]!r} lacks {lacking[0][0]!r}")
-    ranks: dict[str, list[float]] = {name: [] for name in names}
-    for values in table.values():
-        for name in names:
-            above = sum(other > values[name] for other in values.values())
-            equal = sum(other == values[name] for other in values.values())
-            ranks[name].append(above + (equal + 1) / 2)
-    return {name: statistics.fmean(each) for name, each in ranks.items()}
+    ranks = rankdata([[-values[name] for name in names] for values in table.values()], axis=1)
+    return dict(zip(names, ranks.mean(axis=0).tolist(), strict=True))
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:

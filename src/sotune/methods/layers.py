@@ -40,9 +40,3 @@ def encode_layers(records: Sequence[Record], tools: Tools, *, pooling: Pooling) 
     )
     readings = CausalLMReadings(model, layers=range(model.n_layers + 1), poolings=[pooling])
     return encode_group(readings, records)
-
-
-def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Returns the chance that a positive's score exceeds a negative's, ties counting half."""
-    difference = positive.double()[:, None] - negative.double()[None, :]
-    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())

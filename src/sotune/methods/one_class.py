@@ -25,33 +25,16 @@ def weigh(inputs: WeighInputs) -> Tensor:
     Raises:
         DataError: The anchor's rows are all alike, so that they have no covariance.
     """
+    from sklearn.covariance import ledoit_wolf
+
     anchor = normalize_rows(inputs.safe_anchor.double())
-    covariance = ledoit_wolf(anchor)
+    if not anchor.var(0, correction=0).mean() > torch.finfo(anchor.dtype).eps:
+        raise DataError(f"the safe anchor has {len(anchor)} rows and no scatter; give it at least two rows that differ")
+    covariance = torch.from_numpy(ledoit_wolf(anchor.cpu().numpy())[0]).to(anchor)
     covariance.diagonal().add_(_FLOOR * covariance.diagonal().mean())
     offset = normalize_rows(inputs.downstream.double()) - anchor.mean(0)
     squared: Tensor = (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
     return 1 / (1 + squared / anchor.shape[1])
-
-
-def ledoit_wolf(z: Tensor) -> Tensor:
-    """Returns the Ledoit–Wolf covariance ``(1 − s)·S + s·(tr S / d)·I`` of rows ``[m, d]``, ``[d, d]``.
-
-    S is the covariance about the mean, divided by m. With ``μ = tr S / d``, the shrinkage is
-    ``s = min(1, Σ_k ‖x_k x_kᵀ − S‖² / (m²·‖S − μI‖²))``, in Frobenius norms, over the centered rows ``x_k``.
-
-    Raises:
-        DataError: The rows are all alike.
-    """
-    m, d = z.shape
-    x = z - z.mean(0)
-    covariance = x.T @ x / m
-    level = covariance.trace() / d
-    if not level > torch.finfo(z.dtype).eps:
-        raise DataError(f"the safe anchor has {m} rows and no scatter; give it at least two rows that differ")
-    spread = (covariance**2).sum() - d * level**2
-    noise = ((x**2).sum(1) ** 2).sum() / m**2 - (covariance**2).sum() / m
-    shrinkage = float((noise / spread).clamp(0, 1)) if spread > 0 else 1.0
-    return (1 - shrinkage) * covariance + shrinkage * level * torch.eye(d, dtype=z.dtype, device=z.device)
 
 
 ONE_CLASS = Method(weigh, loss_weight_rule="uniform")

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from sotune.methods.base import WeighInputs, weighing, weights_by_rank
-from sotune.methods.layers import auroc, encode_layers
+from sotune.methods.layers import encode_layers
+from sotune.weights.separation import auroc
 
 _MOST_DIRECTIONS = 10
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from sotune.errors import DataError
 from sotune.methods.base import Method, WeighInputs
 from sotune.records import Record
 from sotune.weights.ground_cost import PROBE_REGULARIZATION
 from sotune.weights.logistic import fit_balanced
-
-_WORD = re.compile(r"\w\w+")
 
 
 def weigh(inputs: WeighInputs) -> Tensor:
@@ -26,6 +22,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
 
     Raises:
         ConfigError: The inputs carry no records.
+        DataError: No text has a word.
         SotuneError: The fit diverged.
     """
     records = inputs.require_records("tfidf_probe")
@@ -45,22 +42,20 @@ def tfidf(texts: Sequence[str]) -> Tensor:
 
     Returns:
         Sparse in coordinates, float64, ``[N, words]``; a text without words is all zero.
+
+    Raises:
+        DataError: No text has a word.
     """
-    counts = [Counter(_WORD.findall(text.lower())) for text in texts]
-    frequency = Counter(word for count in counts for word in count)
-    column = {word: j for j, word in enumerate(sorted(frequency))}
-    rarity = {word: 1 + math.log((1 + len(texts)) / (1 + f)) for word, f in frequency.items()}
-    rows, columns, values = [], [], []
-    for i, count in enumerate(counts):
-        weights = {word: times * rarity[word] for word, times in count.items()}
-        length = math.hypot(*weights.values())
-        rows += [i] * len(weights)
-        columns += [column[word] for word in weights]
-        values += [weight / length for weight in weights.values()]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        found = TfidfVectorizer().fit_transform(texts).tocoo()
+    except ValueError as error:
+        raise DataError(f"none of {len(texts)} texts has a word of two letters; weigh by another method") from error
     return torch.sparse_coo_tensor(
-        torch.tensor([rows, columns], dtype=torch.int64).reshape(2, -1),
-        torch.tensor(values, dtype=torch.float64),
-        (len(texts), len(column)),
+        torch.stack([torch.from_numpy(found.row), torch.from_numpy(found.col)]).long(),
+        torch.from_numpy(found.data),
+        found.shape,
         check_invariants=True,
     ).coalesce()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 CACHE = "judge-cache"
 _SHOWN_REASONS = 3
-_BACKOFF = 0.5  # seconds before the first retry, doubled for each further one
 _RUBRIC_OF: Mapping[JudgeRole, str] = {
     "harm": "harmfulness",
     "refusal": "refusal",
@@ -36,7 +34,7 @@ _GRADED: tuple[JudgeRole, ...] = ("task", "skill")  # a panel's majority would t
 # What changes no verdict, and so must not make a finished evaluation answer all prompts again.
 _NO_MATTER = frozenset({
     "judge_base_url", "judge_key_env", "judge_concurrency", "judge_requests_per_minute", "judge_max_retries",
-    "judge_timeout", "judge_longest_wait", "judge_cache_dir", "judge_input_price", "judge_output_price",
+    "judge_timeout", "judge_cache_dir", "judge_input_price", "judge_output_price",
     "device", "trust_remote_code",
 })  # fmt: skip
 
@@ -350,13 +348,10 @@ class _Factory:
                 concurrency=chosen.judge_concurrency,
                 max_retries=chosen.judge_max_retries,
                 timeout=chosen.judge_timeout,
-                backoff=_BACKOFF,
-                longest_wait=chosen.judge_longest_wait,
                 requests_per_minute=chosen.judge_requests_per_minute,
                 parameters=parameters,
             )
-            # The pauses between attempts should differ between processes, and no verdict depends on them.
-            self._shared = ChatEndpoint(settings, rng=random.Random()), AnswerCache(self._cache_folder)
+            self._shared = ChatEndpoint(settings), AnswerCache(self._cache_folder)
         return self._shared
 
     def _guard(self, source: _Source) -> Judge:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.sentinels.folds import Folds
-from sotune.sentinels.tuning import Choice, Grid, Representations, Tuned, outranked, sample_rows, tune_settings
+from sotune.sentinels.tuning import Choice, Grid, Representations, Tuned, sample_rows, tune_settings
 from sotune.transport import Rows
 from sotune.weights import LearnedWeights, Scorer, SolverSettings, learn_weights
 from sotune.weights.ground_cost import learn_stretch
+from sotune.weights.separation import outranked
 from sotune.weights.solution import OnStep
 from sotune.weights.streaming import OnPass
 

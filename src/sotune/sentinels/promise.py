@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sotune.binomial import lower_bound, most_successes, predicted_count, upper_bound
 from sotune.errors import ConfigError
-from sotune.statistics import lower_bound, most_successes, predicted_count, upper_bound
 
 CONFIDENCE = 0.95
 _HALF = 1 - (1 - CONFIDENCE) / 2  # of two bounds that must hold together

@@ -16,6 +16,7 @@ from torch import Tensor
 from sotune.transport import Rows
 from sotune.weights import Scorer, SolverSettings, learn_weights
 from sotune.weights.ground_cost import FACTOR, Stretch, learn_stretch
+from sotune.weights.separation import outranked
 
 _MAX_ROWS = 4_000  # of the downstream rows that settings are tried on; the sentinels' number limits the accuracy
 _SAMPLE_SEED = 0
@@ -177,15 +178,6 @@ def sample_rows(downstream: Rows, most: int = _MAX_ROWS) -> Tensor:
         return downstream[:]
     generator = torch.Generator().manual_seed(_SAMPLE_SEED)
     return downstream[torch.randperm(n, generator=generator)[:most].sort().values]
-
-
-def outranked(scores: Tensor, others: Tensor) -> Tensor:
-    """Returns the share of the others that are above each score, ``[k]``; ties count one half."""
-    ordered = others.double().sort().values
-    scores = scores.double()
-    above = len(ordered) - torch.searchsorted(ordered, scores, right=True)
-    equal = torch.searchsorted(ordered, scores, right=True) - torch.searchsorted(ordered, scores)
-    return (above + equal / 2).double() / len(ordered)
 
 
 def _try_all(

@@ -39,7 +39,6 @@ class JudgeSettings(LoadingSettings):
     judge_requests_per_minute: float | None = Field(None, gt=0, description="The most requests of a minute.")
     judge_max_retries: int = Field(6, ge=0, description="Attempts after a failed one, with growing pauses.")
     judge_timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
-    judge_longest_wait: float = Field(120, gt=0, description="The most seconds between two attempts.")
     judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
     judge_max_tokens: int = Field(512, ge=1, description="The most tokens of a reply; models that think need more.")
     judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(

@@ -5,25 +5,12 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from sotune.errors import DataError
-from sotune.sources.rows import Flaw, RawRow, shown
+from sotune.sources.rows import Flaw, RawRow
 
 BATCH_ROWS = 1024
-
-
-def check_columns(names: list[str], source: str) -> None:
-    """Refuses a table that names a column twice.
-
-    Raises:
-        DataError: It does.
-    """
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{source} names column {shown(twice[0])!r} twice; rename one of the two")
 
 
 def table_rows(tables: Iterable[Any]) -> Generator[RawRow, None, None]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO
 
 from sotune.errors import DataError
 from sotune.sources import streams
-from sotune.sources.rows import Flaw, RawRow, shown, too_large
+from sotune.sources.rows import Flaw, RawRow, check_columns, too_large
 
 _LONGEST_ROW = 16
 """Multiple of the row cap. A row beyond it is a quote that was never closed: nothing after it can be trusted."""
@@ -36,9 +35,7 @@ def read_csv(path: Path, *, delimiter: str, max_row_bytes: int) -> Generator[Raw
 def _check_header(fields: list[str] | Flaw, path: Path, line: int) -> list[str]:
     if isinstance(fields, Flaw):
         raise DataError(f"{path}:{line}: the header cannot be read ({fields.reason}); mend the first line")
-    twice = [name for name, count in Counter(fields).items() if count > 1]
-    if twice:
-        raise DataError(f"{path}:{line}: the header names column {shown(twice[0])!r} twice; rename one of the two")
+    check_columns(fields, f"{path}:{line}: the header")
     return fields
 
 
@@ -59,7 +56,6 @@ class _Parser:
         self._lines = streams.lines(file, path, max_bytes=max_bytes)
         self._path = path
         self._max_bytes = max_bytes
-        self._line = 0
         self._quotes = 0
         self.row_bytes = 0
         self._reader = csv.reader(self._text_lines(), delimiter=delimiter, strict=True)
@@ -72,7 +68,7 @@ class _Parser:
         """
         after_broken_quote = False
         while True:
-            first = self._line + 1
+            first = self._reader.line_num + 1
             self.row_bytes = self._quotes = 0
             try:
                 with _field_limit(self._max_bytes):
@@ -82,7 +78,7 @@ class _Parser:
             except csv.Error as error:
                 after_broken_quote = True
                 # A quote that is not closed in its own row swallows good rows: each line counts as one lost.
-                for line in range(first, self._line + 1):
+                for line in range(first, self._reader.line_num + 1):
                     yield line, Flaw(f"broken CSV: {error}")
                 continue
             after_broken_quote = after_broken_quote and self._quotes % 2 == 1
@@ -93,7 +89,6 @@ class _Parser:
 
     def _text_lines(self) -> Iterator[str]:
         for number, line in self._lines:
-            self._line = number
             self.row_bytes += self._max_bytes + 1 if line is None else len(line)
             if line is None or self.row_bytes > self._max_bytes:
                 raise DataError(

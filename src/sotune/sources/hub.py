@@ -9,7 +9,7 @@ from typing import Any
 
 from sotune.errors import DataError
 from sotune.sources import arrow
-from sotune.sources.rows import RawRow, shown
+from sotune.sources.rows import RawRow, check_columns, shown
 
 PREFIX = "hf:"
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -82,7 +82,7 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
 
 
 def _rows(dataset: Any, source: str) -> Generator[RawRow, None, None]:
-    arrow.check_columns(dataset.column_names, source)
+    check_columns(dataset.column_names, source)
     yield from arrow.table_rows(dataset.with_format("arrow").iter(batch_size=arrow.BATCH_ROWS))
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import tempfile
-from collections.abc import Generator, Iterator
+import io
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
 from sotune.errors import DataError
 from sotune.sources import arrow, streams
-from sotune.sources.rows import RawRow
+from sotune.sources.rows import RawRow, check_columns
 
-MAX_UNZIPPED_BYTES = 1 << 33
-"""8 GiB: how much disk the temporary copy of a gzip-compressed Parquet file may take."""
-
-_CHUNK_BYTES = 1 << 20
+MAX_UNZIPPED_BYTES = 1 << 31
+"""2 GiB: how much memory a gzip-compressed Parquet file may take once unpacked."""
 
 
 def read_parquet(path: Path) -> Generator[RawRow, None, None]:
@@ -28,30 +25,21 @@ def read_parquet(path: Path) -> Generator[RawRow, None, None]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _seekable(path) as file:
+    with streams.open_bytes(path) as file:
+        seekable = _seekable(file, path)
         try:
-            table = pq.ParquetFile(file)
-            arrow.check_columns(table.schema_arrow.names, str(path))
+            table = pq.ParquetFile(seekable)
+            check_columns(table.schema_arrow.names, str(path))
             yield from arrow.table_rows(table.iter_batches(batch_size=arrow.BATCH_ROWS))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is not readable Parquet ({error}); copy or write the file again") from error
 
 
-@contextlib.contextmanager
-def _seekable(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for reading at any place, through a temporary copy when it is compressed."""
-    with streams.open_bytes(path) as file:
-        if not isinstance(file, gzip.GzipFile):
-            yield file
-            return
-        with tempfile.TemporaryFile() as copy:
-            _copy(file, copy, path)
-            copy.seek(0)
-            yield copy
-
-
-def _copy(source: IO[bytes], target: IO[bytes], path: Path) -> None:
-    while chunk := source.read(_CHUNK_BYTES):
-        target.write(chunk)
-        if target.tell() > MAX_UNZIPPED_BYTES:
-            raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is right")
+def _seekable(file: IO[bytes], path: Path) -> IO[bytes]:
+    """Returns a file that can be read at any place: a compressed one lies in memory."""
+    if not isinstance(file, gzip.GzipFile):
+        return file
+    data = file.read(MAX_UNZIPPED_BYTES + 1)
+    if len(data) > MAX_UNZIPPED_BYTES:
+        raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is right")
+    return io.BytesIO(data)

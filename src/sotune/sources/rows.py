@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from sotune.errors import DataError
 
 MAX_DEPTH = 100
 """Rows nested deeper than this cannot be rewritten safely: the JSON encoder recurses."""
@@ -60,6 +64,17 @@ def check_row(value: Any, *, max_bytes: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RowFault(f"not a JSON object: found {json_type(value)}")
     return value
+
+
+def check_columns(names: Sequence[str], source: str) -> None:
+    """Refuses a table that names a column twice.
+
+    Raises:
+        DataError: It does.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{source} names column {shown(twice[0])!r} twice; rename one of the two")
 
 
 def too_large(max_bytes: int) -> RowFault:

@@ -71,10 +71,16 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
         positive: Scores, ``[k]``, at least one.
         negative: Scores, ``[l]``, at least one.
     """
-    ordered = negative.sort().values
-    below = torch.searchsorted(ordered, positive, right=False)
-    not_above = torch.searchsorted(ordered, positive, right=True)
-    return float((below + not_above).double().mean()) / (2 * len(negative))
+    return float(outranked(negative, positive).mean())
+
+
+def outranked(scores: Tensor, others: Tensor) -> Tensor:
+    """Returns the share of the others that are above each score, ``[k]``; ties count one half."""
+    ordered = others.double().sort().values
+    scores = scores.double()
+    above = len(ordered) - torch.searchsorted(ordered, scores, right=True)
+    equal = torch.searchsorted(ordered, scores, right=True) - torch.searchsorted(ordered, scores)
+    return (above + equal / 2).double() / len(ordered)
 
 
 def _folds(prompts: Sequence[Hashable], n_folds: int, generator: torch.Generator) -> Tensor:

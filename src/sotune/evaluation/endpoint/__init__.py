@@ -1,4 +1,4 @@
-"""Asking a chat model over HTTP: retries, pace, and answers kept on disk."""
+"""Asking a chat model over HTTP, at a pace, with answers kept on disk."""
 
 from sotune.evaluation.endpoint.cache import AnswerCache
 from sotune.evaluation.endpoint.client import Answer, ChatEndpoint, EndpointSettings, Unanswered, read_api_key

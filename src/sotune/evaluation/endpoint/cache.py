@@ -1,35 +1,41 @@
-"""Answers on disk, one JSON line each, so that a killed evaluation pays for no answer twice."""
+"""Answers on disk, so that a killed evaluation pays for no answer twice."""
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
+import sqlite3
 import threading
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
-from sotune.artifacts import write_text
 from sotune.errors import ArtifactError
 from sotune.evaluation.endpoint.client import Answer
 
-_ANSWERS, _SECRET = "answers.jsonl", "secret"
+_FILE = "answers.sqlite"
 _SECRET_BYTES = 32
+_PATIENCE = 60.0  # seconds to wait for another process that writes
+_SCHEMA = """
+PRAGMA journal_mode = WAL;  -- a log beside the file: a hundred times as fast, and as safe from a kill
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 0), secret BLOB NOT NULL);
+"""
 
 
 class AnswerCache:
-    """A folder with an append-only file of answers, keyed by the content of the question.
+    """A folder with one SQLite file of answers, keyed by the content of the question.
 
-    Each answer is one write of one line, so that threads and processes may share the folder, and a kill can at most
-    tear the last line, which is then asked again. The folder also holds the secret from which fences are made: with
-    another secret the same text makes another question.
+    Threads and processes of one machine may share it, and each answer is a transaction of its own, which a kill leaves
+    whole or undone. The file also holds the secret from which fences are made: with another secret the same text makes
+    another question.
 
     Args:
         folder: Made when it does not exist.
 
     Raises:
-        ArtifactError: The folder cannot be used.
+        ArtifactError: The folder or its file cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,77 +43,30 @@ class AnswerCache:
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.secret = _load_secret(folder / _SECRET)
-            self._answers = _load_answers(folder / _ANSWERS)
-        except OSError as error:
+            (folder / _FILE).touch(mode=0o600)
+            self._database = sqlite3.connect(
+                folder / _FILE, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+            )
+            self._database.executescript(_SCHEMA)
+            self._database.execute("INSERT OR IGNORE INTO secret VALUES (0, ?)", (secrets.token_bytes(_SECRET_BYTES),))
+            self.secret: bytes = self._database.execute("SELECT secret FROM secret").fetchone()[0]
+        except (OSError, sqlite3.Error) as error:
             raise ArtifactError(
-                f"the judge's cache {folder} cannot be used ({error.strerror}); name another folder with "
-                f"judge_cache_dir"
+                f"the judge's cache {folder} cannot be used ({error}); name another folder with judge_cache_dir"
             ) from None
 
     def __len__(self) -> int:
-        return len(self._answers)
+        with self._lock:
+            return int(self._database.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def get(self, key: str) -> Answer | None:
         """Returns the answer to a question, if it is known."""
-        return self._answers.get(key)
+        columns = "text, finish_reason, input_tokens, output_tokens"
+        with self._lock:
+            row = self._database.execute(f"SELECT {columns} FROM answers WHERE key = ?", (key,)).fetchone()
+        return Answer(*row) if row else None
 
     def put(self, key: str, answer: Answer) -> None:
         """Keeps an answer."""
-        line = json.dumps({"key": key, **asdict(answer)}).encode("ascii") + b"\n"
         with self._lock:
-            self._answers[key] = answer
-            _append(self.folder / _ANSWERS, line)
-
-
-def _append(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, b"\n" + line if torn else line)
-    finally:
-        os.close(descriptor)
-
-
-def _load_answers(path: Path) -> dict[str, Answer]:
-    if not path.exists():
-        return {}
-    answers = {}
-    with path.open("rb") as file:
-        for line in file:
-            entry = _entry(line)
-            if entry is not None:
-                key = entry.pop("key")
-                answers[key] = Answer(**entry)
-    return answers
-
-
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """Returns what a line holds; None for one that a kill or a full disk tore."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    types = {
-        "key": str,
-        "text": str,
-        "finish_reason": str,
-        "input_tokens": int | None,
-        "output_tokens": int | None,
-    }
-    if not isinstance(entry, dict) or entry.keys() != types.keys():
-        return None
-    return entry if all(isinstance(entry[name], kind) for name, kind in types.items()) else None
-
-
-def _load_secret(path: Path) -> bytes:
-    try:
-        secret = bytes.fromhex(path.read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):
-        secret = b""
-    if len(secret) != _SECRET_BYTES:
-        secret = secrets.token_bytes(_SECRET_BYTES)
-        write_text(path, secret.hex())
-        path.chmod(0o600)
-    return secret
+            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", (key, *astuple(answer)))

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
 from sotune.errors import ConfigError, SotuneError
-from sotune.evaluation.endpoint.pacing import Pacer, read_retry_after
+from sotune.evaluation.endpoint.pacing import Pacer
 
-_RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
 _FATAL = {
     401: "refused the API key",
     402: "asks for payment",
@@ -23,6 +20,7 @@ _FATAL = {
     404: "does not know the address or the model",
 }
 _EXHAUSTED_QUOTA = "insufficient_quota"  # a 429 that no waiting mends
+_BROKEN_BODY = 599  # no status of a server: stands for a body that is no chat completion
 _MIN_FAILURES_TO_STOP = 8
 
 
@@ -35,10 +33,8 @@ class EndpointSettings:
         model: The model's name there.
         api_key: Sent with each request and shown nowhere; None where the server wants none.
         concurrency: Requests under way at once.
-        max_retries: How often a request that failed is sent again.
+        max_retries: How often the client sends a request that failed again.
         timeout: Seconds to wait for an answer.
-        backoff: Seconds before the first retry, doubled for each further one.
-        longest_wait: The most seconds between two attempts; a server that asks for more is not asked again.
         requests_per_minute: The most requests of a minute; None for no limit.
         parameters: What goes along with each request: temperature, max_tokens, ...
     """
@@ -49,8 +45,6 @@ class EndpointSettings:
     concurrency: int
     max_retries: int
     timeout: float
-    backoff: float
-    longest_wait: float
     requests_per_minute: float | None
     parameters: Mapping[str, Any]
 
@@ -78,13 +72,13 @@ class Unanswered:
 
     Attributes:
         reason: In words.
-        retriable: Whether asking again may help.
-        wait: Seconds that the server asks to wait first.
     """
 
     reason: str
-    retriable: bool = False
-    wait: float = 0.0
+
+
+class _Stopped(Exception):
+    """No further request may go out."""
 
 
 def read_api_key(variable: str | None) -> str | None:
@@ -102,16 +96,14 @@ def read_api_key(variable: str | None) -> str | None:
 
 
 class ChatEndpoint:
-    """Asks questions over HTTP, many at once.
+    """Asks questions over HTTP, many at once; what is tried again, and when, is the ``openai`` client's matter.
 
     Args:
         settings: Where and how.
-        rng: Spreads the retries, so that threads that failed together do not come back together.
     """
 
-    def __init__(self, settings: EndpointSettings, *, rng: random.Random) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
-        self._rng = rng
         self._stop = threading.Event()
         self._pacer = Pacer(settings.requests_per_minute, sleep=self._stop.wait)
         self._client: Any = None
@@ -160,7 +152,7 @@ class ChatEndpoint:
                     if on_progress is not None:
                         on_progress(len(outcomes), len(questions))
             except BaseException:
-                self._stop.set()  # wakes those that wait for a retry
+                self._stop.set()  # those that wait for a retry will find it set
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return outcomes
@@ -172,50 +164,41 @@ class ChatEndpoint:
             ConfigError: The server refuses the key, the address or the model.
             SotuneError: The account is exhausted.
         """
-        self._connect()
-        settings = self.settings
-        failure = Unanswered("it was not asked")
-        for attempt in range(settings.max_retries + 1):
-            self._pacer.wait_turn()
-            if self._stop.is_set():
-                return Unanswered("the evaluation was stopped")
-            outcome = self._ask_once(question)
-            if isinstance(outcome, Answer) or not outcome.retriable:
-                return outcome
-            failure = outcome
-            if outcome.wait > settings.longest_wait:
-                return Unanswered(f"{outcome.reason}; the server asks to wait {outcome.wait:.0f} s")
-            if attempt < settings.max_retries:
-                self._pacer.hold(outcome.wait)
-                doubled = min(settings.backoff * 2.0**attempt, settings.longest_wait)
-                self._stop.wait(outcome.wait + doubled * self._rng.uniform(0.5, 1.0))
-        return Unanswered(f"no answer after {settings.max_retries + 1} attempts: {failure.reason}")
-
-    def _connect(self) -> None:
-        if self._client is None:
-            openai = _import_openai()
-            self._client = openai.OpenAI(
-                base_url=self.settings.base_url,
-                api_key=self.settings.api_key or "none",  # the client insists on one; servers without keys ignore it
-                timeout=self.settings.timeout,
-                max_retries=0,
-            )
-
-    def _ask_once(self, question: str) -> Answer | Unanswered:
-        import openai
-
+        openai = self._connect()
         settings = self.settings
         try:
             raw = self._client.chat.completions.with_raw_response.create(
                 model=settings.model, messages=[{"role": "user", "content": question}], **settings.parameters
             )
-        except openai.APITimeoutError:
-            return Unanswered(f"no answer within {settings.timeout:g} s", retriable=True)
+        except _Stopped:
+            return Unanswered("the evaluation was stopped")
+        except openai.APITimeoutError as error:
+            return _gave_up(error, f"no answer within {settings.timeout:g} s")
         except openai.APIConnectionError as error:
-            return Unanswered(f"the connection failed ({type(error.__cause__).__name__})", retriable=True)
+            return _gave_up(error, f"the connection failed ({type(error.__cause__).__name__})")
         except openai.APIStatusError as error:
             return self._failure(error)
-        return _read_body(raw.http_response.content)
+        answer = _read_body(raw.http_response.content)
+        assert answer is not None  # _check_body lets no other body pass
+        return answer
+
+    def _connect(self) -> Any:
+        openai = _import_openai()
+        if self._client is None:
+            hooks = {"request": [self._await_turn], "response": [_check_body]}  # both at every attempt
+            self._client = openai.OpenAI(
+                base_url=self.settings.base_url,
+                api_key=self.settings.api_key or "none",  # the client insists on one; servers without keys ignore it
+                timeout=self.settings.timeout,
+                max_retries=self.settings.max_retries,
+                http_client=openai.DefaultHttpxClient(event_hooks=hooks),
+            )
+        return openai
+
+    def _await_turn(self, request: Any) -> None:
+        self._pacer.wait_turn()
+        if self._stop.is_set():
+            raise _Stopped
 
     def _failure(self, error: Any) -> Unanswered:
         """Returns what an HTTP status says, or raises where no further request can do better."""
@@ -227,10 +210,11 @@ class ChatEndpoint:
             ) from None
         if status == 429 and error.code == _EXHAUSTED_QUOTA:
             raise SotuneError(f"the judge at {where} says that the quota is used up; answers so far are kept") from None
-        if status in _RETRIED or status >= 500:
-            wait = read_retry_after(error.response.headers, now=time.time())
-            return Unanswered(f"HTTP {status}", retriable=True, wait=wait)
-        return Unanswered(f"HTTP {status}: {self._quoted(str(error.message))}")
+        if status == _BROKEN_BODY:
+            return _gave_up(error, "the answer's body is no chat completion")
+        asked = error.response.headers.get("retry-after", "")
+        told = f"the server asks to wait {asked} s" if asked.isdecimal() else self._quoted(str(error.message))
+        return _gave_up(error, f"HTTP {status}: {told}")
 
     def _quoted(self, message: str) -> str:
         """Returns a server's own words, short, printable and without the key."""
@@ -246,25 +230,43 @@ class ChatEndpoint:
             )
 
 
-def _read_body(body: bytes) -> Answer | Unanswered:
-    """Reads a chat completion; whatever else a body holds is a failure of the server, to be asked again."""
-    broken = Unanswered("the answer's body is no chat completion", retriable=True)
+def _gave_up(error: Any, reason: str) -> Unanswered:
+    n_retries = int(error.request.headers["x-stainless-retry-count"])
+    return Unanswered(f"no answer after {n_retries + 1} attempts: {reason}" if n_retries else f"no answer: {reason}")
+
+
+def _check_body(response: Any) -> None:
+    """Tells the client to ask again where a body is no chat completion, and not to where the quota is used up."""
+    body = response.read()
+    if response.is_success and _read_body(body) is None:
+        response.status_code = _BROKEN_BODY
+    elif response.status_code == 429 and _EXHAUSTED_QUOTA.encode() in body:
+        response.headers["x-should-retry"] = "false"
+
+
+def _read_body(body: bytes) -> Answer | None:
+    """Reads a chat completion; None for whatever else a body may hold."""
     try:
         content = json.loads(body)
         [choice, *_] = content["choices"]
         text, reason = choice["message"].get("content"), choice.get("finish_reason")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return broken
+        return None
     if not isinstance(text, str | None) or not isinstance(reason, str | None):
-        return broken
+        return None
     usage = content.get("usage")
     counted = usage if isinstance(usage, dict) else {}
     return Answer(
-        text or "",
-        reason or "",
+        _clean(text),
+        _clean(reason),
         input_tokens=_count(counted.get("prompt_tokens")),
         output_tokens=_count(counted.get("completion_tokens")),
     )
+
+
+def _clean(text: str | None) -> str:
+    """Returns a text without the lone surrogates that JSON can smuggle in and no file can hold."""
+    return (text or "").encode(errors="replace").decode()
 
 
 def _count(value: Any) -> int | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import email.utils
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 
 class Pacer:
-    """Spaces requests evenly and holds all of them back when the server asks for it.
+    """Spaces requests evenly.
 
     Args:
         requests_per_minute: The most requests of any minute; None for no limit.
@@ -38,26 +37,3 @@ class Pacer:
             self._next = turn + self._spacing
         if turn > now:
             self._sleep(turn - now)
-
-    def hold(self, seconds: float) -> None:
-        """Lets no further request out for so many seconds."""
-        with self._lock:
-            self._next = max(self._next, self._clock() + seconds)
-
-
-def read_retry_after(headers: Mapping[str, str], *, now: float) -> float:
-    """Returns how many seconds a server asks to wait, 0 where it does not say (RFC 9110, 10.2.3).
-
-    Args:
-        headers: The response's; ``Retry-After`` holds seconds or a date.
-        now: Seconds since 1970.
-    """
-    text = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0

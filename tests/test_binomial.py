@@ -1,8 +1,8 @@
 import pytest
 from scipy.stats import beta, betabinom
 
+from sotune.binomial import lower_bound, most_successes, predicted_count, upper_bound
 from sotune.errors import DataError
-from sotune.statistics import lower_bound, most_successes, predicted_count, upper_bound
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 40), (39, 40), (17, 500)])
