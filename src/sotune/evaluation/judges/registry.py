@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -128,7 +129,10 @@ def _parse(role: JudgeRole, source: str, settings: JudgeSettings) -> Wanted:
         written = {bool(argument)} if argument or not colon else set()  # nothing after a colon is no argument
         if role in found.roles and written & {":" in form for form in _forms(name)}:
             return Wanted(role, name, argument, settings)
-    forms = [form for other in known if role in judge_class(other).roles for form in _forms(other)]
+    forms: list[str] = []
+    for other in known:
+        with contextlib.suppress(ConfigError):  # a broken package must not hide what the others offer
+            forms += _forms(other) if role in judge_class(other).roles else ()
     near = None if name in known else nearest_setting(name, known)
     hint = f"; did you mean {near!r}?" if near else ""
     raise ConfigError(f"{role}_judge must be {', '.join(forms[:-1])} or {forms[-1]}. Got {source!r}{hint}")
