@@ -8,7 +8,7 @@ the command line calls the same functions. Below them lie plain functions on ten
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataError, SotuneError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         weigh,
     )
 
-__version__ = metadata.version("sotune")
+    __version__: str
 
 __all__ = [
     "ArtifactError",
@@ -52,6 +52,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that ``import sotune`` stays light."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("sotune")
     if name not in __all__:
         raise AttributeError(f"module 'sotune' has no attribute {name!r}")
     return getattr(import_module("sotune.api"), name)
