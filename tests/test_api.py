@@ -111,10 +111,12 @@ def test_rows_are_explained_and_scored_by_method_and_by_function(weighed, folder
 
 
 def test_kept_rows_of_mixed_types_are_still_a_table(sets, folder, tmp_path):
-    mixed = [{**row, "extra": extra} for row, extra in zip(rows("benign", 4, 9), [1, "two", None, [3]], strict=True)]
+    mixed = [
+        {**row, "extra": extra} for row, extra in zip(rows("benign", 4, 9), [1, "two\u2028", None, [3]], strict=True)
+    ]
     data = write_jsonl(tmp_path / "mixed.jsonl", [*mixed, *rows("harmful", 2, 8)])
     run = sotune.weigh(**{**sets, "data": data, "keep_fraction": 1.0}, out=tmp_path / "run")
-    assert run.kept["extra"].to_pylist() == ["1", '"two"', None, "[3]", None, None]
+    assert run.kept["extra"].to_pylist() == ["1", '"two\\u2028"', None, "[3]", None, None]
 
 
 def test_settings_come_from_a_file_a_mapping_and_keywords(sets, tmp_path):

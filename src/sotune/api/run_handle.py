@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sotune import pipeline
 from sotune.api.keywords import plain, takes
 from sotune.api.watching import printable, watched
-from sotune.artifacts import RunFolder, read_json
+from sotune.artifacts import Lines, RunFolder, read_json
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
 from sotune.pipeline import Explanation, JudgingPlan, RunSummary, ScoreSummary
@@ -59,9 +59,7 @@ class Run:
     @property
     def kept(self) -> pa.Table:
         """Your own rows that were kept, each with its weight for the loss; values of mixed types are JSON text."""
-        lines = self._finished("selection", "kept.jsonl").read_text(encoding="utf-8").splitlines()
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        return _as_table(rows)
+        return _as_table(Lines(self._finished("selection", "kept.jsonl").name).read(self._folder))
 
     @property
     def promise(self) -> dict[str, Any]:
