@@ -107,8 +107,8 @@ def evaluate(*, monitor: Monitor | None = None, **settings: Any) -> ModelCompari
 
 def plan_evaluation(**settings: Any) -> dict[str, Any]:
     """Says which models `evaluate` would ask how many prompts, and touches nothing."""
-    from sotune.pipeline.evaluating import load_eval_prompts
-    from sotune.pipeline.model_comparison import find_candidates
+    from sotune.evaluation.candidates import find_candidates
+    from sotune.evaluation.evaluator import load_eval_prompts
 
     made = make_settings(ModelEvaluation, plain(settings))
     names = [candidate.name for candidate in find_candidates(made)]
@@ -139,7 +139,7 @@ def judge_check(labeled: str | PathLike[str], *, monitor: Monitor | None = None,
         DataError: The rows are faulty, or one class is missing.
         ConfigError: The judge could not be loaded, or a setting is wrong.
     """
-    from sotune.pipeline.judge_checking import check_judge
+    from sotune.evaluation.checking import check_judge
 
     with watched(monitor) as watch:
         return check_judge(Path(labeled), make_settings(JudgeCheckSettings, plain(settings)), watch)
@@ -147,7 +147,7 @@ def judge_check(labeled: str | PathLike[str], *, monitor: Monitor | None = None,
 
 def plan_judge_check(labeled: str | PathLike[str], **settings: Any) -> JudgingPlan:
     """Says what `judge_check` would ask a chat judge; asks it nothing."""
-    from sotune.pipeline.judge_checking import plan_judge_check as count_questions
+    from sotune.evaluation.checking import plan_judge_check as count_questions
 
     return count_questions(Path(labeled), make_settings(JudgeCheckSettings, plain(settings)))
 

@@ -44,7 +44,7 @@ def judge_check(
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
-    from sotune.pipeline.judging import summarize_usage
+    from sotune.evaluation.usage import summarize_usage
 
     figures = _of("", result["overall"])
     for name, own in result["by_category"].items():
