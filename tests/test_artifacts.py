@@ -8,7 +8,18 @@ import sys
 import pytest
 
 from sotune import artifacts
-from sotune.artifacts import RunFolder, atomic_path, read_json, read_parquet, write_json, write_parquet, write_text
+from sotune.artifacts import (
+    Json,
+    Lines,
+    RunFolder,
+    Table,
+    atomic_path,
+    read_json,
+    read_parquet,
+    write_json,
+    write_parquet,
+    write_text,
+)
 from sotune.errors import ArtifactError
 
 
@@ -211,3 +222,72 @@ def test_the_lock_goes_with_the_process(tmp_path):
     with run.lock():
         assert os.path.exists(run.path / ".lock")
     assert json.loads((run.path / ".sotune-run").read_text()) == {"format": artifacts.FORMAT}
+
+
+ROWS = Table("rows.parquet", {"set": "string", "id": "string", "weight": "float64", "near": "string[]"})
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_table_is_read_by_column_and_by_row(run):
+    written = {"near": [["x"], [], None], "set": ["a", "b", "a"], "id": ["1", "2", "3"], "weight": [1, 2, None]}
+    assert ROWS.write(run, written) == "rows.parquet"
+    assert list(ROWS.columns_of(run)) == ["set", "id", "weight", "near"]
+    assert ROWS.columns_of(run, "id", "weight") == {"id": ["1", "2", "3"], "weight": [1.0, 2.0, None]}
+    assert ROWS.columns_of(run, "near", where={"set": ["a"]}) == {"near": [["x"], None]}
+    assert ROWS.read(run, "id", where={"set": ["c"]}).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"set": [], "id": []}, r"these are amiss: \['near', 'weight'\]"),
+        ({"set": [], "id": [], "weight": [], "near": [], "more": []}, r"these are amiss: \['more'\]"),
+        ({"set": ["a"], "id": [1], "weight": [1.0], "near": [[]]}, "does not fit its columns"),
+        ({"set": ["a"], "id": [], "weight": [], "near": []}, "does not fit its columns"),
+    ],
+)
+def test_a_table_takes_its_own_columns_alone(run, columns, message):
+    with pytest.raises(ArtifactError, match=message):
+        ROWS.write(run, columns)
+    assert not run.file("rows.parquet").exists()
+
+
+def test_a_table_that_is_missing_broken_or_of_another_kind_is_an_artifact_error(run):
+    with pytest.raises(ArtifactError, match=r"rows\.parquet is missing; run the stage"):
+        ROWS.read(run)
+    write_parquet(run.file("rows.parquet"), {"set": ["a"], "id": [1]})
+    with pytest.raises(ArtifactError, match=r"lacks the columns \['id', 'near', 'weight'\] or their types"):
+        ROWS.read(run)
+    assert ROWS.columns_of(run, "set") == {"set": ["a"]}
+    run.file("rows.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ArtifactError, match="is not readable Parquet"):
+        ROWS.read(run)
+
+
+def test_a_json_artefact_is_one_object(run):
+    figures = Json("figures.json")
+    assert figures.read_if_there(run) == {}
+    with pytest.raises(ArtifactError, match=r"figures\.json is missing"):
+        figures.read(run)
+    assert figures.write(run, {"a": 1}) == "figures.json"
+    assert figures.read(run) == figures.read_if_there(run) == {"a": 1}
+    write_json(run.file("figures.json"), [1])
+    with pytest.raises(ArtifactError, match="must hold a JSON object. Got a list"):
+        figures.read(run)
+
+
+def test_lines_are_read_back_or_the_first_of_them(run):
+    lines = Lines("rows.jsonl")
+    with pytest.raises(ArtifactError, match=r"rows\.jsonl is missing"):
+        lines.read(run)
+    rows = [{"id": "a", "text": "grün\u2028"}, {"id": "b"}]
+    assert lines.write(run, rows) == "rows.jsonl"
+    assert lines.read(run) == rows
+    assert lines.read(run, most=1) == rows[:1]
+    run.file("rows.jsonl").write_text("{}\n{")
+    with pytest.raises(ArtifactError, match="not readable JSON lines"):
+        lines.read(run)

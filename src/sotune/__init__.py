@@ -1,46 +1,63 @@
 """Keep an aligned LLM safe while it is fine-tuned.
 
-The verbs of the command line are functions here: `run`, `extract`, `weigh`, `select`, `train`, `evaluate`, `score` and
-`report`, each of which takes a `RunConfig`, made with `make_config`. Below them lie plain functions on tensors that
-need no files: `sotune.transport.sinkhorn` and `sotune.weights.learn_weights`.
+`weigh` and `run` begin a run and return it as a `Run`, which holds the results and goes on: ``run.select()``,
+``run.train()``, ``run.evaluate()``. `open_run` opens one that is there. Keywords are the settings of `sotune.settings`;
+the command line calls the same functions. Below them lie plain functions on tensors that need no files:
+`sotune.transport.sinkhorn` and `sotune.weights.learn_weights`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataError, SotuneError
 
 if TYPE_CHECKING:
-    from sotune.pipeline import evaluate, extract, report, run, score, select, train, weigh
-    from sotune.settings import RunConfig, make_config
+    from sotune.api import (
+        Run,
+        compare,
+        evaluate,
+        explain,
+        extract,
+        judge_check,
+        mix,
+        open_run,
+        run,
+        score,
+        weigh,
+    )
 
-__version__ = metadata.version("sotune")
+    __version__: str
 
 __all__ = [
     "ArtifactError",
     "ConfigError",
     "ConvergenceWarning",
     "DataError",
-    "RunConfig",
+    "Run",
     "SotuneError",
+    "compare",
     "evaluate",
+    "explain",
     "extract",
-    "make_config",
-    "report",
+    "judge_check",
+    "mix",
+    "open_run",
     "run",
     "score",
-    "select",
-    "train",
     "weigh",
 ]
-
-_HOMES = {"RunConfig": "sotune.settings", "make_config": "sotune.settings"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that ``import sotune`` stays light."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("sotune")
     if name not in __all__:
         raise AttributeError(f"module 'sotune' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "sotune.pipeline")), name)
+    return getattr(import_module("sotune.api"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MARKER = ".sotune-run"
 _LOCK = ".lock"
@@ -252,3 +257,132 @@ def _is_temporary(path: Path) -> bool:
 def _is_empty(folder: Path) -> bool:
     """Tells whether a folder holds nothing but what a process killed at its very start left behind."""
     return all(_is_temporary(path) for path in folder.iterdir())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet artefact of a run.
+
+    Attributes:
+        name: Its file.
+        columns: Column name to Arrow type, ``string`` or ``float64``; ``string[]`` is a list of them.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+
+    def write(self, run: RunFolder, columns: Mapping[str, Any]) -> str:
+        """Writes the table, its columns in the order of the schema; returns its file name.
+
+        Raises:
+            ArtifactError: The columns are others than the table's, differ in length, or do not fit their types.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if columns.keys() != self.columns.keys():
+            odd = sorted(columns.keys() ^ self.columns.keys())
+            raise ArtifactError(f"{self.name} must have the columns {list(self.columns)}; these are amiss: {odd}")
+        schema = pa.schema([(name, _arrow_type(kind)) for name, kind in self.columns.items()])
+        try:
+            table = pa.table({name: columns[name] for name in self.columns}, schema=schema)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise ArtifactError(f"{self.name} does not fit its columns {dict(self.columns)}: {error}") from error
+        with atomic_path(run.file(self.name)) as temporary:
+            pq.write_table(table, temporary)
+        return self.name
+
+    def read(self, run: RunFolder, *names: str, where: Mapping[str, Sequence[Any]] | None = None) -> pa.Table:
+        """Reads some columns, all unless some are named, of the rows whose values are among those of ``where``.
+
+        Raises:
+            ArtifactError: The file is missing, is not Parquet, or lacks a column or its type.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, wanted = run.file(self.name), names or tuple(self.columns)
+        if not path.exists():
+            raise ArtifactError(f"{path} is missing; run the stage that writes it first")
+        try:
+            found = pq.read_schema(path)
+            faults = [name for name in {*wanted, *(where or ())} if not self._fits(found, name)]
+            if faults:
+                raise ArtifactError(f"{path} lacks the columns {sorted(faults)} or their types; run its stage again")
+            filters = [(name, "in", list(values)) for name, values in where.items()] if where else None
+            return pq.read_table(path, columns=list(wanted), filters=filters)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ArtifactError(f"{path} is not readable Parquet ({error}); delete it and run again") from error
+
+    def columns_of(
+        self, run: RunFolder, *names: str, where: Mapping[str, Sequence[Any]] | None = None
+    ) -> dict[str, list[Any]]:
+        """Reads columns as lists; see `read`."""
+        columns: dict[str, list[Any]] = self.read(run, *names, where=where).to_pydict()
+        return columns
+
+    def _fits(self, schema: pa.Schema, name: str) -> bool:
+        return name in schema.names and schema.field(name).type == _arrow_type(self.columns[name])
+
+
+@dataclass(frozen=True)
+class Json:
+    """A JSON artefact of a run: one object."""
+
+    name: str
+
+    def write(self, run: RunFolder, value: Mapping[str, Any]) -> str:
+        """Writes the object; returns its file name."""
+        write_json(run.file(self.name), value)
+        return self.name
+
+    def read(self, run: RunFolder) -> dict[str, Any]:
+        """Reads the object.
+
+        Raises:
+            ArtifactError: The file is missing, or holds no JSON object.
+        """
+        value = read_json(run.file(self.name))
+        if not isinstance(value, dict):
+            raise ArtifactError(
+                f"{run.file(self.name)} must hold a JSON object. Got a {type(value).__name__}; run its stage again"
+            )
+        return value
+
+    def read_if_there(self, run: RunFolder) -> dict[str, Any]:
+        """Reads the object, an empty one where the file is missing."""
+        return self.read(run) if run.file(self.name).exists() else {}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """An artefact of JSON lines: one object each."""
+
+    name: str
+
+    def write(self, run: RunFolder, rows: Iterable[Mapping[str, Any]]) -> str:
+        """Writes the rows; returns the file's name."""
+        with atomic_path(run.file(self.name)) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return self.name
+
+    def read(self, run: RunFolder, *, most: int | None = None) -> list[dict[str, Any]]:
+        """Reads the rows, or the first of them.
+
+        Raises:
+            ArtifactError: The file is missing, or is not JSON lines.
+        """
+        path = run.file(self.name)
+        try:
+            with path.open(encoding="utf-8") as file:
+                return [json.loads(line) for line in itertools.islice(file, most)]
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is missing; run the stage that writes it first") from None
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path} is not readable JSON lines ({error}); run its stage again") from error
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.list_(_arrow_type(kind[:-2])) if kind.endswith("[]") else pa.type_for_alias(kind)

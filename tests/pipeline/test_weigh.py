@@ -137,15 +137,11 @@ def test_score_tells_harmful_rows_from_others_and_the_paper_preset_cannot_score(
 
 
 def test_python_api_is_the_same_verbs(data, tmp_path, tiny_model):
-    config = sotune.make_config(
-        {
-            "data": str(data / "train.jsonl"), "safe_anchor": str(data / "anchor.jsonl"),
-            "harmful_reference": str(data / "harm.jsonl"), "harmful_where": ("label=harmful",),
-            "model": str(tiny_model("gpt2")), "out": str(tmp_path / "api"), "k": 5,
-        }
+    run = sotune.weigh(
+        data / "train.jsonl", safe_anchor=data / "anchor.jsonl", harmful_reference=data / "harm.jsonl",
+        harmful_where=("label=harmful",), model=tiny_model("gpt2"), out=tmp_path / "api", k=5,
     )  # fmt: skip
-    summary = sotune.weigh(config)
-    assert [outcome.status for outcome in summary.stages] == ["done"] * 5
+    assert [outcome.status for outcome in run.summary.stages] == ["done"] * 5
     assert sum(read_parquet(tmp_path / "api" / "selection.parquet")["kept"]) == 5
     with pytest.raises(AttributeError, match="no attribute 'wiegh'"):
         sotune.wiegh  # noqa: B018

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sotune import __version__, api
 from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
@@ -18,35 +19,54 @@ from sotune.settings import (
     DataSettings,
     EvaluationSettings,
     JudgeSettings,
-    ModelEvaluation,
     ModelsSettings,
     RepresentationSettings,
-    RunConfig,
     RunSettings,
     SelectionSettings,
     SentinelSettings,
     TrainingSettings,
     WeightSettings,
-    make_config,
-    make_settings,
-    override,
-    read_config,
 )
+
+if TYPE_CHECKING:
+    from sotune.pipeline import RunSummary
 
 app = typer.Typer(
     name="sotune",
-    help="Keep an aligned LLM safe while it is fine-tuned: weigh the data by push-pull optimal transport.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep an aligned LLM safe while it is fine-tuned: weigh the data by push-pull optimal transport."""
+
+
+@app.command(name="help")
+def help_command(
+    context: typer.Context, command: Annotated[str | None, typer.Argument(help="A command, like weigh.")] = None
+) -> None:
+    """Say what the commands are, or what COMMAND takes."""
+    app([*([command] if command else []), "--help"], prog_name=context.find_root().info_name)
+
+
 @app.command()
 @with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"])
 def extract(given: Mapping[str, Any], output: Output) -> None:
     """Read the three sets and encode them with the frozen model."""
-    _run_verb("extract", make_config(given), output)
+    _begin("extract", given, output)
 
 
 @app.command()
@@ -61,7 +81,19 @@ def extract(given: Mapping[str, Any], output: Output) -> None:
 )
 def weigh(given: Mapping[str, Any], output: Output) -> None:
     """Weigh DATA, keep its best rows, and write a report; does first what is missing."""
-    _run_verb("weigh", make_config(given), output)
+    _begin("weigh", given, output)
+
+
+@app.command(name="run")
+@with_settings(*ALL_SETTINGS, config_file=False)
+def run_all(
+    given: Mapping[str, Any],
+    output: Output,
+    config: Annotated[Path, typer.Argument(help="YAML file with settings; flags override it.")],
+    until: Annotated[str, typer.Option(help="Last verb: extract, weigh, select, train or evaluate.")] = "evaluate",
+) -> None:
+    """Do all stages of CONFIG: weigh, select, train, evaluate, report. Resumes and skips what is done."""
+    _begin(until, {"config": config, **given}, output)
 
 
 @app.command()
@@ -72,7 +104,7 @@ def select(
     run: Annotated[Path, typer.Argument(help="Run folder whose weights are solved.")],
 ) -> None:
     """Select anew from the weights of RUN, keeping more or fewer rows."""
-    _run_verb("select", _config_of(run, given), output)
+    _go_on("select", run, given, output)
 
 
 @app.command()
@@ -83,7 +115,7 @@ def train(
     run: Annotated[Path, typer.Argument(help="Run folder whose rows are selected.")],
 ) -> None:
     """Fine-tune the model of RUN on its kept rows with their weights."""
-    _run_verb("train", _config_of(run, given), output)
+    _go_on("train", run, given, output)
 
 
 @app.command()
@@ -99,31 +131,16 @@ def evaluate(
     Either of a RUN, or of --model and any number of --adapter without one: one table and one page, before and after.
     """
     if run is None:
-        _evaluate_models(make_settings(ModelEvaluation, given), output, plan_only=judge_dry_run)
+        _evaluate_models(given, output, plan_only=judge_dry_run)
         return
     alone = [name for name in given if name in ModelsSettings.model_fields and name != "show_text"]
     if alone:
         raise ConfigError(f"{', '.join(alone)} cannot change a run's evaluation; give RUN, or --model without it")
-    config = _config_of(run, given)
     if judge_dry_run and not output.dry_run:
-        from sotune.pipeline import plan_judging
-
         with monitored(output) as monitor:
-            print_judging_plan(output, plan_judging(config, monitor))
+            print_judging_plan(output, api.open_run(run).plan_judging(monitor=monitor, **given))
     else:
-        _run_verb("evaluate", config, output)
-
-
-@app.command(name="run")
-@with_settings(*ALL_SETTINGS, config_file=False)
-def run_all(
-    given: Mapping[str, Any],
-    output: Output,
-    config: Annotated[Path, typer.Argument(help="YAML file with settings; flags override it.")],
-    until: Annotated[str, typer.Option(help="Last verb: extract, weigh, select, train or evaluate.")] = "evaluate",
-) -> None:
-    """Do all stages of CONFIG: weigh, select, train, evaluate, report. Resumes and skips what is done."""
-    _run_verb(until, make_config(override(read_config(config), given), origin=str(config)), output)
+        _go_on("evaluate", run, given, output)
 
 
 @app.command()
@@ -135,7 +152,7 @@ def report(
     show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
 ) -> None:
     """Write the report of RUN again, from its artefacts alone."""
-    _run_verb("report", _config_of(run, {"show_text": show_text}), output)
+    _go_on("report", run, {"show_text": show_text}, output)
 
 
 @app.command()
@@ -148,12 +165,10 @@ def explain(
     show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
 ) -> None:
     """Say why rows of RUN were kept or dropped: costs, nearest references, margin to the cut."""
-    from sotune.pipeline import explain as explain_rows
-
     if output.dry_run:
         say(output, {"would_explain": ids}, f"would explain {len(ids)} rows of {run}")
         return
-    found = explain_rows(run, ids, show_text=show_text)
+    found = api.explain(run, ids, show_text=show_text)
     if output.as_json:
         print_json([dataclasses.asdict(one) for one in found])
         return
@@ -184,21 +199,19 @@ def score(
     ] = None,
 ) -> None:
     """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
-    from sotune.pipeline import score as score_rows
-
-    target = scores or run / "scores.parquet"
     if output.dry_run:
+        target = scores or run / "scores.parquet"
         say(output, {"would_write": str(target)}, f"would score {data} with the potentials of {run}, into {target}")
         return
     with monitored(output) as monitor:
-        summary = score_rows(run, data, out=target, where=tuple(where or ()), monitor=monitor)
-    if not output.as_json:
-        print_table(output, "scored", {
-            "rows scored": f"{summary.n_scored:,}", "would be kept": f"{summary.n_would_keep:,}",
-            "quarantined": f"{summary.n_quarantined:,}",
-        }, [summary.file, summary.quarantine])  # fmt: skip
-    else:
-        say(output, dataclasses.asdict(summary), "")
+        summary = api.score(run, data, out=scores, where=where or (), monitor=monitor)
+    if output.as_json:
+        print_json(dataclasses.asdict(summary))
+        return
+    print_table(output, "scored", {
+        "rows scored": f"{summary.n_scored:,}", "would be kept": f"{summary.n_would_keep:,}",
+        "quarantined": f"{summary.n_quarantined:,}",
+    }, [summary.file, summary.quarantine])  # fmt: skip
 
 
 @app.command()
@@ -218,46 +231,48 @@ def main() -> None:
     app()
 
 
-def _config_of(run: Path, changes: Mapping[str, Any]) -> RunConfig:
-    from sotune.artifacts import RunFolder
-    from sotune.pipeline.scoring import run_config
-
-    return run_config(RunFolder.open(run), changes)
-
-
-def _evaluate_models(settings: ModelEvaluation, output: Output, *, plan_only: bool) -> None:
-    from sotune.evaluation.candidates import find_candidates
-    from sotune.evaluation.evaluator import load_eval_prompts
-    from sotune.pipeline.model_comparison import compare_models, plan_model_judging
-
+def _begin(verb: str, given: Mapping[str, Any], output: Output) -> None:
     if output.dry_run:
-        names = [candidate.name for candidate in find_candidates(settings)]
-        n_prompts = len(load_eval_prompts(settings, seed=settings.seed))
-        planned = {"would_write": settings.out, "models": names, "n_prompts": n_prompts}
-        say(output, planned, f"would ask {', '.join(names)} {n_prompts} prompts, into {settings.out}")
-        return
-    if plan_only:
-        with monitored(output) as monitor:
-            print_judging_plan(output, plan_model_judging(settings, monitor))
+        _print_plan(output, api.plan(verb, **given))
         return
     with monitored(output) as monitor:
-        found = compare_models(settings, monitor)
+        done = api.run(until=verb, monitor=monitor, **given)
+    _print_summary(verb, output, done.summary)
+
+
+def _go_on(verb: str, run: Path, changes: Mapping[str, Any], output: Output) -> None:
+    opened = api.open_run(run)
+    if output.dry_run:
+        _print_plan(output, opened.plan(verb, **changes))
+        return
+    with monitored(output) as monitor:
+        getattr(opened, verb)(monitor=monitor, **changes)
+    _print_summary(verb, output, opened.summary)
+
+
+def _evaluate_models(given: Mapping[str, Any], output: Output, *, plan_only: bool) -> None:
+    if output.dry_run:
+        planned = api.plan_evaluation(**given)
+        names = ", ".join(planned["models"])
+        say(output, planned, f"would ask {names} {planned['n_prompts']} prompts, into {planned['would_write']}")
+        return
+    with monitored(output) as monitor:
+        if plan_only:
+            print_judging_plan(output, api.plan_judging(monitor=monitor, **given))
+            return
+        found = api.evaluate(monitor=monitor, **given)
     if output.as_json:
         print_json({**found.results, "files": found.files})
         return
     print_models(output, found.results, found.files)
 
 
-def _run_verb(verb: str, config: RunConfig, output: Output) -> None:
-    from sotune import pipeline
+def _print_plan(output: Output, planned: RunSummary) -> None:
+    lines = [f"{o.title}: {o.status}" for o in planned.stages]
+    say(output, dataclasses.asdict(planned), f"in {planned.folder}\n" + "\n".join(lines))
 
-    if output.dry_run:
-        planned = pipeline.plan(verb, config)
-        lines = [f"{o.title}: {o.status}" for o in planned.stages]
-        say(output, dataclasses.asdict(planned), f"in {planned.folder}\n" + "\n".join(lines))
-        return
-    with monitored(output) as monitor:
-        summary = pipeline.run(config, monitor, until=verb)
+
+def _print_summary(verb: str, output: Output, summary: RunSummary) -> None:
     if output.as_json:
         print_json(dataclasses.asdict(summary))
         return

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from sotune.api import compare as run_comparison
+from sotune.api import plan_comparison
 from sotune.cli.commands import app
 from sotune.cli.console import Output, monitored, print_figures, print_json, say
 from sotune.cli.flags import with_settings
-from sotune.settings import read_config
-
-_PAGE = "compare.html"
 
 
 @app.command()
@@ -31,20 +30,18 @@ def compare(
     ] = None,
 ) -> None:
     """Compare the methods of CONFIG: data sets x harmful shares x seeds, one budget. Resumes where it stood."""
-    from sotune.comparison.compare import FIGURES, plan_comparison, run_comparison
-    from sotune.comparison.settings import make_compare_settings
+    from sotune.comparison.compare import FIGURES
 
     changes = {} if workers is None else {"workers": workers}
-    settings = make_compare_settings({**read_config(config), **changes}, origin=str(config))
     if output.dry_run:
-        cells = plan_comparison(settings, out)
+        cells = plan_comparison(config, out=out, **changes)
         n_done = sum(cell.status == "done" for cell in cells)
         lines = [f"{cell.draw}: {cell.variant}: {cell.status}" for cell in cells]
         planned = {"folder": str(out), "n_done": n_done, "cells": [dataclasses.asdict(cell) for cell in cells]}
         say(output, planned, "\n".join([*lines, f"{n_done} of {len(cells)} cells are done in {out}"]))
         return
     with monitored(output) as monitor:
-        summary = run_comparison(settings, out, monitor, page=_PAGE)
+        summary = run_comparison(config, out=out, monitor=monitor, **changes)
     if output.as_json:
         print_json(dataclasses.asdict(summary))
         return

@@ -10,10 +10,9 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sotune.api.watching import ConsoleMonitor, escaped
 from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
 
@@ -25,56 +24,6 @@ class Output:
     quiet: bool
     as_json: bool
     dry_run: bool
-
-
-class ConsoleMonitor:
-    """Draws progress on standard error."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> ConsoleMonitor:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._progress.stop()
-
-    def stage(self, name: str, status: str) -> None:
-        """Says that a stage begins, or that it is up to date."""
-        self._clear()
-        mark = "[dim]is up to date[/dim]" if status == "skipped" else "…"
-        self._console.print(f"[bold]{escaped(name)}[/bold] {mark}", highlight=False)
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """Moves the bar of one piece of work."""
-        if label not in self._tasks:
-            self._tasks[label] = self._progress.add_task(label, total=total)
-        self._progress.update(self._tasks[label], completed=done, total=total)
-
-    def warn(self, message: str) -> None:
-        """Prints a warning."""
-        self._console.print(f"[yellow]warning:[/yellow] {escaped(message)}", highlight=False)
-
-    def _clear(self) -> None:
-        for task in self._tasks.values():
-            self._progress.remove_task(task)
-        self._tasks.clear()
-
-
-def escaped(text: str) -> str:
-    """Makes text safe to print: no markup of ours, no control characters that could steer a terminal."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 class monitored:  # noqa: N801 - used like a function

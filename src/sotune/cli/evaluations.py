@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sotune.cli.console import Output, escaped, print_json, print_table
+from sotune.api.watching import escaped
+from sotune.cli.console import Output, print_json, print_table
 
 if TYPE_CHECKING:
     from sotune.evaluation.usage import JudgingPlan

@@ -11,7 +11,6 @@ import typer
 from pydantic import BaseModel
 
 from sotune.cli.console import Output, errors_told
-from sotune.settings import override, read_config
 
 _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
@@ -47,7 +46,8 @@ def with_settings(
 
     ``aliases`` gives a setting a second flag, where no other setting of the command has that name.
 
-    The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed.
+    The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed, and the
+    file of settings, if any, as ``config``.
     """
     fields = {name: field for group in groups for name, field in group.model_fields.items()}
     positional = set(arguments)
@@ -91,7 +91,7 @@ def with_settings(
             given = {n: values.pop(n) for n in fields}
             typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
             with errors_told(output):
-                command(given=override(read_config(path) if path else {}, typed), output=output, **values)
+                command(given={**typed, "config": path} if path else typed, output=output, **values)
 
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
         ordered = sorted(parameters, key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sotune.api import judge_check as check_judge
+from sotune.api import plan_judge_check
 from sotune.cli.commands import app
 from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, show_estimate
@@ -24,22 +26,21 @@ def judge_check(
     judge_dry_run: JudgeDryRun = False,
 ) -> None:
     """Measure a judge against human labels, and correct rates for its known error (Rogan and Gladen)."""
-    from sotune.evaluation.checking import check_judge, plan_judge_check
-
-    settings = make_settings(JudgeCheckSettings, given)
+    out = given.get("out", JudgeCheckSettings.model_fields["out"].default)
     if output.dry_run:
-        say(output, {"would_write": settings.out}, f"would judge the rows of {labeled}, into {settings.out}")
+        make_settings(JudgeCheckSettings, given)
+        say(output, {"would_write": out}, f"would judge the rows of {labeled}, into {out}")
         return
     if judge_dry_run:
-        print_judging_plan(output, plan_judge_check(labeled, settings))
+        print_judging_plan(output, plan_judge_check(labeled, **given))
         return
     with monitored(output) as monitor:
-        result = check_judge(labeled, settings, monitor)
+        result = check_judge(labeled, monitor=monitor, **given)
     if output.as_json:
-        print_json({**result, "files": [settings.out]})
+        print_json({**result, "files": [out]})
         return
     title = f"{result['judge']} against human labels, n = {result['n']}, {result['n_unscored']} unscored"
-    print_table(output, title, _figures(result), [settings.out])
+    print_table(output, title, _figures(result), [out])
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:

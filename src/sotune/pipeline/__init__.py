@@ -4,7 +4,7 @@ from sotune.evaluation.usage import JudgingPlan
 from sotune.pipeline.explaining import Explanation, explain
 from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import RunSummary, StageOutcome
-from sotune.pipeline.verbs import evaluate, extract, plan, plan_judging, report, run, select, train, weigh
+from sotune.pipeline.verbs import figures, plan, plan_judging, run
 
 __all__ = [
     "Explanation",
@@ -12,15 +12,10 @@ __all__ = [
     "RunSummary",
     "ScoreSummary",
     "StageOutcome",
-    "evaluate",
     "explain",
-    "extract",
+    "figures",
     "plan",
     "plan_judging",
-    "report",
     "run",
     "score",
-    "select",
-    "train",
-    "weigh",
 ]

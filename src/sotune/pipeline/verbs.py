@@ -1,7 +1,8 @@
-"""One function for each verb of the command line."""
+"""The verbs: which stages each brings up to date, and the functions that do so."""
 
 from __future__ import annotations
 
+from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
@@ -13,7 +14,7 @@ from sotune.pipeline.fine_tuning import TRAINING, base_model
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
-from sotune.pipeline.stage import RunSummary, Stage, plan_stages, run_stages
+from sotune.pipeline.stage import Figures, RunSummary, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGHTS
 from sotune.settings import RunConfig
 
@@ -32,51 +33,6 @@ _STAGES_OF: dict[str, tuple[Stage, ...]] = {
 """What each verb brings up to date; all but the first leave a report too."""
 
 
-def extract(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
-    """Reads the three sets and encodes them.
-
-    Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
-    """
-    return _run("extract", config, monitor)
-
-
-def weigh(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
-    """Weighs the downstream rows, selects, and writes a report; does first what is missing.
-
-    Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
-    """
-    return _run("weigh", config, monitor)
-
-
-def select(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
-    """Selects anew from the weights of a run, with other settings for how much is kept.
-
-    Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
-    """
-    return _run("select", config, monitor)
-
-
-def train(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
-    """Fine-tunes the model on the kept rows with their weights; does first what is missing.
-
-    Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
-    """
-    return _run("train", config, monitor)
-
-
-def evaluate(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
-    """Asks the base model and the tuned one the evaluation prompts, and judges; does first what is missing.
-
-    Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
-    """
-    return _run("evaluate", config, monitor)
-
-
 def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPlan:
     """Answers the prompts and counts what judging the answers would ask of the endpoint; asks it nothing.
 
@@ -87,22 +43,20 @@ def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPl
     return count_judging(config, monitor or Silent())
 
 
-def run(config: RunConfig, monitor: Monitor | None = None, *, until: str | None = None) -> RunSummary:
-    """Does all stages, or those up to one verb.
+def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "evaluate") -> RunSummary:
+    """Does one verb, the whole path by default, and first what it lacks.
 
     Raises:
         SotuneError: Data, settings or the work itself are at fault; the message says what to do.
     """
-    return _run(until or "evaluate", config, monitor)
+    import torch
 
-
-def report(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
-    """Writes the report of a run.
-
-    Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
-    """
-    return _run("report", config, monitor)
+    _check_needs(until, config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    names = [stage.name for stage in STAGES]
+    later = {name: names[position + 1 :] for position, name in enumerate(names)}
+    return run_stages(_stages(until), config, monitor or Silent(), later=later)
 
 
 def plan(verb: str, config: RunConfig) -> RunSummary:
@@ -110,15 +64,9 @@ def plan(verb: str, config: RunConfig) -> RunSummary:
     return plan_stages(_stages(verb), config)
 
 
-def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
-    import torch
-
-    _check_needs(verb, config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    names = [stage.name for stage in STAGES]
-    later = {name: names[position + 1 :] for position, name in enumerate(names)}
-    return run_stages(_stages(verb), config, monitor or Silent(), later=later)
+def figures(run: RunFolder) -> dict[str, Figures]:
+    """Returns the figures of each finished stage of a run, by its title."""
+    return {stage.title: stage.summarize(run) for stage in STAGES if run.manifest_path(stage.name).exists()}
 
 
 def _check_needs(verb: str, config: RunConfig) -> None:

@@ -31,11 +31,10 @@ class JudgeRoleSettings(StageSettings):
     @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
     @classmethod
     def _named_from_anywhere(cls, value: object) -> object:
-        """Takes one name for a list of one, and makes files and folders absolute: a run is usable from any folder."""
-        names = (value,) if isinstance(value, str) else value
-        if not isinstance(names, list | tuple):
-            return names
-        return tuple(_absolute_judge(name) if isinstance(name, str) else name for name in names)
+        """Makes files and folders absolute: a run is usable from any folder."""
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(_absolute_judge(name) if isinstance(name, str) else name for name in value)
 
 
 class MatchingSettings(StageSettings):

@@ -5,15 +5,25 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class StageSettings(BaseModel):
     """Settings of one stage: frozen, and any key that is not among them is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_of_one(cls, given: Any) -> Any:
+        """Takes one text for a list of one."""
+        if not isinstance(given, Mapping):
+            return given
+        lists = {name for name, field in cls.model_fields.items() if field.annotation == tuple[str, ...]}
+        return {name: (value,) if name in lists and isinstance(value, str) else value for name, value in given.items()}
 
 
 def parse_bytes(text: str) -> int:

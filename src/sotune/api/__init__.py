@@ -1,0 +1,39 @@
+"""The functions and the one class that notebooks, scripts and the command line call."""
+
+from sotune.api.experiment import mix, plan_mix
+from sotune.api.functions import (
+    compare,
+    evaluate,
+    extract,
+    judge_check,
+    plan,
+    plan_comparison,
+    plan_evaluation,
+    plan_judge_check,
+    plan_judging,
+    run,
+    weigh,
+)
+from sotune.api.run_handle import Run, explain, open_run, score
+from sotune.api.watching import watched
+
+__all__ = [
+    "Run",
+    "compare",
+    "evaluate",
+    "explain",
+    "extract",
+    "judge_check",
+    "mix",
+    "open_run",
+    "plan",
+    "plan_comparison",
+    "plan_evaluation",
+    "plan_judge_check",
+    "plan_judging",
+    "plan_mix",
+    "run",
+    "score",
+    "watched",
+    "weigh",
+]

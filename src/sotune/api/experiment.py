@@ -1,0 +1,105 @@
+"""A contaminated experiment, from a user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sotune.api.keywords import plain, takes
+from sotune.api.watching import watched
+from sotune.monitoring import Monitor
+from sotune.settings import Format, MixSettings, make_mix_settings
+
+if TYPE_CHECKING:
+    from sotune.mixing import Mixture, SourceName
+    from sotune.sources import LoadedSet
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What mixing made.
+
+    Attributes:
+        folder: The experiment.
+        account: Seed, sizes, and what each source gave.
+        files: What was written; nothing in a plan.
+    """
+
+    folder: str
+    account: Mapping[str, Any]
+    files: tuple[str, ...]
+
+
+@takes(MixSettings)
+def mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> Mixed:
+    """Builds a contaminated experiment: training rows, both references and evaluation prompts, disjoint.
+
+    Args:
+        task: Rows of the task: a file, a saved dataset folder, or a Hub id.
+        monitor: Is told of what is left out.
+        settings: ``harmful`` and ``out`` are required.
+
+    Raises:
+        ArtifactError: The folder is not empty.
+        ConfigError: A setting is wrong.
+        DataError: A source cannot be read, or has too few prompts.
+    """
+    from sotune.mixing import save_mixture
+
+    made = make_mix_settings(plain({"task": task, **settings}))
+    mixture = _mixture(made, monitor)
+    # Where the user's files lie is nobody's business; mix.json has their names and digests.
+    recorded = made.model_dump(mode="json", exclude={"task", "harmful", "refusals", "out"})
+    files = save_mixture(mixture, Path(made.out), settings=recorded)
+    return Mixed(made.out, mixture.account, tuple(str(path) for path in files))
+
+
+def plan_mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> Mixed:
+    """Says what `mix` would make, and writes nothing."""
+    made = make_mix_settings(plain({"task": task, **settings}))
+    return Mixed(made.out, _mixture(made, monitor).account, ())
+
+
+def _mixture(settings: MixSettings, monitor: Monitor | None) -> Mixture:
+    from sotune.mixing import MixSizes, check_out, make_mixture
+
+    sizes = MixSizes.from_fractions(
+        settings.n,
+        harmful_fraction=settings.harmful_fraction,
+        refusal_fraction=settings.refusal_fraction if settings.refusals else 0.0,
+        n_anchor=settings.n_anchor,
+        n_reference=settings.n_reference,
+        n_eval=settings.n_eval,
+    )
+    check_out(Path(settings.out))
+    with watched(monitor) as watch:
+        sources = _load_sources(settings, watch)
+    return make_mixture(
+        sources, sizes, seed=settings.seed, label_column=settings.label_column, id_column=settings.id_column
+    )
+
+
+def _load_sources(settings: MixSettings, monitor: Monitor) -> dict[SourceName, LoadedSet]:
+    from sotune.sources import SourceOptions, load_set
+
+    asked: dict[SourceName, tuple[str | None, Format, tuple[str, ...]]] = {
+        "task": (settings.task, settings.task_format, settings.task_where),
+        "harmful": (settings.harmful, settings.harmful_format, settings.harmful_where),
+        "refusal": (settings.refusals, settings.refusals_format, settings.refusals_where),
+    }
+    sources: dict[SourceName, LoadedSet] = {}
+    for name, (source, row_format, where) in asked.items():
+        if source is None:
+            continue
+        sources[name] = load_set(
+            source,
+            set_name="harmful_reference" if name == "harmful" else "downstream",
+            options=SourceOptions(format=row_format, where=where, id_column=settings.id_column),
+            max_quarantine_fraction=settings.max_quarantine_fraction,
+        )
+        if sources[name].quarantined:
+            monitor.warn(f"{len(sources[name].quarantined)} rows of {source} cannot be used and are left out")
+    return sources

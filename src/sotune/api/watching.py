@@ -1,0 +1,92 @@
+"""Progress bars on standard error and in notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from sotune.monitoring import Monitor, Silent
+
+
+class ConsoleMonitor:
+    """Draws progress on a console, or in the notebook that the console stands for."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=console.is_jupyter and importlib.util.find_spec("ipywidgets") is None,  # rich would warn each time
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> ConsoleMonitor:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str, status: str) -> None:
+        """Says that a stage begins, or that it is up to date."""
+        self._clear()
+        mark = "[dim]is up to date[/dim]" if status == "skipped" else "…"
+        self._console.print(f"[bold]{escaped(name)}[/bold] {mark}", highlight=False)
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Moves the bar of one piece of work."""
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total)
+        self._progress.update(self._tasks[label], completed=done, total=total)
+
+    def warn(self, message: str) -> None:
+        """Prints a warning."""
+        self._console.print(f"[yellow]warning:[/yellow] {escaped(message)}", highlight=False)
+
+    def _clear(self) -> None:
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks.clear()
+
+
+class WarningsMonitor(Silent):
+    """Shows no progress and hands warnings to Python's own."""
+
+    def warn(self, message: str) -> None:
+        """Raises a Python warning, which a script's filters may silence or turn into an error."""
+        warnings.warn(message, stacklevel=2)
+
+
+@contextlib.contextmanager
+def watched(monitor: Monitor | None) -> Iterator[Monitor]:
+    """Yields the monitor given, or else one that draws bars where somebody sees them: in a terminal or a notebook."""
+    console = Console(stderr=True)
+    if monitor is not None:
+        yield monitor
+    elif console.is_terminal or console.is_jupyter:
+        with ConsoleMonitor(console) as drawn:
+            yield drawn
+    else:
+        yield WarningsMonitor()
+
+
+def escaped(text: str) -> str:
+    """Makes text safe to print: no markup of ours, no control characters that could steer a terminal."""
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """Returns text without the control characters that could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
