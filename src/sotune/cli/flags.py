@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from sotune.cli.console import Output, errors_told
+from sotune.settings import Bytes
 
 _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
@@ -23,8 +24,8 @@ def _optional(annotation: Any) -> Any:
     """Returns the command-line type of a setting: its own or None; a tuple becomes a repeatable list."""
     if annotation == tuple[str, ...]:
         return list[str] | None
-    if annotation == int | Literal["auto"]:
-        return str | None  # the setting itself tells a number from a word
+    if annotation in (int | Literal["auto"], Bytes | None):
+        return str | None  # the setting itself reads a number, a word or a size
     return annotation | None
 
 

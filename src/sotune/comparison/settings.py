@@ -7,10 +7,10 @@ settings that suit it; what the file says counts more.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sotune.comparison.variants import References, Variant, find_method, preset_changes
 from sotune.errors import ConfigError
@@ -22,7 +22,6 @@ from sotune.settings import (
     RepresentationSettings,
     SelectionSettings,
     TrainingSettings,
-    nearest_setting,
 )
 
 MINIATURE = "miniature"
@@ -163,7 +162,7 @@ def _as_seeds(value: Any) -> Any:
 class CompareSettings(RepresentationSettings, TrainingSettings, EvaluationSettings):
     """All settings of a comparison."""
 
-    model_config = _STRICT
+    where_listed: ClassVar[str] = "docs/comparing.md"
 
     model: str = Field(MINIATURE, description="Causal LM that is fine-tuned: miniature, a folder, or a Hub id.")
     methods: tuple[Annotated[MethodSettings, BeforeValidator(_as_method)], ...] = Field(
@@ -187,6 +186,11 @@ class CompareSettings(RepresentationSettings, TrainingSettings, EvaluationSettin
     )
     workers: int = Field(1, ge=1, description="Cells measured at once, each in a process of its own.")
     threads: int = Field(1, ge=1, description="CPU threads of each.")
+
+    @classmethod
+    def known(cls) -> Iterable[str]:
+        """Returns the names of all settings, those of methods and data sets too."""
+        return [name for group in (cls, MiniatureData, FileData, MethodSettings) for name in group.model_fields]
 
     @model_validator(mode="after")
     def _consistent(self) -> CompareSettings:
@@ -222,31 +226,9 @@ def make_compare_settings(given: Mapping[str, Any], *, origin: str = "settings")
     layered = {**MINIATURE_SETTINGS, **given} if given.get("model", MINIATURE) == MINIATURE else dict(given)
     if isinstance(layered.get("model"), str) and os.path.exists(layered["model"]):
         layered["model"] = os.path.abspath(layered["model"])
-    try:
-        settings = CompareSettings(**layered)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, origin)) from None
+    settings = CompareSettings.of(layered, origin=origin)
     try:
         settings.variants()
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     return settings
-
-
-def _describe(error: ValidationError, origin: str) -> str:
-    known: dict[str, Any] = dict(CompareSettings.model_fields)
-    for group in (MiniatureData, FileData, MethodSettings):
-        known |= group.model_fields
-    faults = []
-    for fault in error.errors(include_url=False):
-        name = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            near = nearest_setting(str(fault["loc"][-1]), known)
-            faults.append(
-                f"unknown setting {name!r}; " + (f"did you mean {near!r}?" if near else "see docs/comparing.md")
-            )
-        elif fault["type"] == "missing":
-            faults.append(f"setting {name!r} is required")
-        else:
-            faults.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}. Got {str(fault['input'])[:200]!r}")
-    return f"{origin}: " + "; ".join(faults)

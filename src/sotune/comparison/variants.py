@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError
 from sotune.selection import LOSS_WEIGHT_RULES
-from sotune.settings import PRESETS, nearest_setting
+from sotune.settings import PRESETS, StageSettings, nearest_setting
 
 if TYPE_CHECKING:
     from sotune.methods import Method
@@ -102,29 +102,33 @@ def change_method(method: Method, changes: Mapping[str, Any]) -> Method:
 
 
 def changeable(method: Method) -> list[str]:
-    """Returns the keyword arguments that a method's ``weigh`` and ``keep`` take besides their inputs."""
-    of_keep = [] if method.keep is None else _keyword_arguments(method.keep)
-    return list(dict.fromkeys([*_keyword_arguments(method.weigh), *of_keep]))
+    """Returns what a method's ``weigh`` and ``keep`` take besides their inputs; settings count one by one."""
+    return list(dict.fromkeys([*_names(method.weigh), *([] if method.keep is None else _names(method.keep))]))
 
 
-def _with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
-    """Binds those of the arguments that a function takes."""
-    own = {name: arguments[name] for name in _keyword_arguments(function) if name in arguments}
+def _with(function: Callable[..., Any], changes: Mapping[str, Any]) -> Callable[..., Any]:
+    """Binds those of the changes that a function takes, the settings among them to settings with these changes."""
+    own: dict[str, Any] = {}
+    for parameter in _keyword_only(function):
+        if isinstance(parameter.default, StageSettings):
+            of_settings = {name: value for name, value in changes.items() if name in type(parameter.default).known()}
+            if of_settings:
+                own[parameter.name] = parameter.default.replace(**of_settings)
+        elif parameter.name in changes:
+            own[parameter.name] = changes[parameter.name]
     return partial(function, **own) if own else function
 
 
-def _keyword_arguments(function: Callable[..., Any]) -> list[str]:
-    while isinstance(function, partial):  # which has no annotations of its own
-        function = function.func
-    hints = get_type_hints(function)
-    names = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            (typed,) = get_args(hints[parameter.name])
-            names += list(typed.__annotations__)
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            names.append(parameter.name)
+def _names(function: Callable[..., Any]) -> list[str]:
+    names: list[str] = []
+    for parameter in _keyword_only(function):
+        default = parameter.default
+        names += type(default).known() if isinstance(default, StageSettings) else [parameter.name]
     return names
+
+
+def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
 def preset_changes(method: Method, preset: str) -> dict[str, Any]:

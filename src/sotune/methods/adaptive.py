@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from functools import partial
 
-from torch import Tensor
+from sotune.methods.base import Method
+from sotune.methods.sot import weigh
+from sotune.settings import WeightSettings
 
-from sotune.methods.base import Method, WeighInputs
-from sotune.methods.sot import WeighChanges, learn
-
-
-def weigh(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
-    """Returns weights in the space stretched by `sotune.weights.ground_cost.learn_stretch`, ``[n]``."""
-    at: WeighChanges = {"cost": "adaptive", "reference_relaxation": 0.0}
-    at.update(changes)
-    return learn(inputs, **at)
-
-
-ADAPTIVE = Method(weigh, loss_weight_rule="proportional")
+ADAPTIVE = Method(partial(weigh, settings=WeightSettings()), loss_weight_rule="proportional")

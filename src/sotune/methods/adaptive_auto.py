@@ -5,16 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sotune.methods.base import Method, WeighInputs
-from sotune.methods.sot import solver_settings
-from sotune.sentinels import (
-    Folds,
-    Grid,
-    Guarded,
-    cut_at_pass_rate,
-    default_choice,
-    split_by_prompt,
-    weigh_with_sentinels,
-)
+from sotune.sentinels import Folds, Guarded, cut_at_pass_rate, split_by_prompt, weigh_with_sentinels
+from sotune.settings import WeightSettings
 
 # The defaults of sotune.settings, which explains them. A method must not change with a user's settings.
 _TUNING_SHARE, _MEASURING_SHARE, _MAX_HARMFUL_PASS = 0.2, 0.2, 0.1
@@ -55,20 +47,9 @@ def _folds(inputs: WeighInputs) -> Folds:
 
 
 def _guard(inputs: WeighInputs) -> Guarded:
-    settings = solver_settings(reference_relaxation=0.0)
-    default = default_choice(settings, "adaptive")
     return weigh_with_sentinels(
-        inputs.downstream,
-        inputs.safe_anchor,
-        inputs.harmful_reference,
-        _folds(inputs),
-        settings=settings,
-        cost="adaptive",
-        grid=Grid(
-            (default.epsilon,), (default.push_strength,), (default.reference_relaxation,), (default.stretch,)
-        ),
-        default=default,
-    )  # fmt: skip
+        inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, _folds(inputs), WeightSettings()
+    )
 
 
 ADAPTIVE_AUTO = Method(weigh, loss_weight_rule="proportional", keep=keep)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet
 from sotune.errors import ConfigError
 from sotune.pipeline.record_sets import read_records
-from sotune.settings import TUNED, RunConfig
+from sotune.settings import TUNED, RunConfig, WeightSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sotune.sentinels import Choice, Folds, Grid, Guarded
-    from sotune.weights import SolverSettings
+    from sotune.sentinels import Folds, Grid, Guarded, Tried
 
 SENTINELS, SENTINEL_SUMMARY = "sentinels.parquet", "sentinels.json"
 
@@ -60,24 +59,26 @@ def split_reference(config: RunConfig, run: RunFolder) -> Split:
     return Split(folds, "")
 
 
-def tuning_grid(config: RunConfig, default: Choice) -> Grid:
+def tuning_grid(config: RunConfig) -> Grid:
     """Returns what the tuning fold tries: of the settings that stand at their defaults, if any may be chosen."""
-    from sotune.sentinels import Grid
-
+    if config.sentinels != "tune":
+        return {}
     fields = RunConfig.model_fields
-    values = {}
-    for name, tried in TUNED.items():
-        own = getattr(config, name) != fields[name].default or (name == "stretch" and config.cost != "adaptive")
-        values[name] = (getattr(default, name),) if own or config.sentinels != "tune" else tried
-    return Grid(**values)
+    return {name: tried for name, tried in TUNED.items() if getattr(config, name) == fields[name].default}
 
 
-def guard_choice(config: RunConfig, settings: SolverSettings) -> Choice:
-    """Returns the point of the grid that the settings stand for."""
-    from sotune.sentinels import Choice
+def written_settings(settings: WeightSettings) -> dict[str, Any]:
+    """Returns what may be chosen as it is written to files: as it was used, and ``None`` for infinite."""
+    from sotune.weights import cost_of, relaxation_of
 
-    stretch = config.stretch if config.cost == "adaptive" else 0.0
-    return Choice(settings.epsilon, settings.push_strength, settings.reference_relaxation, stretch)
+    cost = cost_of(settings)
+    relaxation = relaxation_of(settings, cost)
+    return {
+        "epsilon": settings.epsilon,
+        "push_strength": settings.push_strength,
+        "reference_relaxation": None if math.isinf(relaxation) else relaxation,
+        **cost.state(),
+    }
 
 
 def write_sentinels(run: RunFolder, split: Split, guarded: Guarded | None) -> list[str]:
@@ -126,10 +127,8 @@ def write_sentinels(run: RunFolder, split: Split, guarded: Guarded | None) -> li
     return [SENTINELS, SENTINEL_SUMMARY]
 
 
-def _tried(one: Any) -> dict[str, Any]:
-    choice = {name: getattr(one.choice, name) for name in TUNED}
-    finite = {name: None if math.isinf(value) else value for name, value in choice.items()}
-    return {**finite, "representation": one.candidate, "auroc": one.auroc}
+def _tried(one: Tried) -> dict[str, Any]:
+    return {**written_settings(one.settings), "representation": one.candidate, "auroc": one.auroc}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json, write_parquet
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
-from sotune.pipeline.guarding import guard_choice, split_reference, tuning_grid, write_sentinels
+from sotune.pipeline.guarding import split_reference, tuning_grid, write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage
-from sotune.settings import RunConfig, SentinelSettings, WeightSettings, parse_bytes
+from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sotune.transport import Rows
-    from sotune.weights import LearnedWeights, SolverSettings
+    from sotune.weights import LearnedWeights
     from sotune.weights.solution import Step
 
 _N_NEAREST = 3
@@ -27,9 +26,9 @@ _WEIGHTS, _POTENTIALS, _SOLVER = "weights.parquet", "potentials.safetensors", "s
 
 def _key(config: RunConfig) -> dict[str, Any]:
     return {
-        "settings": {
-            name: getattr(config, name) for group in (WeightSettings, SentinelSettings) for name in group.model_fields
-        },
+        "settings": config.model_dump(
+            mode="json", include={*WeightSettings.model_fields, *SentinelSettings.model_fields}
+        ),
         "seed": None if config.sentinels == "off" else config.seed,
         "libraries": library_versions("torch"),
         "threads": config.threads,
@@ -37,18 +36,14 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from dataclasses import replace
-
     from sotune.sentinels import weigh_with_sentinels
     from sotune.weights import Scorer, learn_weights
-    from sotune.weights.ground_cost import learn_stretch
 
     ids, downstream = map_representations(config, run, "downstream")
     anchor_set, harmful_set = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
     anchor, harmful = anchor_set.values, harmful_set.values
-    settings, split = solver_settings(config), split_reference(config, run)
-    default = guard_choice(config, settings)
-    guarded, factor = None, config.stretch
+    settings: WeightSettings = config
+    split, guarded = split_reference(config, run), None
 
     def on_step(step: Step) -> None:
         monitor.progress("solving weights", step.step, None)
@@ -59,17 +54,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if split.folds is None:
-            stretch = None
-            if config.cost == "adaptive":
-                stretch = replace(learn_stretch(downstream, anchor, harmful), factor=factor)
-            learned = learn_weights(
-                downstream, anchor, harmful, settings=settings, cost=config.cost, stretch=stretch,
-                on_step=on_step, on_pass=on_pass,
-            )  # fmt: skip
+            learned = learn_weights(downstream, anchor, harmful, settings, on_step=on_step, on_pass=on_pass)
         else:
             guarded = weigh_with_sentinels(
-                downstream, anchor, harmful, split.folds, settings=settings, cost=config.cost,
-                grid=tuning_grid(config, default), default=default, on_step=on_step, on_pass=on_pass,
+                downstream, anchor, harmful, split.folds, settings,
+                grid=tuning_grid(config), on_step=on_step, on_pass=on_pass,
             )  # fmt: skip
             learned, settings, harmful = guarded.learned, guarded.settings, guarded.harmful_reference
     references = [anchor, harmful]
@@ -86,8 +75,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             "push_cost": learned.push_cost.double().numpy(),
             "pull_potential": learned.pull_potential.double().numpy(),
             "push_potential": learned.push_potential.double().numpy(),
-            **_nearest("safe", downstream, learned, 0, anchor, anchor_set.ids, settings),
-            **_nearest("harmful", downstream, learned, 1, harmful, harmful_ids, settings),
+            **_nearest("safe", downstream, learned, 0, anchor, anchor_set.ids, settings.epsilon),
+            **_nearest("harmful", downstream, learned, 1, harmful, harmful_ids, settings.epsilon),
         },
         schema={"id": "string"},
     )
@@ -103,12 +92,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         {
             "method": config.solver,
             "cost": config.cost,
-            "epsilon": settings.epsilon,
-            "push_strength": settings.push_strength,
-            "stretch": None if learned.stretch is None else learned.stretch.factor,
-            "reference_relaxation": None
-            if math.isinf(settings.reference_relaxation)
-            else settings.reference_relaxation,
+            **written_settings(settings),
             "tau": learned.tau,
             "effective_sample_size": learned.effective_sample_size,
             "objective": learned.objective,
@@ -139,46 +123,18 @@ def _nearest(
     number: int,
     reference: Tensor,
     ids: Sequence[str],
-    settings: SolverSettings,
+    epsilon: float,
 ) -> dict[str, Any]:
     """Returns the columns that say which rows of a reference each row's mass goes to, and the least cost."""
-    from sotune.weights.ground_cost import stretched_cost
     from sotune.weights.nearest import nearest_by_mass
 
-    cost = stretched_cost(downstream, reference, learned.stretch)
-    found = nearest_by_mass(cost, learned.references[number].g, settings.epsilon, most=_N_NEAREST)
+    cost = learned.fitted_cost.between(downstream, reference)
+    found = nearest_by_mass(cost, learned.references[number].g, epsilon, most=_N_NEAREST)
     return {
         f"nearest_{name}": [[ids[i] for i in columns] for columns in found.columns.tolist()],
         f"nearest_{name}_shares": found.shares.double().tolist(),
         f"least_{name}_cost": found.least_cost.double().numpy(),
     }
-
-
-def solver_settings(config: RunConfig) -> SolverSettings:
-    """Returns how a run solves its weights."""
-    from sotune.weights import SolverSettings
-
-    return SolverSettings(
-        solver=config.solver,
-        epsilon=config.epsilon,
-        push_strength=config.push_strength,
-        effective_sample_size=config.effective_sample_size,
-        tau=config.tau,
-        stationarity_tolerance=config.stationarity_tolerance,
-        marginal_tolerance=config.marginal_tolerance,
-        max_steps=config.max_outer_steps,
-        max_iters=config.max_iters,
-        learning_rate=config.logit_learning_rate,
-        reference_relaxation=_relaxation(config),
-        max_memory=None if config.max_memory is None else parse_bytes(config.max_memory),
-        streamed_tolerance=config.streamed_tolerance,
-    )
-
-
-def _relaxation(config: RunConfig) -> float:
-    if config.reference_relaxation is not None:
-        return config.reference_relaxation
-    return 0.0 if config.cost == "adaptive" else math.inf
 
 
 def _summarize(run: RunFolder) -> Figures:

@@ -13,23 +13,22 @@ from sotune.sentinels.promise import (
     harmful_rows_kept,
     sentinels_needed,
 )
-from sotune.sentinels.tuning import Choice, Grid, Tuned, default_choice, tune_settings
+from sotune.sentinels.tuning import Grid, Tried, Tuned, tune_settings
 
 __all__ = [
     "CONFIDENCE",
     "ENOUGH_SENTINELS",
     "LEAST_SENTINELS",
-    "Choice",
     "Cut",
     "Folds",
     "Grid",
     "Guarded",
     "HarmfulShare",
     "Rate",
+    "Tried",
     "Tuned",
     "cut_at_harmful_share",
     "cut_at_pass_rate",
-    "default_choice",
     "estimate_harmful_share",
     "harmful_rows_kept",
     "log_relative",

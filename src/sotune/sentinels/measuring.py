@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.sentinels.folds import Folds
-from sotune.sentinels.tuning import Choice, Grid, Representations, Tuned, sample_rows, tune_settings
+from sotune.sentinels.tuning import Grid, Representations, Tuned, sample_rows, tune_settings
+from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights import LearnedWeights, Scorer, SolverSettings, learn_weights
-from sotune.weights.ground_cost import learn_stretch
+from sotune.weights import LearnedWeights, Scorer, learn_weights
 from sotune.weights.separation import outranked
 from sotune.weights.solution import OnStep
 from sotune.weights.streaming import OnPass
@@ -26,7 +27,7 @@ class Guarded:
 
     Attributes:
         learned: The weights of the downstream rows.
-        settings: The solver's settings, those chosen among them.
+        settings: How they were solved, with what the tuning fold chose.
         harmful_reference: The rows that the weights were solved with: the reference fold and the tuning fold.
         tuned: What the tuning fold chose.
         harmful_scores: ``log(n·w)`` of each measuring sentinel, ``[k]``, in the order of ``Folds.measuring``.
@@ -35,7 +36,7 @@ class Guarded:
     """
 
     learned: LearnedWeights
-    settings: SolverSettings
+    settings: WeightSettings
     harmful_reference: Tensor
     tuned: Tuned
     harmful_scores: Tensor
@@ -57,11 +58,9 @@ def weigh_with_sentinels(
     safe_anchor: Tensor,
     harmful_reference: Tensor,
     folds: Folds,
+    settings: WeightSettings,
     *,
-    settings: SolverSettings,
-    cost: str,
-    grid: Grid,
-    default: Choice,
+    grid: Grid = MappingProxyType({}),
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
 ) -> Guarded:
@@ -75,10 +74,8 @@ def weigh_with_sentinels(
         safe_anchor: Trusted rows, ``[m_safe, d]``.
         harmful_reference: All harmful rows, ``[m_harmful, d]``.
         folds: Which of them are for what.
-        settings: How to solve, apart from what is chosen.
-        cost: See `learn_weights`.
-        grid: What is tried; of one point where nothing is to be chosen.
-        default: The point that stays where nothing is better.
+        settings: How to solve; stays where nothing of the grid is better.
+        grid: What is tried; by default nothing is chosen.
         on_step: See `learn_weights`.
         on_pass: See `learn_weights`.
 
@@ -92,21 +89,15 @@ def weigh_with_sentinels(
         )
     harmful = harmful_reference[list(folds.reference)]
     tuning = harmful_reference[list(folds.tuning)]
-    tuned = tune_settings(
-        {"default": Representations(downstream, safe_anchor, harmful, tuning)},
-        settings=settings,
-        cost=cost,
-        grid=grid,
-        default=default,
-    )
+    tuned = tune_settings({"default": Representations(downstream, safe_anchor, harmful, tuning)}, settings, grid=grid)
+    chosen = tuned.chosen.settings
     solved = harmful_reference[list(folds.solved)]
-    frozen = _Frozen(tuned.chosen.choice.applied_to(settings), cost, tuned.chosen.choice.stretch)
-    learned = frozen.learn(downstream, safe_anchor, solved, on_step=on_step, on_pass=on_pass)
-    safe_outranked = _score_safe_rows(frozen, sample_rows(downstream), safe_anchor, solved)
-    scorer = frozen.scorer(learned, safe_anchor, solved)
+    learned = learn_weights(downstream, safe_anchor, solved, chosen, on_step=on_step, on_pass=on_pass)
+    safe_outranked = _score_safe_rows(chosen, sample_rows(downstream), safe_anchor, solved)
+    scorer = Scorer.from_learned(learned, settings=chosen, references=(safe_anchor, solved))
     return Guarded(
         learned=learned,
-        settings=frozen.settings,
+        settings=chosen,
         harmful_reference=solved,
         tuned=tuned,
         harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
@@ -119,47 +110,15 @@ def log_relative_of(scorer: Scorer, representations: Tensor) -> Tensor:
     return (scorer.score(representations).weights.double() * scorer.n).log()
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    settings: SolverSettings
-    cost: str
-    factor: float
-
-    def learn(
-        self,
-        downstream: Rows,
-        safe_anchor: Tensor,
-        harmful_reference: Tensor,
-        *,
-        on_step: OnStep | None = None,
-        on_pass: OnPass | None = None,
-    ) -> LearnedWeights:
-        stretch = None
-        if self.cost == "adaptive":
-            stretch = replace(learn_stretch(downstream, safe_anchor, harmful_reference), factor=self.factor)
-        return learn_weights(
-            downstream,
-            safe_anchor,
-            harmful_reference,
-            settings=self.settings,
-            cost=self.cost,
-            stretch=stretch,
-            on_step=on_step,
-            on_pass=on_pass,
-        )
-
-    def scorer(self, learned: LearnedWeights, *references: Tensor) -> Scorer:
-        return Scorer.from_learned(learned, settings=self.settings, references=references)
-
-
-def _score_safe_rows(frozen: _Frozen, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
+def _score_safe_rows(settings: WeightSettings, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
     """Weighs each part of the anchor by the rest; a small anchor has no rows to spare for folds of its own."""
     m = len(safe_anchor)
     place = torch.full((m,), float("nan"), dtype=torch.float64)
     fold = torch.arange(m) % min(_SAFE_FOLDS, m)
     for held_out in range(int(fold.max()) + 1 if m > 1 else 0):
         seen = safe_anchor[fold != held_out]
-        learned = frozen.learn(rows, seen, harmful_reference)
-        scores = log_relative_of(frozen.scorer(learned, seen, harmful_reference), safe_anchor[fold == held_out])
+        learned = learn_weights(rows, seen, harmful_reference, settings)
+        scorer = Scorer.from_learned(learned, settings=settings, references=(seen, harmful_reference))
+        scores = log_relative_of(scorer, safe_anchor[fold == held_out])
         place[fold == held_out] = outranked(scores, log_relative(learned.weights)).cpu()
     return place[~place.isnan()]

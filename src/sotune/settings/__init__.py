@@ -28,7 +28,7 @@ from sotune.settings.run import (
     override,
     read_config,
 )
-from sotune.settings.schema import StageSettings, describe_faults, nearest_setting, parse_bytes
+from sotune.settings.schema import Bytes, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
@@ -37,6 +37,7 @@ __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
     "TUNED",
+    "Bytes",
     "ChatJudgeSettings",
     "ClassifierSettings",
     "DataSettings",
@@ -58,7 +59,6 @@ __all__ = [
     "StageSettings",
     "TrainingSettings",
     "WeightSettings",
-    "describe_faults",
     "make_config",
     "make_mix_settings",
     "make_settings",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sotune.errors import ConfigError
 from sotune.settings.evaluate import (
@@ -19,7 +19,7 @@ from sotune.settings.evaluate import (
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
 from sotune.settings.mix import MixSettings
-from sotune.settings.schema import StageSettings, absolute_source, describe_faults
+from sotune.settings.schema import StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import SentinelSettings, WeightSettings
@@ -113,10 +113,7 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
             layered[name] = os.path.abspath(layered[name])
     if isinstance(layered.get("eval_prompts"), str):
         layered["eval_prompts"] = ",".join(absolute_source(name, "=") for name in layered["eval_prompts"].split(","))
-    try:
-        config = RunConfig(**layered)
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, origin, RunConfig.model_fields)) from None
+    config = RunConfig.of(layered, origin=origin)
     contradictions = _contradictions(config, settings)
     if contradictions:
         raise ConfigError(f"{origin}: " + "; ".join(contradictions))
@@ -130,10 +127,7 @@ def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
         ConfigError: A setting is unknown, missing, of the wrong type or out of range, or refusals have a share but
             no source.
     """
-    try:
-        settings = MixSettings(**given)
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, "settings", MixSettings.model_fields)) from None
+    settings = MixSettings.of(given)
     if settings.refusals is None and "refusal_fraction" in given:
         raise ConfigError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
     return settings
@@ -148,10 +142,7 @@ def make_settings(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
     Raises:
         ConfigError: A setting is unknown, missing, of the wrong type or out of range, or would spill a secret.
     """
-    try:
-        settings = kind(**given)
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, "settings", kind.model_fields)) from None
+    settings = kind.of(given)
     faults = endpoint_faults(settings)
     if faults:
         raise ConfigError("settings: " + "; ".join(faults))

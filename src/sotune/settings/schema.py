@@ -6,15 +6,49 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from sotune.errors import ConfigError
 
 
 class StageSettings(BaseModel):
-    """Settings of one stage: frozen, and any key that is not among them is an error."""
+    """Settings of one stage: frozen, and any key that is not among them is an error.
+
+    Raises:
+        ConfigError: Any setting is unknown, missing, of the wrong type or out of range; all faults are named at once.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    where_listed: ClassVar[str] = "`sotune run --help`"
+    """Where all settings can be read up."""
+
+    if not TYPE_CHECKING:  # type checkers read the signature off the fields
+
+        def __init__(self, /, **given: Any) -> None:
+            try:
+                super().__init__(**given)
+            except ValidationError as error:
+                raise ConfigError("; ".join(_faults(error, type(self)))) from None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], *, origin: str = "settings") -> Self:
+        """Builds the settings from those given, over the defaults; faults are told with their origin."""
+        try:
+            return cls(**given)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns the same settings with some changed, checked again."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    @classmethod
+    def known(cls) -> Iterable[str]:
+        """Returns the names that a misspelt one may have meant."""
+        return cls.model_fields
 
     @model_validator(mode="before")
     @classmethod
@@ -39,26 +73,31 @@ def parse_bytes(text: str) -> int:
     return int(size)
 
 
+Bytes = Annotated[int, BeforeValidator(lambda size: parse_bytes(size) if isinstance(size, str) else size)]
+"""A number of bytes, which may be written like ``4GB``."""
+
+
 def nearest_setting(name: str, known: Iterable[str]) -> str | None:
     """Returns the known setting whose name is most like ``name``, if any is."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return near[0] if near else None
 
 
-def describe_faults(error: ValidationError, origin: str, known: Iterable[str]) -> str:
-    """Puts all faults of some settings into one line; an unknown name comes with the nearest of those known."""
+def _faults(error: ValidationError, settings: type[StageSettings]) -> list[str]:
+    """Says what is wrong with some settings; an unknown name comes with the nearest of those known."""
     faults = []
     for fault in error.errors(include_url=False):
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            near = nearest_setting(name, known)
-            hint = f"; did you mean {near!r}?" if near else "; see `sotune run --help` for all settings"
-            faults.append(f"unknown setting {name!r}{hint}")
+            near = nearest_setting(str(fault["loc"][-1]), settings.known())
+            hint = f"did you mean {near!r}?" if near else f"see {settings.where_listed} for all settings"
+            faults.append(f"unknown setting {name!r}; {hint}")
         elif fault["type"] == "missing":
             faults.append(f"setting {name!r} is required")
         else:
-            faults.append(f"{name}: {fault['msg']}. Got {fault['input']!r}")
-    return f"{origin}: " + "; ".join(faults)
+            said = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+            faults.append(f"{name}: {said}. Got {repr(fault['input'])[:200]}" if name else said)
+    return faults
 
 
 def absolute_source(source: str, separator: str) -> str:
