@@ -144,7 +144,7 @@ def test_settings_come_from_a_file_a_mapping_and_keywords(sets, tmp_path):
         (lambda run: sotune.judge_check("l.jsonl", rol="harm"), "unknown setting 'rol'; did you mean 'role'"),
         (lambda run: sotune.compare({"methods": ["sft"], "sedes": 1}), "sedes"),
         (lambda run: run.select(epsilon=0.1), "select: unknown setting 'epsilon'"),
-        (lambda run: sotune.weigh("train.jsonl", epsilon="x"), "epsilon: Input should be a valid number"),
+        (lambda run: sotune.weigh("train.jsonl", epsilon="x"), "epsilon: must be a valid number"),
     ],
 )
 def test_a_wrong_keyword_is_named_with_the_nearest(weighed, call, message):
