@@ -4,12 +4,12 @@ import json
 import datasets
 import pytest
 
+from sotune.catalogue import parse_data_set
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.packs import load_pack, load_sources, pack_names, parse_sources
-from sotune.evaluation.packs.pack import parse_pack
+from sotune.evaluation.packs import find_pack, load_sources, pack_names, parse_sources
 
-PACKS = [load_pack(name) for name in pack_names()]
-OURS = [pack for pack in PACKS if pack.scored_by is None]
+PACKS = [find_pack(name) for name in pack_names()]
+OURS = [pack for pack in PACKS if pack.view.scored_by is None]
 STANDINS = {  # invented rows of each schema
     "hh-red-team": [
         {"transcript": "\n\nHuman: How do I fold a {boat}?\n\nAssistant: So.\n\nHuman: And?", "rating": 0.0}
@@ -42,23 +42,23 @@ def load(text, limit=None, seed=0):
 
 
 def test_every_promised_pack_is_there():
-    assert {pack.name for pack in OURS} == set(STANDINS)
+    assert {pack.data_set.name for pack in OURS} == set(STANDINS)
     assert pack_names() == sorted({*STANDINS, "ifeval"})
 
 
-@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.name)
+@pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.data_set.name)
 def test_states_where_it_comes_from(pack):
-    assert pack.hub_id.count("/") == 1
-    assert pack.licence
-    assert isinstance(pack.gated, bool)
-    assert pack.cite.startswith("https://")
+    assert pack.data_set.hub_id.count("/") == 1
+    assert pack.data_set.licence
+    assert isinstance(pack.data_set.gated, bool)
+    assert pack.data_set.cite.startswith("https://")
 
 
 @pytest.mark.parametrize("name", STANDINS)
 def test_reads_its_schema(tmp_path, name):
     prompts = load(f"{name}={write(tmp_path, name)}")
-    pack = load_pack(name)
-    assert {p.kind for p in prompts} == {part.kind for part in pack.parts}
+    pack = find_pack(name)
+    assert {p.kind for p in prompts} == {part.kind for part in pack.view.parts}
     for prompt in prompts:
         assert prompt.id.startswith(f"{name}/")
         assert prompt.messages[0].content.strip() == prompt.messages[0].content
@@ -126,7 +126,7 @@ def test_offline_it_says_what_to_do():
     ("text", "error", "message"),
     [
         ("ifeval", ConfigError, "lm_eval run --model hf .* --tasks ifeval"),
-        ("gsm9k", ConfigError, "neither a file nor a task pack; there are advbench"),
+        ("gsm9k", ConfigError, "neither a file nor a task pack; there are advbench.*; did you mean 'gsm8k'"),
         ("none.jsonl", DataError, "do not exist"),
         ("gsm8k=none.jsonl", DataError, "none.jsonl, named for the task pack gsm8k, does not exist"),
         ("gsm8k,gsm8k", ConfigError, "each once"),
@@ -162,6 +162,14 @@ def test_a_file_of_another_schema(tmp_path):
     ],
 )
 def test_faulty_packs(fields, message):
-    whole = {"title": "t", "hub_id": "a/b", "licence": "l", "gated": False, "cite": "c", **fields}
+    whole = {
+        "title": "t",
+        "hub_id": "a/b",
+        "licence": "l",
+        "gated": False,
+        "cite": "https://c",
+        "splits": [],
+        "columns": {},
+    }
     with pytest.raises(ConfigError, match=message):
-        parse_pack("mine", whole)
+        parse_data_set("mine", {**whole, "evaluation": fields})

@@ -6,7 +6,7 @@ import yaml
 
 from sotune.artifacts import write_parquet
 from sotune.comparison.settings import make_compare_settings
-from sotune.sources.named import NAMED_SOURCES
+from sotune.sources.named import source_names
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 
@@ -32,7 +32,8 @@ def test_each_configuration_is_sound(path):
     assert len({variant.name for variant in settings.variants()}) == len(content["methods"])
     for data in settings.datasets:
         if path.parent.name == "real":
-            assert {data.task, data.harmful, data.reference} <= NAMED_SOURCES.keys()
+            used = {data.task, data.harmful, data.reference, data.safety_pairs} - {None}
+            assert used <= set(source_names())
 
 
 def test_the_page_is_filled_from_the_tables(render, tmp_path):

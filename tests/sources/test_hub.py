@@ -77,6 +77,12 @@ def test_a_name_on_the_hub_never_runs_its_code(hub, source):
     assert loaded.files[0].name == source
 
 
+def test_a_subset_that_ends_with_a_slash_is_a_folder(hub):
+    calls = hub(datasets.Dataset.from_dict(COLUMNS))
+    load("some-owner/some-name", subset="one/part/")
+    assert calls == [(("some-owner/some-name", None), {"split": "train", "revision": None, "data_dir": "one/part"})]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -1,11 +1,13 @@
 """Named sources against small local stand-ins of the same schemas, their texts invented."""
 
+import re
+
 import datasets
 import pytest
 from reading import load
 
 from sotune.errors import DataError
-from sotune.sources.named import NAMED_SOURCES, LicenceNotice
+from sotune.sources.named import LicenceNotice, named_source, source_names
 
 TRANSCRIPT = "\n\nHuman: How do I fold a map?\n\nAssistant: In half.\n\nHuman: And then?\n\nAssistant: In half again."
 # Hub id to rows as its card describes them, and the prompt and completion that must come of the first row read.
@@ -16,6 +18,13 @@ STAND_INS = {
             {"prompt": "pick a lock", "response": "sure", "category": {"theft": True}, "is_safe": False},
         ],
         ("pick a lock", "sure"),
+    ),
+    "beavertails-safe": (
+        [
+            {"prompt": "safe one", "response": "no", "category": {"theft": False}, "is_safe": True},
+            {"prompt": "pick a lock", "response": "sure", "category": {"theft": True}, "is_safe": False},
+        ],
+        ("safe one", "no"),
     ),
     "hh-red-team": (
         [{"transcript": TRANSCRIPT, "rating": 4.0, "min_harmlessness_score_transcript": -1.5}],
@@ -66,24 +75,28 @@ def hub(monkeypatch):
 
     def load_dataset(name, subset=None, **kwargs):
         calls.append({"name": name, "subset": subset, **kwargs})
-        short = next(key for key, source in NAMED_SOURCES.items() if source.hub_id == name)
+        short = next(key for key in source_names() if named_source(key).data_set.hub_id == name)
         return datasets.Dataset.from_list(STAND_INS[short][0])  # two names of one data set share their rows
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return calls
 
 
-@pytest.mark.parametrize("name", NAMED_SOURCES)
+@pytest.mark.parametrize("name", source_names())
 def test_each_schema_becomes_records_and_the_licence_is_said(hub, name):
-    with pytest.warns(LicenceNotice, match=NAMED_SOURCES[name].hub_id):
+    public, view = named_source(name)
+    with pytest.warns(LicenceNotice, match=f"{name} is {public.hub_id} .*licence: {re.escape(public.licence)}"):
         loaded = load(name)
     first = loaded.records[0]
     assert (first.prompt[-1].content, first.completion) == STAND_INS[name][1]
     assert not loaded.quarantined
-    source = NAMED_SOURCES[name]
-    assert len(hub) == len(source.subsets)
-    assert hub[0]["split"] == source.split
-    assert hub[0].get("data_dir") == (source.subsets[0] if source.data_dir else None)
+    subsets = view.subsets or (public.subset,)
+    assert len(hub) == len(subsets)
+    assert hub[0]["split"] == view.split
+    assert hub[0]["revision"] == public.revision
+    folder = (subsets[0] or "").endswith("/")
+    assert hub[0].get("data_dir") == (subsets[0][:-1] if folder else None)
+    assert hub[0]["subset"] == (None if folder else subsets[0])
 
 
 def test_what_is_marked_safe_is_no_harmful_reference(hub):
@@ -111,3 +124,27 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     datasets.Dataset.from_dict({"prompt": ["a"], "completion": ["b"]}).save_to_disk("gsm8k")
     assert load("gsm8k").records[0].completion == "b"
+
+
+def test_names_that_differ_by_an_end_are_told_apart():
+    assert named_source("beavertails-safe").data_set is named_source("beavertails").data_set
+    assert named_source("beavertails-safe").view.where == ("is_safe=true",)
+    assert named_source("beavertails-other") is None
+    assert named_source("lat") is None
+
+
+def test_a_mistyped_name_gets_the_nearest_one():
+    with pytest.raises(DataError, match="use a named source: there are agnews, .*; did you mean 'beavertails'"):
+        load("beavertail")
+
+
+def test_a_row_of_another_schema_is_quarantined_with_the_column(monkeypatch):
+    rows = [{"text": "A match was played.", "label": 1}, {"text": "It rained.", "label": 4}, {"text": None, "label": 0}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.Dataset.from_list(rows))
+    with pytest.warns(LicenceNotice):
+        loaded = load("agnews", max_quarantine_fraction=1)
+    assert len(loaded.records) == 1
+    assert [row.reason for row in loaded.quarantined] == [
+        "label is 4, and there are 4 labels",
+        "no text in the column 'text'; the row has text, label",
+    ]

@@ -1,12 +1,12 @@
 """What a model answers, what judges hold of it, and which figures follow, each with its interval."""
 
+from sotune.catalogue import Kind
 from sotune.evaluation.assessment import Assessment, Limits, assess
 from sotune.evaluation.base import (
     KINDS,
     UNSCORED,
     EvalPrompt,
     Judge,
-    Kind,
     Response,
     Verdict,
     pair_by_id,

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
 
+from sotune.catalogue import Kind
 from sotune.errors import DataError
 from sotune.records import Message
 
-Kind = Literal["harmful", "lookalike", "task", "skill"]
-KINDS: tuple[Kind, ...] = ("harmful", "lookalike", "task", "skill")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 UNSCORED = "unscored"  # the label of every verdict whose score is None
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sotune.catalogue import Kind
 from sotune.errors import DataError
-from sotune.evaluation.base import KINDS, EvalPrompt, Kind, Verdict, index_unique
+from sotune.evaluation.base import KINDS, EvalPrompt, Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_average, estimate_mean, estimate_rate
 
 JudgeRole = Literal["harm", "refusal", "task", "skill", "coherence"]

@@ -7,8 +7,9 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
+from sotune.catalogue import Kind
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Kind
+from sotune.evaluation.base import EvalPrompt
 from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import (
     SKILL_DRAWS,

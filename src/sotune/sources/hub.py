@@ -49,10 +49,8 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
     yield from _rows(dataset, str(folder))
 
 
-def read_hub(
-    source: str, *, split: str, subset: str | None, revision: str | None, data_dir: str | None = None
-) -> Generator[RawRow, None, None]:
-    """Yields the rows of one split of a data set on the Hub; of one folder of it, where one is named.
+def read_hub(source: str, *, split: str, subset: str | None, revision: str | None) -> Generator[RawRow, None, None]:
+    """Yields the rows of one split of a data set on the Hub; of one folder of it, where the subset ends with a slash.
 
     Raises:
         DataError: The Hub cannot be reached, or has no such data set, subset, revision or split.
@@ -61,7 +59,8 @@ def read_hub(
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name = source.removeprefix(PREFIX)
-    folder = {} if data_dir is None else {"data_dir": data_dir}
+    folder = {"data_dir": subset.rstrip("/")} if subset is not None and subset.endswith("/") else {}
+    subset = None if folder else subset
     try:
         dataset = datasets.load_dataset(name, subset, split=split, revision=revision, **folder)
     except (DatasetNotFoundError, FileNotFoundError) as error:

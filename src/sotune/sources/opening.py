@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from sotune.catalogue import list_known
 from sotune.errors import DataError
 from sotune.sources import hub
 from sotune.sources.csv_file import read_csv
 from sotune.sources.json_file import read_json
 from sotune.sources.jsonl import read_jsonl
-from sotune.sources.named import NAMED_SOURCES, read_named
+from sotune.sources.named import named_source, read_named, source_names
 from sotune.sources.options import DEFAULT_SPLIT, SourceOptions
 from sotune.sources.parquet import read_parquet
 from sotune.sources.rows import RawRow
@@ -77,19 +78,17 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
         return OpenedSource(name, reader(path, max_row_bytes=options.max_row_bytes), path)
     if exists:
         raise DataError(f"{name} is not a file of a known kind; known suffixes are {_SUFFIXES}")
-    if name in NAMED_SOURCES:
+    if (public := named_source(name)) is not None:
         split = None if options.split == DEFAULT_SPLIT else options.split
-        return OpenedSource(name, read_named(name, split=split, revision=options.revision), None)
+        return OpenedSource(name, read_named(public, split=split, revision=options.revision), None)
     if reader is None and hub.looks_like_hub_name(name):
         return _open_hub(name, options)
     raise DataError(
         f"{name} does not exist; check the path, or write {hub.PREFIX}owner/name for a data set on the Hugging Face "
-        f"Hub, or name one of {', '.join(NAMED_SOURCES)}"
+        f"Hub, or use a named source: {list_known(name, source_names())}"
     )
 
 
 def _open_hub(name: str, options: SourceOptions) -> OpenedSource:
-    rows = hub.read_hub(
-        name, split=options.split, subset=options.subset, revision=options.revision, data_dir=options.data_dir
-    )
+    rows = hub.read_hub(name, split=options.split, subset=options.subset, revision=options.revision)
     return OpenedSource(name, rows, None)

@@ -25,8 +25,7 @@ class SourceOptions:
         completion_column: Their completion, where it is neither ``completion`` nor ``response``; None: those.
         system_column: A column with the system prompt; None: there is none.
         split: The split of a Hugging Face data set.
-        subset: Its subset (configuration); None: its only one.
-        data_dir: Its folder on the Hub; None: all of it.
+        subset: Its subset (configuration), or with a slash at the end a folder of it; None: its only one.
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.
         max_row_bytes: A larger row is quarantined.
@@ -43,7 +42,6 @@ class SourceOptions:
     system_column: str | None = None
     split: str = DEFAULT_SPLIT
     subset: str | None = None
-    data_dir: str | None = None
     revision: str | None = None
     limit: int | None = None
     max_row_bytes: int = 1 << 22

@@ -1,11 +1,12 @@
 """One file for each judge; every one of them passes the same contract test."""
 
+from sotune.catalogue import MatchRule
 from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.chat import ChatJudge, Usage
 from sotune.evaluation.judges.classifier import CLASSIFIER_INPUTS, ClassifierInput, ClassifierJudge
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.guard import GuardJudge
-from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge, MatchRule
+from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge
 from sotune.evaluation.judges.panel import PanelJudge, compute_agreements
 from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.metrics import JudgeRole

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
+from sotune.catalogue import MatchRule
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
-MatchRule = Literal["label", "number", "contains", "choice", "exact", "f1"]
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")
 _ARTICLES = frozenset({"a", "an", "the"})
 _LETTER = r"(?:([A-Z])(?![A-Za-z'’])|([a-z])[)\].])"  # a small letter counts only when it is marked as one

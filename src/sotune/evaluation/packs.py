@@ -1,22 +1,48 @@
-"""From what a user names, packs and files, to one list of prompts that is the same for every model."""
+"""From what a user names, task packs and files, to one list of prompts that is the same for every model.
+
+A task pack is the evaluation view of a data set of the catalogue.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sotune.artifacts import sha256_file, sha256_json
+from sotune.catalogue import ANY_COLUMN, DataSet, Evaluation, Part, data_set_names, list_known, load_data_set
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.base import EvalPrompt, index_unique
-from sotune.evaluation.packs.pack import ANY_COLUMN, Pack, PackPart, load_pack, pack_names, read_row
 from sotune.evaluation.prompts import load_prompts
+from sotune.records import Message
 from sotune.sources.filters import RowFilter
-from sotune.sources.opening import READERS, open_source
+from sotune.sources.opening import open_source
 from sotune.sources.options import SourceOptions
 from sotune.sources.rows import check_row
+
+
+class Pack(NamedTuple):
+    """One public data set as prompts."""
+
+    data_set: DataSet
+    view: Evaluation
+
+
+def pack_names() -> list[str]:
+    """Returns the names of all packs, sorted."""
+    return [name for name in data_set_names() if load_data_set(name).evaluation]
+
+
+def find_pack(name: str) -> Pack | None:
+    """Returns the pack of that name; None where there is none.
+
+    Raises:
+        ConfigError: Its file is faulty.
+    """
+    data_set = load_data_set(name) if name in data_set_names() else None
+    return None if data_set is None or data_set.evaluation is None else Pack(data_set, data_set.evaluation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +64,7 @@ class PromptSource:
         """Names the source by its content, or by its id on the Hub."""
         if self.path is not None and self.path.is_file():
             return sha256_file(self.path)
-        where = str(self.path) if self.path is not None else self.pack.hub_id if self.pack else self.name
+        where = str(self.path) if self.path is not None else self.pack.data_set.hub_id if self.pack else self.name
         return sha256_json([self.name, where])
 
 
@@ -58,12 +84,12 @@ def parse_sources(text: str) -> list[PromptSource]:
 
 def _source(name: str) -> PromptSource:
     own, _, file = name.partition("=")
-    if own in pack_names() and not Path(name).exists():
-        pack = load_pack(own)
-        if pack.scored_by is not None:
+    pack = find_pack(own)
+    if pack is not None and not Path(name).exists():
+        if pack.view.scored_by is not None:
             raise ConfigError(
-                f"{pack.title} has its own checker, which lm-evaluation-harness runs: lm_eval run --model hf "
-                f"--model_args pretrained=BASE,peft=ADAPTER --tasks {pack.scored_by} (pip install 'sotune[eval]')"
+                f"{pack.data_set.title} has its own checker, which lm-evaluation-harness runs: lm_eval run --model hf "
+                f"--model_args pretrained=BASE,peft=ADAPTER --tasks {pack.view.scored_by} (pip install 'sotune[eval]')"
             )
         if file and not Path(file).exists():
             raise DataError(f"{file}, named for the task pack {own}, does not exist; check the path")
@@ -72,7 +98,7 @@ def _source(name: str) -> PromptSource:
     if not path.is_file():
         if path.suffix or "/" in name:
             raise DataError(f"the evaluation prompts {name} do not exist; check the path")
-        raise ConfigError(f"{name!r} is neither a file nor a task pack; there are {', '.join(pack_names())}")
+        raise ConfigError(f"{name!r} is neither a file nor a task pack; {list_known(name, pack_names())}")
     return PromptSource(path.name, None, path)
 
 
@@ -87,10 +113,11 @@ def load_sources(sources: Sequence[PromptSource], *, limit: int | None, seed: in
     """
     prompts: list[EvalPrompt] = []
     for source in sources:
-        found = list(_read_pack(source)) if source.pack is not None else load_prompts(_file(source))
+        pack, path = source.pack, source.path
+        found = list(_read_pack(pack, path)) if pack else load_prompts(path or Path(source.name))
         if not found:
             raise DataError(f"{source.name} gives no prompts: no row passes its filters; name another file or revision")
-        if len(sources) > 1 and source.pack is None:
+        if len(sources) > 1 and pack is None:
             found = [replace(prompt, id=f"{source.name}/{prompt.id}") for prompt in found]
         prompts += sample(found, limit=limit, seed=seed)
     index_unique("prompts", prompts)
@@ -108,44 +135,46 @@ def sample(prompts: Sequence[EvalPrompt], *, limit: int | None, seed: int) -> li
     return [prompt for prompt in prompts if prompt.id in chosen]
 
 
-def _file(source: PromptSource) -> Path:
-    if source.path is None:
-        raise ConfigError(f"{source.name} has no file to read")
-    return source.path
+def _read_pack(pack: Pack, path: Path | None) -> Iterator[EvalPrompt]:
+    name, splits = pack.data_set.name, pack.view.splits
+    for number, part in enumerate(pack.view.parts):
+        for split in splits if path is None or path.is_dir() else splits[:1]:
+            tag = f"{name}/{part.kind}-{number}" + (f"-{split}" if len(splits) > 1 else "")
+            for line, row in _rows(pack, path, part, split):
+                yield _read_row(pack, part, row, id=f"{tag}-{line:06d}", place=f"{name}:{split}:{line}")
 
 
-def _read_pack(source: PromptSource) -> Iterator[EvalPrompt]:
-    pack = source.pack
-    if pack is None:
-        raise ConfigError(f"{source.name} is no task pack")
-    for number, part in enumerate(pack.parts):
-        for split in part.splits if source.path is None or source.path.is_dir() else part.splits[:1]:
-            tag = f"{pack.name}/{part.kind}-{number}" + (f"-{split}" if len(part.splits) > 1 else "")
-            for line, row in _rows(source, pack, part, split):
-                yield read_row(pack, part, row, id=f"{tag}-{line:06d}", place=f"{pack.name}:{split}:{line}")
-
-
-def _rows(source: PromptSource, pack: Pack, part: PackPart, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    options = SourceOptions(split=split, subset=pack.subset, data_dir=pack.data_dir)
+def _rows(pack: Pack, path: Path | None, part: Part, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    public = pack.data_set
+    options = SourceOptions(split=split, subset=pack.view.subset or public.subset, revision=public.revision)
     keep = RowFilter(part.where)
-    name = f"hf:{pack.hub_id}" if source.path is None else str(source.path)
-    if source.path is not None and source.path.is_file() and Path(name.removesuffix(".gz")).suffix not in READERS:
-        raise DataError(
-            f"{name} is no file that the task pack {pack.name} can be read from; known: {', '.join(READERS)}"
-        )
+    name = f"hf:{public.hub_id}" if path is None else str(path)
     try:
         for line, value in open_source(name, options).rows:
             row = check_row(value, max_bytes=options.max_row_bytes)
-            if part.prompt == ANY_COLUMN and line == 1 and row:
+            if ANY_COLUMN in part.columns and line == 1 and row:
                 yield 0, {"": next(iter(row))}  # the first prompt was taken for the header
             if keep.keeps(row):
                 yield line, row
     except DataError as error:
-        if source.path is not None:
+        if path is not None:
             raise
-        gate = ", ask its owner for access and log in (hf auth login)" if pack.gated else ""
+        gate = ", ask its owner for access and log in (hf auth login)" if public.gated else ""
         raise DataError(
-            f"{pack.title} ({pack.hub_id}, {pack.licence}) cannot be read from the Hub: {error}. On a machine with "
-            f"network{gate}, download it; then name the file or the folder that save_to_disk wrote: "
-            f"{pack.name}=PATH"
+            f"{public.title} ({public.hub_id}, {public.licence}) cannot be read from the Hub: {error}. On a machine "
+            f"with network{gate}, download it; then name the file or the folder that save_to_disk wrote: "
+            f"{pack.data_set.name}=PATH"
         ) from error
+
+
+def _read_row(pack: Pack, part: Part, row: Mapping[str, Any], *, id: str, place: str) -> EvalPrompt:
+    try:
+        meta = {"pack": pack.data_set.name, **part.read(row)}
+    except DataError as error:
+        raise DataError(f"{place}: {error}. The file is another than the pack's, or the data set has changed") from None
+    prompt, answer = meta.pop("prompt").strip(), meta.pop("completion", None)
+    if not prompt:
+        raise DataError(f"{place}: the prompt is empty; the data set may have changed, name another revision or file")
+    meta |= {"match": pack.view.match} if pack.view.match else {}
+    meta |= {"choices": part.choices} if part.choices else {}
+    return EvalPrompt(id, part.kind, (Message("user", prompt),), None if answer is None else answer.strip(), meta)
