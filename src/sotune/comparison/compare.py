@@ -15,8 +15,8 @@ from sotune.comparison.results import summarize, write_results
 from sotune.comparison.run import Comparison, PlannedCell
 from sotune.comparison.settings import MINIATURE, CompareSettings, FileData, MiniatureData
 from sotune.evaluation import Judge, JudgeRole
+from sotune.evaluation.judges import model_free_judges
 from sotune.monitoring import Monitor, Silent
-from sotune.pipeline.judging import model_free_judges
 
 FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 

@@ -185,9 +185,7 @@ class Bench:
 
     def _measure_base(self, draw: Draw, folder: Path) -> Cell:
         # Draws that differ in their rows alone ask the same prompts, and the base model answers them once.
-        asked = sha256_json([[[m.role, m.content] for m in prompt.messages] for prompt in draw.prompts])
-        answers = self._folder / "base" / asked[:16]
-        return self._judged(draw, BASE, answers, adapter=None, seconds=0.0, peak_bytes=_peak_bytes())
+        return self._judged(draw, BASE, self._folder / "base", adapter=None, seconds=0.0, peak_bytes=_peak_bytes())
 
     def _measure_method(self, draw: Draw, method: str, folder: Path) -> Cell:
         from sotune.methods import method_named, run_method
@@ -204,7 +202,7 @@ class Bench:
             )
         seconds, peak = time.monotonic() - started, _peak_bytes()
         adapter, selection = run.training.adapter, run.selection
-        cell = self._judged(draw, method, folder, adapter=adapter, seconds=seconds, peak_bytes=peak)
+        cell = self._judged(draw, method, folder / "responses", adapter=adapter, seconds=seconds, peak_bytes=peak)
         n = len(draw.downstream)
         relative: dict[str, list[float]] = {"harmful": [], "other": []}
         for record, weight in zip(draw.downstream, selection.weights.tolist(), strict=True):
@@ -272,33 +270,35 @@ class Bench:
         return replace(training, max_steps=training.max_steps or math.ceil(steps), seed=draw.seed)
 
     def _judged(
-        self, draw: Draw, method: str, folder: Path, *, adapter: Path | None, seconds: float, peak_bytes: int
+        self, draw: Draw, method: str, answers_dir: Path, *, adapter: Path | None, seconds: float, peak_bytes: int
     ) -> Cell:
-        from sotune.evaluation import flatten_metrics
-        from sotune.pipeline.measuring import Asking, ask_model, judge_answers
+        from sotune.evaluation import Candidate, evaluate, flatten_metrics
+        from sotune.settings import EvaluationSettings
 
-        responses = ask_model(
+        budget = self._budget
+        found = evaluate(
+            [Candidate(method, budget.model, adapter)],
             draw.prompts,
-            spec=self._budget.model,
-            adapter=adapter,
-            asking=Asking(
-                self._budget.training.template, self._budget.max_new_tokens, self._budget.eval_batch_size, draw.seed
+            self._judges,
+            settings=EvaluationSettings(
+                max_new_tokens=budget.max_new_tokens, eval_batch_size=budget.eval_batch_size, diagnostics=False
             ),
-            parts=folder / "responses",
-            on_progress=lambda done, total: self._monitor.progress("asking", done, total),
-        )
-        result = judge_answers(draw.prompts, responses, self._judges, seed=draw.seed)
+            template=budget.training.template,
+            seed=draw.seed,
+            answers_dir=answers_dir,
+            monitor=self._monitor,
+        ).models[method]
         row = {
             "method": method,
             "dataset": draw.dataset,
             "harmful_fraction": draw.harmful_fraction,
             "seed": draw.seed,
-            **flatten_metrics(result.metrics),
+            **flatten_metrics(found.result.metrics),
             "n_prompts": len(draw.prompts),
             "seconds": seconds,
             "peak_bytes": peak_bytes,
         }
-        return Cell(row, examples=self._examples(draw, responses))
+        return Cell(row, examples=self._examples(draw, found.responses))
 
     def _examples(self, draw: Draw, responses: Sequence[Response]) -> dict[str, str]:
         answers = {response.id: response.text for response in responses}

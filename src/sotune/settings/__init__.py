@@ -5,9 +5,13 @@ the work take these classes as they are.
 """
 
 from sotune.settings.evaluate import (
+    ChatJudgeSettings,
+    ClassifierSettings,
     EvaluationSettings,
+    GuardSettings,
     JudgeCheckSettings,
     JudgeSettings,
+    MatchingSettings,
     ModelEvaluation,
     ModelsSettings,
 )
@@ -33,12 +37,16 @@ __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
     "TUNED",
+    "ChatJudgeSettings",
+    "ClassifierSettings",
     "DataSettings",
     "EvaluationSettings",
     "Format",
+    "GuardSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
     "LoadingSettings",
+    "MatchingSettings",
     "MixSettings",
     "ModelEvaluation",
     "ModelsSettings",
