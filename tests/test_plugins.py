@@ -105,7 +105,6 @@ def test_its_method_weighs_in_a_run(plugin, tmp_path, tiny_model):
     assert "shortest first" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.xfail(reason="judges of other packages come with the branch eval", strict=False)
 def test_its_judge_judges(plugin, tmp_path):
     answers = [("a crow", "harmful"), ("a wren", "harmless"), ("an owl", "harmful")] * 4
     labeled = write_jsonl(
