@@ -120,7 +120,7 @@ def test_its_judge_judges(plugin, tmp_path):
 def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch, forgetful):
     install(tmp_path, {"sotune.sources": {"fish": "sotune_fish:FISH"}})
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"data set 'fish' of sotune_fish:FISH could not be loaded .*mend or remove"):
+    with pytest.raises(ConfigError, match=r"data set 'fish' of sotune_fish:FISH could not be loaded .*fix or remove"):
         named_source("fish-deep")
     assert named_source("beavertails") is not None
 

@@ -207,7 +207,7 @@ def parse_data_set(name: str, fields: Mapping[str, Any]) -> DataSet:
         return DataSet.model_validate({**fields, "name": name})
     except ValidationError as error:
         faults = "; ".join(_describe(fault) for fault in error.errors(include_url=False))
-        raise ConfigError(f"data set {name}: {faults}; mend its file") from None
+        raise ConfigError(f"data set {name}: {faults}; fix its file") from None
 
 
 def list_known(wrong: str, names: Sequence[str]) -> str:
@@ -236,7 +236,7 @@ def _load_entry(entry: metadata.EntryPoint) -> DataSet:
         found = entry.load()
     except Exception as error:  # noqa: BLE001 - whatever another package raises when it is imported
         raise ConfigError(
-            f"data set {entry.name!r} of {entry.value} could not be loaded ({error}); mend or remove its package"
+            f"data set {entry.name!r} of {entry.value} could not be loaded ({error}); fix or remove its package"
         ) from error
     if not isinstance(found, DataSet) or found.name != entry.name:
         raise ConfigError(

@@ -54,4 +54,4 @@ def _copy(source: IO[bytes], target: IO[bytes], path: Path) -> None:
     while chunk := source.read(_CHUNK_BYTES):
         target.write(chunk)
         if target.tell() > MAX_UNZIPPED_BYTES:
-            raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is right")
+            raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is expected")
