@@ -24,7 +24,7 @@ class DataSettings(StageSettings):
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
-    id_column: str = Field("id", description="Column that holds the rows' own ids; rows without one get a content hash.")
+    id_column: str = Field("id", description="Column of the rows' own ids; rows without one get a content hash.")
     prompt_column: str | None = Field(None, description="Downstream column of the prompt, instead of detecting it.")
     completion_column: str | None = Field(None, description="Downstream column of the completion, likewise.")
     system_column: str | None = Field(None, description="Downstream column of the system prompt, if there is one.")
