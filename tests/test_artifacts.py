@@ -119,7 +119,7 @@ def test_a_folder_of_the_users_is_never_written_to(tmp_path):
         RunFolder.open(tmp_path)
     with pytest.raises(ArtifactError, match="is a file; name a folder for --out"):
         RunFolder(tmp_path / "thesis.txt")
-    with pytest.raises(ArtifactError, match="cannot be made .Not a directory.; name another folder for --out"):
+    with pytest.raises(ArtifactError, match="could not be created .Not a directory.; name another folder for --out"):
         RunFolder(tmp_path / "thesis.txt" / "run")
     assert names(tmp_path) == ["thesis.txt"]
 
@@ -179,7 +179,7 @@ class TestStages:
 
 def test_one_process_at_a_time(tmp_path):
     run = RunFolder(tmp_path / "run")
-    with run.lock(), pytest.raises(ArtifactError, match="another process works in"), RunFolder.open(run.path).lock():
+    with run.lock(), pytest.raises(ArtifactError, match="another process is using"), RunFolder.open(run.path).lock():
         pass
     with run.lock():
         pass

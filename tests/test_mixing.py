@@ -200,8 +200,8 @@ def test_conversations_of_several_turns_keep_all_of_them(mix, files):
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (["--n-reference", "900"], "harmful source has 30 distinct prompts .*harmful_reference needs 900 rows"),
-        (["--n-anchor", "900"], "task source has 60 distinct prompts .*safe_anchor needs 900 rows"),
+        (["--n-reference", "900"], "harmful source has 30 distinct prompts.*harmful_reference needs 900 rows"),
+        (["--n-anchor", "900"], "task source has 60 distinct prompts.*safe_anchor needs 900 rows"),
         (["--label-column", "response"], "column 'response' already.*--label-column"),
         (["--harmful-where", "kind=bad"], "no row has the column"),
         (["--refusal-fraction", "0.1"], "name them with refusals"),
@@ -240,7 +240,7 @@ def test_overlap_in_the_written_files_is_found(mix, files):
     stolen = read(files["out"] / "eval.jsonl")[0]
     row = {"id": "stolen", "prompt": f" {stolen['prompt'].upper()} ", "response": "x", "mix_label": "harmful"}
     write(train, [*read(train), row])
-    with pytest.raises(DataError, match=r"1 prompts stand both in train.jsonl \(ids \['stolen'\]\) and in eval.jsonl"):
+    with pytest.raises(DataError, match=r"1 prompts are both in train.jsonl \(ids \['stolen'\]\) and in eval.jsonl"):
         check_disjoint(files["out"])
 
 

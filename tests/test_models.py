@@ -49,7 +49,7 @@ def test_dtype_is_that_of_the_spec(tiny_model, dtype):
 @pytest.mark.parametrize("load", [load_tokenizer, load_config, model_fingerprint])
 @pytest.mark.parametrize("name", ["./no/such/folder", "/nowhere/model", "a/b/c"])
 def test_missing_folder(load, name):
-    with pytest.raises(ConfigError, match="does not exist or is no folder; check the path"):
+    with pytest.raises(ConfigError, match="does not exist or is not a folder; check the path"):
         load(ModelSpec(name))
 
 
@@ -103,7 +103,7 @@ def test_folder_without_configuration(model_copy):
 
 def test_adapter_folder(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds an adapter, no whole model; merge it"):
+    with pytest.raises(ConfigError, match="holds an adapter, not a whole model; merge it"):
         model_fingerprint(cpu(tmp_path))
 
 

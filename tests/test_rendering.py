@@ -152,7 +152,7 @@ def test_the_end_token_is_written_once(template, chat_template, eos_too, end):
 def test_a_completion_that_the_template_swallows_is_refused(append_eos):
     tokenizer = character_tokenizer(chat_template=TRIMMING.replace("{{ eos_token }}", ""))
     record = Record.from_text("r9", "hello", "xxx")
-    with pytest.raises(DataError, match="record 'r9' has a completion without a token of its own; drop the row"):
+    with pytest.raises(DataError, match="record 'r9' has a completion that adds no token; drop the row"):
         tokenize(record, tokenizer, template="chat", max_length=200, append_eos=append_eos)
 
 

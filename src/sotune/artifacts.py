@@ -168,7 +168,9 @@ class RunFolder:
             if not (path / _MARKER).exists():
                 write_json(path / _MARKER, {"format": FORMAT})
         except OSError as error:
-            raise ArtifactError(f"{path} cannot be made ({error.strerror}); name another folder for --out") from error
+            raise ArtifactError(
+                f"{path} could not be created ({error.strerror}); name another folder for --out"
+            ) from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -201,7 +203,7 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ArtifactError(
-                    f"another process works in {self.path}; wait for it, or name another folder for --out"
+                    f"another process is using {self.path}; wait for it to finish, or name another folder for --out"
                 ) from None
             for leftover in list(self.path.rglob(".*.tmp*")):
                 if _is_temporary(leftover):
@@ -245,7 +247,7 @@ class RunFolder:
     def _manifest(self, stage: str) -> dict[str, Any]:
         manifest = read_json(self.manifest_path(stage))
         if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
-            raise ArtifactError(f"{self.manifest_path(stage)} is no manifest of sotune; delete it and run again")
+            raise ArtifactError(f"{self.manifest_path(stage)} is not a manifest of sotune; delete it and run again")
         return manifest
 
 

@@ -12,7 +12,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from string import Formatter
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from sotune.errors import ConfigError, DataError
 
 Kind = Literal["harmful", "lookalike", "task", "skill"]
 MatchRule = Literal["label", "number", "contains", "choice", "exact", "f1"]
+GROUP = "sotune.sources"
+"""Entry points of this group are data sets of other packages, under the entry point's name."""
 ANY_COLUMN = "*"
 """The only column of a CSV file without a header, whose first row is read as one."""
 
@@ -170,27 +172,29 @@ class DataSet(_Strict):
         return self
 
 
-@cache
 def data_set_names() -> tuple[str, ...]:
-    """Returns the names of all data sets, sorted; no file is read."""
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml")))
+    """Returns the names of all data sets, those of other packages too, sorted; no file is read."""
+    return tuple(sorted({*_own_names(), *_of_other_packages()}))
 
 
 @cache
 def load_data_set(name: str) -> DataSet:
-    """Reads the file of one data set.
+    """Reads the file of one data set, or asks the package that brings it.
 
     Raises:
-        ConfigError: There is no such data set, or its file is faulty.
+        ConfigError: There is no such data set, its file is faulty, or its package cannot be used.
 
     >>> load_data_set("gsm8k").licence
     'MIT'
     """
     import yaml
 
-    if name not in data_set_names():
+    if name in _own_names():
+        return parse_data_set(name, yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    others = _of_other_packages()
+    if name not in others:
         raise ConfigError(f"there is no data set {name!r}; {list_known(name, data_set_names())}")
-    return parse_data_set(name, yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    return _load_entry(others[name])
 
 
 def parse_data_set(name: str, fields: Mapping[str, Any]) -> DataSet:
@@ -203,7 +207,7 @@ def parse_data_set(name: str, fields: Mapping[str, Any]) -> DataSet:
         return DataSet.model_validate({**fields, "name": name})
     except ValidationError as error:
         faults = "; ".join(_describe(fault) for fault in error.errors(include_url=False))
-        raise ConfigError(f"data set {name}: {faults}; mend its file") from None
+        raise ConfigError(f"data set {name}: {faults}; fix its file") from None
 
 
 def list_known(wrong: str, names: Sequence[str]) -> str:
@@ -214,6 +218,35 @@ def list_known(wrong: str, names: Sequence[str]) -> str:
     """
     near = difflib.get_close_matches(wrong, names, n=1)
     return f"there are {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+@cache
+def _own_names() -> tuple[str, ...]:
+    return tuple(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+
+
+def _of_other_packages() -> dict[str, metadata.EntryPoint]:
+    """Returns what other packages bring; none of them can replace a data set of ours."""
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    return {name: entry for name, entry in found.items() if name not in _own_names()}
+
+
+def _load_entry(entry: metadata.EntryPoint) -> DataSet:
+    try:
+        found = entry.load()
+    except Exception as error:  # noqa: BLE001 - whatever another package raises when it is imported
+        raise ConfigError(
+            f"data set {entry.name!r} of {entry.value} could not be loaded ({error}); fix or remove its package"
+        ) from error
+    if not isinstance(found, DataSet) or found.name != entry.name:
+        raise ConfigError(
+            f"{entry.value} must be a sotune.catalogue.DataSet called {entry.name!r}. Got {_say_what(found)}"
+        )
+    return found
+
+
+def _say_what(found: object) -> str:
+    return f"one called {found.name!r}" if isinstance(found, DataSet) else f"a {type(found).__name__}"
 
 
 def _describe(fault: Mapping[str, Any]) -> str:

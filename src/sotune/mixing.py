@@ -107,7 +107,7 @@ class Mixture:
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
-    """Returns what makes two prompts the same: all their turns, without regard to case and white space."""
+    """Returns what makes two prompts the same: all their turns, ignoring case and whitespace."""
     # Turn by turn, since white space at the end of one would stay as a space before the next speaker.
     turns = [Message(message.role, " ".join(message.content.split()).casefold()) for message in prompt]
     return render_prompt(turns, "paper")
@@ -279,7 +279,7 @@ def check_disjoint(folder: Path) -> None:
         both = in_left.keys() & in_right.keys()
         if both:
             raise DataError(
-                f"{folder}: {len(both)} prompts stand both in {left} (ids {sorted(in_left[key] for key in both)[:5]}) "
+                f"{folder}: {len(both)} prompts are both in {left} (ids {sorted(in_left[key] for key in both)[:5]}) "
                 f"and in {right}; remove them from one, or mix again into a new folder"
             )
 
@@ -328,7 +328,7 @@ def _too_few(groups: Mapping[str, Sequence[Record]], needs: Mapping[str, int], s
     )
     n_rows = sum(len(rows) for rows in groups.values())
     return DataError(
-        f"the {source} source has {len(groups)} distinct prompts to give, in {n_rows} rows: {wanted}, and no prompt "
+        f"the {source} source has {len(groups)} distinct prompts, in {n_rows} rows: {wanted}, and no prompt "
         f"may serve two roles; add rows with new prompts, or ask for fewer"
     )
 

@@ -59,7 +59,7 @@ class ModelSpec:
         if path.is_dir():
             return path
         if path.exists() or self.name.startswith((".", "/", "~")) or self.name.count("/") > 1:
-            raise ConfigError(f"model folder {self.name} does not exist or is no folder; check the path")
+            raise ConfigError(f"model folder {self.name} does not exist or is not a folder; check the path")
         return None
 
 
@@ -82,7 +82,7 @@ def resolve_device(device: str) -> torch.device:
     n_devices = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if resolved.type in n_devices and (resolved.index or 0) >= n_devices[resolved.type]:
         raise ConfigError(
-            f"device {device!r} was asked for, and this machine has {n_devices[resolved.type]} {resolved.type} "
+            f"device {device!r} is not available: this machine has {n_devices[resolved.type]} {resolved.type} "
             f"devices; use device 'auto' or 'cpu'"
         )
     return resolved
@@ -132,7 +132,7 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    hint = "name a checkpoint of a causal language model (an encoder such as BERT is none)"
+    hint = "name a checkpoint of a causal language model (an encoder such as BERT is not one)"
     return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=frozen)
 
 
@@ -199,7 +199,7 @@ def _source(spec: ModelSpec) -> str:
 def _hub_options(spec: ModelSpec) -> dict[str, Any]:
     if spec.trust_remote_code:
         warnings.warn(
-            f"trust_remote_code is on: Python code that comes with {spec.name} runs on this machine with your rights",
+            f"trust_remote_code is on: Python code from {spec.name} runs on this machine with your permissions",
             stacklevel=3,
         )
     return {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
@@ -225,7 +225,7 @@ def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
 def _check_weights(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     if "config.json" not in names and "adapter_config.json" in names:
-        raise ConfigError(f"{folder} holds an adapter, no whole model; merge it into its base model first")
+        raise ConfigError(f"{folder} holds an adapter, not a whole model; merge it into its base model first")
     if "config.json" not in names and _SENTENCE_MODULES not in names:
         raise ConfigError(f"{folder} has no config.json; name a model folder as save_pretrained writes it")
     n_safe = 0

@@ -86,7 +86,7 @@ class IdAssigner:
         if own in self._seen:
             raise DataError(
                 f"{self._file}: id {own!r} occurs twice, at {self._seen[own]} and {origin}; ids must be unique "
-                f"within one file: mend the ids, or name another column with --id-column"
+                f"within one file: fix the ids, or name another column with --id-column"
             )
         self._seen[own] = origin
         return own

@@ -105,14 +105,14 @@ def tokenize(
         DataError: The completion has no token of its own, or the chat template refuses the conversation.
     """
     if max_length < 2:
-        raise ConfigError(f"max_length must be at least 2, a token of prompt and completion each. Got {max_length}")
+        raise ConfigError(f"max_length must be at least 2, one token each for prompt and completion. Got {max_length}")
     text = render(record, template, tokenizer)
     special = template == "paper"  # a chat template writes its own special tokens
     prompt_ids = tokenizer(text.prompt, add_special_tokens=special, verbose=False)["input_ids"]
     full_ids = list(tokenizer(text.full, add_special_tokens=special, verbose=False)["input_ids"])
     n_prompt = _common_prefix_length(prompt_ids, full_ids)
     if n_prompt == len(full_ids):
-        raise DataError(f"record {record.id!r} has a completion without a token of its own; drop the row")
+        raise DataError(f"record {record.id!r} has a completion that adds no token; drop the row")
     eos = getattr(tokenizer, "eos_token_id", None)
     if append_eos and eos is not None and eos not in full_ids[-2:]:
         full_ids.append(eos)

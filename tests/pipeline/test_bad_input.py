@@ -156,7 +156,7 @@ def test_a_folder_that_is_not_a_run_is_not_touched(cli, flags, tmp_path):
 
 def test_two_processes_do_not_share_a_run(cli, flags, tmp_path):
     with RunFolder(tmp_path / "run").lock():
-        check(cli("weigh", *flags), "another process works in")
+        check(cli("weigh", *flags), "another process is using")
 
 
 def test_nan_representations_name_their_rows(cli, flags, tmp_path, tiny_model):

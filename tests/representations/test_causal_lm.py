@@ -220,7 +220,7 @@ def test_out_of_memory_names_the_setting(tiny_model, records, monkeypatch):
 
     encoder = make_encoder(tiny_model("llama"))
     monkeypatch.setattr(encoder.model.decoder, "forward", exhaust)
-    with pytest.raises(SotuneError, match=r"does not fit the memory.*lower batch_tokens \(it is 600\)"):
+    with pytest.raises(SotuneError, match=r"does not fit into the memory.*lower batch_tokens \(it is 600\)"):
         encoder.encode(records)
 
 

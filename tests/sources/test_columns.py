@@ -192,7 +192,7 @@ def test_only_the_first_hundred_rows_decide(tmp_path):
         ({"format": "jsonl"}, "format must be one of auto, prompt-completion, .* Got 'jsonl'"),
         ({"limit": 0}, "limit must be at least 1. Got 0"),
         ({"max_row_bytes": 0}, "max_row_bytes must be at least 1. Got 0"),
-        ({"format": "alpaca", "prompt_column": "x"}, "go with the format prompt-completion. Got 'alpaca'"),
+        ({"format": "alpaca", "prompt_column": "x"}, "need the format prompt-completion. Got 'alpaca'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

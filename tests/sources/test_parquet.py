@@ -76,7 +76,7 @@ def test_bad_rows(tmp_path):
     loaded = load_with_bad(path, max_row_bytes=200)
     assert [record.prompt[0].content for record in loaded.records] == ["a", "d"]
     assert reasons(loaded) == {
-        2: "a value that JSON lacks: bytes",
+        2: "a value that JSON cannot hold: bytes",
         3: "not text: prompt is null",
         5: "row too large: over 200 bytes",
     }

@@ -91,6 +91,6 @@ def _checked(judge: Judge, prompts: Sequence[EvalPrompt], verdicts: Sequence[Ver
         if verdict.label not in (*judge.labels, UNSCORED):
             raise DataError(
                 f"judge {judge.name!r} gave {verdict.id!r} the label {verdict.label!r}, which is not among "
-                f"{', '.join(judge.labels)}; declare it or mend the judge"
+                f"{', '.join(judge.labels)}; declare it or fix the judge"
             )
     return tuple(verdicts)

@@ -52,7 +52,7 @@ def load_labeled(path: Path, *, label_column: str, positive: Sequence[str], cate
         id = str(row.get("id") or f"row-{number:06d}")
         text = row.get("response", row.get("completion"))
         if not isinstance(text, str):
-            raise DataError(f"{where}: a labeled row needs its response as text; mend the row")
+            raise DataError(f"{where}: a labeled row needs its response as text; fix the row")
         prompts.append(EvalPrompt(id, "harmful", read_messages(row, where)))
         responses.append(Response(id, text, n_tokens=len(text.split()), finished=True))
         truth[id] = _read_label(row, label_column, positive, where)

@@ -46,9 +46,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{where}: not a JSON object ({error}); mend the line") from None
+            raise DataError(f"{where}: not a JSON object ({error}); fix the line") from None
         if not isinstance(row, dict):
-            raise DataError(f"{where}: not a JSON object. Got a {type(row).__name__}; mend the line")
+            raise DataError(f"{where}: not a JSON object. Got a {type(row).__name__}; fix the line")
         yield number, row, where
 
 

@@ -152,7 +152,7 @@ def require_disjoint(sets: Mapping[str, Iterable[Record | EvalPrompt]]) -> None:
             if other != name:
                 raise DataError(
                     f"{name} and {other} share the prompt of {name} row {row.id!r}; they must be disjoint, so that "
-                    f"nothing is tested or weighed with what it was trained on: draw one of them anew"
+                    f"nothing is tested or weighed with what it was trained on: draw one of them again"
                 )
 
 

@@ -288,6 +288,6 @@ def _shard(keys: NDArray[np.uint8], batches: Sequence[NDArray[np.int64]]) -> Sha
 def _not_finite(ids: Sequence[str]) -> DataError:
     named = ", ".join(repr(id) for id in ids[:_N_NAMED]) + (", ..." if len(ids) > _N_NAMED else "")
     return DataError(
-        f"the model gives representations with NaN or infinity for {len(ids)} rows of one batch: {named}; "
+        f"the model returned representations with NaN or infinity for {len(ids)} rows of one batch: {named}; "
         f"use dtype float32, and if that does not help, drop these rows"
     )

@@ -135,7 +135,7 @@ class CacheIndex:
             ArtifactError: A text is not cached, or none was asked for.
         """
         if not keys:
-            raise ArtifactError("no rows were asked for; a set must hold at least one row")
+            raise ArtifactError("no rows were requested; a set must hold at least one row")
         positions = self.find(keys_from_hex(keys))
         missing = np.flatnonzero(positions < 0)
         if len(missing):
@@ -206,5 +206,5 @@ def _open_shard(path: Path) -> StoredShard | None:
         if checksum == shard.checksum():
             return shard
         reason = "its checksum does not match"
-    warnings.warn(f"cache shard {path} is damaged ({reason}); what it held is computed again", stacklevel=4)
+    warnings.warn(f"cache shard {path} is damaged ({reason}); its rows are computed again", stacklevel=4)
     return None

@@ -120,8 +120,9 @@ class FrozenCausalLM:
                 states = read_hidden_states(self.decoder, batch, readings, n_layers=self.n_layers)
         except torch.OutOfMemoryError:
             raise SotuneError(
-                f"a batch of {batch.input_ids.shape[0]} rows and {batch.input_ids.shape[1]} tokens does not fit the "
-                f"memory of device {self._spec.device!r}; lower batch_tokens (it is {self.batch_tokens}) or max_length"
+                f"a batch of {batch.input_ids.shape[0]} rows and {batch.input_ids.shape[1]} tokens does not fit into "
+                f"the memory of device {self._spec.device!r}; lower batch_tokens (it is {self.batch_tokens}) or "
+                f"max_length"
             ) from None
         return tuple(values.cpu() for values in states)
 

@@ -105,7 +105,7 @@ def cut_at_pass_rate(rows: Tensor, sentinels: Tensor, *, max_harmful_pass: float
     allowed = most_successes(n, limit=max_harmful_pass, confidence=CONFIDENCE) if n else None
     if allowed is None:
         raise ConfigError(
-            f"no cut can promise that at most {max_harmful_pass:.3g} of the harm passes: that takes "
+            f"no cut can promise that at most {max_harmful_pass:.3g} of the harm passes: that needs "
             f"{sentinels_needed(max_harmful_pass)} measuring sentinels of different prompts, and there are {n}; give a "
             f"larger harmful reference, raise max_harmful_pass, or keep a fixed fraction"
         )

@@ -24,14 +24,14 @@ class DataSettings(StageSettings):
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
-    id_column: str = Field("id", description="Column that holds the rows' own ids; rows without get a content hash.")
+    id_column: str = Field("id", description="Column of the rows' own ids; rows without one get a content hash.")
     prompt_column: str | None = Field(None, description="Downstream column of the prompt, instead of detecting it.")
     completion_column: str | None = Field(None, description="Downstream column of the completion, likewise.")
     system_column: str | None = Field(None, description="Downstream column of the system prompt, if there is one.")
     split: str = Field("train", description="Split of the downstream data, if a Hugging Face dataset.")
     subset: str | None = Field(None, description="Its subset (configuration).")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
-    limit: int | None = Field(None, ge=1, description="Read at most so many downstream rows.")
+    limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
     max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
     max_quarantine_fraction: float = Field(
         0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."

@@ -17,7 +17,7 @@ class TrainingSettings(StageSettings):
         ("q_proj", "v_proj"), description="Linear layers to adapt (Table 4); PEFT's own choice where a model has none."
     )
     learning_rate: float = Field(4e-5, gt=0, description="Peak of the cosine schedule (Table 4).")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that it takes to rise (Table 4).")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the rate rises (Table 4).")
     per_device_train_batch_size: int = Field(1, ge=1, description="Rows of a micro-batch (Table 4).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of an optimizer step (Table 4).")
     num_train_epochs: float = Field(2, gt=0, description="Passes over the kept rows (paper, §5.1).")

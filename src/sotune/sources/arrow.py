@@ -51,4 +51,4 @@ def _json_value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, decimal.Decimal | datetime.timedelta):
         return str(value)
-    return Flaw(f"a value that JSON lacks: {type(value).__name__}")
+    return Flaw(f"a value that JSON cannot hold: {type(value).__name__}")

@@ -64,7 +64,7 @@ class RowFilter:
             " or ".join(f"{column}={value}" for value in sorted(values)) for column, values in self._wanted.items()
         )
         seen = "; ".join(f"{shown(column)}: {_listed(list(values))}" for column, values in self._seen.items())
-        return DataError(f"{source}: no row matches {wanted}; the values seen are {seen}: mend the filter")
+        return DataError(f"{source}: no row matches {wanted}; the values seen are {seen}; fix the filter")
 
     def _remember(self, column: str, text: str) -> None:
         seen = self._seen[column]

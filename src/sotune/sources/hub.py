@@ -70,7 +70,7 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
         ) from error
     except OSError as error:  # what datasets raises without a network is a ConnectionError
         raise DataError(
-            f"{shown(source)} is no file here, and the Hugging Face Hub cannot be reached, or this machine is "
+            f"{shown(source)} is not a file here, and the Hugging Face Hub could not be reached: this machine may be "
             f"offline ({_first_line(error)}); download the data set elsewhere and name its file, or the folder that "
             f"save_to_disk wrote"
         ) from error

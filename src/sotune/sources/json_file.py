@@ -15,7 +15,7 @@ from sotune.sources.rows import Flaw, RawRow, shown_keys
 MAX_FILE_BYTES = 1 << 29
 """512 MiB. A JSON array must be held in memory whole; larger data belongs in JSON Lines or Parquet."""
 
-_REMEDY = "mend it, or write the rows as JSON Lines, where one broken row costs only itself"
+_REMEDY = "fix it, or write the rows as JSON Lines, where one broken row costs only itself"
 
 
 def read_json(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None]:
@@ -73,6 +73,6 @@ def _rows(value: Any, path: Path) -> list[Any]:
         return rows
     found = f"{len(lists)} lists" if lists else "no list"
     raise DataError(
-        f"{path} holds an object with {found} (keys found: {shown_keys(value)}), so where its rows are cannot be "
-        f"told; write an array of rows, or an object with one list"
+        f"{path} holds an object with {found} (keys found: {shown_keys(value)}), so it is unclear where its "
+        f"rows are; write an array of rows, or an object with one list"
     )

@@ -72,7 +72,7 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
     reader = READERS.get(Path(name.lower().removesuffix(".gz")).suffix)
     if is_folder:
         if not hub.is_saved_dataset(path):
-            raise DataError(f"{name} is a folder, and none that datasets saved; name one file: {_SUFFIXES}")
+            raise DataError(f"{name} is a folder that `datasets` did not save; name one file: {_SUFFIXES}")
         return OpenedSource(name, hub.read_saved(path, split=options.split), None)
     if is_file and reader is not None:
         return OpenedSource(name, reader(path, max_row_bytes=options.max_row_bytes), path)

@@ -55,7 +55,7 @@ class SourceOptions:
                 raise ConfigError(f"{name} must be at least 1. Got {value}")
         if self.names_pair_columns and self.format not in ("auto", "prompt-completion"):
             raise ConfigError(
-                f"prompt_column and completion_column go with the format prompt-completion. Got {self.format!r}; "
+                f"prompt_column and completion_column need the format prompt-completion. Got {self.format!r}; "
                 f"leave the format out"
             )
 

@@ -41,5 +41,5 @@ def _seekable(file: IO[bytes], path: Path) -> IO[bytes]:
         return file
     data = file.read(MAX_UNZIPPED_BYTES + 1)
     if len(data) > MAX_UNZIPPED_BYTES:
-        raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is right")
+        raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is expected")
     return io.BytesIO(data)

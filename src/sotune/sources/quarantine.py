@@ -63,14 +63,14 @@ def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *,
     if len(rows) > max_fraction * n:
         raise DataError(
             f"{source}: {len(rows)} of {n} rows cannot be used, more than the share allowed, {max_fraction:g}. "
-            f"{_summary(rows)}. Mend them, or raise --max-quarantine-fraction"
+            f"{_summary(rows)}. Fix them, or raise --max-quarantine-fraction"
         )
 
 
 def no_row_left(rows: Sequence[QuarantinedRow], source: str) -> DataError:
     """Returns the error for a set of which every row is quarantined."""
     return DataError(
-        f"{source}: none of its {len(rows)} rows can be used. {_summary(rows)}. Mend them, or name another --format"
+        f"{source}: none of its {len(rows)} rows can be used. {_summary(rows)}. Fix them, or name another --format"
     )
 
 

@@ -44,7 +44,7 @@ def check_row(value: Any, *, max_bytes: int) -> dict[str, Any]:
 
     Raises:
         RowFault: The row has a flaw, is no object, nests too deeply, is too large, or holds text that is not
-            Unicode, a number that JSON lacks, or a value that JSON lacks.
+            Unicode, a number that JSON lacks, or a value that JSON cannot hold.
     """
     n_bytes = 0
     stack: list[tuple[Any, int]] = [(value, 1)]
@@ -124,4 +124,4 @@ def _check_scalar(item: object) -> None:
         if not math.isfinite(item):
             raise RowFault("a number beyond the range of JSON readers")
     elif item is not None and not isinstance(item, int):  # a bool is an int
-        raise RowFault(f"a value that JSON lacks: {type(item).__name__}")
+        raise RowFault(f"a value that JSON cannot hold: {type(item).__name__}")

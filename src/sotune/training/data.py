@@ -138,7 +138,7 @@ def build_training_rows(
         example = next((f", for instance: {reason}" for reason in dropped.values()), "")
         raise DataError(
             f"nothing to learn: of {len(records)} records, {len(dropped)} cannot be trained on and {len(rows)} have "
-            f"loss weight 0{example}; mend the data or the weights"
+            f"loss weight 0{example}; fix the data or the weights"
         )
     return TrainingRows(tuple(rows), dropped, tuple(truncated))
 
@@ -260,7 +260,7 @@ class WeightedCollator:
 def _check_columns(feature: Mapping[str, Any]) -> None:
     if packed := sorted(_PACKING_COLUMNS & feature.keys()):
         raise DataError(
-            f"packed rows cannot be weighted: one sequence would hold tokens of several weights. "
+            f"packed rows cannot be weighted: one sequence would hold tokens with different weights. "
             f"Got {', '.join(packed)}; turn packing off"
         )
     if missing := sorted({"input_ids", "labels", SAMPLE_WEIGHT} - feature.keys()):

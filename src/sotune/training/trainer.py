@@ -50,7 +50,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         }
         if any(ignored.values()):
             names = ", ".join(name for name, is_set in ignored.items() if is_set)
-            raise ConfigError(f"WeightedTrainer has its own loss, which takes no account of {names}; unset it")
+            raise ConfigError(f"WeightedTrainer has its own loss, which ignores {names}; unset it")
         parallelism = getattr(self.accelerator, "parallelism_config", None)
         if parallelism is not None and parallelism.non_data_parallel_size > 1:
             raise ConfigError(

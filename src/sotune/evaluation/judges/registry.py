@@ -47,9 +47,9 @@ def judge_class(name: str) -> type[NamedJudge]:
     try:
         found = known[name].load()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the judge {name!r} could not be loaded ({error}); mend or remove its package") from None
+        raise ConfigError(f"the judge {name!r} could not be loaded ({error}); fix or remove its package") from None
     if not (isinstance(found, type) and issubclass(found, NamedJudge)):
-        raise ConfigError(f"the judge {name!r} is {known[name].value}, which is no NamedJudge; mend its package")
+        raise ConfigError(f"the judge {name!r} is {known[name].value}, which is not a NamedJudge; fix its package")
     return found
 
 
