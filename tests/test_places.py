@@ -68,4 +68,4 @@ print(json.dumps({{
     assert "--momentum" in found["help"]
     assert "A setting that this test invents. Default: 0.25." in " ".join(found["help"].replace("│", " ").split())
     assert found["planned"] == 0
-    assert "momentum: Input should be greater than 0" in " ".join(found["refused"].split())
+    assert "momentum: must be greater than 0" in " ".join(found["refused"].split())
