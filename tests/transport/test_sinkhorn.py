@@ -38,7 +38,7 @@ def random_problem(n=30, m=20, epsilon=0.1, seed=0, dtype=torch.float64):
 def test_potentials_agree_with_an_independent_solver(stored, epsilon):
     problem = random_problem(epsilon=epsilon)
     result = sinkhorn(problem, stored=stored, **TIGHT)
-    cost = problem.ground_cost.rows(0, 30).numpy()
+    cost = problem.cost_matrix.rows(0, 30).numpy()
     oracle = ot.sinkhorn(
         problem.a.numpy(), problem.b.numpy(), cost, reg=epsilon, method="sinkhorn_log", stopThr=1e-12, numItermax=50_000
     )
@@ -61,7 +61,7 @@ def test_marginals_hold(n, m, epsilon, seed, stored):
 
 def test_swapping_the_sides_swaps_the_potentials():
     problem = random_problem()
-    swapped = OTProblem(problem.ground_cost.rows(0, 30).T.contiguous(), problem.b, problem.a, problem.epsilon)
+    swapped = OTProblem(problem.cost_matrix.rows(0, 30).T.contiguous(), problem.b, problem.a, problem.epsilon)
     there, back = sinkhorn(problem, **TIGHT), sinkhorn(swapped, **TIGHT)
     shift = (there.f - back.g).mean()
     torch.testing.assert_close(there.f - shift, back.g, atol=1e-8, rtol=0)
@@ -75,11 +75,11 @@ def test_small_epsilon_stays_finite_improves_and_tells_the_truth(stored, dtype, 
     problem = random_problem(80, 60, epsilon, dtype=dtype)
     errors = []
     for max_iters in (20, 400):
-        solver = SinkhornSolver(Kernel(problem.ground_cost, problem.b, epsilon, stored=stored))
+        solver = SinkhornSolver(Kernel(problem.cost_matrix, problem.b, epsilon, stored=stored))
         result = solver.solve(problem.a, tolerance=1e-7, max_iters=max_iters)
         assert torch.isfinite(result.f).all()
         assert torch.isfinite(result.g).all()
-        measured = column_error(problem.ground_cost, result.f, result.g, problem.a, problem.b, epsilon)
+        measured = column_error(problem.cost_matrix, result.f, result.g, problem.a, problem.b, epsilon)
         assert measured == pytest.approx(result.marginal_error, rel=0.05, abs=5e-6 if dtype == torch.float64 else 5e-4)
         assert result.converged == (result.marginal_error <= 1e-7)
         errors.append(measured)
@@ -126,7 +126,7 @@ def test_value_from_potentials_is_the_regularized_cost():
     result = sinkhorn(problem, **TIGHT)
     plan = transport_plan(problem, result)
     product = torch.outer(problem.a, problem.b)
-    direct = (plan * problem.ground_cost.rows(0, 30)).sum() + problem.epsilon * (plan * (plan / product).log()).sum()
+    direct = (plan * problem.cost_matrix.rows(0, 30)).sum() + problem.epsilon * (plan * (plan / product).log()).sum()
     assert regularized_cost(problem, result) == pytest.approx(float(direct), rel=1e-8)
 
 
@@ -134,10 +134,10 @@ def test_value_from_potentials_is_the_regularized_cost():
 def test_mean_cost_is_that_of_the_plan(stored):
     problem = random_problem()
     result = sinkhorn(problem, **TIGHT)
-    kernel = Kernel(problem.ground_cost, problem.b, problem.epsilon, g=result.g, stored=stored)
+    kernel = Kernel(problem.cost_matrix, problem.b, problem.epsilon, g=result.g, stored=stored)
     for _ in range(2):  # the second sweep of a stored kernel reads what the first one stored
         found = sweep([kernel], lambda start, stop, _: problem.a[start:stop].log(), mean_costs=True)
-        direct = (transport_plan(problem, result) * problem.ground_cost.rows(0, 30)).sum(1) / problem.a
+        direct = (transport_plan(problem, result) * problem.cost_matrix.rows(0, 30)).sum(1) / problem.a
         torch.testing.assert_close(found.mean_costs[0], direct)
 
 
@@ -145,7 +145,7 @@ def test_extension_returns_the_solved_rows_and_is_the_same_in_blocks(monkeypatch
     problem = random_problem()
     result = sinkhorn(problem, **TIGHT)
     monkeypatch.setattr("sotune.transport.cost.BLOCK_ELEMENTS", 45)
-    extended = extend_potential(problem.ground_cost, result.g, problem.b, problem.epsilon)
+    extended = extend_potential(problem.cost_matrix, result.g, problem.b, problem.epsilon)
     torch.testing.assert_close(extended, result.f, atol=1e-12, rtol=0)
     blocked = sinkhorn(problem, **TIGHT)
     torch.testing.assert_close(blocked.g, result.g, atol=1e-12, rtol=0)
@@ -156,7 +156,7 @@ def test_a_good_start_saves_iterations_and_a_solver_remembers():
     cold = sinkhorn(problem, tolerance=1e-8, max_iters=20_000)
     warm = sinkhorn(problem, tolerance=1e-8, max_iters=20_000, init_g=cold.g)
     assert warm.n_iters < cold.n_iters / 5
-    solver = SinkhornSolver(Kernel(problem.ground_cost, problem.b, problem.epsilon))
+    solver = SinkhornSolver(Kernel(problem.cost_matrix, problem.b, problem.epsilon))
     solver.solve(problem.a, tolerance=1e-8, max_iters=20_000)
     nudged = problem.a * (1 + 1e-6 * torch.linspace(-1, 1, 30, dtype=torch.float64))
     again = solver.solve(nudged / nudged.sum(), tolerance=1e-8, max_iters=20_000)

@@ -149,7 +149,7 @@ def test_relaxed_columns_agree_with_an_independent_solver(relaxation):
     result = sinkhorn(problem, **TIGHT)
     plan = transport_plan(problem, result).numpy()
     oracle = ot.unbalanced.sinkhorn_unbalanced(
-        problem.a.numpy(), problem.b.numpy(), problem.ground_cost.rows(0, 40).numpy(), reg=problem.epsilon,
+        problem.a.numpy(), problem.b.numpy(), problem.cost_matrix.rows(0, 40).numpy(), reg=problem.epsilon,
         reg_m=(float("inf"), relaxation), reg_type="kl", numItermax=200_000, stopThr=1e-14,
     )  # fmt: skip
     assert result.converged
@@ -164,7 +164,7 @@ def test_relaxation_goes_from_free_columns_to_exact_ones():
     torch.testing.assert_close(nearly.f - nearly.f.mean(), balanced.f - balanced.f.mean(), atol=1e-5, rtol=0)
     free = sinkhorn(relaxed_problem(0.0), **TIGHT)
     problem = relaxed_problem(0.0)
-    density = ((-problem.ground_cost.rows(0, 40) / problem.epsilon).exp() * problem.b).sum(1)
+    density = ((-problem.cost_matrix.rows(0, 40) / problem.epsilon).exp() * problem.b).sum(1)
     torch.testing.assert_close(free.f, -problem.epsilon * density.log())
     assert free.n_iters == 1
     assert free.converged
@@ -178,7 +178,7 @@ def test_relaxed_value_is_that_of_the_plan_and_its_gradient_the_potential():
     plan, product = transport_plan(problem, result), torch.outer(problem.a, problem.b)
     columns = plan.sum(0)
     direct = (
-        (plan * problem.ground_cost.rows(0, 40)).sum()
+        (plan * problem.cost_matrix.rows(0, 40)).sum()
         + problem.epsilon * (plan * (plan / product).log()).sum()
         + 0.3 * ((columns * (columns / problem.b).log()).sum() - columns.sum() + 1)
     )

@@ -1,28 +1,21 @@
 """The adaptive ground cost, and the logistic fits that it is made of."""
 
-import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sotune import DataError
+from sotune import ConfigError, DataError
+from sotune.settings import WeightSettings
 from sotune.transport import CosineCost
-from sotune.weights import Scorer, SolverSettings, learn_weights
-from sotune.weights.ground_cost import (
-    Stretch,
-    learn_stretch,
-    soft_labels,
-    stretched_cost,
-    train_on_sure_rows,
-    train_softly,
-)
+from sotune.weights import COSTS, Adaptive, Cosine, Scorer, cost_of, learn_weights, relaxation_of
+from sotune.weights.ground_cost import learn_direction, soft_labels, train_on_sure_rows, train_softly
 from sotune.weights.logistic import fit_balanced, fit_logistic
 
-SETTINGS = SolverSettings(
-    solver="mirror", epsilon=0.1, push_strength=0.5, effective_sample_size=0.9, tau=None, stationarity_tolerance=1e-8,
-    marginal_tolerance=1e-9, max_steps=500, max_iters=5_000, learning_rate=0.1, reference_relaxation=0.0,
-)  # fmt: skip
+SETTINGS = WeightSettings(stationarity_tolerance=1e-8, marginal_tolerance=1e-9, max_outer_steps=500, max_iters=5_000)
 D = 24
 
 
@@ -68,22 +61,22 @@ def test_the_fit_agrees_with_scikit_learn():
 
 def test_a_stretch_adds_along_its_direction_and_none_changes_nothing():
     z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    stretched = Stretch(torch.tensor([1.0, 0.0]), 2.0)(z)
+    stretched = Adaptive(2.0, torch.tensor([1.0, 0.0])).stretched(z)
     torch.testing.assert_close(stretched, torch.tensor([[1.8, 0.8], [0.0, 1.0]]))
-    torch.testing.assert_close(Stretch(torch.tensor([1.0, 0.0]), 0.0)(z), unit(z))
+    torch.testing.assert_close(Adaptive(0.0, torch.tensor([1.0, 0.0])).stretched(z), unit(z))
     y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(stretched_cost(z, y, None).rows(0, 2), CosineCost(z, y).rows(0, 2))
-    rows = stretched_cost(z, y, Stretch(torch.tensor([0.6, 0.8]), 2.0))
+    torch.testing.assert_close(Cosine().between(z, y).rows(0, 2), CosineCost(z, y).rows(0, 2))
+    rows = Adaptive(2.0, torch.tensor([0.6, 0.8])).between(z, y)
     torch.testing.assert_close(rows.rows(1, 2), rows.take(torch.tensor([1])).rows(0, 1))
 
 
 def test_the_learned_direction_is_that_of_harm():
     downstream, anchor, reference, _ = world()
-    stretch = learn_stretch(downstream, anchor, reference)
-    assert float(stretch.direction.norm()) == pytest.approx(1)
-    assert float(stretch.direction[0]) > 0.8
-    again = learn_stretch(downstream, anchor, reference)
-    assert torch.equal(again.direction, stretch.direction)
+    cost = Adaptive().fit(downstream, anchor, reference)
+    assert float(cost.direction.norm()) == pytest.approx(1)
+    assert float(cost.direction[0]) > 0.8
+    assert torch.equal(learn_direction(downstream, anchor, reference), cost.direction)
+    assert cost.fit(*world(seed=3)[:3]) is cost  # what is fitted stays as it is
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.4])
@@ -91,7 +84,7 @@ def test_the_stretch_helps_where_harm_is_like_the_reference_and_where_it_is_not(
     downstream, anchor, reference, harmful = world(1500, tilt=tilt)
 
     def rank(cost):
-        learned = learn_weights(downstream, anchor, reference, settings=SETTINGS, cost=cost)
+        learned = learn_weights(downstream, anchor, reference, SETTINGS.replace(cost=cost))
         return auc(-learned.weights, harmful)
 
     assert rank("adaptive") > rank("cosine") + 0.05
@@ -110,15 +103,15 @@ def test_soft_self_training_finds_harm_of_another_kind_than_the_reference():
 def test_self_training_does_not_run_away(harmful):
     # Harmful rows that were not there to be learned from are still told apart.
     downstream, anchor, reference, _ = world(harmful=harmful)
-    stretch = learn_stretch(downstream, anchor, reference)
+    direction = learn_direction(downstream, anchor, reference)
     fresh, _, _, truth = world(seed=9, harmful=0.2)
-    assert auc(unit(fresh) @ stretch.direction, truth) > 0.9
+    assert auc(unit(fresh) @ direction, truth) > 0.9
 
 
 def test_an_anchor_with_some_wrong_rows_is_survived():
     downstream, anchor, reference, harmful = world()
     anchor[:4] = world(seed=5)[0][:4]  # four harmful rows among thirty
-    learned = learn_weights(downstream, anchor, reference, settings=SETTINGS, cost="adaptive")
+    learned = learn_weights(downstream, anchor, reference, SETTINGS)
     assert auc(-learned.weights, harmful) > 0.93
 
 
@@ -141,7 +134,7 @@ def test_both_ways_of_self_training_keep_what_they_start_from():
 
 def test_scoring_in_the_stretched_space_gives_rows_their_own_weights(tmp_path):
     downstream, anchor, reference, _ = world()
-    learned = learn_weights(downstream, anchor, reference, settings=SETTINGS, cost="adaptive")
+    learned = learn_weights(downstream, anchor, reference, SETTINGS)
     scorer = Scorer.from_learned(learned, settings=SETTINGS, references=(anchor, reference))
     scorer.save(tmp_path / "p.safetensors")
     again = Scorer.load(tmp_path / "p.safetensors").score(downstream[5:50])
@@ -152,9 +145,9 @@ def test_many_rows_are_sampled_and_the_streamed_solution_is_the_same(monkeypatch
     downstream, anchor, reference, harmful = world(3000)
     monkeypatch.setattr("sotune.weights.ground_cost._MAX_ROWS", 1000)
     monkeypatch.setattr("sotune.weights.streaming._LEAST_SAMPLE", 300)
-    dense = learn_weights(downstream, anchor, reference, settings=SETTINGS, cost="adaptive")
-    small = dataclasses.replace(SETTINGS, max_memory=10_000)
-    streamed = learn_weights(downstream, anchor, reference, settings=small, cost="adaptive")
+    dense = learn_weights(downstream, anchor, reference, SETTINGS)
+    small = SETTINGS.replace(max_memory=10_000)
+    streamed = learn_weights(downstream, anchor, reference, small)
     assert streamed.n_passes > 0
     torch.testing.assert_close(streamed.weights, dense.weights, rtol=1e-2, atol=0)
     assert auc(-dense.weights, harmful) > 0.95
@@ -164,10 +157,63 @@ def test_rows_without_a_direction_are_named():
     downstream, anchor, reference, _ = world()
     downstream[7] = 0
     with pytest.raises(DataError, match=r"positions \[7\]"):
-        learn_stretch(downstream, anchor, reference)
+        learn_direction(downstream, anchor, reference)
 
 
 def test_rows_that_are_all_alike_are_left_as_they_are():
     rows = torch.ones(30, 8)
-    weights = learn_weights(rows, rows[:10], rows[:12], settings=SETTINGS, cost="adaptive").weights
+    weights = learn_weights(rows, rows[:10], rows[:12], SETTINGS).weights
     torch.testing.assert_close(weights, torch.full((30,), 1 / 30, dtype=weights.dtype))
+
+
+def test_every_cost_can_be_set_and_brings_its_own_relaxation():
+    assert set(COSTS) == set(get_args(WeightSettings.model_fields["cost"].annotation))
+    assert {name: kind.name for name, kind in COSTS.items()} == {name: name for name in COSTS}
+    assert cost_of(WeightSettings(stretch=4)) == Adaptive(4.0)
+    assert cost_of(WeightSettings(cost="cosine", stretch=4)) == Cosine()
+    for settings, relaxation in (
+        (WeightSettings(), 0.0),
+        (WeightSettings(cost="cosine"), math.inf),
+        (WeightSettings(cost="cosine", reference_relaxation=0.3), 0.3),
+        (WeightSettings(reference_relaxation=math.inf), math.inf),
+    ):
+        assert relaxation_of(settings, cost_of(settings)) == relaxation
+
+
+def test_a_cost_given_takes_the_place_of_the_one_that_the_settings_name():
+    downstream, anchor, reference, _ = world()
+    named = learn_weights(downstream, anchor, reference, SETTINGS.replace(cost="cosine"))
+    given = learn_weights(downstream, anchor, reference, SETTINGS, cost=Cosine())
+    assert torch.equal(given.weights, named.weights)
+    fitted = Adaptive(4.0).fit(downstream, anchor, reference)
+    stretched = learn_weights(downstream, anchor, reference, SETTINGS.replace(cost="cosine"), cost=fitted)
+    assert torch.equal(
+        stretched.weights, learn_weights(downstream, anchor, reference, SETTINGS.replace(stretch=4)).weights
+    )
+    assert stretched.cost is fitted
+
+
+def test_a_cost_of_ones_own_needs_no_other_change(monkeypatch, tmp_path):
+    @dataclass(frozen=True)
+    class Tilted(Cosine):
+        name: ClassVar[str] = "tilted"
+
+        def between(self, rows, reference):
+            return CosineCost(rows[:] ** 3, reference**3)
+
+    downstream, anchor, reference, _ = world()
+    learned = learn_weights(downstream, anchor, reference, SETTINGS, cost=Tilted())
+    expected = learn_weights(downstream**3, anchor**3, reference**3, SETTINGS, cost=Cosine())
+    torch.testing.assert_close(learned.weights, expected.weights, rtol=1e-9, atol=0)
+    monkeypatch.setitem(COSTS, "tilted", Tilted)
+    scorer = Scorer.from_learned(learned, settings=SETTINGS, references=(anchor, reference))
+    scorer.save(tmp_path / "p.safetensors")
+    again = Scorer.load(tmp_path / "p.safetensors")
+    assert again.cost == Tilted()
+    torch.testing.assert_close(again.score(downstream).weights, learned.weights, rtol=1e-8, atol=0)
+
+
+def test_a_cost_that_is_not_fitted_says_so():
+    downstream, anchor, _, _ = world()
+    with pytest.raises(ConfigError, match="call fit first"):
+        Adaptive().between(downstream, anchor)

@@ -1,6 +1,5 @@
 """The ways to solve the push-pull problem against each other: together, by descent, by CCCP, streamed."""
 
-import dataclasses
 import math
 import warnings
 
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 
 from sotune import ConfigError, ConvergenceWarning, DataError
 from sotune.representations import MappedRows
+from sotune.settings import WeightSettings
 from sotune.transport import CosineCost, column_error, extend_potential
-from sotune.weights import PushPullProblem, SolverSettings, learn_weights
+from sotune.weights import PushPullProblem, learn_weights
 from sotune.weights.fixed_point import Tempering, sweep_weights
 from sotune.weights.learn import ReferenceSet, solve
 from sotune.weights.mirror import History, descend
@@ -21,9 +21,8 @@ from sotune.weights.objective import PushPullObjective, Reference
 from sotune.weights.streaming import kernel_bytes, memory_budget
 from sotune.weights.tempering import effective_sample_size, find_tau, gibbs
 
-EXACT = SolverSettings(
-    solver="mirror", epsilon=0.1, push_strength=0.5, effective_sample_size=0.9, tau=None, stationarity_tolerance=1e-10,
-    marginal_tolerance=1e-11, max_steps=500, max_iters=5_000, learning_rate=0.1,
+EXACT = WeightSettings(
+    cost="cosine", stationarity_tolerance=1e-10, marginal_tolerance=1e-11, max_outer_steps=500, max_iters=5_000
 )  # fmt: skip
 
 
@@ -40,7 +39,7 @@ def clouds(n=60, m_safe=8, m_harmful=15, seed=0, dtype=torch.float64, d=8):
 
 
 def learn(sets, **changes):
-    return learn_weights(*sets, settings=dataclasses.replace(EXACT, **changes), cost="cosine")
+    return learn_weights(*sets, EXACT.replace(**changes))
 
 
 def problem_of(sets, push_strength=0.5, epsilon=0.1):
@@ -63,7 +62,7 @@ def test_mirror_descent_never_rises(tau, push_strength, epsilon, seed):
     problem = problem_of(clouds(n=30, seed=seed), push_strength, epsilon)
     steps = []
     history = History(problem, steps.append)
-    limited = dataclasses.replace(EXACT, epsilon=epsilon, max_steps=25, marginal_tolerance=1e-12)
+    limited = EXACT.replace(epsilon=epsilon, max_outer_steps=25, marginal_tolerance=1e-12)
     descend(problem, problem.kernels(stored=True), tau, limited, history, start=problem.base_mass.log())
     assert falls([step.objective for step in steps])
     assert len(steps) == 1 or steps[-1].objective < steps[0].objective
@@ -78,8 +77,8 @@ def test_the_convex_concave_procedure_never_rises(tau, push_strength, epsilon, s
     # What is recorded is an upper bound on the objective, made of the tangent of the push; it falls as well.
     problem = problem_of(clouds(n=30, seed=seed), push_strength, epsilon)
     steps = []
-    limited = dataclasses.replace(EXACT, epsilon=epsilon, push_strength=push_strength, tau=tau, solver="cccp",
-                                  max_steps=25, marginal_tolerance=1e-10)  # fmt: skip
+    limited = EXACT.replace(epsilon=epsilon, push_strength=push_strength, tau=tau, solver="cccp",
+                                  max_outer_steps=25, marginal_tolerance=1e-10)  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         solve(problem, limited, on_step=steps.append)
@@ -96,7 +95,7 @@ def test_all_solvers_find_the_same_weights(size):
     torch.testing.assert_close(cccp.weights, together.weights, rtol=1e-3, atol=0)
     problem = problem_of(sets)
     kernels, history = problem.kernels(stored=True), History(problem, lambda _: None)
-    loose = dataclasses.replace(EXACT, stationarity_tolerance=1e-6)  # values cannot tell steps far below this
+    loose = EXACT.replace(stationarity_tolerance=1e-6)  # values cannot tell steps far below this
     _, converged = descend(problem, kernels, together.tau, loose, history, start=problem.base_mass.log())
     state = sweep_weights(problem, kernels, Tempering(size, together.tau), together.tau)
     assert converged
@@ -146,8 +145,8 @@ def test_several_references_count_by_their_strengths():
     plain = learn(sets, tau=0.2)
 
     def several(anchors, harmful):
-        settings_ = dataclasses.replace(EXACT, tau=0.2)
-        return learn_weights(sets[0], anchors, harmful, settings=settings_, cost="cosine")
+        settings_ = EXACT.replace(tau=0.2)
+        return learn_weights(sets[0], anchors, harmful, settings_)
 
     halves = several([ReferenceSet(sets[1], 3.0), ReferenceSet(sets[1], 1.0)], [ReferenceSet(sets[2])])
     torch.testing.assert_close(halves.weights, plain.weights, rtol=1e-8, atol=0)
@@ -242,11 +241,11 @@ def test_streaming_reads_rows_that_lie_in_files_and_reports_its_passes(small_sam
     def on_pass(number):
         return lambda done, total: told.append((number, done, total))
 
-    settings_ = dataclasses.replace(
-        EXACT, max_memory=10_000, marginal_tolerance=1e-5, stationarity_tolerance=1e-5, streamed_tolerance=1e-4
+    settings_ = EXACT.replace(
+        max_memory=10_000, marginal_tolerance=1e-5, stationarity_tolerance=1e-5, streamed_tolerance=1e-4
     )
-    found = learn_weights(rows, *sets[1:], settings=settings_, cost="cosine", on_pass=on_pass)
-    plain = learn_weights(*sets, settings=settings_, cost="cosine")
+    found = learn_weights(rows, *sets[1:], settings_, on_pass=on_pass)
+    plain = learn_weights(*sets, settings_)
     assert torch.equal(found.weights, plain.weights)
     assert told[-1] == (found.n_passes, 3000, 3000)
     assert {total for _, _, total in told} == {3000}
@@ -254,7 +253,7 @@ def test_streaming_reads_rows_that_lie_in_files_and_reports_its_passes(small_sam
 
 def test_streaming_that_stops_short_warns():
     with pytest.warns(ConvergenceWarning, match="short of its tolerances"):
-        found = streamed(clouds(2000, 20, 40), max_steps=1, streamed_tolerance=1e-9, marginal_tolerance=1e-9)
+        found = streamed(clouds(2000, 20, 40), max_outer_steps=1, streamed_tolerance=1e-9, marginal_tolerance=1e-9)
     assert not found.converged
     assert found.n_passes == 1
 
@@ -281,7 +280,7 @@ def test_bad_strengths_are_named(references, error, message):
     sets = clouds()
     anchors = [ReferenceSet(sets[1], strength) for strength in references]
     with pytest.raises(error, match=message):
-        learn_weights(sets[0], anchors, sets[2], settings=EXACT, cost="cosine")
+        learn_weights(sets[0], anchors, sets[2], EXACT)
 
 
 def test_a_problem_needs_references_that_agree():

@@ -1,20 +1,18 @@
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sotune import ArtifactError, ConfigError, ConvergenceWarning, DataError
+from sotune.settings import WeightSettings
 from sotune.transport import CosineCost, OTProblem, sinkhorn, transport_plan
-from sotune.weights import LearnedWeights, PushPullProblem, Scorer, SolverSettings, learn_weights
+from sotune.weights import LearnedWeights, PushPullProblem, Scorer, learn_weights
 from sotune.weights.learn import solve
 from sotune.weights.objective import PushPullObjective, kl_divergence, sharp_cost, sharp_gradient
 from sotune.weights.tempering import effective_sample_size
 
-EXACT = SolverSettings(
-    solver="mirror", epsilon=0.1, push_strength=0.5, effective_sample_size=0.9, tau=None, stationarity_tolerance=1e-10,
-    marginal_tolerance=1e-11, max_steps=500, max_iters=5_000, learning_rate=0.1,
+EXACT = WeightSettings(
+    cost="cosine", stationarity_tolerance=1e-10, marginal_tolerance=1e-11, max_outer_steps=500, max_iters=5_000
 )  # fmt: skip
 
 
@@ -32,7 +30,7 @@ def clouds(n=60, m_safe=8, m_harmful=15, seed=0, dtype=torch.float64):
 
 
 def learn(sets, **changes) -> LearnedWeights:
-    return learn_weights(*sets, settings=dataclasses.replace(EXACT, **changes), cost="cosine")
+    return learn_weights(*sets, EXACT.replace(**changes))
 
 
 def problem_of(sets, **changes):
@@ -123,13 +121,13 @@ def test_scaling_cost_epsilon_and_tau_together_changes_nothing(scale, seed):
     from sotune.transport import DenseCost
 
     sets = clouds(seed=seed)
-    plain = solve(problem_of(sets), dataclasses.replace(EXACT, tau=0.2))
+    plain = solve(problem_of(sets), EXACT.replace(tau=0.2))
     scaled_problem = PushPullProblem.between(
         DenseCost(scale * CosineCost(sets[0], sets[1]).rows(0, 60)),
         DenseCost(scale * CosineCost(sets[0], sets[2]).rows(0, 60)),
         epsilon=0.1 * scale, push_strength=0.5, base_mass=torch.full((60,), 1 / 60, dtype=torch.float64),
     )  # fmt: skip
-    scaled = solve(scaled_problem, dataclasses.replace(EXACT, tau=0.2 * scale, epsilon=0.1 * scale))
+    scaled = solve(scaled_problem, EXACT.replace(tau=0.2 * scale, epsilon=0.1 * scale))
     torch.testing.assert_close(scaled.weights, plain.weights, rtol=1e-7, atol=0)
 
 
@@ -152,7 +150,7 @@ def test_a_duplicated_row_weighs_as_its_twin_and_split_mass_adds_up():
     assert float(twins[0]) == pytest.approx(float(twins[60]), rel=1e-9)
     mass = torch.full((61,), 1 / 60, dtype=torch.float64)
     mass[0] = mass[60] = 1 / 120
-    split = solve(problem_of(doubled, base_mass=mass), dataclasses.replace(EXACT, tau=0.2)).weights
+    split = solve(problem_of(doubled, base_mass=mass), EXACT.replace(tau=0.2)).weights
     plain = learn(sets, tau=0.2).weights
     assert float(split[0] + split[60]) == pytest.approx(float(plain[0]), rel=1e-6)
 
@@ -174,7 +172,7 @@ def test_one_step_ranks_by_the_first_gradient():
 
 
 def test_adam_on_the_sharp_form_lowers_its_objective_and_has_no_tau():
-    learned = learn(clouds(), solver="adam_sharp", max_steps=15)
+    learned = learn(clouds(), solver="adam_sharp", max_outer_steps=15)
     assert learned.history[-1].objective < learned.history[0].objective
     assert len(learned.history) == 16
     assert learned.tau is None
@@ -182,8 +180,8 @@ def test_adam_on_the_sharp_form_lowers_its_objective_and_has_no_tau():
 
 
 def test_stopping_short_warns_with_figures():
-    with pytest.warns(ConvergenceWarning, match="short of its tolerances: stationarity"):
-        learned = learn(clouds(), max_steps=2)
+    with pytest.warns(ConvergenceWarning, match="(?s)short of its tolerances: stationarity.* raise max_outer_steps"):
+        learned = learn(clouds(), max_outer_steps=2)
     assert not learned.converged
 
 
@@ -200,8 +198,8 @@ def test_sizes_and_divergence_of_known_weights():
 def test_scoring_gives_rows_their_own_weights_and_survives_the_disk(solver, dtype, tmp_path):
     sets = clouds(dtype=dtype)
     loose = {"stationarity_tolerance": 1e-5, "marginal_tolerance": 1e-6}
-    settings_ = dataclasses.replace(EXACT, solver=solver, **loose)
-    learned = learn_weights(*sets, settings=settings_, cost="cosine")
+    settings_ = EXACT.replace(solver=solver, **loose)
+    learned = learn_weights(*sets, settings_)
     scorer = Scorer.from_learned(learned, settings=settings_, references=sets[1:])
     scorer.save(tmp_path / "p.safetensors")
     first = (tmp_path / "p.safetensors").read_bytes()
@@ -214,10 +212,10 @@ def test_scoring_gives_rows_their_own_weights_and_survives_the_disk(solver, dtyp
 
 def test_scoring_needs_a_tau_and_a_file(tmp_path):
     sets = clouds()
-    learned = learn(sets, solver="adam_sharp", max_steps=1)
+    learned = learn(sets, solver="adam_sharp", max_outer_steps=1)
     with pytest.raises(ConfigError, match="no function of the potentials"):
         Scorer.from_learned(
-            learned, settings=dataclasses.replace(EXACT, solver="adam_sharp"), references=sets[1:],
+            learned, settings=EXACT.replace(solver="adam_sharp"), references=sets[1:],
         )  # fmt: skip
     with pytest.raises(ArtifactError, match="is missing"):
         Scorer.load(tmp_path / "none.safetensors")
@@ -229,13 +227,17 @@ def test_scoring_needs_a_tau_and_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"solver": "newton"}, "solver must be one of"),
-        ({"effective_sample_size": 1.0}, "effective_sample_size must be between"),
-        ({"tau": 0.0}, "tau must be positive"),
-        ({"max_steps": 0}, "max_steps must be at least 1"),
-        ({"marginal_tolerance": 0.0}, "marginal_tolerance must be positive"),
-        ({"push_strength": 1.5}, r"push_strength must be in \[0, 1\]"),
-        ({"epsilon": -1.0}, "epsilon must be a positive number"),
+        ({"cost": "euclid"}, "cost: must be 'adaptive' or 'cosine'. Got 'euclid'"),
+        ({"reference_relaxation": -1.0}, "reference_relaxation: must be greater than or equal to 0"),
+        ({"max_memory": 0}, "max_memory: must be greater than or equal to 1"),
+        ({"max_steps": 3}, "unknown setting 'max_steps'"),
+        ({"solver": "newton"}, "solver: must be 'mirror', 'cccp', 'one_step' or 'adam_sharp'. Got 'newton'"),
+        ({"effective_sample_size": 1.0}, "effective_sample_size: must be less than 1. Got 1.0"),
+        ({"tau": 0.0}, "tau: must be greater than 0. Got 0.0"),
+        ({"max_outer_steps": 0}, "max_outer_steps: must be greater than or equal to 1. Got 0"),
+        ({"marginal_tolerance": 0.0}, "marginal_tolerance: must be greater than 0"),
+        ({"push_strength": 1.5}, "push_strength: must be less than or equal to 1"),
+        ({"epsilon": -1.0}, "epsilon: must be greater than 0"),
     ],
 )
 def test_bad_settings_are_named(change, message):
@@ -245,8 +247,10 @@ def test_bad_settings_are_named(change, message):
 
 def test_bad_inputs_are_named():
     sets = clouds()
-    with pytest.raises(ConfigError, match="cost must be one of"):
-        learn_weights(*sets, settings=EXACT, cost="euclid")
+    with pytest.raises(ConfigError, match=r"push_strength must be in \[0, 1\]"):
+        problem_of(sets, push_strength=1.5)
+    with pytest.raises(ConfigError, match="epsilon must be a positive number"):
+        problem_of(sets, epsilon=-1.0)
     broken = sets[0].clone()
     broken[4, 0] = float("nan")
     with pytest.raises(DataError, match=r"positions \[4\]"):

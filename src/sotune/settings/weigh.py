@@ -2,72 +2,84 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer
 
-from sotune.settings.schema import StageSettings, parse_bytes
+from sotune.settings.schema import Bytes, StageSettings
 
 
 class WeightSettings(StageSettings):
     """Weights: the transport problem and how it is solved."""
 
     cost: Literal["adaptive", "cosine"] = Field(
-        "adaptive", description="Ground cost: learned from the data, or cosine distance (paper, §4.1)."
+        default="adaptive", description="Ground cost: learned from the data, or cosine distance (paper, §4.1)."
     )
-    epsilon: float = Field(0.1, gt=0, description="Entropic strength, in units of cost (paper, §5.1).")
-    push_strength: float = Field(0.5, ge=0, le=1, description="The paper's lambda (§5.1): 0 pulls only, 1 pushes only.")
+    epsilon: float = Field(default=0.1, gt=0, description="Entropic strength, in units of cost (paper, §5.1).")
+    push_strength: float = Field(
+        default=0.5, ge=0, le=1, description="The paper's lambda (§5.1): 0 pulls only, 1 pushes only."
+    )
     solver: Literal["mirror", "cccp", "one_step", "adam_sharp"] = Field(
-        "mirror",
+        default="mirror",
         description="mirror, cccp: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1).",
     )
     stretch: float = Field(
-        2.0, ge=0, description="How far adaptive stretches the space along the direction of harm; 0: not at all."
+        default=2.0,
+        ge=0,
+        description="How far adaptive stretches the space along the direction of harm; 0: not at all.",
     )
     reference_relaxation: float | None = Field(
-        None, ge=0, description="Penalty on unequal use of reference rows; default: 0 (adaptive), equal use (cosine)."
+        default=None,
+        ge=0,
+        allow_inf_nan=True,
+        description="Penalty on unequal use of reference rows; inf: equal use. Default: 0 (adaptive), inf (cosine).",
     )
     effective_sample_size: float = Field(
-        0.9, gt=0, lt=1, description="How even the weights are; finds tau. Near 0.9 ranks best on real text."
+        default=0.9, gt=0, lt=1, description="How even the weights are; finds tau. Near 0.9 ranks best on real text."
     )
-    tau: float | None = Field(None, gt=0, description="Strength of KL(w || uniform), instead of finding it.")
-    stationarity_tolerance: float = Field(1e-5, gt=0, description="Largest log-weight residual that counts as solved.")
-    marginal_tolerance: float = Field(1e-5, gt=0, description="L1 column error to which each transport is solved.")
-    max_outer_steps: int = Field(200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
-    max_iters: int = Field(2000, ge=1, description="Sinkhorn iterations at most, per transport and outer step.")
-    max_memory: str | None = Field(
-        None,
+    tau: float | None = Field(default=None, gt=0, description="Strength of KL(w || uniform), instead of finding it.")
+    stationarity_tolerance: float = Field(
+        default=1e-5, gt=0, description="Largest log-weight residual that counts as solved."
+    )
+    marginal_tolerance: float = Field(
+        default=1e-5, gt=0, description="L1 column error to which each transport is solved."
+    )
+    max_outer_steps: int = Field(default=200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
+    max_iters: int = Field(default=2000, ge=1, description="Sinkhorn iterations at most, per transport and outer step.")
+    max_memory: Bytes | None = Field(
+        default=None,
+        ge=1,
         description="Memory for the solver's kernels, like 4GB; larger problems are streamed. Default: half of all.",
     )
-    streamed_tolerance: float = Field(1e-3, gt=0, description="L1 column error at which a streamed solution stops.")
-    logit_learning_rate: float = Field(0.1, gt=0, description="Adam's step on the logits, for adam_sharp alone.")
+    streamed_tolerance: float = Field(
+        default=1e-3, gt=0, description="L1 column error at which a streamed solution stops."
+    )
+    logit_learning_rate: float = Field(
+        default=0.1, gt=0, description="Adam's step on the logits, for adam_sharp alone."
+    )
 
-    @field_validator("max_memory", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("max_memory")
-    @classmethod
-    def _readable_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_bytes(value)
-        return value
+    @field_serializer("reference_relaxation", when_used="json")
+    def _json_number(self, value: float | None) -> float | str | None:
+        return "inf" if value == math.inf else value  # JSON has no infinity
 
 
 class SentinelSettings(StageSettings):
     """Sentinels: harmful rows that are kept back, to choose settings by and to measure what passes."""
 
     sentinels: Literal["measure", "tune", "off"] = Field(
-        "measure",
+        default="measure",
         description="measure: keep harmful rows back and say what passes; tune: choose epsilon, push_strength, stretch "
         "and reference_relaxation by them too, where left at their defaults; off: weigh with the whole reference.",
     )
     tuning_share: float = Field(
-        0.2, gt=0, lt=0.5, description="Share of the harmful reference's prompts that choose settings."
+        default=0.2, gt=0, lt=0.5, description="Share of the harmful reference's prompts that choose settings."
     )
     measuring_share: float = Field(
-        0.2, gt=0, lt=0.5, description="Share of its prompts that measure what passes, and take part in nothing else."
+        default=0.2,
+        gt=0,
+        lt=0.5,
+        description="Share of its prompts that measure what passes, and take part in nothing else.",
     )
 
 

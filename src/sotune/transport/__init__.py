@@ -4,7 +4,7 @@ One convention holds everywhere: ``plan = a·b·exp((f + g − cost) / epsilon)`
 (each sums to 1) and ``f``, ``g`` the dual potentials in units of cost.
 """
 
-from sotune.transport.cost import CosineCost, DenseCost, GroundCost, Rows
+from sotune.transport.cost import CosineCost, CostMatrix, DenseCost, Rows
 from sotune.transport.kernel import Kernel, join, move_all, part
 from sotune.transport.sinkhorn import (
     OTProblem,
@@ -22,7 +22,7 @@ __all__ = [
     "CosineCost",
     "DenseCost",
     "Extrapolation",
-    "GroundCost",
+    "CostMatrix",
     "Kernel",
     "OTProblem",
     "Rows",

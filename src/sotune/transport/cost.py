@@ -40,8 +40,8 @@ class Rows(Protocol):
         ...
 
 
-class GroundCost(Protocol):
-    """A cost between ``n`` rows and ``m`` columns, read in blocks of rows."""
+class CostMatrix(Protocol):
+    """The ground cost between ``n`` rows and ``m`` columns, read in blocks of rows."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,7 +71,7 @@ class GroundCost(Protocol):
         """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
         ...
 
-    def take(self, positions: Tensor) -> GroundCost:
+    def take(self, positions: Tensor) -> CostMatrix:
         """Returns the cost between some of the rows and all columns."""
         ...
 
@@ -194,7 +194,7 @@ def block_slices(n: int, width: int, device: torch.device) -> Iterator[tuple[int
         yield start, min(n, start + step)
 
 
-def row_blocks(cost: GroundCost) -> Iterator[tuple[int, int]]:
+def row_blocks(cost: CostMatrix) -> Iterator[tuple[int, int]]:
     """Yields ``(start, stop)`` pairs that cover all rows of one cost."""
     n, m = cost.shape
     return block_slices(n, m, cost.device)

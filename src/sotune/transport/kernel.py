@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, DataError
-from sotune.transport.cost import GroundCost, row_blocks
+from sotune.transport.cost import CostMatrix, row_blocks
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Kernel:
 
     def __init__(
         self,
-        cost: GroundCost,
+        cost: CostMatrix,
         b: Tensor,
         epsilon: float,
         *,
@@ -206,7 +206,7 @@ def column_value(g: Tensor, b: Tensor, relaxation: float) -> float:
     return float(-relaxation * (b @ torch.expm1(-g / relaxation)))
 
 
-def column_soft_min(cost: GroundCost, f: Tensor, log_a: Tensor, epsilon: float) -> Tensor:
+def column_soft_min(cost: CostMatrix, f: Tensor, log_a: Tensor, epsilon: float) -> Tensor:
     """Returns ``−ε log Σ_i a_i exp((f_i − C_ij) / ε)``, ``[m]``, one block of rows at a time."""
     shifted = f / epsilon + log_a
     total = torch.full((cost.shape[1],), -math.inf, dtype=cost.dtype, device=cost.device)

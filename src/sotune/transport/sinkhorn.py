@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConvergenceWarning
-from sotune.transport.cost import DenseCost, GroundCost, row_blocks
+from sotune.transport.cost import CostMatrix, DenseCost, row_blocks
 from sotune.transport.kernel import Kernel, check_epsilon, check_masses, check_relaxation, column_value
 from sotune.transport.sweep import Extrapolation, sweep
 
@@ -30,7 +30,7 @@ class OTProblem:
     """Entropic transport between two discrete distributions.
 
     Attributes:
-        cost: Ground cost ``[n, m]``, a tensor or a `GroundCost`.
+        cost: Ground cost ``[n, m]``, a tensor or a `CostMatrix`.
         a: Row masses ``[n]``, ≥ 0, sum 1.
         b: Column masses ``[m]``, ≥ 0, sum 1.
         epsilon: Strength of the entropy, > 0, in units of cost.
@@ -42,7 +42,7 @@ class OTProblem:
         ConfigError: ``epsilon`` is not positive, or the relaxation is negative.
     """
 
-    cost: GroundCost | Tensor
+    cost: CostMatrix | Tensor
     a: Tensor
     b: Tensor
     epsilon: float
@@ -53,14 +53,14 @@ class OTProblem:
             object.__setattr__(self, "cost", DenseCost(self.cost))
         check_epsilon(self.epsilon)
         check_relaxation(self.reference_relaxation)
-        n, m = self.ground_cost.shape
+        n, m = self.cost_matrix.shape
         check_masses(self.a, n, name="a")
         check_masses(self.b, m, name="b")
 
     @property
-    def ground_cost(self) -> GroundCost:
+    def cost_matrix(self) -> CostMatrix:
         """The cost, as blocks of rows."""
-        return cast(GroundCost, self.cost)
+        return cast(CostMatrix, self.cost)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def sinkhorn(
     """
     relaxation = problem.reference_relaxation
     kernel = Kernel(
-        problem.ground_cost, problem.b, problem.epsilon, relaxation=relaxation, g=init_g, stored=stored
+        problem.cost_matrix, problem.b, problem.epsilon, relaxation=relaxation, g=init_g, stored=stored
     )  # fmt: skip
     result = SinkhornSolver(kernel).solve(problem.a, tolerance=tolerance, max_iters=max_iters)
     if not result.converged:
@@ -160,7 +160,7 @@ class SinkhornSolver:
         )
 
 
-def extend_potential(cost: GroundCost, g: Tensor, b: Tensor, epsilon: float) -> Tensor:
+def extend_potential(cost: CostMatrix, g: Tensor, b: Tensor, epsilon: float) -> Tensor:
     """Returns the row potential that a column potential implies, for rows seen or unseen.
 
     ``f(z) = −ε log Σ_j b_j exp((g_j − c(z, z_j)) / ε)``: the row update of Sinkhorn, which needs no row masses.
@@ -183,7 +183,7 @@ def extend_potential(cost: GroundCost, g: Tensor, b: Tensor, epsilon: float) -> 
     )
 
 
-def column_error(cost: GroundCost, f: Tensor, g: Tensor, a: Tensor, b: Tensor, epsilon: float) -> float:
+def column_error(cost: CostMatrix, f: Tensor, g: Tensor, a: Tensor, b: Tensor, epsilon: float) -> float:
     """Returns ``Σ_j |Σ_i plan_ij − b_j|`` of any potentials at any row masses, computed afresh."""
     sums = torch.zeros_like(g)
     for start, stop in row_blocks(cost):
@@ -194,8 +194,8 @@ def column_error(cost: GroundCost, f: Tensor, g: Tensor, a: Tensor, b: Tensor, e
 
 def transport_plan(problem: OTProblem, result: SinkhornResult) -> Tensor:
     """Returns the coupling ``[n, m]`` in full: ``a·b·exp((f + g − cost) / epsilon)``."""
-    n, _ = problem.ground_cost.shape
-    cost = problem.ground_cost.rows(0, n)
+    n, _ = problem.cost_matrix.shape
+    cost = problem.cost_matrix.rows(0, n)
     scaled = ((result.f[:, None] + result.g - cost) / problem.epsilon).exp_()
     return scaled.mul_(problem.a[:, None]).mul_(problem.b)
 

@@ -1,8 +1,23 @@
 """Learning one weight for each downstream row by push-pull optimal transport (Eq. 5 of the paper)."""
 
-from sotune.weights.learn import LearnedWeights, SolverSettings, learn_weights
+from sotune.weights.ground_cost import COSTS, Adaptive, Cosine, GroundCost, cost_of, relaxation_of
+from sotune.weights.learn import ReferenceSet, learn_weights
 from sotune.weights.objective import PushPullProblem
 from sotune.weights.scoring import Scorer
 from sotune.weights.separation import held_out_separation
+from sotune.weights.solution import LearnedWeights
 
-__all__ = ["LearnedWeights", "PushPullProblem", "Scorer", "SolverSettings", "held_out_separation", "learn_weights"]
+__all__ = [
+    "COSTS",
+    "Adaptive",
+    "Cosine",
+    "GroundCost",
+    "LearnedWeights",
+    "PushPullProblem",
+    "ReferenceSet",
+    "Scorer",
+    "cost_of",
+    "held_out_separation",
+    "learn_weights",
+    "relaxation_of",
+]

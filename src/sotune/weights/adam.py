@@ -11,24 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sotune.settings import WeightSettings
 from sotune.transport import OTProblem, SinkhornResult, transport_plan
 from sotune.weights.objective import PushPullObjective, PushPullProblem, Reference, sharp_cost, sharp_gradient
-from sotune.weights.solution import LearnedWeights, OnStep, SolvedReference, SolverSettings, Step
+from sotune.weights.solution import LearnedWeights, OnStep, SolvedReference, Step
 from sotune.weights.tempering import effective_sample_size
 
 _SYSTEM_TOLERANCE = 1e-6
 _SYSTEM_MAX_ITERS = 200
 
 
-def solve_adam_sharp(problem: PushPullProblem, settings: SolverSettings, on_step: OnStep) -> LearnedWeights:
-    """Takes ``max_steps`` Adam steps on the logits, from the base mass.
+def solve_adam_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
+    """Takes ``max_outer_steps`` Adam steps on the logits, from the base mass.
 
     The derivative of the sharp cost is exact, by implicit differentiation; the paper differentiates through the
     Sinkhorn iterations, which tends to the same derivative.
     """
     objective = PushPullObjective(problem, tolerance=settings.marginal_tolerance, max_iters=settings.max_iters)
     logits = problem.base_mass.log().requires_grad_()
-    adam = torch.optim.Adam([logits], lr=settings.learning_rate)
+    adam = torch.optim.Adam([logits], lr=settings.logit_learning_rate)
     history: list[Step] = []
     n_iters = 0
 
@@ -39,7 +40,7 @@ def solve_adam_sharp(problem: PushPullProblem, settings: SolverSettings, on_step
         return _Sharp(sharp_cost(reference.cost, plan), gradient, paid.sum(dim=1) / a)
 
     # One evaluation more than there are steps, so that what is reported is true of the weights handed back.
-    for number in range(1, settings.max_steps + 2):
+    for number in range(1, settings.max_outer_steps + 2):
         weights = torch.softmax(logits.detach(), dim=0)
         evaluation = objective.evaluate(weights)
         n_iters += evaluation.n_iters
@@ -61,7 +62,7 @@ def solve_adam_sharp(problem: PushPullProblem, settings: SolverSettings, on_step
             )
         )
         on_step(history[-1])
-        if number <= settings.max_steps:
+        if number <= settings.max_outer_steps:
             gradient = problem.combine([one.gradient for one in found])
             logits.grad = weights * (gradient - weights @ gradient)
             adam.step()
@@ -79,7 +80,7 @@ def solve_adam_sharp(problem: PushPullProblem, settings: SolverSettings, on_step
         log_normalizer=None,
         stationarity=None,
         effective_sample_size=history[-1].effective_sample_size,
-        n_steps=settings.max_steps,
+        n_steps=settings.max_outer_steps,
         n_sinkhorn_iters=n_iters,
         n_passes=0,
         converged=evaluation.converged,

@@ -12,15 +12,16 @@ from dataclasses import replace
 
 import torch
 
+from sotune.settings import WeightSettings
 from sotune.transport import Kernel, SinkhornSolver
 from sotune.weights.fixed_point import Tempering, iterate_together, sweep_weights
 from sotune.weights.mirror import History, finish
 from sotune.weights.objective import PushPullProblem
-from sotune.weights.solution import LearnedWeights, OnStep, SolverSettings
+from sotune.weights.solution import LearnedWeights, OnStep
 
 
-def solve_cccp(problem: PushPullProblem, settings: SolverSettings, on_step: OnStep) -> LearnedWeights:
-    """Solves the weights to stationarity, or as far as ``max_steps`` allows.
+def solve_cccp(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
+    """Solves the weights to stationarity, or as far as ``max_outer_steps`` allows.
 
     Each outer step solves the pull and the weights together with the push's potential held, and then the push at the
     weights that came out. While tau is being found it moves once an outer step.
@@ -31,7 +32,7 @@ def solve_cccp(problem: PushPullProblem, settings: SolverSettings, on_step: OnSt
     history = History(problem, on_step)
     state = sweep_weights(problem, kernels, tempering, None)
     log_weights, n_iters, converged = problem.base_mass.double().log(), len(kernels), False
-    while not converged and len(history.steps) < settings.max_steps:
+    while not converged and len(history.steps) < settings.max_outer_steps:
         for number in pushes:
             solver = SinkhornSolver(kernels[number])
             solved = solver.solve(
@@ -55,7 +56,7 @@ def solve_cccp(problem: PushPullProblem, settings: SolverSettings, on_step: OnSt
 
 
 def _solve_pull(
-    problem: PushPullProblem, pulls: Sequence[Kernel], kernels: Sequence[Kernel], tau: float, settings: SolverSettings
+    problem: PushPullProblem, pulls: Sequence[Kernel], kernels: Sequence[Kernel], tau: float, settings: WeightSettings
 ) -> int:
     """Solves the convex rest: with the push's potentials held, their part of G is a change of the base mass."""
     swept = sweep_weights(problem, kernels, Tempering(0.5, tau), tau).swept

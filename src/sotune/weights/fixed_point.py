@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from sotune.settings import WeightSettings
 from sotune.transport import Extrapolation, Kernel, Sweep, join, move_all, part, sweep
 from sotune.transport.sweep import OnRows
 from sotune.weights.objective import PushPullProblem, kl_divergence
-from sotune.weights.solution import LearnedWeights, SolvedReference, SolverSettings, Step
+from sotune.weights.solution import LearnedWeights, SolvedReference, Step
 from sotune.weights.tempering import effective_sample_size, find_tau, gibbs
 
 _TAU_TOLERANCE = 1e-4  # relative error of a tau that is found: the effective sample size is then right to 1e-5
@@ -39,7 +40,7 @@ class Tempering:
     tau: float | None
 
     @classmethod
-    def of(cls, settings: SolverSettings) -> Tempering:
+    def of(cls, settings: WeightSettings) -> Tempering:
         """Reads the settings."""
         return cls(settings.effective_sample_size, settings.tau)
 

@@ -1,6 +1,7 @@
-r"""Adaptive ground cost: the space is stretched along the direction that tells harm from safety, before transport.
+r"""Ground costs: what it costs to move a row's mass to a reference row.
 
-``z ↦ ẑ + factor·(ẑ·v)·v`` with ``ẑ`` of unit length, then cosine distance as in the paper. The direction ``v`` is
+*Cosine* is the paper's. *Adaptive* stretches the space first, along the direction that tells harm from safety:
+``z ↦ ẑ + stretch·(ẑ·v)·v`` with ``ẑ`` of unit length, then cosine distance as in the paper. The direction ``v`` is
 learned from the two references and from the downstream rows themselves, without any label of theirs, as the sum of two:
 
 - *near the references*: a logistic probe, safe anchor against harmful reference, and three rounds that add the
@@ -16,20 +17,18 @@ the first direction hold it; docs/experiments.md shows how far.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from sotune.transport import CosineCost, Rows
+from sotune.errors import ConfigError
+from sotune.settings import WeightSettings
+from sotune.transport import CosineCost, CostMatrix, Rows
 from sotune.transport.cost import normalize_rows
 from sotune.weights.logistic import LinearScore, fit_balanced, fit_logistic
-
-COST_NAMES = ("adaptive", "cosine")
-"""Ground costs: learned from the data, and the paper's."""
-
-FACTOR = 2.0
-"""How much is added along the learned direction, unless another value is chosen."""
 
 _MAX_ROWS = 10_000  # a direction needs no more
 _SAMPLE_SEED = 0
@@ -43,34 +42,155 @@ _SOFT_MASS, _REFERENCE_SHARE = 2000.0, 0.3
 _DATA_PART = 2.0
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A learned change of the space.
+class GroundCost(Protocol):
+    """A cost between a row and a reference row, by their representations; fitted to the data before it is used.
 
-    Attributes:
-        direction: ``v``, ``[d]``, unit length, towards harm; zero where all rows are alike.
-        factor: How much is added along it; 0 leaves the space as it is.
+    One class is one cost; its line in `COSTS`, and its name among those of ``WeightSettings.cost``, make it a setting.
     """
 
-    direction: Tensor
-    factor: float
+    @property
+    def name(self) -> str:
+        """What settings and files call it."""
+        ...
 
-    def __call__(self, z: Tensor) -> Tensor:
+    @property
+    def relaxation(self) -> float:
+        """The relaxation of the references' columns that suits it, see `sotune.transport.Kernel`."""
+        ...
+
+    @classmethod
+    def of(cls, settings: WeightSettings) -> Self:
+        """Makes it as some settings say."""
+        ...
+
+    def fit(self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Self:
+        """Returns the cost with what it learns from the data: from rows ``[n, d]``, ``[m_safe, d]``, ``[m, d]``.
+
+        What is fitted already stays as it is.
+        """
+        ...
+
+    def between(self, rows: Rows, reference: Tensor) -> CostMatrix:
+        """Returns the cost between rows ``[k, d]``, seen or unseen, and reference rows ``[m, d]``."""
+        ...
+
+    def state(self) -> dict[str, float | Tensor]:
+        """Returns the numbers and tensors that make it, to be saved."""
+        ...
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """Makes it of its saved state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Cosine distance, the paper's ground cost (§4.1), with equal use of all reference rows (Eq. 4). Learns nothing."""
+
+    name: ClassVar[str] = "cosine"
+    relaxation: ClassVar[float] = math.inf
+
+    @classmethod
+    def of(cls, settings: WeightSettings) -> Self:
+        """Makes it; it has no settings."""
+        return cls()
+
+    def fit(self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Self:
+        """Returns itself."""
+        return self
+
+    def between(self, rows: Rows, reference: Tensor) -> CosineCost:
+        """Returns ``1 − cos(x_i, y_j)``, ``[k, m]``."""
+        return CosineCost(rows, reference)
+
+    def state(self) -> dict[str, float | Tensor]:
+        """Returns nothing: nothing is learned."""
+        return {}
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """Makes it."""
+        return cls()
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Cosine distance after the space is stretched along the direction that tells harm from safety.
+
+    Attributes:
+        stretch: How much is added along the direction; 0 leaves the space as it is.
+        direction: ``v``, ``[d]``, unit length, towards harm; zero where all rows are alike. ``None`` before `fit`.
+    """
+
+    stretch: float = WeightSettings.model_fields["stretch"].default
+    direction: Tensor | None = None
+
+    name: ClassVar[str] = "adaptive"
+    relaxation: ClassVar[float] = 0.0
+
+    @classmethod
+    def of(cls, settings: WeightSettings) -> Self:
+        """Makes it with the settings' stretch."""
+        return cls(settings.stretch)
+
+    def fit(self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Self:
+        """Returns the cost with the direction that `learn_direction` finds; one that has a direction keeps it."""
+        if self.direction is not None:
+            return self
+        return replace(self, direction=learn_direction(downstream, safe_anchor, harmful_reference))
+
+    def between(self, rows: Rows, reference: Tensor) -> CosineCost:
+        """Returns the cosine distance in the stretched space, ``[k, m]``.
+
+        Raises:
+            ConfigError: The cost is not fitted.
+            DataError: A row is zero or not finite.
+        """
+        return CosineCost(StretchedRows(rows, self), self.stretched(reference))
+
+    def stretched(self, z: Tensor) -> Tensor:
         """Returns representations ``[k, d]``, stretched; their length means nothing.
 
         Raises:
+            ConfigError: The cost is not fitted.
             DataError: A row is zero or not finite.
         """
+        if self.direction is None:
+            raise ConfigError("the adaptive cost has no direction yet; call fit first")
         unit = normalize_rows(z)
         direction = self.direction.to(unit)
-        return unit + self.factor * (unit @ direction)[:, None] * direction
+        return unit + self.stretch * (unit @ direction)[:, None] * direction
+
+    def state(self) -> dict[str, float | Tensor]:
+        """Returns the stretch and, once fitted, the direction."""
+        return {"stretch": self.stretch} | ({} if self.direction is None else {"direction": self.direction})
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """Makes it of its saved state."""
+        return cls(float(state["stretch"]), state["direction"])
+
+
+COSTS: dict[str, type[GroundCost]] = {"adaptive": Adaptive, "cosine": Cosine}
+"""Ground costs by name: sotune's, which learns from the data, and the paper's."""
+
+
+def cost_of(settings: WeightSettings) -> GroundCost:
+    """Returns the ground cost that some settings name, not fitted yet."""
+    return COSTS[settings.cost].of(settings)
+
+
+def relaxation_of(settings: WeightSettings, cost: GroundCost) -> float:
+    """Returns how far the references' columns are relaxed: as the settings say, or as suits the cost."""
+    return cost.relaxation if settings.reference_relaxation is None else settings.reference_relaxation
 
 
 class StretchedRows:
     """Rows that are stretched when they are read."""
 
-    def __init__(self, rows: Rows, stretch: Stretch) -> None:
-        self._rows, self._stretch = rows, stretch
+    def __init__(self, rows: Rows, cost: Adaptive) -> None:
+        self._rows, self._cost = rows, cost
 
     @property
     def shape(self) -> torch.Size:
@@ -89,16 +209,11 @@ class StretchedRows:
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Returns some rows, stretched."""
-        return self._stretch(self._rows[rows])
+        return self._cost.stretched(self._rows[rows])
 
 
-def stretched_cost(x: Rows, y: Tensor, stretch: Stretch | None) -> CosineCost:
-    """Returns the cosine cost between rows and columns in the stretched space, or in the plain one."""
-    return CosineCost(x, y) if stretch is None else CosineCost(StretchedRows(x, stretch), stretch(y))
-
-
-def learn_stretch(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Stretch:
-    """Learns along which direction to stretch.
+def learn_direction(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
+    """Learns along which direction to stretch, ``[d]``, unit length.
 
     Args:
         downstream: Representations of the rows to weigh, ``[n, d]``; of many, a sample is read.
@@ -114,7 +229,7 @@ def learn_stretch(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tens
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)
-    return Stretch(_unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction)), FACTOR)
+    return _unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction))
 
 
 def train_on_sure_rows(rows: Tensor, safe: Tensor, harmful: Tensor, score: LinearScore) -> LinearScore:

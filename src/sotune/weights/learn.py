@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, ConvergenceWarning, DataError
+from sotune.settings import WeightSettings
 from sotune.transport import Rows
 from sotune.weights.adam import solve_adam_sharp
 from sotune.weights.cccp import solve_cccp
-from sotune.weights.ground_cost import COST_NAMES, Stretch, learn_stretch, stretched_cost
+from sotune.weights.ground_cost import GroundCost, cost_of, relaxation_of
 from sotune.weights.mirror import solve_mirror, solve_one_step
 from sotune.weights.objective import PushPullProblem, Reference, Side
-from sotune.weights.solution import LearnedWeights, OnStep, SolverName, SolverSettings, Step
+from sotune.weights.solution import LearnedWeights, OnStep, Step
 from sotune.weights.streaming import OnPass, kernel_bytes, memory_budget, solve_streamed
 
-__all__ = ["LearnedWeights", "ReferenceSet", "SolverSettings", "learn_weights"]
-
+_DEFAULTS = WeightSettings()
 _SOLVERS = {
     "mirror": solve_mirror,
     "cccp": solve_cccp,
@@ -50,10 +50,9 @@ def learn_weights(
     downstream: Rows,
     safe_anchor: References,
     harmful_reference: References,
+    settings: WeightSettings = _DEFAULTS,
     *,
-    settings: SolverSettings,
-    cost: str,
-    stretch: Stretch | None = None,
+    cost: GroundCost | None = None,
     base_mass: Tensor | None = None,
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
@@ -67,45 +66,37 @@ def learn_weights(
         downstream: Representations of the rows to weigh, ``[n, d]``: a tensor, or files that are read by slices.
         safe_anchor: Representations of the trusted rows, ``[m_safe, d]``, or several such sets with their strengths.
         harmful_reference: The same of the harmful rows.
-        settings: How to solve.
-        cost: ``cosine``, the paper's, or ``adaptive``: the same after the space is stretched along the direction that
-            tells harm from safety, see `learn_stretch`.
-        stretch: For ``adaptive``: a stretch that was learned before, instead of learning one.
+        settings: The problem and how to solve it; the configuration of a run will do.
+        cost: The ground cost, fitted or not; ``None``: the one that the settings name.
         base_mass: Weights that no evidence would change, ``[n]``, sum 1; uniform by default.
         on_step: Called after each outer step.
         on_pass: Called before each pass over streamed rows; what it returns is told of the rows done.
 
     Raises:
         DataError: Representations are not finite, of different width, or empty.
-        ConfigError: The cost is unknown, a setting is out of range, or the solver cannot stream and must.
+        ConfigError: The kernels do not fit into memory and the solver cannot stream, or so small an effective sample
+            size cannot be reached.
     """
-    if cost not in COST_NAMES:
-        raise ConfigError(f"cost must be one of {', '.join(COST_NAMES)}. Got {cost!r}")
-    if not 0 <= settings.push_strength <= 1:
-        raise ConfigError(f"push_strength must be in [0, 1]. Got {settings.push_strength}")
     anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
-    if cost == "cosine":
-        stretch = None
-    elif stretch is None:
-        stretch = learn_stretch(
-            downstream, *(torch.cat([s.representations for s in one]) for one in (anchors, harmful))
-        )
+    fitted = (cost or cost_of(settings)).fit(
+        downstream, *(torch.cat([s.representations for s in one]) for one in (anchors, harmful))
+    )
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
     problem = PushPullProblem(
         (
-            *_references("pull", downstream, anchors, stretch, 1 - settings.push_strength, settings),
-            *_references("push", downstream, harmful, stretch, settings.push_strength, settings),
+            *_references("pull", downstream, anchors, fitted, 1 - settings.push_strength, settings),
+            *_references("push", downstream, harmful, fitted, settings.push_strength, settings),
         ),
         epsilon=settings.epsilon,
         base_mass=uniform if base_mass is None else base_mass.to(uniform),
     )
-    return replace(solve(problem, settings, on_step=on_step, on_pass=on_pass), stretch=stretch)
+    return replace(solve(problem, settings, on_step=on_step, on_pass=on_pass), cost=fitted)
 
 
 def solve(
     problem: PushPullProblem,
-    settings: SolverSettings,
+    settings: WeightSettings,
     *,
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
@@ -129,10 +120,10 @@ def solve(
     if not learned.converged:
         stationarity = "unknown" if learned.stationarity is None else f"{learned.stationarity:.1e}"
         warnings.warn(
-            f"{_describe(settings.solver)} stopped after {learned.n_steps} steps and {learned.n_sinkhorn_iters} "
+            f"weight solver {settings.solver!r} stopped after {learned.n_steps} steps and {learned.n_sinkhorn_iters} "
             f"Sinkhorn iterations short of its tolerances: stationarity {stationarity}, column errors "
             f"{learned.marginal_error('pull'):.1e} (pull) and {learned.marginal_error('push'):.1e} (push); raise "
-            f"max_steps, max_iters, epsilon or effective_sample_size",
+            f"max_outer_steps, max_iters, epsilon or effective_sample_size",
             ConvergenceWarning,
             stacklevel=2,
         )
@@ -150,24 +141,20 @@ def _references(
     side: Side,
     downstream: Rows,
     sets: Sequence[ReferenceSet],
-    stretch: Stretch | None,
+    cost: GroundCost,
     strength: float,
-    settings: SolverSettings,
+    settings: WeightSettings,
 ) -> list[Reference]:
     total = sum(one.strength for one in sets)
     return [
         Reference(
             side,
-            stretched_cost(downstream, one.representations, stretch),
+            cost.between(downstream, one.representations),
             strength * one.strength / total,
-            settings.reference_relaxation,
+            relaxation_of(settings, cost),
         )
         for one in sets
     ]
-
-
-def _describe(solver: SolverName) -> str:
-    return f"weight solver {solver!r}"
 
 
 def _ignore(_: Step) -> None:

@@ -16,17 +16,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sotune.settings import WeightSettings
 from sotune.transport import Kernel, row_mean_costs
 from sotune.weights.fixed_point import State, Tempering, conclude, iterate_together, sweep_weights
 from sotune.weights.objective import Evaluation, PushPullObjective, PushPullProblem, kl_divergence
-from sotune.weights.solution import LearnedWeights, OnStep, SolverSettings, Step
+from sotune.weights.solution import LearnedWeights, OnStep, Step
 from sotune.weights.tempering import effective_sample_size, gibbs
 
 _SMALLEST_STEP = 1e-6  # below this the objective cannot be told to fall in the number type at hand
 
 
-def solve_mirror(problem: PushPullProblem, settings: SolverSettings, on_step: OnStep) -> LearnedWeights:
-    """Solves the weights to stationarity, or as far as ``max_steps`` allows."""
+def solve_mirror(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
+    """Solves the weights to stationarity, or as far as ``max_outer_steps`` allows."""
     kernels, tempering = problem.kernels(stored=True), Tempering.of(settings)
     history = History(problem, on_step)
     found = iterate_together(
@@ -35,11 +36,11 @@ def solve_mirror(problem: PushPullProblem, settings: SolverSettings, on_step: On
         tempering,
         marginal_tolerance=settings.marginal_tolerance,
         stationarity_tolerance=settings.stationarity_tolerance,
-        max_sweeps=settings.max_steps,
+        max_sweeps=settings.max_outer_steps,
         on_state=history.add_state,
     )
     n_iters = found.n_sweeps * len(kernels)
-    if found.converged or len(history.steps) >= settings.max_steps:
+    if found.converged or len(history.steps) >= settings.max_outer_steps:
         # The last sweep was at the potentials that the kernels stand at: only the mean costs are missing.
         swept = replace(found.state.swept, mean_costs=row_mean_costs(kernels))
         state = replace(found.state, swept=swept)
@@ -51,7 +52,7 @@ def solve_mirror(problem: PushPullProblem, settings: SolverSettings, on_step: On
     return finish(problem, kernels, tempering.held(tau), history, n_iters + n_more, converged=converged)
 
 
-def solve_one_step(problem: PushPullProblem, settings: SolverSettings, on_step: OnStep) -> LearnedWeights:
+def solve_one_step(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
     """Takes the first gradient only: ``w ∝ u·exp(−G(u) / tau)``, the limit of a large tau.
 
     It ranks by the potentials at uniform weights. It is not stationary, and the result's figure shows by how much;
@@ -84,7 +85,7 @@ def descend(
     problem: PushPullProblem,
     kernels: Sequence[Kernel],
     tau: float,
-    settings: SolverSettings,
+    settings: WeightSettings,
     history: History,
     *,
     start: Tensor,
@@ -114,7 +115,7 @@ def descend(
     def solved() -> bool:
         return best.evaluation.converged and best.stationarity <= settings.stationarity_tolerance
 
-    while not solved() and len(history.steps) < settings.max_steps and size > _SMALLEST_STEP:
+    while not solved() and len(history.steps) < settings.max_outer_steps and size > _SMALLEST_STEP:
         log_weights = torch.log_softmax(best.log_weights.lerp(best.target, size), dim=0)
         evaluation = objective.evaluate(log_weights.exp())
         n_iters += evaluation.n_iters

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sotune.transport import GroundCost
+from sotune.transport import CostMatrix
 from sotune.transport.cost import row_blocks
 
 
@@ -26,7 +26,7 @@ class Nearest:
     least_cost: Tensor
 
 
-def nearest_by_mass(cost: GroundCost, g: Tensor, epsilon: float, *, most: int) -> Nearest:
+def nearest_by_mass(cost: CostMatrix, g: Tensor, epsilon: float, *, most: int) -> Nearest:
     """Returns the reference rows with the largest shares ``P_ij / Σ_j P_ij = softmax_j((g_j − C_ij) / ε)``.
 
     Reads the cost in blocks of rows; the references' own masses are equal and cancel.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, DataError
-from sotune.transport import GroundCost, Kernel, SinkhornResult, SinkhornSolver
+from sotune.transport import CostMatrix, Kernel, SinkhornResult, SinkhornSolver
 from sotune.transport.kernel import check_epsilon, check_masses, check_relaxation
 
 Side = Literal["pull", "push"]
@@ -39,7 +39,7 @@ class Reference:
     """
 
     side: Side
-    cost: GroundCost
+    cost: CostMatrix
     strength: float
     relaxation: float = math.inf
 
@@ -91,7 +91,7 @@ class PushPullProblem:
 
     @classmethod
     def between(
-        cls, pull_cost: GroundCost, push_cost: GroundCost, *, epsilon: float, push_strength: float, base_mass: Tensor
+        cls, pull_cost: CostMatrix, push_cost: CostMatrix, *, epsilon: float, push_strength: float, base_mass: Tensor
     ) -> PushPullProblem:
         """Returns the paper's problem: one anchor with strength ``1 − λ``, one harmful reference with ``λ``.
 
@@ -201,12 +201,12 @@ def kl_divergence(weights: Tensor, base_mass: Tensor) -> float:
     return float(torch.special.xlogy(w, w / u).sum())
 
 
-def sharp_cost(cost: GroundCost, plan: Tensor) -> float:
+def sharp_cost(cost: CostMatrix, plan: Tensor) -> float:
     """Returns ``⟨P, C⟩`` (Eq. 6), without the entropy term."""
     return float((plan * cost.rows(0, cost.shape[0])).sum(dtype=torch.float64))
 
 
-def sharp_gradient(cost: GroundCost, plan: Tensor, *, tolerance: float, max_iters: int) -> Tensor:
+def sharp_gradient(cost: CostMatrix, plan: Tensor, *, tolerance: float, max_iters: int) -> Tensor:
     r"""Returns the derivative of ``⟨P*(w), C⟩`` by the row masses, by implicit differentiation.
 
     With row and column totals ``r_i = Σ_j P_ij C_ij``, ``c_j = Σ_i P_ij C_ij`` and the optimality conditions of

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from sotune.artifacts import atomic_path
 from sotune.errors import ArtifactError, ConfigError
+from sotune.settings import WeightSettings
 from sotune.transport import extend_potential
-from sotune.weights.ground_cost import Stretch, stretched_cost
+from sotune.weights.ground_cost import COSTS, GroundCost
 from sotune.weights.objective import Side
-from sotune.weights.solution import LearnedWeights, SolverSettings, mean_by_strength
+from sotune.weights.solution import LearnedWeights, mean_by_strength
 
 _METADATA_KEY = "sotune"  # one key: the order of several is not fixed in the file format
 
@@ -62,7 +63,7 @@ class Scorer:
         log_normalizer: ``log Σ_i u_i exp(−G_i / tau)`` over the rows that were solved.
         n: How many rows were solved.
         references: The references.
-        stretch: The learned change of the space; ``None`` for the cosine cost.
+        cost: The ground cost, fitted.
     """
 
     epsilon: float
@@ -70,14 +71,14 @@ class Scorer:
     log_normalizer: float
     n: int
     references: tuple[ScoredReference, ...]
-    stretch: Stretch | None
+    cost: GroundCost
 
     @classmethod
     def from_learned(
         cls,
         learned: LearnedWeights,
         *,
-        settings: SolverSettings,
+        settings: WeightSettings,
         references: Sequence[Tensor],
     ) -> Scorer:
         """Takes from learned weights what scoring needs.
@@ -88,7 +89,8 @@ class Scorer:
             references: Representations of the references, in the order of ``learned.references``: anchors first.
 
         Raises:
-            ConfigError: The weights have no tau, so they are no function of the potentials.
+            ConfigError: The weights have no tau, so they are no function of the potentials; or they were solved from
+                cost matrices, which say nothing of other rows.
         """
         if learned.tau is None or learned.log_normalizer is None:
             raise ConfigError(
@@ -104,7 +106,7 @@ class Scorer:
                 ScoredReference(solved.side, solved.strength, representations, solved.g)
                 for solved, representations in zip(learned.references, references, strict=True)
             ),
-            stretch=learned.stretch,
+            cost=learned.fitted_cost,
         )
 
     def score(self, representations: Tensor) -> Score:
@@ -127,7 +129,7 @@ class Scorer:
         return Score(weights=weights, pull_potential=mean("pull"), push_potential=mean("push"))
 
     def _potential(self, representations: Tensor, reference: ScoredReference) -> Tensor:
-        cost = stretched_cost(representations, reference.representations, self.stretch)
+        cost = self.cost.between(representations, reference.representations)
         b = torch.full_like(reference.g, 1 / reference.g.shape[0])
         return extend_potential(cost, reference.g, b, self.epsilon)
 
@@ -140,10 +142,11 @@ class Scorer:
             for number, reference in enumerate(self.references)
             for name in _TENSORS
         }
-        if self.stretch is not None:
-            tensors[_DIRECTION] = self.stretch.direction.contiguous()
+        of_cost = self.cost.state()
+        learned = {name: value for name, value in of_cost.items() if isinstance(value, Tensor)}
+        tensors |= {f"{_COST}.{name}": value.contiguous() for name, value in learned.items()}
         metadata = {
-            "stretch": None if self.stretch is None else self.stretch.factor,
+            _COST: {"name": self.cost.name, "numbers": {n: v for n, v in of_cost.items() if n not in learned}},
             **{name: getattr(self, name) for name in _NUMBERS},
             "references": [{"side": r.side, "strength": r.strength} for r in self.references],
         }
@@ -172,13 +175,17 @@ class Scorer:
                     )
                     for number, described in enumerate(metadata["references"])
                 )
-                factor = metadata["stretch"]
-                stretch = None if factor is None else Stretch(file.get_tensor(_DIRECTION), float(factor))
-            return cls(**{name: metadata[name] for name in _NUMBERS}, references=references, stretch=stretch)
+                learned = {
+                    key.removeprefix(f"{_COST}."): file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118 (the file is no mapping)
+                    if key.startswith(f"{_COST}.")
+                }
+                cost = COSTS[metadata[_COST]["name"]].restore({**metadata[_COST]["numbers"], **learned})
+            return cls(**{name: metadata[name] for name in _NUMBERS}, references=references, cost=cost)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} does not hold saved potentials ({error}); run `sotune weigh` again") from error
 
 
 _TENSORS = ("representations", "g")
 _NUMBERS = ("epsilon", "tau", "log_normalizer", "n")
-_DIRECTION = "direction"
+_COST = "cost"

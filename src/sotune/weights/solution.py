@@ -1,81 +1,18 @@
-"""What a weight solver is told and what it hands back."""
+"""What a weight solver hands back."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
-from sotune.transport.kernel import check_relaxation
-from sotune.weights.ground_cost import Stretch
+from sotune.weights.ground_cost import GroundCost
 from sotune.weights.objective import Side
-
-SolverName = Literal["mirror", "cccp", "one_step", "adam_sharp"]
-SOLVER_NAMES: tuple[SolverName, ...] = get_args(SolverName)
-
-
-@dataclass(frozen=True)
-class SolverSettings:
-    """How the weights are solved. No value has a default here; the defaults live in the configuration.
-
-    Attributes:
-        solver: ``mirror`` solves to stationarity, and so does ``cccp`` by another way; ``one_step`` takes the first
-            gradient only; ``adam_sharp`` is the published recipe.
-        epsilon: Entropic strength of both transports, > 0, in units of cost.
-        push_strength: The paper's λ, in [0, 1].
-        effective_sample_size: Which tau to find: the one whose weights have this effective sample size, in (0, 1).
-        tau: Strength of ``KL(w ‖ u)``, > 0; instead of finding it. ``None`` finds it.
-        stationarity_tolerance: Largest ``|log w_i − log u_i + G_i / tau − const|`` that counts as solved.
-        marginal_tolerance: L1 column error to which each transport is solved.
-        max_steps: Outer steps at most; for ``adam_sharp`` the exact number (the paper's E1).
-        max_iters: Sinkhorn iterations at most, for each transport at each outer step.
-        learning_rate: Adam's step size on the logits; used by ``adam_sharp`` alone.
-        reference_relaxation: Strength ρ of the penalty on column sums that differ from uniform, for all references;
-            infinite demands uniform ones (the paper), 0 leaves them free.
-        max_memory: Bytes that kernels may take; a larger problem is streamed. ``None``: what `memory_budget` finds.
-        streamed_tolerance: L1 column error on all rows at which streaming stops, where that is above
-            ``marginal_tolerance``: a pass over a million rows is dear.
-
-    Raises:
-        ConfigError: A value is out of its range.
-    """
-
-    solver: SolverName
-    epsilon: float
-    push_strength: float
-    effective_sample_size: float
-    tau: float | None
-    stationarity_tolerance: float
-    marginal_tolerance: float
-    max_steps: int
-    max_iters: int
-    learning_rate: float
-    reference_relaxation: float = math.inf
-    max_memory: int | None = None
-    streamed_tolerance: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if self.solver not in SOLVER_NAMES:
-            raise ConfigError(f"solver must be one of {', '.join(SOLVER_NAMES)}. Got {self.solver!r}")
-        if not 0 < self.effective_sample_size < 1:
-            raise ConfigError(
-                f"effective_sample_size must be between 0 and 1, both excluded. Got {self.effective_sample_size}; "
-                f"1 would mean equal weights for all rows"
-            )
-        check_relaxation(self.reference_relaxation)
-        for name in ("stationarity_tolerance", "marginal_tolerance", "streamed_tolerance", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive. Got {getattr(self, name)}")
-        if self.tau is not None and not (math.isfinite(self.tau) and self.tau > 0):
-            raise ConfigError(f"tau must be positive. Got {self.tau}; without it the weights have no fixed point")
-        for name in ("max_steps", "max_iters", "max_memory"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1. Got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +72,7 @@ class LearnedWeights:
         n_passes: Passes over all rows of a streamed solution; 0 where the kernels fitted into memory.
         converged: Whether the solver reached what it set out for: for ``mirror`` stationarity, and all transports.
         history: One entry for each outer step.
-        stretch: The learned change of the space; ``None`` for the cosine cost.
+        cost: The ground cost, fitted; ``None`` where the problem was given as cost matrices.
     """
 
     weights: Tensor
@@ -150,7 +87,21 @@ class LearnedWeights:
     n_passes: int
     converged: bool
     history: tuple[Step, ...]
-    stretch: Stretch | None = None
+    cost: GroundCost | None = None
+
+    @property
+    def fitted_cost(self) -> GroundCost:
+        """The ground cost, fitted, for rows seen or unseen.
+
+        Raises:
+            ConfigError: The weights were solved from cost matrices.
+        """
+        if self.cost is None:
+            raise ConfigError(
+                "weights that were solved from cost matrices have no ground cost for other rows; "
+                "call learn_weights on representations"
+            )
+        return self.cost
 
     @property
     def pull_potential(self) -> Tensor:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
+from sotune.settings import WeightSettings
 from sotune.transport import Extrapolation, join, move_all
 from sotune.transport.sweep import OnRows
 from sotune.weights.fixed_point import Tempering, conclude, iterate_together, sweep_weights
 from sotune.weights.mirror import History
 from sotune.weights.objective import PushPullProblem
-from sotune.weights.solution import LearnedWeights, OnStep, SolverSettings
+from sotune.weights.solution import LearnedWeights, OnStep
 
 OnPass = Callable[[int], OnRows | None]
 """Is told that a pass begins, by its number from 1, and returns what is to be told of its rows, if anything."""
@@ -52,7 +53,7 @@ def memory_budget(device: torch.device) -> int:
 
 
 def solve_streamed(
-    problem: PushPullProblem, settings: SolverSettings, max_memory: int, on_step: OnStep, on_pass: OnPass
+    problem: PushPullProblem, settings: WeightSettings, max_memory: int, on_step: OnStep, on_pass: OnPass
 ) -> LearnedWeights:
     """Solves the weights of all rows without ever holding a kernel over all of them.
 
@@ -78,7 +79,7 @@ def solve_streamed(
                 tempering if tau is None else tempering.held(tau),
                 marginal_tolerance=tolerance / 10,
                 stationarity_tolerance=max(settings.stationarity_tolerance, tolerance / 10),
-                max_sweeps=settings.max_steps,
+                max_sweeps=settings.max_outer_steps,
                 held=held,
                 corrections=corrections,
                 start_tau=tau,
@@ -95,7 +96,7 @@ def solve_streamed(
         # The sample's tau is only nearly right for all rows.
         right_tau = tau is None or abs(state.next_tau / tau - 1) < _TAU_SETTLED
         converged = error <= tolerance and right_tau
-        if converged or len(history.steps) >= settings.max_steps:
+        if converged or len(history.steps) >= settings.max_outer_steps:
             break
         if polish is None and error > _CORRECTED * least:
             polish = Extrapolation(join(kernel.b for kernel in far))
