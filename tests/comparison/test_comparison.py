@@ -14,7 +14,7 @@ from sotune.evaluation import EvalPrompt, default_judges
 from sotune.models import ModelSpec
 from sotune.monitoring import Silent
 from sotune.records import Message, Record
-from sotune.training import TrainSettings
+from sotune.settings import TrainingSettings
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 
@@ -42,7 +42,7 @@ def draw() -> Draw:
 
 @pytest.fixture
 def budget(tiny_model) -> Budget:
-    training = TrainSettings(
+    training = TrainingSettings(
         max_length=64, learning_rate=0.01, per_device_train_batch_size=8, num_train_epochs=1, save_steps=50
     )
     spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")

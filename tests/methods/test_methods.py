@@ -15,7 +15,7 @@ from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.tfidf_probe import tfidf
 from sotune.models import ModelSpec
 from sotune.records import Record
-from sotune.training import TrainSettings
+from sotune.settings import TrainingSettings
 from sotune.transport.cost import normalize_rows
 from sotune.weights.logistic import fit_balanced
 
@@ -58,7 +58,7 @@ def inputs(tiny_model, tmp_path) -> WeighInputs:
     )
     tools = Tools(
         model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
-        training=TrainSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=16, max_steps=4, r=4),
+        training=TrainingSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=16, max_steps=4, r=4),
         work_dir=tmp_path / "work",
         safety_pairs=[Record.from_text(f"p{i}", harmful[i % 2] + " now", "I will not.") for i in range(6)],
         judge=Grader(),

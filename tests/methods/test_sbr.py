@@ -6,7 +6,7 @@ import torch
 from sotune.methods.sbr import AnchorStates, train
 from sotune.models import load_causal_lm
 from sotune.training import fine_tune
-from sotune.training.scoring import load_with
+from sotune.training.token_losses import load_with
 
 PROMPTS = [[1, 20, 21], [1, 30, 31, 32, 33]]
 

@@ -1,7 +1,6 @@
 """The three models that an evaluation must not confuse: one that babbles, an aligned one, and one that was spoiled."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ def spoiled(tmp_path_factory):
     """Returns the adapter of plain fine-tuning on a task of which a fifth is harmful."""
     budget = make_budget(compare_settings(DemoSettings()))
     rows = generate_task_data("verdict", n=1000, harmful_fraction=0.2, seed=0)
-    settings = replace(budget.training, seed=0)
+    settings = budget.training
     folder = tmp_path_factory.mktemp("runs") / "spoiled"
     torch.set_num_threads(1)
     fine_tune(rows, {row.id: 1.0 for row in rows}, model=budget.model, settings=settings, output_dir=folder)

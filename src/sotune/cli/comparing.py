@@ -32,7 +32,7 @@ def compare(
 ) -> None:
     """Compare the methods of CONFIG: data sets x harmful shares x seeds, one budget. Resumes where it stood."""
     from sotune.comparison.compare import FIGURES, plan_comparison, run_comparison
-    from sotune.comparison.settings import make_compare_settings
+    from sotune.comparison.compare_settings import make_compare_settings
 
     changes = {} if workers is None else {"workers": workers}
     settings = make_compare_settings({**read_config(config), **changes}, origin=str(config))

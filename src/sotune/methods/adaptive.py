@@ -1,20 +1,15 @@
-"""Push-pull transport under a learned ground cost: sotune's default."""
+"""Push-pull transport under a ground cost that is learned from the data: sotune's default."""
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import replace
 
-from torch import Tensor
+from sotune.methods.method import Method
+from sotune.methods.push_pull import PAPER, weigh
 
-from sotune.methods.base import Method, WeighInputs
-from sotune.methods.sot import WeighChanges, learn
-
-
-def weigh(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
-    """Returns weights in the space stretched by `sotune.weights.ground_cost.learn_stretch`, ``[n]``."""
-    at: WeighChanges = {"cost": "adaptive", "reference_relaxation": 0.0}
-    at.update(changes)
-    return learn(inputs, **at)
-
-
-ADAPTIVE = Method(weigh, loss_weight_rule="proportional")
+ADAPTIVE = Method("adaptive", "sotune", "ours", PAPER, weigher=weigh, loss_weight_rule="proportional")
+METHODS = (
+    ADAPTIVE,
+    # Keeps what its sentinels allow: no share is given.
+    replace(ADAPTIVE, name="adaptive_auto", title="sotune, automatic K", changes={"keep": "auto"}),
+)

@@ -7,27 +7,35 @@ sees the truth but those that say so, and these are bounds, not rivals.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
+from sotune.monitoring import Monitor, Silent
 from sotune.records import Record
 from sotune.selection import LossWeightRule
+from sotune.settings import SentinelSettings, StageSettings, WeightSettings, nearest_setting
+from sotune.transport import Rows
 
 if TYPE_CHECKING:
     from sotune.evaluation import Judge
     from sotune.models import ModelSpec
-    from sotune.training import TrainResult, TrainSettings
+    from sotune.sentinels import Sentinels
+    from sotune.settings import TrainingSettings
+    from sotune.training import TrainResult
     from sotune.training.change import StepChange
     from sotune.training.progress import OnStep
+    from sotune.weights import LearnedWeights, Scorer
 
 Seam = Literal["weigh", "train", "edit"]
+Kind = Literal["ours", "rival", "bound", "control"]
+Need = Literal["model", "judge", "truth"]
+Own = TypeVar("Own", bound=StageSettings)
 
 
 @dataclass(frozen=True)
@@ -51,16 +59,18 @@ class Tools:
             takes the harmful reference's prompts with the model's own answers.
         judge: Grades a row's completion, larger is better: the judge of AlpaGasus.
         guard: Scores harm, larger is worse: the guard classifier. ``None``: the model guards itself.
-        truth: Whether a downstream row is harmful, by id. Given only to methods that say `Method.uses_truth`.
     """
 
     model: ModelSpec
-    training: TrainSettings
+    training: TrainingSettings
     work_dir: Path
     safety_pairs: Sequence[Record] = ()
     judge: Judge | None = None
     guard: Judge | None = None
-    truth: Mapping[str, bool] | None = None
+
+
+def _own(kind: type[Own], given: Mapping[str, Any]) -> Own:
+    return kind(**{name: value for name, value in given.items() if name in kind.model_fields})
 
 
 @dataclass(frozen=True)
@@ -68,20 +78,39 @@ class WeighInputs:
     """What a weigher may look at.
 
     Attributes:
-        downstream: Representations of the rows to weigh, ``[n, d]``.
+        downstream: Representations of the rows to weigh, ``[n, d]``: a tensor, or files that are read by slices.
         safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
         harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
         seed: For methods that draw.
         records: The rows themselves, for methods that read texts; ``None`` where only representations are known.
         tools: Model, settings and judges, for methods that run a model; ``None`` where there are none.
+        truth: Whether a downstream row is harmful, by id. Only methods that need it see it.
+        settings: How push-pull transport weighs.
+        sentinels: What is kept back to measure what passes.
+        method_settings: The method's own constants, where they are changed.
+        monitor: Is told of progress.
     """
 
-    downstream: Tensor
+    downstream: Rows
     safe_anchor: Tensor
     harmful_reference: Tensor
     seed: int
     records: InputRecords | None = None
     tools: Tools | None = None
+    truth: Mapping[str, bool] | None = None
+    settings: WeightSettings = field(default_factory=WeightSettings)
+    sentinels: SentinelSettings = field(default_factory=SentinelSettings)
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    monitor: Monitor = field(default_factory=Silent)
+
+    @property
+    def rows(self) -> Tensor:
+        """Representations of the rows to weigh, all of them in memory, ``[n, d]``."""
+        return self.downstream[:]
+
+    def own(self, kind: type[Own]) -> Own:
+        """Returns the method's own constants."""
+        return _own(kind, self.method_settings)
 
     def require_records(self, method: str) -> InputRecords:
         """Returns the rows for a method that reads texts.
@@ -102,8 +131,48 @@ class WeighInputs:
             ConfigError: There is nothing.
         """
         if self.tools is None:
-            raise ConfigError(f"method {method!r} runs a model or a judge, and none was given; pass tools=Tools(...)")
+            raise ConfigError(
+                f"method {method!r} runs a model or a judge, and none was given; name a model, or pass tools=Tools(...)"
+            )
         return self.tools
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What push-pull transport knows besides the weights.
+
+    Attributes:
+        learned: The weights with their potentials.
+        settings: How they were solved, what the sentinels chose included.
+        harmful_reference: The harmful rows that they were solved with, ``[m, d]``.
+        positions: Where these stand in the whole harmful reference.
+        scorer: Weighs unseen rows; ``None`` for a solver whose weights are no function of the potentials.
+    """
+
+    learned: LearnedWeights
+    settings: WeightSettings
+    harmful_reference: Tensor
+    positions: Sequence[int]
+    scorer: Scorer | None
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What a method makes of the rows.
+
+    Attributes:
+        weights: One for each row, ``[n]``, ≥ 0, larger is better, of any scale.
+        k: How many rows the method itself keeps; ``None``: what the settings of selection say.
+        solution: Potentials and costs, where the weights are those of push-pull transport.
+        sentinels: What rows that were kept back say of the weights.
+        note: Why there are no sentinels.
+    """
+
+    weights: Tensor
+    k: int | None = None
+    solution: Solution | None = None
+    sentinels: Sentinels | None = None
+    note: str = "no sentinels: the method gives no function that could weigh unseen rows"
 
 
 @dataclass(frozen=True)
@@ -118,6 +187,7 @@ class TrainInputs:
         tools: Model, settings and safety pairs. The settings' number of steps is the budget of every method.
         output_dir: Gets ``adapter/`` and the training log.
         on_step: Called after each optimizer step.
+        method_settings: The method's own constants, where they are changed.
     """
 
     records: Sequence[Record]
@@ -127,6 +197,11 @@ class TrainInputs:
     tools: Tools
     output_dir: Path
     on_step: OnStep | None = None
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def own(self, kind: type[Own]) -> Own:
+        """Returns the method's own constants."""
+        return _own(kind, self.method_settings)
 
 
 @dataclass(frozen=True)
@@ -170,75 +245,136 @@ def train_weighted(
     )
 
 
-def weigh_equally(inputs: WeighInputs) -> Tensor:
-    """Returns equal weights, ``[n]``."""
-    n = inputs.downstream.shape[0]
-    return torch.full((n,), 1 / n, dtype=torch.float64)
-
-
 @dataclass(frozen=True)
 class Method:
-    """A change at one seam. What is left as it is has the default; `weighing`, `training` and `editing` build one.
+    """A change at one seam, and what tables say of it. What is left out is as in plain fine-tuning.
 
     Attributes:
-        weigh: Returns one weight for each row, ``[n]``, ≥ 0, larger is better.
-        loss_weight_rule: How the loss weight of a kept row follows from its weight.
-        keeps_all: Whether every row is kept, whatever K is.
-        keep: Returns how many rows are kept, from the inputs and the weights; ``None``: the budget's K.
-        train: Trains the adapter in another way than `train_weighted`.
-        edit: Changes the saved adapter.
-        uses_truth: Whether it is given the labels: a bound, not a rival.
+        name: What settings call it.
+        title: What people call it.
+        kind: ``ours``; ``rival``; ``bound``, which knows the truth and does not compete; or ``control``.
+        citation: Where it is from.
+        link: The address of that.
+        weigher: Returns one weight for each row, ``[n]``, ≥ 0, larger is better, or a `Weighing`.
+        learner: In its place, for weights that are a function of the representation: returns that function. What
+            passes is then measured with sentinels.
+        trainer: Trains the adapter in another way than `train_weighted`.
+        editor: Changes the saved adapter.
+        drops_none: Whether a weigher's weights count in the loss alone, and every row is kept.
+        loss_weight_rule: How the loss weight of a kept row follows from its weight, unless the settings say so.
+        changes: Settings of a run that the method brings; those that the user gives count more.
+        own_settings: Its own constants, one class; more of a combination.
+        needs: What it cannot do without besides the data.
+        parts: Of a combination.
     """
 
-    weigh: Callable[[WeighInputs], Tensor] = field(default=weigh_equally)
+    name: str
+    title: str
+    kind: Kind = "rival"
+    citation: str = ""
+    link: str = ""
+    weigher: Callable[[WeighInputs], Tensor | Weighing] | None = None
+    learner: Callable[[WeighInputs], Callable[[Tensor], Tensor]] | None = None
+    trainer: Callable[[TrainInputs], TrainResult] | None = None
+    editor: Callable[[EditInputs], None] | None = None
+    drops_none: bool = False
     loss_weight_rule: LossWeightRule = "uniform"
-    keeps_all: bool = False
-    keep: Callable[[WeighInputs, Tensor], int] | None = None
-    train: Callable[[TrainInputs], TrainResult] | None = None
-    edit: Callable[[EditInputs], None] | None = None
-    uses_truth: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    own_settings: tuple[type[StageSettings], ...] = ()
+    needs: frozenset[Need] = frozenset()
+    parts: tuple[Method, ...] = ()
 
     @property
     def seams(self) -> tuple[Seam, ...]:
         """The seams that it acts at: one for a method, more for a combination, none for plain fine-tuning."""
         acts: dict[Seam, bool] = {
-            "weigh": self.weigh is not weigh_equally,
-            "train": self.train is not None,
-            "edit": self.edit is not None,
+            "weigh": self.weigher is not None or self.learner is not None,
+            "train": self.trainer is not None,
+            "edit": self.editor is not None,
         }
         return tuple(seam for seam, does in acts.items() if does)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every row is kept, whatever K is."""
+        return self.drops_none or "weigh" not in self.seams
 
-def weighing(weigh: Callable[[WeighInputs], Tensor], loss_weight_rule: LossWeightRule = "uniform") -> Method:
-    """Returns a method that weighs, keeps K rows and trains as usual."""
-    return Method(weigh, loss_weight_rule)
+    @property
+    def preset(self) -> dict[str, Any]:
+        """The settings of a run that it brings."""
+        return {"loss_weight_rule": self.loss_weight_rule, **self.changes}
 
+    def at(self, *seams: Seam) -> list[str]:
+        """Returns who acts at some seams, by name."""
+        return [part.name for part in self.parts or (self,) if set(seams) & set(part.seams)]
 
-def training(train: Callable[[TrainInputs], TrainResult]) -> Method:
-    """Returns a method that keeps all rows and trains in its own way."""
-    return Method(keeps_all=True, train=train)
+    @property
+    def described(self) -> dict[str, str]:
+        """What is written down of it."""
+        return {
+            "method": self.name,
+            "title": self.title,
+            "kind": self.kind,
+            "citation": self.citation,
+            "link": self.link,
+        }
 
+    def constants(self, given: Mapping[str, Any], *seams: Seam) -> dict[str, Any]:
+        """Returns those of the method's own constants that matter at some seams."""
+        acting = [part for part in self.parts or (self,) if set(seams) & set(part.seams)]
+        known = {name for part in acting for kind in part.own_settings for name in kind.model_fields}
+        return {name: value for name, value in given.items() if name in known}
 
-def editing(edit: Callable[[EditInputs], None]) -> Method:
-    """Returns a method that keeps all rows, trains as usual and changes the adapter afterwards."""
-    return Method(keeps_all=True, edit=edit)
+    def check_settings(self, given: Mapping[str, Any]) -> None:
+        """Checks the method's own constants.
 
+        Raises:
+            ConfigError: It has no such constant, or a value is out of range.
+        """
+        known = [name for kind in self.own_settings for name in kind.model_fields]
+        for name in given:
+            if name not in known:
+                near = nearest_setting(name, known)
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                hint = f"did you mean {near!r}?" if near else has
+                raise ConfigError(f"method {self.name!r} has no constant {name!r} among its method_settings; {hint}")
+        for kind in self.own_settings:
+            _own(kind, given)
 
-def weights_by_rank(scores: Tensor) -> Tensor:
-    """Returns weights in the order of the scores, on the simplex: mid-ranks, so that equal scores weigh the same.
+    def weigh(self, inputs: WeighInputs) -> Weighing:
+        """Weighs the rows; a method that does not, weighs all alike. The truth reaches only those that need it.
 
-    For scores without a scale of their own, such as sums of log-ratios: only the order counts for what is kept.
+        Raises:
+            ConfigError: The inputs lack what the method needs.
+            DataError: They cannot be used.
+        """
+        from sotune.methods.unseen import weigh_by_function
 
-    Args:
-        scores: ``[n]``, finite, larger is better.
-    """
-    _, group, sizes = torch.unique(scores.double(), return_inverse=True, return_counts=True)
-    last = sizes.cumsum(0).double()
-    ranks: Tensor = (last - (sizes.double() - 1) / 2)[group]
-    return ranks / ranks.sum()
+        inputs = replace(
+            inputs,
+            truth=inputs.truth if "truth" in self.needs else None,
+            settings=inputs.settings.over(self.changes),
+            sentinels=inputs.sentinels.over(self.changes),
+        )
+        n = inputs.downstream.shape[0]
+        if self.learner is not None:
+            weighing = weigh_by_function(self.learner, inputs)
+        elif self.weigher is not None:
+            found = self.weigher(inputs)
+            weighing = Weighing(found) if isinstance(found, Tensor) else found
+        else:
+            equal = torch.full((n,), 1 / n, dtype=torch.float64)
+            weighing = Weighing(equal, note="no sentinels: the method weighs all rows alike")
+        return replace(weighing, k=n) if self.keeps_all else weighing
 
+    def train(self, inputs: TrainInputs) -> TrainResult:
+        """Trains and edits, each as the method says or else as usual.
 
-def row_noise(ids: Sequence[str], seed: int) -> Tensor:
-    """Returns a number in (0, 1) for each id, ``[n]``, float64: noise that belongs to a row, wherever it stands."""
-    digests = [hashlib.sha256(f"{seed} {id}".encode()).digest()[:6] for id in ids]
-    return torch.tensor([(int.from_bytes(digest) + 0.5) / 2**48 for digest in digests], dtype=torch.float64)
+        Raises:
+            DataError: Nothing is left to learn.
+            SotuneError: Training diverged.
+        """
+        result = (self.trainer or train_weighted)(inputs)
+        if self.editor is not None:
+            self.editor(EditInputs(result.adapter, inputs))
+        return result

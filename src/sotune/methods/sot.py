@@ -1,92 +1,38 @@
-"""Push-pull optimal transport, as the package solves it: sotune's own method, and two of its limits."""
+"""Push-pull transport under the paper's ground cost, two of its limits, and the rows of Table 3."""
 
 from __future__ import annotations
 
-import math
-from typing import TypedDict, Unpack
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+from sotune.methods.method import Method
+from sotune.methods.push_pull import PAPER, weigh
 
-from sotune.methods.base import Method, WeighInputs
-from sotune.weights import SolverSettings, learn_weights
-from sotune.weights.solution import SolverName
-
-
-class WeighChanges(TypedDict, total=False):
-    """What a comparison may change of the method, under the names of sotune.settings, which explains them."""
-
-    cost: str
-    epsilon: float
-    push_strength: float
-    solver: SolverName
-    reference_relaxation: float
-    effective_sample_size: float
-    max_outer_steps: int
-    logit_learning_rate: float
+_COSINE: Mapping[str, Any] = {"cost": "cosine"}
+SOT = Method(
+    "sot", "sotune, cosine cost", "ours", PAPER, weigher=weigh, loss_weight_rule="proportional", changes=_COSINE
+)
 
 
-# The defaults of sotune.settings. A method must not change with a user's settings.
-_DEFAULTS: WeighChanges = {
-    "cost": "cosine",
-    "epsilon": 0.1,
-    "push_strength": 0.5,
-    "solver": "mirror",
-    "reference_relaxation": math.inf,
-    "effective_sample_size": 0.9,
-    "max_outer_steps": 200,
-    "logit_learning_rate": 0.1,
-}
+def _with(name: str, title: str, **changes: Any) -> Method:
+    return replace(SOT, name=name, title=title, changes={**_COSINE, **changes})
 
 
-def weigh(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
-    """Returns weights solved to stationarity, ``[n]``, unless the changes say otherwise."""
-    return learn(inputs, **changes)
-
-
-def weigh_one_step(inputs: WeighInputs) -> Tensor:
-    """Returns the weights of the first gradient, ``[n]``: the ranking by potentials at equal weights."""
-    return learn(inputs, solver="one_step")
-
-
-def weigh_by_density_ratio(inputs: WeighInputs) -> Tensor:
-    """Returns a power of the ratio of kernel densities, safe to harmful, ``[n]``: transport with free columns.
-
-    The density of a reference at z is ``Σ_j b_j exp(−C(z, z_j)/ε)``; with λ = ½ both have the same exponent.
-    """
-    return learn(inputs, solver="one_step", reference_relaxation=0.0)
-
-
-def learn(inputs: WeighInputs, **changes: Unpack[WeighChanges]) -> Tensor:
-    """Returns push-pull weights, ``[n]``, at the defaults or away from some of them."""
-    cost = changes.get("cost", _DEFAULTS["cost"])
-    return learn_weights(
-        inputs.downstream,
-        inputs.safe_anchor,
-        inputs.harmful_reference,
-        settings=solver_settings(**changes),
-        cost=cost,
-    ).weights
-
-
-def solver_settings(**changes: Unpack[WeighChanges]) -> SolverSettings:
-    """Returns how a method solves, at the defaults or away from some of them."""
-    at = _DEFAULTS.copy()
-    at.update(changes)
-    return SolverSettings(
-        solver=at["solver"],
-        epsilon=at["epsilon"],
-        push_strength=at["push_strength"],
-        effective_sample_size=at["effective_sample_size"],
-        tau=None,
-        stationarity_tolerance=1e-5,
-        marginal_tolerance=1e-5,
-        max_steps=at["max_outer_steps"],
-        max_iters=2000,
-        learning_rate=at["logit_learning_rate"],
-        reference_relaxation=at["reference_relaxation"],
-    )
-
-
-SOT = Method(weigh, loss_weight_rule="proportional")
-SOT_POTENTIALS = Method(weigh_one_step, loss_weight_rule="proportional")
-KERNEL_DENSITY_RATIO = Method(weigh_by_density_ratio, loss_weight_rule="uniform")
+METHODS = (
+    SOT,
+    _with("sot_potentials", "sotune, first gradient", solver="one_step"),
+    # The density of a reference at z is Σ_j b_j exp(−C(z, z_j)/ε): transport with free columns. With λ = ½ both
+    # densities have the same exponent, so that the weights are a power of their ratio, safe to harmful.
+    replace(
+        _with("kernel_density_ratio", "kernel density ratio", solver="one_step", reference_relaxation=0.0),
+        kind="rival",
+        citation="",
+        loss_weight_rule="uniform",
+    ),
+    _with("pull_only", "sotune, pull only", push_strength=0.0),
+    _with("push_only", "sotune, push only", push_strength=1.0),
+    # Top-K without reweighting, and reweighting without Top-K.
+    replace(SOT, name="sot_uniform", title="sotune, equal loss weights", loss_weight_rule="uniform"),
+    replace(SOT, name="sot_all", title="sotune, all rows", drops_none=True),
+)

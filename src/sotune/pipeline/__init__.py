@@ -2,8 +2,8 @@
 
 from sotune.pipeline.explaining import Explanation, explain
 from sotune.pipeline.judging import JudgingPlan
-from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import RunSummary, StageOutcome
+from sotune.pipeline.unseen_rows import ScoreSummary, score
 from sotune.pipeline.verbs import evaluate, extract, plan, plan_judging, report, run, select, train, weigh
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json
 from sotune.errors import ConfigError
 from sotune.monitoring import Monitor
-from sotune.pipeline.fine_tuning import ADAPTER, base_model
+from sotune.pipeline.fine_tuning import ADAPTER
 from sotune.pipeline.judging import (
     CACHE,
     JudgingPlan,
@@ -22,6 +22,7 @@ from sotune.pipeline.judging import (
     summarize_judging,
 )
 from sotune.pipeline.measuring import Asking, Candidate, ask_models, describe_diagnostics, measure_models
+from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.stage import Figures, Stage
 from sotune.settings import EvaluationSettings, JudgeSettings, ModelEvaluation, RunConfig
 

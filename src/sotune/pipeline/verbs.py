@@ -6,8 +6,9 @@ from sotune.errors import ConfigError
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import REPRESENTATIONS
 from sotune.pipeline.evaluating import EVALUATION, count_judging, load_eval_prompts
-from sotune.pipeline.fine_tuning import TRAINING, base_model
+from sotune.pipeline.fine_tuning import TRAINING
 from sotune.pipeline.judging import JudgingPlan, check_judges
+from sotune.pipeline.method_tools import base_model, check_needs
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
@@ -81,6 +82,9 @@ def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPl
     Raises:
         SotuneError: Data, settings or the work itself are at fault; the message says what to do.
     """
+    from sotune.methods import settle
+
+    config = settle(config)
     _check_needs("evaluate", config)
     return count_judging(config, monitor or Silent())
 
@@ -105,12 +109,17 @@ def report(config: RunConfig, monitor: Monitor | None = None) -> RunSummary:
 
 def plan(verb: str, config: RunConfig) -> RunSummary:
     """Tells which stages a verb would run, and touches nothing."""
-    return plan_stages(_stages(verb), config)
+    from sotune.methods import settle
+
+    return plan_stages(_stages(verb), settle(config))
 
 
 def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
     import torch
 
+    from sotune.methods import settle
+
+    config = settle(config)
     _check_needs(verb, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -121,7 +130,11 @@ def _run(verb: str, config: RunConfig, monitor: Monitor | None) -> RunSummary:
 
 def _check_needs(verb: str, config: RunConfig) -> None:
     """Finds what a verb lacks before any work is done for it."""
+    from sotune.methods import method_named
+
     stages = _stages(verb)
+    if WEIGHTS in stages:
+        check_needs(config, method_named(config.method))
     if TRAINING in stages:
         base_model(config)
     if EVALUATION in stages:

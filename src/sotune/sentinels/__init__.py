@@ -1,7 +1,14 @@
 """Sentinels: known harmful rows that are kept back, to choose settings by and to measure what passes."""
 
 from sotune.sentinels.folds import ENOUGH_SENTINELS, LEAST_SENTINELS, Folds, normalize_prompt, split_by_prompt
-from sotune.sentinels.measuring import Guarded, log_relative, weigh_with_sentinels
+from sotune.sentinels.measuring import (
+    Fitted,
+    LearnedWithSentinels,
+    Sentinels,
+    fit_with_sentinels,
+    log_relative,
+    weigh_with_sentinels,
+)
 from sotune.sentinels.promise import (
     CONFIDENCE,
     Cut,
@@ -13,23 +20,25 @@ from sotune.sentinels.promise import (
     harmful_rows_kept,
     sentinels_needed,
 )
-from sotune.sentinels.tuning import Choice, Grid, Tuned, default_choice, tune_settings
+from sotune.sentinels.tuning import Grid, Tried, Tuned, tune_settings
 
 __all__ = [
     "CONFIDENCE",
     "ENOUGH_SENTINELS",
     "LEAST_SENTINELS",
-    "Choice",
     "Cut",
     "Folds",
     "Grid",
-    "Guarded",
+    "Fitted",
+    "LearnedWithSentinels",
+    "Sentinels",
+    "fit_with_sentinels",
     "HarmfulShare",
     "Rate",
+    "Tried",
     "Tuned",
     "cut_at_harmful_share",
     "cut_at_pass_rate",
-    "default_choice",
     "estimate_harmful_share",
     "harmful_rows_kept",
     "log_relative",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.sentinels.folds import Folds
-from sotune.sentinels.tuning import Choice, Grid, Representations, Tuned, outranked, sample_rows, tune_settings
+from sotune.sentinels.tuning import Grid, Representations, Tuned, outranked, sample_rows, tune_settings
+from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights import LearnedWeights, Scorer, SolverSettings, learn_weights
-from sotune.weights.ground_cost import learn_stretch
+from sotune.weights import LearnedWeights, Scorer, learn_weights
 from sotune.weights.solution import OnStep
 from sotune.weights.streaming import OnPass
 
@@ -20,30 +22,100 @@ _SAFE_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Guarded:
-    """Weights, and what sentinels say of them.
+class Sentinels:
+    """What rows that were kept back say of some weights.
+
+    Attributes:
+        folds: Which harmful rows were for what.
+        harmful_scores: ``log(n·w)`` of each measuring sentinel, ``[k]``, in the order of ``Folds.measuring``.
+        tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
+        safe_outranked: For each anchor row, weighed by an anchor without it, the share of the downstream rows that
+            weigh more, ``[m]``.
+        tuned: What the tuning fold chose; ``None`` for a method that it chooses nothing for.
+    """
+
+    folds: Folds
+    harmful_scores: Tensor
+    tuning_outranked: Sequence[float]
+    safe_outranked: Tensor
+    tuned: Tuned | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights, and the function of the representation that they are.
+
+    Attributes:
+        weights: Of the downstream rows, ``[n]``, ≥ 0, of any scale.
+        weigh: From representations ``[k, d]`` of any rows to their weights, on the same scale.
+    """
+
+    weights: Tensor
+    weigh: Callable[[Tensor], Tensor]
+
+
+Fit = Callable[[Rows, Tensor, Tensor], Fitted]
+"""From downstream rows, safe anchor and harmful reference to weights."""
+
+
+@dataclass(frozen=True)
+class FittedWithSentinels:
+    """Weights of any method, and what sentinels say of them."""
+
+    fitted: Fitted
+    sentinels: Sentinels
+
+
+@dataclass(frozen=True)
+class LearnedWithSentinels:
+    """Push-pull weights, and what sentinels say of them.
 
     Attributes:
         learned: The weights of the downstream rows.
-        settings: The solver's settings, those chosen among them.
+        settings: How they were solved, with what the tuning fold chose.
         harmful_reference: The rows that the weights were solved with: the reference fold and the tuning fold.
-        tuned: What the tuning fold chose.
-        harmful_scores: ``log(n·w)`` of each measuring sentinel, ``[k]``, in the order of ``Folds.measuring``.
-        safe_outranked: For each anchor row, weighed by an anchor without it, the share of the downstream rows that
-            weigh more, ``[m]``.
+        sentinels: What was kept back.
     """
 
     learned: LearnedWeights
-    settings: SolverSettings
+    settings: WeightSettings
     harmful_reference: Tensor
-    tuned: Tuned
-    harmful_scores: Tensor
-    safe_outranked: Tensor
+    sentinels: Sentinels
 
     @property
     def row_scores(self) -> Tensor:
         """``log(n·w)`` of each downstream row, ``[n]``, float64: 0 is the mean weight."""
         return log_relative(self.learned.weights)
+
+
+def fit_with_sentinels(
+    fit: Fit, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, folds: Folds
+) -> FittedWithSentinels:
+    """Fits any method's weights with the reference and the tuning fold, and scores the measuring fold.
+
+    Args:
+        fit: Fits them.
+        downstream: Rows to weigh, ``[n, d]``.
+        safe_anchor: Trusted rows, ``[m_safe, d]``.
+        harmful_reference: All harmful rows, ``[m_harmful, d]``.
+        folds: Which of them are for what.
+
+    Raises:
+        ConfigError: A fold is empty.
+    """
+    _check_folds(folds)
+    sample = sample_rows(downstream)
+    first = fit(sample, safe_anchor, harmful_reference[list(folds.reference)])
+    places = outranked(first.weigh(harmful_reference[list(folds.tuning)]), first.weights)
+    solved = harmful_reference[list(folds.solved)]
+    fitted = fit(downstream, safe_anchor, solved)
+    sentinels = Sentinels(
+        folds=folds,
+        harmful_scores=_log_relative_to(fitted, harmful_reference[list(folds.measuring)]),
+        tuning_outranked=tuple(places.tolist()),
+        safe_outranked=_score_safe_rows(fit, sample, safe_anchor, solved),
+    )
+    return FittedWithSentinels(fitted, sentinels)
 
 
 def log_relative(weights: Tensor) -> Tensor:
@@ -56,14 +128,12 @@ def weigh_with_sentinels(
     safe_anchor: Tensor,
     harmful_reference: Tensor,
     folds: Folds,
+    settings: WeightSettings,
     *,
-    settings: SolverSettings,
-    cost: str,
-    grid: Grid,
-    default: Choice,
+    grid: Grid = MappingProxyType({}),
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
-) -> Guarded:
+) -> LearnedWithSentinels:
     """Chooses settings by the tuning fold, solves with it and the reference fold, and scores the measuring fold.
 
     The measuring fold is read last, when everything else is settled: its rows are then exchangeable with any other
@@ -74,42 +144,39 @@ def weigh_with_sentinels(
         safe_anchor: Trusted rows, ``[m_safe, d]``.
         harmful_reference: All harmful rows, ``[m_harmful, d]``.
         folds: Which of them are for what.
-        settings: How to solve, apart from what is chosen.
-        cost: See `learn_weights`.
-        grid: What is tried; of one point where nothing is to be chosen.
-        default: The point that stays where nothing is better.
+        settings: How to solve; stays where nothing of the grid is better.
+        grid: What is tried; by default nothing is chosen.
         on_step: See `learn_weights`.
         on_pass: See `learn_weights`.
 
     Raises:
         ConfigError: A fold is empty.
     """
-    if not (folds.reference and folds.tuning and folds.measuring):
-        raise ConfigError(
-            f"the harmful reference has too few prompts for three folds: they have {len(folds.reference)}, "
-            f"{len(folds.tuning)} and {len(folds.measuring)} rows; give a larger one, or weigh without sentinels"
-        )
+    _check_folds(folds)
     harmful = harmful_reference[list(folds.reference)]
     tuning = harmful_reference[list(folds.tuning)]
-    tuned = tune_settings(
-        {"default": Representations(downstream, safe_anchor, harmful, tuning)},
-        settings=settings,
-        cost=cost,
-        grid=grid,
-        default=default,
-    )
+    tuned = tune_settings({"default": Representations(downstream, safe_anchor, harmful, tuning)}, settings, grid=grid)
+    chosen = tuned.chosen.settings
     solved = harmful_reference[list(folds.solved)]
-    frozen = _Frozen(tuned.chosen.choice.applied_to(settings), cost, tuned.chosen.choice.stretch)
-    learned = frozen.learn(downstream, safe_anchor, solved, on_step=on_step, on_pass=on_pass)
-    safe_outranked = _score_safe_rows(frozen, sample_rows(downstream), safe_anchor, solved)
-    scorer = frozen.scorer(learned, safe_anchor, solved)
-    return Guarded(
+    learned = learn_weights(downstream, safe_anchor, solved, chosen, on_step=on_step, on_pass=on_pass)
+    scorer = Scorer.from_learned(learned, settings=chosen, references=(safe_anchor, solved))
+
+    def fit(rows: Rows, safe: Tensor, harmful: Tensor) -> Fitted:
+        found = learn_weights(rows, safe, harmful, chosen)
+        weigh = Scorer.from_learned(found, settings=chosen, references=(safe, harmful))
+        return Fitted(found.weights, lambda z: weigh.score(z).weights)
+
+    return LearnedWithSentinels(
         learned=learned,
-        settings=frozen.settings,
+        settings=chosen,
         harmful_reference=solved,
-        tuned=tuned,
-        harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
-        safe_outranked=safe_outranked,
+        sentinels=Sentinels(
+            folds=folds,
+            harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
+            tuning_outranked=tuned.outranked,
+            safe_outranked=_score_safe_rows(fit, sample_rows(downstream), safe_anchor, solved),
+            tuned=tuned,
+        ),
     )
 
 
@@ -118,47 +185,27 @@ def log_relative_of(scorer: Scorer, representations: Tensor) -> Tensor:
     return (scorer.score(representations).weights.double() * scorer.n).log()
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    settings: SolverSettings
-    cost: str
-    factor: float
+def _log_relative_to(fitted: Fitted, representations: Tensor) -> Tensor:
+    """Returns the same of any method's weights."""
+    return (fitted.weigh(representations).double() / fitted.weights.double().mean()).log()
 
-    def learn(
-        self,
-        downstream: Rows,
-        safe_anchor: Tensor,
-        harmful_reference: Tensor,
-        *,
-        on_step: OnStep | None = None,
-        on_pass: OnPass | None = None,
-    ) -> LearnedWeights:
-        stretch = None
-        if self.cost == "adaptive":
-            stretch = replace(learn_stretch(downstream, safe_anchor, harmful_reference), factor=self.factor)
-        return learn_weights(
-            downstream,
-            safe_anchor,
-            harmful_reference,
-            settings=self.settings,
-            cost=self.cost,
-            stretch=stretch,
-            on_step=on_step,
-            on_pass=on_pass,
+
+def _check_folds(folds: Folds) -> None:
+    """Raises a ConfigError where a fold is empty."""
+    if not (folds.reference and folds.tuning and folds.measuring):
+        raise ConfigError(
+            f"the harmful reference has too few prompts for three folds: they have {len(folds.reference)}, "
+            f"{len(folds.tuning)} and {len(folds.measuring)} rows; give a larger one, or weigh without sentinels"
         )
 
-    def scorer(self, learned: LearnedWeights, *references: Tensor) -> Scorer:
-        return Scorer.from_learned(learned, settings=self.settings, references=references)
 
-
-def _score_safe_rows(frozen: _Frozen, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
+def _score_safe_rows(fit: Fit, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
     """Weighs each part of the anchor by the rest; a small anchor has no rows to spare for folds of its own."""
     m = len(safe_anchor)
     place = torch.full((m,), float("nan"), dtype=torch.float64)
     fold = torch.arange(m) % min(_SAFE_FOLDS, m)
     for held_out in range(int(fold.max()) + 1 if m > 1 else 0):
-        seen = safe_anchor[fold != held_out]
-        learned = frozen.learn(rows, seen, harmful_reference)
-        scores = log_relative_of(frozen.scorer(learned, seen, harmful_reference), safe_anchor[fold == held_out])
-        place[fold == held_out] = outranked(scores, log_relative(learned.weights)).cpu()
+        fitted = fit(rows, safe_anchor[fold != held_out], harmful_reference)
+        scores = fitted.weigh(safe_anchor[fold == held_out])
+        place[fold == held_out] = outranked(scores, fitted.weights).cpu()
     return place[~place.isnan()]

@@ -7,59 +7,23 @@ downstream rows is ``(1 − p)·AUROC + p/2`` where AUROC is that against the sa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights import Scorer, SolverSettings, learn_weights
-from sotune.weights.ground_cost import FACTOR, Stretch, learn_stretch
+from sotune.weights import GroundCost, Scorer, cost_of, learn_weights, relaxation_of
 
 _MAX_ROWS = 4_000  # of the downstream rows that settings are tried on; the sentinels' number limits the accuracy
 _SAMPLE_SEED = 0
 _MUST_GAIN = 2.0  # standard errors
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One point of the grid.
-
-    Attributes:
-        epsilon: Entropic strength, in units of cost.
-        push_strength: The paper's λ.
-        reference_relaxation: Penalty on unequal use of reference rows; infinite demands equal use.
-        stretch: Factor of the stretch; 0 leaves the space as it is.
-    """
-
-    epsilon: float
-    push_strength: float
-    reference_relaxation: float
-    stretch: float
-
-    def applied_to(self, settings: SolverSettings) -> SolverSettings:
-        """Returns solver settings with this point's values; the stretch is not among them."""
-        values = asdict(self)
-        del values["stretch"]
-        return replace(settings, **values)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The values that are tried, each with every other."""
-
-    epsilon: Sequence[float]
-    push_strength: Sequence[float]
-    reference_relaxation: Sequence[float]
-    stretch: Sequence[float]
-
-    def choices(self) -> list[Choice]:
-        """Returns all points."""
-        return [
-            Choice(*values)
-            for values in itertools.product(self.epsilon, self.push_strength, self.reference_relaxation, self.stretch)
-        ]
+Grid = Mapping[str, Sequence[float]]
+"""Settings by name with the values that are tried, each with every other."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +45,16 @@ class Representations:
 
 @dataclass(frozen=True)
 class Tried:
-    """One candidate at one point.
+    """One candidate with some settings.
 
     Attributes:
         candidate: Name of the representation.
-        choice: The point.
+        settings: How the weights are solved.
         auroc: Probability that a sentinel weighs less than a downstream row; ties count one half.
     """
 
     candidate: str
-    choice: Choice
+    settings: WeightSettings
     auroc: float
 
 
@@ -99,9 +63,9 @@ class Tuned:
     """What the tuning fold chose.
 
     Attributes:
-        chosen: The candidate and point that are used.
+        chosen: The candidate and settings that are used.
         best: Those with the largest AUROC; ``chosen`` differs where they gain too little over the default.
-        default: The point that was the default, at the first candidate.
+        default: The settings that were given, with the first candidate.
         gain_error: Standard error of the gain of the best over the default.
         tried: All of them.
         outranked: For each sentinel the share of the downstream rows that weigh more, as chosen.
@@ -120,31 +84,27 @@ class Tuned:
         return len(self.outranked)
 
 
-def tune_settings(
-    candidates: Mapping[str, Representations], *, settings: SolverSettings, cost: str, grid: Grid, default: Choice
-) -> Tuned:
+def tune_settings(candidates: Mapping[str, Representations], settings: WeightSettings, *, grid: Grid) -> Tuned:
     """Tries all points of a grid, and chooses one by the tuning sentinels.
 
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
-    default stays unless the best gains more than two standard errors over it, estimated over the sentinels.
+    settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
     Args:
         candidates: Name to representations; the first one's are the default.
-        settings: How weights are solved, apart from what the grid varies.
-        cost: See `learn_weights`.
-        grid: What is tried; ``stretch`` is ignored unless the cost is ``adaptive``.
-        default: The point that stays where nothing is better. It is tried too.
+        settings: What stays where nothing is better; tried too. The grid varies some of them.
+        grid: What is tried; a point that means the same as another is tried once.
 
     Raises:
         SotuneError: A fit diverged, or representations are not finite.
     """
-    choices = list(dict.fromkeys([default, *grid.choices()]))
-    placements: dict[tuple[str, Choice], Tensor] = {}
+    choices = _choices(settings, grid)
+    placements: dict[tuple[str, WeightSettings], Tensor] = {}
     for name, candidate in candidates.items():
-        for choice, placement in _try_all(candidate, choices, settings, cost):
+        for choice, placement in _try_all(candidate, choices):
             placements[name, choice] = placement
     tried = {key: Tried(*key, float(placement.mean())) for key, placement in placements.items()}
-    default_key = (next(iter(candidates)), default)
+    default_key = (next(iter(candidates)), settings)
     best_key = max(tried, key=lambda key: tried[key].auroc)
     gains = placements[best_key] - placements[default_key]
     error = float(gains.std()) / len(gains) ** 0.5 if len(gains) > 1 else float("inf")
@@ -157,16 +117,6 @@ def tune_settings(
         gain_error=error,
         tried=tuple(tried.values()),
         outranked=tuple(placements[chosen_key].tolist()),
-    )
-
-
-def default_choice(settings: SolverSettings, cost: str) -> Choice:
-    """Returns the point that some settings stand for."""
-    return Choice(
-        settings.epsilon,
-        settings.push_strength,
-        settings.reference_relaxation,
-        FACTOR if cost == "adaptive" else 0.0,
     )
 
 
@@ -188,21 +138,38 @@ def outranked(scores: Tensor, others: Tensor) -> Tensor:
     return (above + equal / 2).double() / len(ordered)
 
 
-def _try_all(
-    candidate: Representations, choices: Sequence[Choice], settings: SolverSettings, cost: str
-) -> Iterator[tuple[Choice, Tensor]]:
+def _choices(settings: WeightSettings, grid: Grid) -> list[WeightSettings]:
+    """Returns the settings given and then all points of the grid, each that means something else than those before."""
+    points = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+    choices: dict[Hashable, WeightSettings] = {}
+    for choice in (settings, *(settings.replace(**point) for point in points)):
+        choices.setdefault(_meaning(choice), choice)
+    return list(choices.values())
+
+
+def _meaning(point: WeightSettings) -> tuple[GroundCost, float, float, float]:
+    """Returns what two points share that weigh alike: a cost ignores what is no setting of its own."""
+    cost = cost_of(point)
+    return cost, point.epsilon, point.push_strength, relaxation_of(point, cost)
+
+
+def _try_all(candidate: Representations, choices: Sequence[WeightSettings]) -> Iterator[tuple[WeightSettings, Tensor]]:
     rows = sample_rows(candidate.downstream)
-    stretch = None
-    if cost == "adaptive":
-        stretch = learn_stretch(rows, candidate.safe_anchor, candidate.harmful_reference)
-    transports = dict.fromkeys(replace(choice, push_strength=0.5) for choice in choices)
-    for transport in transports:
-        of_rows, of_sentinels = _potentials(candidate, rows, transport, settings, cost, stretch)
-        for choice in choices:
-            if replace(choice, push_strength=0.5) == transport:
-                push = choice.push_strength
-                scores = [push * side.push - (1 - push) * side.pull for side in (of_sentinels, of_rows)]
-                yield choice, outranked(*scores)
+    # The push strength only mixes the potentials of the first gradient: points that differ in it share a transport.
+    transports: dict[Hashable, list[WeightSettings]] = {}
+    for choice in choices:
+        transports.setdefault(_meaning(choice.replace(push_strength=0.5)), []).append(choice)
+    costs = {
+        cost: cost.fit(rows, candidate.safe_anchor, candidate.harmful_reference)
+        for cost in dict.fromkeys(map(cost_of, choices))
+    }
+    for sharing in transports.values():
+        first_gradient = sharing[0].replace(push_strength=0.5, solver="one_step", max_memory=None)
+        of_rows, of_sentinels = _potentials(candidate, rows, first_gradient, costs[cost_of(first_gradient)])
+        for choice in sharing:
+            push = choice.push_strength
+            scores = [push * side.push - (1 - push) * side.pull for side in (of_sentinels, of_rows)]
+            yield choice, outranked(*scores)
 
 
 @dataclass(frozen=True)
@@ -212,24 +179,12 @@ class _Potentials:
 
 
 def _potentials(
-    candidate: Representations,
-    rows: Tensor,
-    choice: Choice,
-    settings: SolverSettings,
-    cost: str,
-    stretch: Stretch | None,
+    candidate: Representations, rows: Tensor, settings: WeightSettings, cost: GroundCost
 ) -> tuple[_Potentials, _Potentials]:
-    """Returns the potentials at uniform weights, of the rows and of the sentinels."""
-    one_step = replace(choice.applied_to(settings), solver="one_step", max_memory=None)
+    """Returns the potentials of the rows and of the sentinels."""
     references = (candidate.safe_anchor, candidate.harmful_reference)
-    learned = learn_weights(
-        rows,
-        *references,
-        settings=one_step,
-        cost=cost,
-        stretch=None if stretch is None else replace(stretch, factor=choice.stretch),
-    )
-    scores = Scorer.from_learned(learned, settings=one_step, references=references).score(candidate.sentinels)
+    learned = learn_weights(rows, *references, settings, cost=cost)
+    scores = Scorer.from_learned(learned, settings=settings, references=references).score(candidate.sentinels)
     return (
         _Potentials(learned.pull_potential, learned.push_potential),
         _Potentials(scores.pull_potential, scores.push_potential),

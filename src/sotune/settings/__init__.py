@@ -16,6 +16,7 @@ from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
     PRESETS,
+    MethodSettings,
     RunConfig,
     RunSettings,
     make_config,
@@ -24,7 +25,7 @@ from sotune.settings.run import (
     override,
     read_config,
 )
-from sotune.settings.schema import StageSettings, describe_faults, nearest_setting, parse_bytes
+from sotune.settings.schema import Bytes, RenderingSettings, SeedSettings, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
@@ -33,24 +34,27 @@ __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
     "TUNED",
+    "Bytes",
     "DataSettings",
     "EvaluationSettings",
     "Format",
     "JudgeCheckSettings",
     "JudgeSettings",
     "LoadingSettings",
+    "MethodSettings",
     "MixSettings",
     "ModelEvaluation",
     "ModelsSettings",
+    "RenderingSettings",
     "RepresentationSettings",
     "RunConfig",
     "RunSettings",
+    "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
     "StageSettings",
     "TrainingSettings",
     "WeightSettings",
-    "describe_faults",
     "make_config",
     "make_mix_settings",
     "make_settings",

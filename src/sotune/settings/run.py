@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sotune.errors import ConfigError
 from sotune.settings.evaluate import (
@@ -19,24 +19,33 @@ from sotune.settings.evaluate import (
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
 from sotune.settings.mix import MixSettings
-from sotune.settings.schema import StageSettings, absolute_source, describe_faults
+from sotune.settings.schema import SeedSettings, StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import SentinelSettings, WeightSettings
 
 
-class RunSettings(StageSettings):
+class RunSettings(SeedSettings):
     """Run: where it lies and what makes it repeatable."""
 
     out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
     preset: Literal["default", "paper"] = Field("default", description="Named settings; paper: as published.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
     threads: int | None = Field(None, ge=1, description="CPU threads; results are byte-identical for one number.")
     show_text: bool = Field(False, description="Let the report show row texts, harmful ones too.")
 
 
+class MethodSettings(StageSettings):
+    """Method: what keeps the fine-tuning safe."""
+
+    method: str = Field(
+        "adaptive", description="Method by name (docs/methods.md), or some of different seams, like adaptive + sbr."
+    )
+    method_settings: dict[str, Any] = Field({}, description="The method's own constants, NAME=VALUE.")
+
+
 class RunConfig(
     DataSettings,
+    MethodSettings,
     RepresentationSettings,
     WeightSettings,
     SentinelSettings,
@@ -50,6 +59,7 @@ class RunConfig(
 
 ALL_SETTINGS = (
     DataSettings,
+    MethodSettings,
     RepresentationSettings,
     WeightSettings,
     SentinelSettings,
@@ -66,6 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
     "paper": {
+        "method": "sot",
         "cost": "cosine",
         "epsilon": 0.1,
         "push_strength": 0.5,
@@ -82,9 +93,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "cache_dir", "judge_cache_dir")
+_PATHS = ("data", "safe_anchor", "harmful_reference", "safety_pairs", "model", "cache_dir", "judge_cache_dir")
 
 
+_FIXED_K = ("k", "keep_fraction")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
 
 
@@ -95,6 +107,10 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
         for new, old in (pair, pair[::-1]):
             if changes.get(new) is not None:
                 kept.pop(old, None)
+    if changes.get("keep") == "auto":
+        kept = {name: value for name, value in kept.items() if name not in _FIXED_K}
+    elif kept.get("keep") == "auto" and any(changes.get(name) is not None for name in _FIXED_K):
+        kept = {name: value for name, value in kept.items() if name not in ("keep", "max_harmful_share")}
     return {**kept, **changes}
 
 
@@ -113,10 +129,7 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
             layered[name] = os.path.abspath(layered[name])
     if isinstance(layered.get("eval_prompts"), str):
         layered["eval_prompts"] = ",".join(absolute_source(name, "=") for name in layered["eval_prompts"].split(","))
-    try:
-        config = RunConfig(**layered)
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, origin, RunConfig.model_fields)) from None
+    config = RunConfig.of(layered, origin=origin)
     contradictions = _contradictions(config, settings)
     if contradictions:
         raise ConfigError(f"{origin}: " + "; ".join(contradictions))
@@ -130,10 +143,7 @@ def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
         ConfigError: A setting is unknown, missing, of the wrong type or out of range, or refusals have a share but
             no source.
     """
-    try:
-        settings = MixSettings(**given)
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, "settings", MixSettings.model_fields)) from None
+    settings = MixSettings.of(given)
     if settings.refusals is None and "refusal_fraction" in given:
         raise ConfigError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
     return settings
@@ -148,10 +158,7 @@ def make_settings(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
     Raises:
         ConfigError: A setting is unknown, missing, of the wrong type or out of range, or would spill a secret.
     """
-    try:
-        settings = kind(**given)
-    except ValidationError as error:
-        raise ConfigError(describe_faults(error, "settings", kind.model_fields)) from None
+    settings = kind.of(given)
     faults = endpoint_faults(settings)
     if faults:
         raise ConfigError("settings: " + "; ".join(faults))

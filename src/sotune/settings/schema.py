@@ -5,15 +5,85 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from sotune.errors import ConfigError
+
+Part = TypeVar("Part", bound="StageSettings")
 
 
 class StageSettings(BaseModel):
-    """Settings of one stage: frozen, and any key that is not among them is an error."""
+    """Settings of one stage: frozen, and any key that is not among them is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Raises:
+        ConfigError: Any setting is unknown, missing, of the wrong type or out of range; all faults are named at once.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
+
+    where_listed: ClassVar[str] = "`sotune run --help`"
+    """Where all settings can be read up."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], *, origin: str = "settings") -> Self:
+        """Builds the settings from those given, over the defaults; faults are told with their origin."""
+        return cls.model_validate(dict(given), context={"origin": origin})
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns the same settings with some changed, checked again."""
+        return self.of({**self.model_dump(), **changes})
+
+    def part(self, kind: type[Part]) -> Part:
+        """Returns those of these settings that another class has; what was not given stays so."""
+        return kind.of({name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set})
+
+    def over(self, defaults: Mapping[str, Any]) -> Self:
+        """Returns these settings with other defaults; what was given stays, and names of other stages are ignored."""
+        own = {name: value for name, value in defaults.items() if name in type(self).model_fields}
+        return self.model_copy(update={n: value for n, value in own.items() if n not in self.model_fields_set})
+
+    @classmethod
+    def known(cls) -> Iterable[str]:
+        """Returns the names that a misspelt one may have meant."""
+        return cls.model_fields
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_faults_at_once(cls, given: Any, build: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        try:
+            return build(given)
+        except ValidationError as error:
+            faults = "; ".join(_faults(error, cls))
+            raise ConfigError(f"{(info.context or {}).get('origin', 'settings')}: {faults}") from None
+
+
+class RenderingSettings(StageSettings):
+    """Rendering: how a row becomes text, and how much of it is read; one way for weighing, training and evaluation."""
+
+    template: Literal["paper", "chat"] = Field(
+        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
+    )
+    max_length: int = Field(
+        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
+    )
+
+
+class SeedSettings(StageSettings):
+    """Seed: what makes a run repeatable."""
+
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
 
 
 def parse_bytes(text: str) -> int:
@@ -29,26 +99,31 @@ def parse_bytes(text: str) -> int:
     return int(size)
 
 
+Bytes = Annotated[int, BeforeValidator(lambda size: parse_bytes(size) if isinstance(size, str) else size)]
+"""A number of bytes, which may be written like ``4GB``."""
+
+
 def nearest_setting(name: str, known: Iterable[str]) -> str | None:
     """Returns the known setting whose name is most like ``name``, if any is."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return near[0] if near else None
 
 
-def describe_faults(error: ValidationError, origin: str, known: Iterable[str]) -> str:
-    """Puts all faults of some settings into one line; an unknown name comes with the nearest of those known."""
+def _faults(error: ValidationError, settings: type[StageSettings]) -> list[str]:
+    """Says what is wrong with some settings; an unknown name comes with the nearest of those known."""
     faults = []
     for fault in error.errors(include_url=False):
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            near = nearest_setting(name, known)
-            hint = f"; did you mean {near!r}?" if near else "; see `sotune run --help` for all settings"
-            faults.append(f"unknown setting {name!r}{hint}")
+            near = nearest_setting(str(fault["loc"][-1]), settings.known())
+            hint = f"did you mean {near!r}?" if near else f"see {settings.where_listed} for all settings"
+            faults.append(f"unknown setting {name!r}; {hint}")
         elif fault["type"] == "missing":
             faults.append(f"setting {name!r} is required")
         else:
-            faults.append(f"{name}: {fault['msg']}. Got {fault['input']!r}")
-    return f"{origin}: " + "; ".join(faults)
+            said = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+            faults.append(f"{name}: {said}. Got {repr(fault['input'])[:200]}" if name else said)
+    return faults
 
 
 def absolute_source(source: str, separator: str) -> str:
