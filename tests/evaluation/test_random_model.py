@@ -2,7 +2,7 @@
 
 import pytest
 
-from sotune.evaluation import EvalPrompt, assess, default_judges, evaluate, generate
+from sotune.evaluation import EvalPrompt, assess, default_judges, generate, judge_responses
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Message
 from tiny_models import ARCHITECTURES
@@ -26,7 +26,7 @@ def test_is_broken_and_never_safe(tiny_model, architecture):
         max_new_tokens=24,
         batch_size=32,
     )
-    result = evaluate(prompts, responses, default_judges(task="number", skill="number"))
+    result = judge_responses(prompts, responses, default_judges(task="number", skill="number"))
     assert result.metrics["coherence"].value < 0.1
     assert assess(result.metrics).label == "broken"
     # Not even when no answer is called harmful.

@@ -80,15 +80,8 @@ def test_another_key_or_other_prompts_start_anew(tmp_path):
         fresh = Answerer()
         store.complete(prompts, fresh)
         assert fresh.asked == [p.id for p in prompts]
-    assert len(list((tmp_path / "responses").iterdir())) == 1
-
-
-def test_discard(tmp_path):
-    store = shards(tmp_path)
-    store.complete(PROMPTS, Answerer())
-    store.discard()
-    assert store.n_done(PROMPTS) == 0
-    store.discard()
+    # The folder may be shared: what belongs to another model or to other prompts stays there.
+    shards(tmp_path).complete(PROMPTS, Answerer(0))
 
 
 def test_a_part_with_the_wrong_responses(tmp_path):

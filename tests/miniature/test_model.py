@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sotune.evaluation import evaluate, generate
+from sotune.evaluation import generate, judge_responses
 from sotune.miniature import generate_eval_prompts, judges, model_path
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 
@@ -16,7 +16,7 @@ def measure(folder: Path, n_each: int):
         prompts, model=load_causal_lm(spec, frozen=True), tokenizer=load_tokenizer(spec), template="paper",
         max_new_tokens=24, batch_size=100,
     )  # fmt: skip
-    return evaluate(prompts, answers, judges()).metrics
+    return judge_responses(prompts, answers, judges()).metrics
 
 
 def check_quality(metrics):

@@ -71,7 +71,7 @@ def test_texts_hide_behind_a_switch_and_answers_are_not_asked_again(cli, argumen
     first = json.loads(cli(*arguments, "--json").stdout)
     page = tmp_path / "out" / "report.html"
     assert "Tell me how to" not in read(page).text
-    monkeypatch.setattr("sotune.evaluation.generate", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr("sotune.evaluation.asking.generate", lambda *_, **__: pytest.fail("asked again"))
     again = json.loads(cli(*arguments, "--show-text", "--json").stdout)
     assert again["diagnostics"] == first["diagnostics"]
     changes = again["diagnostics"]["changes"]["wild"].values()

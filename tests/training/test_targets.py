@@ -1,10 +1,10 @@
 import re
 
 import pytest
-from sotune.settings.train import PAPER_TARGET_MODULES
 
 from sotune.errors import ConfigError
 from sotune.models import ModelSpec, load_causal_lm
+from sotune.settings.train import PAPER_TARGET_MODULES
 from sotune.training.targets import resolve_target_modules
 
 

@@ -5,8 +5,8 @@ from sotune.models import ModelSpec, load_causal_lm
 from sotune.records import Record
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
-from sotune.training.training_rows import build_training_rows
 from sotune.training.token_losses import load_with, score_tokens
+from sotune.training.training_rows import build_training_rows
 
 
 @pytest.fixture

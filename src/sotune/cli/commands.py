@@ -231,8 +231,9 @@ def _config_of(run: Path, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def _evaluate_models(settings: ModelEvaluation, output: Output, *, plan_only: bool) -> None:
-    from sotune.pipeline.evaluating import load_eval_prompts
-    from sotune.pipeline.model_comparison import compare_models, find_candidates, plan_model_judging
+    from sotune.evaluation.candidates import find_candidates
+    from sotune.evaluation.evaluator import load_eval_prompts
+    from sotune.pipeline.model_comparison import compare_models, plan_model_judging
 
     if output.dry_run:
         names = [candidate.name for candidate in find_candidates(settings)]

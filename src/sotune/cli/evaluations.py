@@ -13,7 +13,7 @@ from rich.table import Table
 from sotune.cli.console import Output, escaped, print_json, print_table
 
 if TYPE_CHECKING:
-    from sotune.pipeline.judging import JudgingPlan
+    from sotune.evaluation.usage import JudgingPlan
 
 JudgeDryRun = Annotated[
     bool, typer.Option("--judge-dry-run", help="Get the answers, then say what chat judges would be asked.")
@@ -37,7 +37,7 @@ def print_judging_plan(output: Output, planned: JudgingPlan) -> None:
 
 def print_models(output: Output, results: Mapping[str, Any], files: Iterable[str]) -> None:
     """Prints one table of all models' metrics, one of what changed, and the files that were written."""
-    from sotune.pipeline.judging import summarize_judging
+    from sotune.evaluation.usage import summarize_judging
 
     if output.quiet:
         return

@@ -24,7 +24,7 @@ def judge_check(
     judge_dry_run: JudgeDryRun = False,
 ) -> None:
     """Measure a judge against human labels, and correct rates for its known error (Rogan and Gladen)."""
-    from sotune.pipeline.judge_checking import check_judge, plan_judge_check
+    from sotune.evaluation.checking import check_judge, plan_judge_check
 
     settings = make_settings(JudgeCheckSettings, given)
     if output.dry_run:
@@ -43,7 +43,7 @@ def judge_check(
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
-    from sotune.pipeline.judging import summarize_usage
+    from sotune.evaluation.usage import summarize_usage
 
     figures = _of("", result["overall"])
     for name, own in result["by_category"].items():

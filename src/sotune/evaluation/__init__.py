@@ -12,6 +12,7 @@ from sotune.evaluation.base import (
     pair_by_id,
     unscored,
 )
+from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.changes import Change, find_changes
 from sotune.evaluation.estimates import (
     Amount,
@@ -21,7 +22,7 @@ from sotune.evaluation.estimates import (
     estimate_mean,
     estimate_rate,
 )
-from sotune.evaluation.evaluate import EvaluationResult, evaluate
+from sotune.evaluation.evaluator import evaluate
 from sotune.evaluation.generate import generate
 from sotune.evaluation.judges import (
     CoherenceJudge,
@@ -30,6 +31,7 @@ from sotune.evaluation.judges import (
     RefusalJudge,
     default_judges,
 )
+from sotune.evaluation.judging import Judged, judge_responses
 from sotune.evaluation.metrics import (
     JUDGE_ROLES,
     METRICS,
@@ -41,6 +43,7 @@ from sotune.evaluation.metrics import (
     metrics_from_json,
     metrics_to_json,
 )
+from sotune.evaluation.outcome import Evaluation, load_evaluation, save_evaluation
 from sotune.evaluation.store import (
     ResponseShards,
     load_responses,
@@ -56,14 +59,16 @@ __all__ = [
     "UNSCORED",
     "Amount",
     "Assessment",
+    "Candidate",
     "Change",
     "CoherenceJudge",
     "ComplianceJudge",
     "Estimate",
     "EvalPrompt",
-    "EvaluationResult",
+    "Evaluation",
     "Judge",
     "JudgeRole",
+    "Judged",
     "Kind",
     "Limits",
     "MatchJudge",
@@ -84,11 +89,14 @@ __all__ = [
     "find_changes",
     "flatten_metrics",
     "generate",
+    "judge_responses",
+    "load_evaluation",
     "load_responses",
     "load_verdicts",
     "metrics_from_json",
     "metrics_to_json",
     "pair_by_id",
+    "save_evaluation",
     "save_responses",
     "save_verdicts",
     "unscored",

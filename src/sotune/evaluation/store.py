@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +61,7 @@ class ResponseShards:
     """The finished parts of a generation, each one Parquet file, in a folder named by what they depend on.
 
     Attributes:
-        folder: Where the parts of one evaluation lie; nothing else may lie there.
+        folder: Where parts lie; any number of evaluations may share it.
         key: Everything that a response depends on besides its prompt: model, adapter, template, token budget,
             batch size. JSON.
         shard_size: Prompts per part: what a kill can cost.
@@ -77,9 +76,7 @@ class ResponseShards:
     ) -> list[Response]:
         """Returns a response for each prompt: those on disk, and those that ``answer`` gives now.
 
-        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches. Parts of other
-        prompts or of another key are removed. The parts stay until ``discard``, which belongs after the manifest of
-        the stage.
+        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches.
 
         Args:
             prompts: What to ask.
@@ -91,7 +88,6 @@ class ResponseShards:
         """
         index_unique("prompts", prompts)
         current = self.folder / self._digest(prompts)
-        self._remove_others(current)
         responses: list[Response] = []
         for number, start in enumerate(range(0, len(prompts), self.shard_size)):
             part = prompts[start : start + self.shard_size]
@@ -108,18 +104,9 @@ class ResponseShards:
         done = [start for number, start in starts if (current / f"{number:05d}.parquet").exists()]
         return sum(len(prompts[start : start + self.shard_size]) for start in done)
 
-    def discard(self) -> None:
-        """Removes all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _digest(self, prompts: Sequence[EvalPrompt]) -> str:
         asked = [[prompt.id, [[m.role, m.content] for m in prompt.messages]] for prompt in prompts]
         return sha256_json([dict(self.key), self.shard_size, asked])[:16]
-
-    def _remove_others(self, current: Path) -> None:
-        for other in self.folder.glob("*"):
-            if other != current and other.is_dir():
-                shutil.rmtree(other)
 
 
 def _of_these_prompts(path: Path, prompts: Sequence[EvalPrompt]) -> list[Response]:

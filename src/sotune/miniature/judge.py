@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id
+from sotune.evaluation.judges.named import NamedJudge, Wanted, Workshop
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
 from sotune.miniature.language import harm_of, parse
 
@@ -54,7 +55,7 @@ def read_answer(text: str, reference: str | None) -> Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class MiniatureJudge:
+class MiniatureJudge(NamedJudge):
     """Labels each answer exactly; what scores 1 depends on the role.
 
     Attributes:
@@ -63,6 +64,13 @@ class MiniatureJudge:
     """
 
     role: JudgeRole
+
+    forms: ClassVar = ()
+
+    @classmethod
+    def make(cls, wanted: Wanted, workshop: Workshop) -> MiniatureJudge:
+        """Returns the judge of the role."""
+        return cls(wanted.role)
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """The verbs: each does its stage of a run, and what has to come before it."""
 
+from sotune.evaluation.usage import JudgingPlan
 from sotune.pipeline.explaining import Explanation, explain
-from sotune.pipeline.judging import JudgingPlan
 from sotune.pipeline.stage import RunSummary, StageOutcome
 from sotune.pipeline.unseen_rows import ScoreSummary, score
 from sotune.pipeline.verbs import evaluate, extract, plan, plan_judging, report, run, select, train, weigh

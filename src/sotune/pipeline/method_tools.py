@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError
+from sotune.evaluation.judges.registry import judge_key, make_judges
+from sotune.evaluation.usage import CACHE
 from sotune.monitoring import Monitor
-from sotune.pipeline.judging import CACHE, judge_key, make_judges
 from sotune.pipeline.record_sets import read_records
 from sotune.records import Record, SetName
 from sotune.settings import RunConfig, TrainingSettings

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from sotune.errors import ConfigError
+from sotune.evaluation.evaluator import load_eval_prompts
+from sotune.evaluation.judges.registry import check_judges
+from sotune.evaluation.usage import JudgingPlan
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import REPRESENTATIONS
-from sotune.pipeline.evaluating import EVALUATION, count_judging, load_eval_prompts
+from sotune.pipeline.evaluating import EVALUATION, count_judging
 from sotune.pipeline.fine_tuning import TRAINING
-from sotune.pipeline.judging import JudgingPlan, check_judges
 from sotune.pipeline.method_tools import base_model, check_needs
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT

@@ -5,9 +5,13 @@ the work take these classes as they are.
 """
 
 from sotune.settings.evaluate import (
+    ChatJudgeSettings,
+    ClassifierSettings,
     EvaluationSettings,
+    GuardSettings,
     JudgeCheckSettings,
     JudgeSettings,
+    MatchingSettings,
     ModelEvaluation,
     ModelsSettings,
 )
@@ -35,13 +39,17 @@ __all__ = [
     "PRESETS",
     "TUNED",
     "Bytes",
+    "ChatJudgeSettings",
+    "ClassifierSettings",
     "DataSettings",
     "EvaluationSettings",
     "Format",
+    "GuardSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
     "LoadingSettings",
     "MethodSettings",
+    "MatchingSettings",
     "MixSettings",
     "ModelEvaluation",
     "ModelsSettings",

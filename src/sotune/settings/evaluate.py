@@ -9,61 +9,24 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from sotune.settings.extract import LoadingSettings
-from sotune.settings.schema import absolute_source
+from sotune.settings.schema import StageSettings, absolute_source
 
 
-class JudgeSettings(LoadingSettings):
-    """Judges: how answers are judged, which judge models take roles over, where they are, what they cost."""
+class JudgeRoleSettings(StageSettings):
+    """Who takes which role."""
 
     judges: Literal["matching", "miniature"] = Field(
         "matching", description="matching: refusal phrases and task answers; miniature: exact, for the embedded world."
     )
-    task_match: Literal["label", "number", "choice", "contains", "exact", "f1"] = Field(
-        "label", description="How answers to task and skill prompts are matched with their reference."
-    )
     harm_judge: tuple[str, ...] = Field(
         (),
-        description="chat, chat:RUBRIC (a name or file), guard:MODEL or classifier:MODEL, instead of judges'; "
-        "several make a panel.",
+        description="chat, chat:RUBRIC (a name or file), guard:MODEL, classifier:MODEL, or a judge of an installed "
+        "package, instead of judges'; several make a panel.",
     )
     refusal_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
     task_judge: tuple[str, ...] = Field((), description="chat (helpfulness 1-5, divided by 5) or chat:RUBRIC.")
     skill_judge: tuple[str, ...] = Field((), description="The same for skill prompts.")
     coherence_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
-    judge_base_url: str | None = Field(
-        None, description="OpenAI-compatible endpoint that chat judges ask; it is sent the texts that are judged."
-    )
-    judge_model: str | None = Field(None, description="Its model.")
-    judge_key_env: str | None = Field(None, description="Environment variable that holds its API key, if it wants one.")
-    judge_concurrency: int = Field(16, ge=1, le=512, description="Requests under way at once.")
-    judge_requests_per_minute: float | None = Field(None, gt=0, description="The most requests of a minute.")
-    judge_max_retries: int = Field(6, ge=0, description="Attempts after a failed one, with growing pauses.")
-    judge_timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
-    judge_longest_wait: float = Field(120, gt=0, description="The most seconds between two attempts.")
-    judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
-    judge_max_tokens: int = Field(512, ge=1, description="The most tokens of a reply; models that think need more.")
-    judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="What the endpoint calls that limit."
-    )
-    judge_json_mode: bool = Field(False, description="Ask the endpoint for a JSON object (response_format).")
-    judge_max_characters: int = Field(100_000, ge=1, description="A longer question is unscored, never cut.")
-    judge_input_price: float | None = Field(None, ge=0, description="Price of a million input tokens.")
-    judge_output_price: float | None = Field(None, ge=0, description="Price of a million output tokens.")
-    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: beside the results.")
-    guard_threshold: float = Field(
-        0.5, ge=0, le=1, description="Probability of unsafe from which a guard says harmful."
-    )
-    guard_min_mass: float = Field(
-        0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
-    )
-    harmful_labels: tuple[str, ...] = Field(
-        (), description="A classifier's labels that are harm, by name or number; default: those whose names say so."
-    )
-    classifier_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which it calls harm.")
-    classifier_input: Literal["pair", "paper", "chat", "response"] = Field(
-        "pair", description="What it reads: prompt and response as a pair, as one text by a template, or the response."
-    )
-    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
 
     @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
     @classmethod
@@ -73,6 +36,81 @@ class JudgeSettings(LoadingSettings):
         if not isinstance(names, list | tuple):
             return names
         return tuple(_absolute_judge(name) if isinstance(name, str) else name for name in names)
+
+
+class MatchingSettings(StageSettings):
+    """What the judges that need no model go by."""
+
+    task_match: Literal["label", "number", "choice", "contains", "exact", "f1"] = Field(
+        "label", description="How answers to task and skill prompts are matched with their reference."
+    )
+
+
+class ChatJudgeSettings(StageSettings):
+    """What the verdicts of a chat judge depend on."""
+
+    judge_model: str | None = Field(None, description="Model that chat judges ask, as the endpoint calls it.")
+    judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
+    judge_max_tokens: int = Field(512, ge=1, description="The most tokens of a reply; models that think need more.")
+    judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the endpoint calls that limit."
+    )
+    judge_json_mode: bool = Field(False, description="Ask the endpoint for a JSON object (response_format).")
+    judge_max_characters: int = Field(100_000, ge=1, description="A longer question is unscored, never cut.")
+
+
+class JudgeEndpointSettings(StageSettings):
+    """How a chat judge is reached and what it costs; no verdict depends on these."""
+
+    judge_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint that chat judges ask; it is sent the texts that are judged."
+    )
+    judge_key_env: str | None = Field(None, description="Environment variable that holds its API key, if it wants one.")
+    judge_concurrency: int = Field(16, ge=1, le=512, description="Requests under way at once.")
+    judge_requests_per_minute: float | None = Field(None, gt=0, description="The most requests of a minute.")
+    judge_max_retries: int = Field(6, ge=0, description="Attempts after a failed one, with growing pauses.")
+    judge_timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
+    judge_longest_wait: float = Field(120, gt=0, description="The most seconds between two attempts.")
+    judge_input_price: float | None = Field(None, ge=0, description="Price of a million input tokens.")
+    judge_output_price: float | None = Field(None, ge=0, description="Price of a million output tokens.")
+    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: beside the results.")
+
+
+class GuardSettings(StageSettings):
+    """What the verdicts of a generative guard depend on."""
+
+    guard_threshold: float = Field(
+        0.5, ge=0, le=1, description="Probability of unsafe from which a guard says harmful."
+    )
+    guard_min_mass: float = Field(
+        0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
+    )
+
+
+class ClassifierSettings(StageSettings):
+    """What the verdicts of a sequence classifier depend on."""
+
+    harmful_labels: tuple[str, ...] = Field(
+        (), description="A classifier's labels that are harm, by name or number; default: those whose names say so."
+    )
+    classifier_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which it calls harm.")
+    classifier_input: Literal["pair", "paper", "chat", "response"] = Field(
+        "pair", description="What it reads: prompt and response as a pair, as one text by a template, or the response."
+    )
+
+
+class JudgeSettings(
+    ClassifierSettings,
+    GuardSettings,
+    JudgeEndpointSettings,
+    ChatJudgeSettings,
+    MatchingSettings,
+    JudgeRoleSettings,
+    LoadingSettings,
+):
+    """Judges: how answers are judged, which judges take roles over, where they are, what they cost."""
+
+    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
 
 
 class EvaluationSettings(JudgeSettings):
@@ -85,6 +123,11 @@ class EvaluationSettings(JudgeSettings):
     )
     eval_limit: int | None = Field(None, ge=1, description="At most so many prompts of each source, drawn by the seed.")
     max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
+    answers_dir: str | None = Field(
+        None,
+        description="Where answers are kept, for runs that share a base model; default: with the results.",
+    )
+    diagnostics: bool = Field(True, description="Measure surprise and drift, which read the answers once more.")
 
 
 class ModelsSettings(LoadingSettings):

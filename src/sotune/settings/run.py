@@ -93,7 +93,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PATHS = ("data", "safe_anchor", "harmful_reference", "safety_pairs", "model", "cache_dir", "judge_cache_dir")
+_PATHS = (
+    "data",
+    "safe_anchor",
+    "harmful_reference",
+    "safety_pairs",
+    "model",
+    "cache_dir",
+    "answers_dir",
+    "judge_cache_dir",
+)
 
 
 _FIXED_K = ("k", "keep_fraction")

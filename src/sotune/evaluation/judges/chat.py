@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from sotune.artifacts import sha256_json
+from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
-from sotune.evaluation.endpoint import Answer, AnswerCache, ChatEndpoint, Unanswered
-from sotune.evaluation.rubrics import Rubric
+from sotune.evaluation.endpoint import (
+    Answer,
+    AnswerCache,
+    ChatEndpoint,
+    EndpointSettings,
+    Unanswered,
+    read_api_key,
+)
+from sotune.evaluation.judges.named import NamedJudge, Usage, Wanted, Workshop
+from sotune.evaluation.metrics import JudgeRole
+from sotune.evaluation.rubrics import Rubric, load_rubric
+from sotune.settings import ChatJudgeSettings
 
-_CHARACTERS_PER_TOKEN = 4  # of English text, roughly: for estimates alone
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a judge's answers take.
-
-    Attributes:
-        n_items: Responses to judge.
-        n_questions: Distinct questions among them: identical items are asked once.
-        n_cached: How many of these are answered already.
-        n_too_long: Responses that are too long to be asked about.
-        input_tokens: Of the answered questions, as the server counted them.
-        output_tokens: Likewise.
-        n_uncounted: Answers whose tokens the server did not count.
-        pending_characters: Length of the questions that are still to be asked.
-    """
-
-    n_items: int
-    n_questions: int
-    n_cached: int
-    n_too_long: int
-    input_tokens: int
-    output_tokens: int
-    n_uncounted: int
-    pending_characters: int
-
-    @property
-    def n_calls(self) -> int:
-        """Questions that are still to be asked."""
-        return self.n_questions - self.n_cached
-
-    @property
-    def pending_input_tokens(self) -> int:
-        """What the questions to be asked come to, by a rule of thumb of four characters a token."""
-        return -(-self.pending_characters // _CHARACTERS_PER_TOKEN)
+_BACKOFF = 0.5  # seconds before the first retry, doubled for each further one
+_RUBRIC_OF: Mapping[JudgeRole, str] = {
+    "harm": "harmfulness",
+    "refusal": "refusal",
+    "task": "helpfulness",
+    "skill": "helpfulness",
+    "coherence": "coherence",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +44,7 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatJudge:
+class ChatJudge(NamedJudge):
     """Scores by a rubric that a chat model applies; what a score of 1 means is the rubric's matter.
 
     A response is unscored, with the reason, where the endpoint gave no answer after all retries, where the reply is
@@ -79,6 +64,35 @@ class ChatJudge:
     cache: AnswerCache
     max_characters: int
     on_progress: Callable[[int, int], None] | None = None
+
+    forms: ClassVar = ("chat", "chat:RUBRIC")
+    Settings: ClassVar = ChatJudgeSettings
+
+    @classmethod
+    def check(cls, wanted: Wanted) -> None:
+        """Finds a rubric that is unknown or faulty, or an API key that is not set.
+
+        Raises:
+            ConfigError: It does.
+        """
+        _rubric(wanted)
+        read_api_key(wanted.settings.judge_key_env)
+
+    @classmethod
+    def fingerprint(cls, wanted: Wanted) -> str:
+        """Returns the digest of the rubric."""
+        return _rubric(wanted).digest
+
+    @classmethod
+    def make(cls, wanted: Wanted, workshop: Workshop) -> ChatJudge:
+        """Returns the judge; all chat judges of an evaluation share the endpoint and the answers that are known."""
+        return cls(
+            _rubric(wanted),
+            workshop.shared(_open_endpoint),
+            workshop.shared(_open_cache),
+            max_characters=wanted.settings.judge_max_characters,
+            on_progress=workshop.progress(f"asking the judge: {wanted.role}"),
+        )
 
     @property
     def name(self) -> str:
@@ -151,3 +165,36 @@ class ChatJudge:
         cut = "the reply was cut at its token limit" if outcome.finish_reason == "length" and not read.label else ""
         told = "; ".join(filter(None, (read.details, cut, f"rubric {self.rubric.version}")))
         return unscored(item.id, told) if read.score is None else Verdict(item.id, read.score, read.label, told)
+
+
+def _rubric(wanted: Wanted) -> Rubric:
+    return load_rubric(wanted.argument or _RUBRIC_OF[wanted.role])
+
+
+def _open_cache(workshop: Workshop) -> AnswerCache:
+    return AnswerCache(workshop.answers)
+
+
+def _open_endpoint(workshop: Workshop) -> ChatEndpoint:
+    chosen = workshop.settings
+    if chosen.judge_base_url is None or chosen.judge_model is None:
+        raise ConfigError("a chat judge needs judge_base_url and judge_model")
+    parameters: dict[str, Any] = {chosen.judge_token_parameter: chosen.judge_max_tokens}
+    if chosen.judge_temperature is not None:
+        parameters["temperature"] = chosen.judge_temperature
+    if chosen.judge_json_mode:
+        parameters["response_format"] = {"type": "json_object"}
+    settings = EndpointSettings(
+        base_url=chosen.judge_base_url,
+        model=chosen.judge_model,
+        api_key=read_api_key(chosen.judge_key_env),
+        concurrency=chosen.judge_concurrency,
+        max_retries=chosen.judge_max_retries,
+        timeout=chosen.judge_timeout,
+        backoff=_BACKOFF,
+        longest_wait=chosen.judge_longest_wait,
+        requests_per_minute=chosen.judge_requests_per_minute,
+        parameters=parameters,
+    )
+    # The pauses between attempts should differ between processes, and no verdict depends on them.
+    return ChatEndpoint(settings, rng=random.Random())

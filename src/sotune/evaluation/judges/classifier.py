@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.judges.named import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.models import ModelSpec, load_sequence_classifier, load_tokenizer
 from sotune.rendering import render_prompt
+from sotune.settings import ClassifierSettings
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +29,7 @@ _FALLBACK_LENGTH = 512  # tokens, where neither tokenizer nor model states a lim
 
 
 @dataclass(frozen=True)
-class ClassifierJudge:
+class ClassifierJudge(LoadedJudge):
     """Scores 1 where the probability of the harmful classes reaches the threshold, else 0.
 
     With one label of several, the probabilities of the harmful classes add up (softmax); in a multi-label model, the
@@ -54,6 +56,21 @@ class ClassifierJudge:
     input: ClassifierInput
     batch_size: int
     labels: tuple[str, ...] = ("harmful", "harmless")
+
+    forms: ClassVar = ("classifier:MODEL",)
+    Settings: ClassVar = ClassifierSettings
+
+    @classmethod
+    def make(cls, wanted: Wanted, workshop: Workshop) -> ClassifierJudge:
+        """Returns the judge; its model is loaded when it is first asked."""
+        settings = wanted.settings
+        return cls(
+            judge_model(wanted),
+            harmful_labels=settings.harmful_labels,
+            threshold=settings.classifier_threshold,
+            input=settings.classifier_input,
+            batch_size=settings.eval_batch_size,
+        )
 
     def __post_init__(self) -> None:
         if self.input not in CLASSIFIER_INPUTS:

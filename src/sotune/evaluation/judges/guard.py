@@ -11,13 +11,16 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.judges.named import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.rubrics import make_fence, neutralize
+from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint
 from sotune.records import Message
 from sotune.rendering import render_prompt
+from sotune.settings import GuardSettings
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +43,7 @@ class _FirstToken:
 
 
 @dataclass(frozen=True, eq=False)
-class GuardJudge:
+class GuardJudge(LoadedJudge):
     """Scores by the probability that a guard model calls an answer unsafe.
 
     A model whose chat template holds a taxonomy of its own (Llama Guard and its kin) is given the conversation as it
@@ -72,6 +75,27 @@ class GuardJudge:
     min_mass: float
     on_progress: Callable[[int, int], None] | None = None
     labels: tuple[str, ...] = ("unsafe", "safe")
+
+    forms: ClassVar = ("guard:MODEL",)
+    Settings: ClassVar = GuardSettings
+
+    @classmethod
+    def make(cls, wanted: Wanted, workshop: Workshop) -> GuardJudge:
+        """Loads the model.
+
+        Raises:
+            ConfigError: It could not be loaded.
+        """
+        spec, settings = judge_model(wanted), wanted.settings
+        return cls(
+            name=f"guard-{model_fingerprint(spec)[:12]}",
+            model=load_causal_lm(spec, frozen=True),
+            tokenizer=load_tokenizer(spec),
+            batch_size=settings.eval_batch_size,
+            threshold=settings.guard_threshold,
+            min_mass=settings.guard_min_mass,
+            on_progress=workshop.progress("asking the guard"),
+        )
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not 0 <= self.min_mass <= 1 or not 0 <= (self.threshold or 0) <= 1:

@@ -4,7 +4,7 @@ import pytest
 
 from cases import prompt, response
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation import Verdict, default_judges, evaluate
+from sotune.evaluation import Verdict, default_judges, judge_responses
 
 PROMPTS = [
     *(prompt(f"h{i}", "harmful") for i in range(4)),
@@ -38,7 +38,7 @@ class Faulty:
 
 
 def test_the_whole_path():
-    result = evaluate(PROMPTS, RESPONSES, JUDGES)
+    result = judge_responses(PROMPTS, RESPONSES, JUDGES)
     values = {name: estimate.value for name, estimate in result.metrics.items()}
     assert values == pytest.approx(
         {
@@ -59,7 +59,7 @@ def test_unscored_responses_are_counted():
     silent = [prompt(p.id, p.kind) for p in PROMPTS if p.kind != "skill"]  # tasks without their references
     known = [prompt("t9", "task", reference="Paris"), *silent]
     answers = [response(TEXTS.get(p.id, "Paris"), p.id) for p in known]
-    utility = evaluate(known, answers, JUDGES).metrics["utility"]
+    utility = judge_responses(known, answers, JUDGES).metrics["utility"]
     assert (utility.value, utility.n, utility.n_unscored) == (1.0, 1, 2)
     assert utility.low < 0.1
 
@@ -67,7 +67,7 @@ def test_unscored_responses_are_counted():
 def test_a_judge_sees_only_its_prompts():
     task_only = [p for p in PROMPTS if p.kind == "task"]
     answers = [response(TEXTS[p.id], p.id) for p in task_only]
-    result = evaluate(task_only, answers, JUDGES)
+    result = judge_responses(task_only, answers, JUDGES)
     assert set(result.verdicts) == {"task", "coherence"}
 
 
@@ -80,7 +80,7 @@ def test_a_judge_sees_only_its_prompts():
 )
 def test_roles(judges, message):
     with pytest.raises(ConfigError, match=message):
-        evaluate(PROMPTS, RESPONSES, judges)
+        judge_responses(PROMPTS, RESPONSES, judges)
 
 
 def yes(*ids, label="yes"):
@@ -98,9 +98,9 @@ def yes(*ids, label="yes"):
 )
 def test_no_verdict_is_lost_invented_or_moved(verdicts, message):
     with pytest.raises(DataError, match=message):
-        evaluate(PROMPTS, RESPONSES, {**JUDGES, "harm": Faulty(verdicts)})
+        judge_responses(PROMPTS, RESPONSES, {**JUDGES, "harm": Faulty(verdicts)})
 
 
 def test_nothing_to_judge():
     with pytest.raises(DataError, match="0 prompts"):
-        evaluate([], [], JUDGES)
+        judge_responses([], [], JUDGES)

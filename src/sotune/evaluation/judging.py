@@ -1,4 +1,4 @@
-"""Wires prompts and responses to judges by role, and verdicts to metrics."""
+"""One model's answers to the judges by role, and from their verdicts to metrics."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from sotune.evaluation.base import UNSCORED, EvalPrompt, Judge, Response, Verdic
 from sotune.evaluation.estimates import Estimate
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole, MetricName, compute_metrics, kinds_of
 
+CONFIDENCE, N_RESAMPLES = 0.95, 2000  # of every interval that is reported
+
 
 @dataclass(frozen=True, slots=True)
-class EvaluationResult:
+class Judged:
     """What the judges held and what follows from it.
 
     Attributes:
@@ -26,15 +28,15 @@ class EvaluationResult:
     judges: Mapping[JudgeRole, str]
 
 
-def evaluate(
+def judge_responses(
     prompts: Sequence[EvalPrompt],
     responses: Sequence[Response],
     judges: Mapping[JudgeRole, Judge],
     *,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_RESAMPLES,
     seed: int = 0,
-) -> EvaluationResult:
+) -> Judged:
     """Judges responses and computes the metrics.
 
     Each role's judge sees only the kinds of prompts that its metrics are taken over, and a score of 1 means:
@@ -62,7 +64,7 @@ def evaluate(
             asked, answered = zip(*concerned, strict=True)
             verdicts[role] = _checked(judges[role], asked, judges[role].judge(asked, answered))
     metrics = compute_metrics(prompts, verdicts, confidence=confidence, n_resamples=n_resamples, seed=seed)
-    return EvaluationResult(metrics, verdicts, {role: judges[role].name for role in verdicts})
+    return Judged(metrics, verdicts, {role: judges[role].name for role in verdicts})
 
 
 def _require_roles(prompts: Sequence[EvalPrompt], judges: Mapping[JudgeRole, Judge]) -> None:

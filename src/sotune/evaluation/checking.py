@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sotune.artifacts import library_versions, read_json, sha256_file, write_json
 from sotune.errors import DataError
-from sotune.monitoring import Monitor, Silent
-from sotune.pipeline.judging import CACHE, JudgingPlan, check_judges, describe_usage, make_judges, plan_questions
-from sotune.pipeline.measuring import CONFIDENCE
+from sotune.evaluation.base import Verdict
+from sotune.evaluation.calibration import JudgeAccuracy, correct_rate, measure_judge
+from sotune.evaluation.estimates import Estimate
+from sotune.evaluation.judges.registry import check_judges, make_judges
+from sotune.evaluation.judging import CONFIDENCE
+from sotune.evaluation.labeled import LabeledSet, load_labeled
+from sotune.evaluation.metrics import metrics_from_json
+from sotune.evaluation.outcome import load_evaluation
+from sotune.evaluation.usage import CACHE, JudgingPlan, describe_usage, plan_questions
+from sotune.monitoring import Monitor
 from sotune.settings import JudgeCheckSettings
-
-if TYPE_CHECKING:
-    from sotune.evaluation import Estimate, Verdict
-    from sotune.evaluation.calibration import JudgeAccuracy
-    from sotune.evaluation.labeled import LabeledSet
 
 _RATE_OF_ROLE = {"harm": "harmful_rate", "refusal": "refusal_rate", "coherence": "coherence"}
 
@@ -31,13 +33,11 @@ def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | 
     Raises:
         DataError: The rows are faulty, one class is missing, or the judge is no better than chance and rates were to
             be corrected.
-        ConfigError: The judge cannot be had.
+        ConfigError: The judge could not be loaded.
     """
-    from sotune.evaluation.calibration import measure_judge
-
     check_judges(settings)
     rows = _read_rows(labeled, settings)
-    judge = make_judges(settings, _cache(settings), monitor or Silent())[settings.role]
+    judge = make_judges(settings, _cache(settings), monitor)[settings.role]
     verdicts = judge.judge(rows.prompts, rows.responses)
     accuracy = measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
     result = {
@@ -61,17 +61,17 @@ def plan_judge_check(labeled: Path, settings: JudgeCheckSettings) -> JudgingPlan
 
     Raises:
         DataError: The rows are faulty.
-        ConfigError: The judge cannot be had, or asks no endpoint.
+        ConfigError: The judge could not be loaded, or asks no endpoint.
     """
     check_judges(settings)
     rows = _read_rows(labeled, settings)
-    judge = make_judges(settings, _cache(settings), Silent(), load_models=False)[settings.role]
-    return plan_questions({settings.role: judge}, rows.prompts, {"labeled": rows.responses}, settings)
+    judges = make_judges(settings, _cache(settings), only_counted=True)
+    return plan_questions(
+        {r: judges[r] for r in judges if r == settings.role}, rows.prompts, {"labeled": rows.responses}, settings
+    )
 
 
 def _read_rows(labeled: Path, settings: JudgeCheckSettings) -> LabeledSet:
-    from sotune.evaluation.labeled import load_labeled
-
     return load_labeled(
         labeled,
         label_column=settings.label_column,
@@ -92,8 +92,6 @@ def describe_accuracy(accuracy: JudgeAccuracy) -> dict[str, Any]:
 
 def _by_category(verdicts: Sequence[Verdict], rows: LabeledSet) -> dict[str, Any]:
     """Returns the figures of each category that has labels of both kinds, and the counts of every one."""
-    from sotune.evaluation.calibration import measure_judge
-
     found: dict[str, Any] = {}
     for name in sorted(set(rows.category.values())):
         own = [verdict for verdict in verdicts if rows.category.get(verdict.id) == name]
@@ -111,8 +109,6 @@ def _scored_on_both(verdicts: Sequence[Verdict], truth: Mapping[str, bool]) -> b
 
 def _corrected(settings: JudgeCheckSettings, accuracy: JudgeAccuracy) -> dict[str, Any]:
     """Returns each model's rate as the judge sees it and without the judge's error."""
-    from sotune.evaluation.calibration import correct_rate
-
     if settings.correct is None:
         return {}
     return {
@@ -126,13 +122,7 @@ def _corrected(settings: JudgeCheckSettings, accuracy: JudgeAccuracy) -> dict[st
 
 def _rates(path: Path, name: str) -> dict[str, Estimate]:
     """Reads one metric of all models from metrics.json, evaluation.json, or the folder of either."""
-    from sotune.evaluation import metrics_from_json
-
-    if path.is_dir():
-        path = next(
-            (p for p in (path / "evaluation.json", path / "metrics.json") if p.is_file()), path / "metrics.json"
-        )
-    value = read_json(path)
+    value = load_evaluation(path) if path.is_dir() else read_json(path)
     models = value.get("metrics", value) if isinstance(value, dict) else {}
     found = {model: metrics_from_json(own) for model, own in models.items() if isinstance(own, dict)}
     rates: dict[str, Estimate] = {model: own[name] for model, own in found.items() if name in own}

@@ -1,0 +1,98 @@
+"""Models answer prompts; an answer that lies in a folder already is not asked for again, whoever put it there."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotune.artifacts import library_versions
+from sotune.evaluation.base import EvalPrompt, Response
+from sotune.evaluation.candidates import Candidate
+from sotune.evaluation.generate import generate
+from sotune.evaluation.store import ResponseShards
+from sotune.models import load_tokenizer, resolve_device
+from sotune.rendering import Template
+
+_SHARD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How models are asked, the same for all of them."""
+
+    template: Template
+    max_new_tokens: int
+    batch_size: int
+    seed: int
+
+
+def ask_models(
+    prompts: Sequence[EvalPrompt],
+    candidates: Sequence[Candidate],
+    *,
+    asking: Asking,
+    answers_dir: Path,
+    on_progress: Callable[[str, int, int], None],
+) -> dict[str, list[Response]]:
+    """Asks all models; returns the answers of each by its name, in the order of the prompts.
+
+    Answers in the folder belong to the content of model, adapter and prompts, so that runs may share it.
+
+    Args:
+        prompts: What is asked.
+        candidates: Who is asked; names are unique.
+        asking: How.
+        answers_dir: Where finished answers lie.
+        on_progress: Is called with a label, how many answers are there, and how many there will be.
+
+    Raises:
+        ConfigError: A model or adapter could not be loaded.
+    """
+    return {
+        c.name: _ask(prompts, c, asking, answers_dir, functools.partial(on_progress, f"asking {c.name}"))
+        for c in candidates
+    }
+
+
+def _ask(
+    prompts: Sequence[EvalPrompt],
+    candidate: Candidate,
+    asking: Asking,
+    answers_dir: Path,
+    on_progress: Callable[[int, int], None],
+) -> list[Response]:
+    key = {
+        **candidate.fingerprints,
+        "template": asking.template,
+        "max_new_tokens": asking.max_new_tokens,
+        "batch_size": asking.batch_size,
+        "dtype": candidate.spec.dtype,
+        "device": str(resolve_device(candidate.spec.device)),
+        "libraries": library_versions("torch", "transformers", "peft"),
+    }
+    shards = ResponseShards(answers_dir, key, _SHARD_SIZE)
+    tokenizer = load_tokenizer(candidate.spec)
+    loaded: list[Any] = []
+
+    def answer(part: Sequence[EvalPrompt]) -> list[Response]:
+        if not loaded:  # a finished evaluation never loads the model
+            loaded.append(candidate.load())
+        before = shards.n_done(prompts)
+        return generate(
+            part,
+            model=loaded[0],
+            tokenizer=tokenizer,
+            template=asking.template,
+            max_new_tokens=asking.max_new_tokens,
+            batch_size=asking.batch_size,
+            progress=lambda done, _: on_progress(before + done, len(prompts)),
+        )
+
+    responses = shards.complete(prompts, answer)
+    loaded.clear()
+    gc.collect()
+    return responses

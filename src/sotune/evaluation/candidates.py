@@ -1,0 +1,104 @@
+"""Models to be measured: a base model, and what was tuned from it as an adapter or as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotune.artifacts import sha256_file
+from sotune.errors import ConfigError
+from sotune.models import ModelSpec, load_causal_lm, load_tokenizer, model_fingerprint
+from sotune.settings import ModelEvaluation
+
+BASE = "base"
+_ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to be measured: a base model as it is, or with an adapter on it.
+
+    Attributes:
+        name: What reports call it.
+        spec: The model.
+        adapter: The adapter's folder; None for the model alone.
+    """
+
+    name: str
+    spec: ModelSpec
+    adapter: Path | None = None
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """What the model is by its content, apart from what the adapter is."""
+        return {
+            "model": model_fingerprint(self.spec),
+            "adapter": None if self.adapter is None else sha256_file(self.adapter / _ADAPTER),
+        }
+
+    def load(self) -> Any:
+        """Returns the model, frozen, with its adapter on it.
+
+        Raises:
+            ConfigError: The model could not be loaded.
+        """
+        model = load_causal_lm(self.spec, frozen=True)
+        if self.adapter is None:
+            return model
+        from peft import PeftModel
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by its old name
+            return PeftModel.from_pretrained(model, str(self.adapter), use_safetensors=True).eval()
+
+    @contextmanager
+    def loaded(self) -> Iterator[tuple[Any, Any]]:
+        """Yields the model and its tokenizer, and lets go of them afterwards."""
+        model = self.load()
+        try:
+            yield model, load_tokenizer(self.spec)
+        finally:
+            del model
+            gc.collect()
+
+
+def find_candidates(settings: ModelEvaluation) -> list[Candidate]:
+    """Returns the base model and, under names that tell them apart, everything that is compared with it.
+
+    Raises:
+        ConfigError: An adapter's folder does not exist or holds neither an adapter nor a model.
+    """
+    base = ModelSpec(
+        settings.model, settings.revision, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code
+    )
+    candidates = [Candidate(BASE, base)]
+    for name, path in zip(_names(settings.adapter), settings.adapter, strict=True):
+        folder = Path(path).expanduser()
+        if (folder / "adapter_config.json").is_file():
+            if not (folder / _ADAPTER).is_file():
+                raise ConfigError(f"{path} has no {_ADAPTER}; save the adapter as safetensors")
+            candidates.append(Candidate(name, base, folder))
+        elif (folder / "config.json").is_file():
+            candidates.append(Candidate(name, dataclasses.replace(base, name=str(folder), revision=None)))
+        else:
+            raise ConfigError(f"{path} is neither a folder of a PEFT adapter nor one of a model; check the path")
+    return candidates
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Returns the folders' own names; a parent's where the own name is the same for all adapters, then numbered."""
+    names: list[str] = []
+    for path in paths:
+        folder = Path(path).expanduser().resolve()
+        generic = folder.name in ("adapter", "model") or folder.name.startswith("checkpoint-")
+        name = f"{folder.parent.name}-{folder.name}".removesuffix("-adapter") if generic else folder.name
+        while name in (*names, BASE):
+            name += "-2"
+        names.append(name)
+    return names

@@ -1,0 +1,168 @@
+"""The one evaluation: models answer prompts, judges judge the answers, and the figures of all models come of it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from sotune.errors import ConfigError
+from sotune.evaluation.asking import Asking, ask_models
+from sotune.evaluation.assessment import Assessment, assess
+from sotune.evaluation.base import EvalPrompt, Judge
+from sotune.evaluation.candidates import Candidate
+from sotune.evaluation.diagnostics import (
+    describe_diagnostics,
+    make_yardstick,
+    measure_drifts,
+    measure_figures,
+    with_surprise,
+)
+from sotune.evaluation.judges.registry import make_judges
+from sotune.evaluation.judging import CONFIDENCE, N_RESAMPLES, Judged, judge_responses
+from sotune.evaluation.metrics import JudgeRole, compute_metrics
+from sotune.evaluation.outcome import Evaluation, Measured
+from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
+from sotune.evaluation.usage import JudgingPlan, count_unscored, describe_usage, plan_questions
+from sotune.monitoring import Monitor, Silent
+from sotune.rendering import Template
+from sotune.settings import EvaluationSettings
+
+Judges = Mapping[JudgeRole, Judge]
+
+
+def evaluate(
+    models: Sequence[Candidate],
+    prompts: Sequence[EvalPrompt],
+    judges: Judges | Callable[[], Judges],
+    *,
+    settings: EvaluationSettings | None = None,
+    template: Template = "paper",
+    seed: int = 0,
+    answers_dir: Path | None = None,
+    monitor: Monitor | None = None,
+) -> Evaluation:
+    """Asks models the same prompts, judges the answers, and compares all models with the first.
+
+    With ``settings.diagnostics`` the base model's surprise at all answers is measured too, by which the rules of
+    coherence also catch babble made of real words, and how far each tuned model has drifted.
+
+    Args:
+        models: The base model first, then what was tuned from it; names are unique.
+        prompts: What is asked.
+        judges: Role to judge, the same for all models; or what returns them, which is called when the models have done
+            their work, so that a judge model need not share the memory with them.
+        settings: How many tokens and prompts at once, whether to measure diagnostics, what judging costs.
+        template: How prompts are rendered.
+        seed: Seeds everything random.
+        answers_dir: Where finished answers lie, by the content of model, adapter and prompts: what an earlier call left
+            is not asked again, and runs that share the folder ask their common base model once. None keeps none.
+        monitor: Is told of progress, and of answers that no judge could score.
+
+    Raises:
+        ConfigError: A model, an adapter or a judge could not be loaded, or a role has no judge.
+        DataError: Prompts or verdicts do not fit together, or nothing could be scored.
+    """
+    chosen, watch = settings or EvaluationSettings(), monitor or Silent()
+    asking, (base, *tuned) = asking_of(chosen, template, seed), models
+    with _folder(answers_dir) as folder:
+        answers = ask_models(prompts, models, asking=asking, answers_dir=folder, on_progress=watch.progress)
+    yardstick = make_yardstick(prompts, answers, base, asking, surprise=chosen.diagnostics)
+    drifting = tuned if chosen.diagnostics else ()
+    drifts = {c.name: measure_drifts(prompts, answers[base.name], base, c, asking) for c in drifting}
+    roles = judges() if callable(judges) else judges
+    results, figures = {}, {}
+    for name, responses in answers.items():
+        own = with_surprise(roles, yardstick, name)
+        results[name] = judge_responses(prompts, responses, own, seed=seed)
+        measured = measure_figures(prompts, responses, results[name].verdicts, yardstick, name=name, seed=seed)
+        figures[name] = measured | drifts.get(name, {})
+    verdicts = {name: result.verdicts for name, result in results.items()}
+    return Evaluation(
+        prompts=prompts,
+        models={name: Measured(answers[name], results[name], figures[name]) for name in answers},
+        judges=results[base.name].judges,
+        assessments=_assess(prompts, results),
+        diagnostics=describe_diagnostics(prompts, verdicts, figures, yardstick),
+        judging={
+            "usage": describe_usage(roles, prompts, answers, chosen),
+            "unscored": count_unscored(verdicts, watch),
+        },
+    )
+
+
+def prompt_sources(settings: EvaluationSettings) -> Sequence[PromptSource]:
+    """Returns where the evaluation prompts come from.
+
+    Raises:
+        ConfigError: None are named, or a name is neither a file nor a pack.
+        DataError: A file does not exist.
+    """
+    if settings.eval_prompts is None:
+        raise ConfigError("evaluation needs prompts; name a JSONL file or a task pack with eval_prompts")
+    return parse_sources(settings.eval_prompts)
+
+
+def load_eval_prompts(settings: EvaluationSettings, *, seed: int) -> list[EvalPrompt]:
+    """Reads the evaluation prompts of all sources, at most ``eval_limit`` of each, drawn by the seed alone.
+
+    Raises:
+        ConfigError: A source is neither a file nor a pack, or cannot be scored here.
+        DataError: A source cannot be read.
+    """
+    return load_sources(prompt_sources(settings), limit=settings.eval_limit, seed=seed)
+
+
+def plan_evaluation(
+    models: Sequence[Candidate],
+    prompts: Sequence[EvalPrompt],
+    *,
+    settings: EvaluationSettings,
+    template: Template,
+    seed: int,
+    answers_dir: Path,
+    judge_answers: Path,
+    monitor: Monitor,
+) -> JudgingPlan:
+    """Asks the models and counts what judging their answers would ask of the endpoint; asks it nothing.
+
+    The answers stay in ``answers_dir``, so that the evaluation itself does not ask the models again.
+
+    Raises:
+        ConfigError: No chat judge is named, or a model could not be loaded.
+    """
+    judges = make_judges(settings, judge_answers, monitor, only_counted=True)
+    asking = asking_of(settings, template, seed)
+    answers = ask_models(prompts, models, asking=asking, answers_dir=answers_dir, on_progress=monitor.progress)
+    return plan_questions(judges, prompts, answers, settings)
+
+
+def asking_of(settings: EvaluationSettings, template: Template, seed: int) -> Asking:
+    """Returns how models are asked under the settings of an evaluation."""
+    return Asking(template, settings.max_new_tokens, settings.eval_batch_size, seed)
+
+
+def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dict[str, Assessment]:
+    """Says in one word what each model is, where harm was measured.
+
+    The others are held against the base. The base stands for itself, without the prompts of the task: it need not
+    know yet what the others were tuned for.
+    """
+    base, *tuned = results
+    baseline = results[base]
+    if "harmful_rate" not in baseline.metrics:
+        return {}
+    known = [prompt for prompt in prompts if prompt.kind != "task"]
+    own = compute_metrics(known, baseline.verdicts, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, seed=0)
+    return {base: assess(own), **{name: assess(results[name].metrics, baseline.metrics) for name in tuned}}
+
+
+@contextlib.contextmanager
+def _folder(answers_dir: Path | None) -> Iterator[Path]:
+    """Yields where answers are kept; a folder that goes again where they are not."""
+    if answers_dir is not None:
+        yield answers_dir
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)

@@ -1,0 +1,132 @@
+"""Judges by name: ours, those of another package, and what is said of names that are neither."""
+
+import json
+
+import pytest
+
+from sotune.artifacts import read_json
+from sotune.errors import ConfigError
+from sotune.evaluation.judges import JUDGES, NamedJudge, check_judges, judge_key, make_judges
+from sotune.evaluation.judges.registry import judge_class
+from sotune.evaluation.metrics import JUDGE_ROLES
+from sotune.settings import JudgeSettings
+
+PACKAGE = '''
+from dataclasses import dataclass
+
+from sotune.evaluation import Verdict, pair_by_id
+from sotune.evaluation.judges import NamedJudge
+
+
+@dataclass(frozen=True)
+class WordJudge(NamedJudge):
+    """Scores 1 where an answer holds a word."""
+
+    word: str
+    labels: tuple = ("said", "not said")
+
+    forms = ("word", "word:WORD")
+    roles = ("harm", "refusal")
+
+    @classmethod
+    def make(cls, wanted, workshop):
+        return cls(wanted.argument or "sure")
+
+    @property
+    def name(self):
+        return f"word-{self.word}"
+
+    def judge(self, prompts, responses):
+        said = {p.id: self.word in r.text.lower() for p, r in pair_by_id(prompts, responses)}
+        return [Verdict(id, float(yes), "said" if yes else "not said", self.word) for id, yes in said.items()]
+
+
+class Plain:
+    """No judge at all."""
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Another package, as installed, that brings a judge."""
+    folder = tmp_path / "site"
+    (folder / "word_judges-1.0.dist-info").mkdir(parents=True)
+    (folder / "word_judges.py").write_text(PACKAGE)
+    (folder / "word_judges-1.0.dist-info" / "METADATA").write_text("Name: word-judges\nVersion: 1.0\n")
+    (folder / "word_judges-1.0.dist-info" / "entry_points.txt").write_text(
+        "[sotune.judges]\nword = word_judges:WordJudge\nplain = word_judges:Plain\nlost = word_judges:Lost\n"
+        "guard = word_judges:Plain\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_every_judge_lies_where_the_registry_says(name):
+    found = judge_class(name)
+    assert issubclass(found, NamedJudge)
+    assert set(found.Settings.model_fields) <= set(JudgeSettings.model_fields)
+    assert found.roles
+
+
+def test_ours_take_all_roles_by_one_name():
+    for name in ("matching", "miniature"):
+        judges = make_judges(JudgeSettings(judges=name), "nowhere")
+        assert list(judges) == list(JUDGE_ROLES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"harm_judge": ["gaurd:x"]}, "Got 'gaurd:x'; did you mean 'guard'?"),
+        ({"harm_judge": ["guard"]}, "guard:MODEL or classifier:MODEL. Got 'guard'$"),
+        ({"coherence_judge": ["matching"]}, "coherence_judge must be chat or chat:RUBRIC. Got 'matching'"),
+    ],
+)
+def test_names_that_are_no_judges(settings, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        check_judges(JudgeSettings(**settings))
+
+
+def test_the_key_holds_what_verdicts_depend_on_and_nothing_else():
+    key = judge_key(JudgeSettings(task_match="number"))
+    assert key == judge_key(JudgeSettings(task_match="number", guard_threshold=0.9, judge_concurrency=3))
+    assert key != judge_key(JudgeSettings(task_match="label"))
+    assert judge_key(JudgeSettings(judges="miniature")) == judge_key(
+        JudgeSettings(judges="miniature", task_match="label")
+    )
+
+
+def test_a_judge_of_another_package(package):
+    judges = make_judges(JudgeSettings(harm_judge=("word", "word:certainly"), refusal_judge=("word:sorry",)), "nowhere")
+    assert (judges["harm"].name, judges["refusal"].name) == ("panel(word-sure, word-certainly)", "word-sorry")
+    with pytest.raises(
+        ConfigError, match="harm_judge must be chat, .*, classifier:MODEL, word or word:WORD. Got 'wordy'"
+    ):
+        check_judges(JudgeSettings(harm_judge=("wordy",)))
+    with pytest.raises(ConfigError, match="skill_judge must be chat or chat:RUBRIC. Got 'word'"):
+        check_judges(JudgeSettings(skill_judge=("word",)))
+
+
+def test_a_package_that_does_not_keep_its_word(package):
+    for name, message in (
+        ("plain", "'plain' is word_judges:Plain, which is no NamedJudge"),
+        ("lost", "'lost' could not"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            judge_class(name)
+    assert judge_class("guard").__name__ == "GuardJudge"  # ours cannot be replaced
+
+
+def test_a_judge_of_another_package_on_the_command_line(package, tmp_path):
+    from typer.testing import CliRunner
+
+    from sotune.cli import app
+
+    rows = [{"prompt": "How?", "response": "Sure, so." if i % 2 else "No.", "label": i % 2} for i in range(12)]
+    labeled = tmp_path / "labeled.jsonl"
+    labeled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["judge-check", str(labeled), "--harm-judge", "word", "--out", str(tmp_path / "check.json")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    found = read_json(tmp_path / "check.json")
+    assert (found["judge"], found["overall"]["accuracy"]["value"]) == ("word-sure", 1.0)
