@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def weigh_inputs(tools) -> WeighInputs:
     generator = torch.Generator().manual_seed(0)
     z = [torch.randn(n, 6, generator=generator) for n in (12, 5, 6)]
     truth = {record.id: i < 2 for i, record in enumerate(records.downstream)}
-    return WeighInputs(*z, seed=0, records=records, tools=replace(tools, truth=truth))
+    return WeighInputs(*z, seed=0, records=records, tools=tools, truth=truth)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_the_term_by_hand(train_inputs):
 
 
 def test_anchored_training_moves_the_states_less(train_inputs, tmp_path):
-    from sotune.methods.base import train_weighted
+    from sotune.methods.method import train_weighted
 
     change = anchor()
     base = load_with(train_inputs.tools.model, None)

@@ -114,7 +114,8 @@ class VariantSettings(BaseModel):
             ConfigError: The method, the preset or a setting is unknown, or a value is wrong.
         """
         given = self.model_dump(exclude_unset=True, exclude={"method", "name"})
-        shown = ", ".join(f"{key}={_short(value)}" for key, value in given.items())
+        flat = {**given, **given.get("method_settings", {})}
+        shown = ", ".join(f"{key}={_short(value)}" for key, value in flat.items() if key != "method_settings")
         changes = dict(self.model_extra or {})
         _check_changes(changes)
         preset = changes.pop("preset", "default")
