@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from sotune.methods import METHODS as REGISTRY
 from sotune.methods import InputRecords, WeighInputs
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
-from sotune.methods.sot import learn
+from sotune.methods.sot import SETTINGS, weigh
 from sotune.records import Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
 from sotune.representations.sentence import Parts
@@ -44,8 +45,12 @@ def _registered(name: str) -> Weigh:
     return lambda inputs, _: REGISTRY[name].weigh(inputs)
 
 
+def _sot(**changes: Any) -> Weigh:
+    return lambda inputs, _: weigh(inputs, settings=SETTINGS.replace(**changes))
+
+
 def _one_step(push_strength: float) -> Weigh:
-    return lambda inputs, _: learn(inputs, solver="one_step", push_strength=push_strength)
+    return _sot(solver="one_step", push_strength=push_strength)
 
 
 def oracle(inputs: WeighInputs, harmful: Tensor) -> Tensor:
@@ -93,8 +98,8 @@ METHODS: dict[str, Weigh] = {
     "oracle": oracle,
 }
 ABLATIONS: dict[str, Weigh] = {
-    "sot_paper": lambda inputs, _: learn(inputs, solver="adam_sharp", max_steps=20),
-    "sot_half": lambda inputs, _: learn(inputs, effective_sample_size=0.5),
+    "sot_paper": _sot(solver="adam_sharp", max_outer_steps=20),
+    "sot_half": _sot(effective_sample_size=0.5),
 }
 """Shown apart, not in ``all``: the published recipe, and the weights at an effective sample size of one half."""
 

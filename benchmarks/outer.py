@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cases import CASES, GROUPS, Corpus
 from filter import Embeddings, auroc, sentence_embeddings
-from sotune.weights import SolverSettings, learn_weights
+from sotune.settings import WeightSettings
+from sotune.weights import learn_weights
 
 RELAXATIONS = (math.inf, 1.0, 0.3, 0.1, 0.03, 0.0)
 SIZES = (None, 0.99, 0.9, 0.7, 0.5, 0.2)
@@ -27,20 +28,16 @@ SIZES = (None, 0.99, 0.9, 0.7, 0.5, 0.2)
 
 def weigh(sets: list[Tensor], relaxation: float, size: float | None) -> Tensor:
     """Returns weights at an effective sample size, or of the first gradient."""
-    settings = SolverSettings(
+    settings = WeightSettings(
+        cost="cosine",
         solver="one_step" if size is None else "mirror",
-        epsilon=0.1,
-        push_strength=0.5,
         effective_sample_size=size or 0.9,
-        tau=None,
         stationarity_tolerance=1e-4,
         marginal_tolerance=1e-4,
-        max_steps=500,
-        max_iters=2000,
-        learning_rate=0.1,
+        max_outer_steps=500,
         reference_relaxation=relaxation,
     )
-    return learn_weights(sets[0], sets[1], sets[2], settings=settings, cost="cosine").weights
+    return learn_weights(sets[0], sets[1], sets[2], settings).weights
 
 
 def study(corpus: Corpus, embeddings: Embeddings, seeds: int) -> list[dict[str, object]]:

@@ -15,7 +15,6 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +25,26 @@ from cases import CASES, Corpus, Row
 from filter import auroc, sentence_embeddings
 from sotune.errors import ConfigError
 from sotune.sentinels import (
-    Choice,
     Cut,
     Grid,
     Guarded,
     Rate,
     cut_at_harmful_share,
     cut_at_pass_rate,
-    default_choice,
     estimate_harmful_share,
     harmful_rows_kept,
     split_by_prompt,
     weigh_with_sentinels,
 )
 from sotune.sentinels.measuring import log_relative, log_relative_of
-from sotune.settings import TUNED
-from sotune.weights import Scorer, SolverSettings, learn_weights
-from sotune.weights.ground_cost import learn_stretch
+from sotune.settings import TUNED, WeightSettings
+from sotune.weights import Scorer, cost_of, learn_weights
 
 Encode = Callable[[Sequence[Row]], Tensor]
 N_ANCHOR, N_OTHER_PROMPTS = 40, 460
 MAX_PASS, MAX_SHARE = 0.1, 0.01
-SETTINGS = SolverSettings(
-    solver="mirror",
-    epsilon=0.1,
-    push_strength=0.5,
-    effective_sample_size=0.9,
-    tau=None,
-    stationarity_tolerance=1e-5,
-    marginal_tolerance=1e-5,
-    max_steps=200,
-    max_iters=2000,
-    learning_rate=0.1,
-    reference_relaxation=0.0,
-)
-DEFAULT = default_choice(SETTINGS, "adaptive")
-ONE_POINT = Grid((DEFAULT.epsilon,), (DEFAULT.push_strength,), (DEFAULT.reference_relaxation,), (DEFAULT.stretch,))
-FULL = Grid(**TUNED)
+SETTINGS = WeightSettings()
+ONE_POINT: Grid = {}
 KINDS_OF_HARM = {"like": (), "unlike": ("advbench_520", "harmbench_400", "shadow_alignment_100")}
 
 
@@ -90,9 +72,7 @@ def draw_mixture(corpus: Corpus, rng: random.Random, kind: str, n: int) -> tuple
 def guard(rows: Sequence[Sequence[Row]], encode: Encode, seed: int, grid: Grid) -> Guarded:
     downstream, anchor, reference = (encode(some) for some in rows[:3])
     folds = split_by_prompt([r.prompt for r in rows[2]], seed=seed, tuning_share=0.2, measuring_share=0.2)
-    return weigh_with_sentinels(
-        downstream, anchor, reference, folds, settings=SETTINGS, cost="adaptive", grid=grid, default=DEFAULT
-    )
+    return weigh_with_sentinels(downstream, anchor, reference, folds, SETTINGS, grid=grid)
 
 
 def scorer_of(guarded: Guarded, anchor: Tensor) -> Scorer:
@@ -163,7 +143,7 @@ def measure_clean(corpus: Corpus, encode: Encode, seed: int, sentinels: str) -> 
     """What the modes keep of data without harm, at the default settings or at those that the tuning fold chooses."""
     drawn = CASES["p0"](corpus, random.Random(seed))
     rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
-    guarded = guard(rows, encode, seed, FULL if sentinels == "tune" else ONE_POINT)
+    guarded = guard(rows, encode, seed, TUNED if sentinels == "tune" else ONE_POINT)
     scores, measuring = guarded.row_scores, guarded.harmful_scores
     share = estimate_harmful_share(
         scores, measuring, safe_outranked=guarded.safe_outranked, tuning_outranked=guarded.tuned.outranked
@@ -190,25 +170,30 @@ def measure_settings(corpus: Corpus, encode: Encode, seed: int, case: str) -> di
     """Compares the settings that sentinels chose with every point of the grid, all solved, by the truth."""
     drawn = CASES[case](corpus, random.Random(seed))
     rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
-    guarded = guard(rows, encode, seed, FULL)
+    guarded = guard(rows, encode, seed, TUNED)
     safe = torch.tensor([not row.harmful for row in drawn.downstream])
     downstream, anchor = encode(rows[0]), encode(rows[1])
-    stretch = learn_stretch(downstream, anchor, guarded.harmful_reference)
+    choices = [tried.settings for tried in guarded.tuned.tried]
+    costs = {
+        cost: cost.fit(downstream, anchor, guarded.harmful_reference) for cost in dict.fromkeys(map(cost_of, choices))
+    }
 
-    def solved(choice: Choice) -> float:
-        learned = learn_weights(
-            downstream, anchor, guarded.harmful_reference, settings=choice.applied_to(SETTINGS), cost="adaptive",
-            stretch=replace(stretch, factor=choice.stretch),
-        )  # fmt: skip
+    def solved(choice: WeightSettings) -> float:
+        cost = costs[cost_of(choice)]
+        learned = learn_weights(downstream, anchor, guarded.harmful_reference, choice, cost=cost)
         return auroc(learned.weights, safe) or 0.0
 
-    figures = {choice: solved(choice) for choice in FULL.choices()}
+    figures = {choice: solved(choice) for choice in choices}
     best = max(figures, key=lambda choice: figures[choice])
-    chosen = guarded.tuned.chosen.choice
+    chosen, default = guarded.tuned.chosen.settings, guarded.tuned.default.settings
     return {
-        "case": case, "seed": seed, "best": figures[best], "chosen": figures[chosen], "default": figures[DEFAULT],
-        "best_choice": str(best), "chosen_choice": str(chosen),
+        "case": case, "seed": seed, "best": figures[best], "chosen": figures[chosen], "default": figures[default],
+        "best_choice": _named(best), "chosen_choice": _named(chosen),
     }  # fmt: skip
+
+
+def _named(choice: WeightSettings) -> str:
+    return ", ".join(f"{name}={getattr(choice, name)}" for name in TUNED)
 
 
 def measure_scoring(corpus: Corpus, encode: Encode, seed: int, case: str) -> dict[str, Any]:
@@ -218,8 +203,8 @@ def measure_scoring(corpus: Corpus, encode: Encode, seed: int, case: str) -> dic
         encode(rows) for rows in (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)
     )
     unseen = torch.rand(len(downstream), generator=torch.Generator().manual_seed(seed)) < 0.2
-    whole = learn_weights(downstream, anchor, reference, settings=SETTINGS, cost="adaptive")
-    part = learn_weights(downstream[~unseen], anchor, reference, settings=SETTINGS, cost="adaptive")
+    whole = learn_weights(downstream, anchor, reference, SETTINGS)
+    part = learn_weights(downstream[~unseen], anchor, reference, SETTINGS)
     scorer = Scorer.from_learned(part, settings=SETTINGS, references=(anchor, reference))
     ranks = torch.stack(
         [_ranks(log_relative_of(scorer, downstream[unseen])), _ranks(log_relative(whole.weights)[unseen])]

@@ -58,6 +58,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from sotune.settings import WeightSettings
 from sotune.transport import (
     CosineCost,
     Kernel,
@@ -68,7 +69,7 @@ from sotune.transport import (
     sinkhorn,
     sweep,
 )
-from sotune.weights import LearnedWeights, SolverSettings, learn_weights
+from sotune.weights import LearnedWeights, learn_weights
 
 ProblemName = Literal["push_pull", "single"]
 EPSILON, PUSH_STRENGTH, SAMPLE_SIZE, N_ANCHOR = 0.1, 0.5, 0.9, 50
@@ -159,31 +160,27 @@ def make_sets(case: Case) -> Sets:
     return Sets(*(part.to(case.device) for part in parts))
 
 
-def solver_settings(**changes: Any) -> SolverSettings:
+def solver_settings(**changes: Any) -> WeightSettings:
     """Returns the settings of all our runs, with some changed."""
-    settings = SolverSettings(
-        solver="mirror",
+    settings = WeightSettings(
+        cost="cosine",
         epsilon=EPSILON,
         push_strength=PUSH_STRENGTH,
         effective_sample_size=SAMPLE_SIZE,
-        tau=None,
         stationarity_tolerance=GOAL,
         marginal_tolerance=GOAL,
-        max_steps=MAX_OUTER,
+        max_outer_steps=MAX_OUTER,
         max_iters=MAX_ITERS,
-        learning_rate=UNROLLED_RATE,
         max_memory=1 << 40,
     )
-    return replace(settings, **changes)
+    return settings.replace(**changes)
 
 
-def learn(sets: Sets, settings: SolverSettings) -> LearnedWeights:
+def learn(sets: Sets, settings: WeightSettings) -> LearnedWeights:
     """Learns weights; what did not converge says so in its result."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return learn_weights(
-            sets.downstream, sets.safe_anchor, sets.harmful_reference, settings=settings, cost="cosine"
-        )
+        return learn_weights(sets.downstream, sets.safe_anchor, sets.harmful_reference, settings)
 
 
 # --- What a solver answers, and what is true of it --------------------------------------------------------------------
@@ -1011,9 +1008,7 @@ def _weigh_file(sender: Connection, path: Path, n: int, m: int, d: int) -> None:
     settings = solver_settings(max_memory=SCALE_MEMORY)
     reset_peak()
     start = time.perf_counter()
-    learned = learn_weights(
-        downstream, anchor, harmful, settings=settings, cost="cosine", on_pass=functools.partial(_watch, start)
-    )
+    learned = learn_weights(downstream, anchor, harmful, settings, on_pass=functools.partial(_watch, start))
     seconds = time.perf_counter() - start
     peak = resident_bytes("VmHWM")
     say("\n  checking the column errors afresh")

@@ -1,9 +1,11 @@
 """Settings that are more than a number."""
 
+import json
+
 import pytest
 
 from sotune.errors import ConfigError
-from sotune.settings import make_config, parse_bytes
+from sotune.settings import RunConfig, WeightSettings, make_config, parse_bytes
 
 NEEDED = {"data": "d.jsonl", "safe_anchor": "a.jsonl", "harmful_reference": "h.jsonl", "model": "m"}
 
@@ -25,7 +27,8 @@ def test_what_is_no_size_is_refused(text):
 
 
 def test_a_number_of_bytes_may_be_a_number():
-    assert make_config({**NEEDED, "max_memory": 1000000}).max_memory == "1000000"
+    assert make_config({**NEEDED, "max_memory": 1000000}).max_memory == 1000000
+    assert WeightSettings(max_memory="4GB").max_memory == 4 * 10**9
 
 
 @pytest.mark.parametrize(("given", "read"), [("auto", "auto"), (-1, -1), ("-1", -1), ("12", 12)])
@@ -71,3 +74,29 @@ def test_a_rubric_file_is_found_from_any_folder(tmp_path, monkeypatch):
 def test_a_judge_is_a_name(value):
     with pytest.raises(ConfigError, match="harm_judge"):
         make_config({**NEEDED, "harm_judge": value})
+
+
+def test_settings_made_directly_name_all_faults_at_once():
+    with pytest.raises(ConfigError) as caught:
+        WeightSettings(epsilon=-1, solver="newton", epslion=0.1)
+    assert str(caught.value) == (
+        "epsilon: must be greater than 0. Got -1; "
+        "solver: must be 'mirror', 'cccp', 'one_step' or 'adam_sharp'. Got 'newton'; "
+        "unknown setting 'epslion'; did you mean 'epsilon'?"
+    )
+
+
+def test_changed_settings_are_checked_again_and_keep_their_class():
+    config = make_config(NEEDED).replace(epsilon=0.3)
+    assert isinstance(config, RunConfig)
+    assert (config.epsilon, config.data) == (0.3, "d.jsonl")
+    with pytest.raises(ConfigError, match="epsilon: must be greater than 0"):
+        config.replace(epsilon=0)
+
+
+def test_an_infinite_relaxation_survives_the_file_and_no_other_number_may_be_infinite():
+    config = make_config({**NEEDED, "reference_relaxation": float("inf")})
+    saved = json.loads(json.dumps(config.model_dump(mode="json"), allow_nan=False))
+    assert make_config({k: v for k, v in saved.items() if k in config.model_fields_set}) == config
+    with pytest.raises(ConfigError, match="epsilon: must be a finite number"):
+        make_config({**NEEDED, "epsilon": float("inf")})

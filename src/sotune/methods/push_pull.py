@@ -27,13 +27,13 @@ def weigh(inputs: WeighInputs) -> Weighing:
     folds, note = split_reference(inputs)
     if folds is not None and settings.solver == "adam_sharp":
         folds, note = None, "no sentinels: the solver adam_sharp gives no function that could weigh unseen rows"
-    told = {"on_step": _told_of_steps(inputs), "on_pass": _told_of_passes(inputs)}
+    on_step, on_pass = _told_of_steps(inputs), _told_of_passes(inputs)
     sets = (inputs.downstream, inputs.safe_anchor, inputs.harmful_reference)
     if folds is None:
-        learned = learn_weights(*sets, settings, **told)
+        learned = learn_weights(*sets, settings, on_step=on_step, on_pass=on_pass)
         solution = _solution(learned, settings, inputs.safe_anchor, inputs.harmful_reference, None)
         return Weighing(learned.weights, solution=solution, note=note)
-    found = weigh_with_sentinels(*sets, folds, settings, grid=_grid(inputs), **told)
+    found = weigh_with_sentinels(*sets, folds, settings, grid=_grid(inputs), on_step=on_step, on_pass=on_pass)
     solution = _solution(found.learned, found.settings, inputs.safe_anchor, found.harmful_reference, folds.solved)
     return Weighing(found.learned.weights, solution=solution, sentinels=found.sentinels, note="")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +152,7 @@ def _nearest(
     }
 
 
-def _describe_solution(solution: Solution) -> Mapping[str, Any]:
+def _describe_solution(solution: Solution) -> dict[str, Any]:
     learned, settings = solution.learned, solution.settings
     tolerance = settings.marginal_tolerance
     return {

@@ -6,18 +6,9 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sotune.errors import ConfigError
 
@@ -31,23 +22,34 @@ class StageSettings(BaseModel):
         ConfigError: Any setting is unknown, missing, of the wrong type or out of range; all faults are named at once.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     where_listed: ClassVar[str] = "`sotune run --help`"
     """Where all settings can be read up."""
 
+    if not TYPE_CHECKING:  # type checkers read the signature off the fields
+
+        def __init__(self, /, **given: Any) -> None:
+            try:
+                super().__init__(**given)
+            except ValidationError as error:
+                raise ConfigError("; ".join(_faults(error, type(self)))) from None
+
     @classmethod
     def of(cls, given: Mapping[str, Any], *, origin: str = "settings") -> Self:
         """Builds the settings from those given, over the defaults; faults are told with their origin."""
-        return cls.model_validate(dict(given), context={"origin": origin})
+        try:
+            return cls(**given)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from None
 
     def replace(self, **changes: Any) -> Self:
         """Returns the same settings with some changed, checked again."""
-        return self.of({**self.model_dump(), **changes})
+        return type(self)(**{**self.model_dump(), **changes})
 
     def part(self, kind: type[Part]) -> Part:
         """Returns those of these settings that another class has; what was not given stays so."""
-        return kind.of({name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set})
+        return kind(**{name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set})
 
     def over(self, defaults: Mapping[str, Any]) -> Self:
         """Returns these settings with other defaults; what was given stays, and names of other stages are ignored."""
@@ -58,15 +60,6 @@ class StageSettings(BaseModel):
     def known(cls) -> Iterable[str]:
         """Returns the names that a misspelt one may have meant."""
         return cls.model_fields
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _all_faults_at_once(cls, given: Any, build: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        try:
-            return build(given)
-        except ValidationError as error:
-            faults = "; ".join(_faults(error, cls))
-            raise ConfigError(f"{(info.context or {}).get('origin', 'settings')}: {faults}") from None
 
 
 class RenderingSettings(StageSettings):
