@@ -56,7 +56,7 @@ def test_a_variant_says_what_it_changes():
         ({"datasets": ["miniature-total", "miniature-total"]}, "datasets repeats miniature-total"),
         ({"harmful_fractions": [1.5]}, "less than or equal to 1"),
         ({"methods": ["sott"]}, r"unknown methods? .*'sott'.*did you mean 'sot'"),
-        ({"methods": [{"method": "sot", "preset": "papers"}]}, "preset must be one of default, paper"),
+        ({"methods": [{"method": "sot", "preset": "papers"}]}, "sot: preset: must be 'default' or 'paper'"),
         ({"methods": []}, "methods"),
         ({"datasets": [{"name": "../x", "task": "a", "harmful": "b"}]}, "should match pattern"),
         ({"encoder": "sentence-transformers:x"}, "encoder is no setting of a comparison"),
@@ -78,13 +78,16 @@ def test_a_variant_may_change_any_setting_of_a_run():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"method": "sot", "push_strenght": 0.3}, "'push_strenght' of a method; did you mean 'push_strength'"),
-        ({"method": "sot", "n_reference_rows": 3}, "'n_reference_rows' of a method; did you mean 'n_reference'"),
+        ({"method": "sot", "push_strenght": 0.3}, "sot: unknown setting 'push_strenght'; did you mean 'push_strength'"),
+        (
+            {"method": "sot", "n_reference_rows": 3},
+            "sot: unknown setting 'n_reference_rows'; did you mean 'n_reference'",
+        ),
         ({"method": "sft", "loss_weight_rule": "log"}, "loss_weight_rule: must be 'proportional', 'exp' or 'uniform'"),
         ({"method": "sot", "push_strength": 3}, "push_strength: must be less than or equal to 1. Got 3"),
         ({"method": "sbr", "method_settings": {"alpa": 3}}, "no constant 'alpa' .*; did you mean 'alpha'"),
         ({"method": "sft", "method_settings": {"alpha": 3}}, "no constant 'alpha' .*; it has none"),
-        ({"method": "sot", "seed": 3}, "unknown setting 'seed' of a method"),
+        ({"method": "sot", "seed": 3}, "sot: unknown setting 'seed'"),
     ],
 )
 def test_what_a_variant_cannot_change_is_told(method, message):

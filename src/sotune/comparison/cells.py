@@ -101,12 +101,14 @@ class CellPlan:
         from sotune.methods import settle
         from sotune.models import model_fingerprint
         from sotune.pipeline.method_tools import base_model
+        from sotune.pipeline.verbs import STAGES
 
         config = self.config
         elsewhere = {"out", "cache_dir", "answers_dir", *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
         model = model_fingerprint(base_model(config))
-        versions = library_versions("sotune", "torch", "transformers", "peft")
+        stages = {stage.name: stage.version for stage in STAGES}
+        versions = [library_versions("sotune", "torch", "transformers", "peft"), stages]
         return sha256_json([self.variant.method, settings, dict(self.draw.digests), model, versions])
 
     def saved(self) -> Cell | None:

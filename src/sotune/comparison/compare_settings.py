@@ -117,11 +117,8 @@ class VariantSettings(BaseModel):
         flat = {**given, **given.get("method_settings", {})}
         shown = ", ".join(f"{key}={_short(value)}" for key, value in flat.items() if key != "method_settings")
         changes = dict(self.model_extra or {})
-        _check_changes(changes)
-        preset = changes.pop("preset", "default")
-        if preset not in PRESETS:
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}. Got {preset!r}")
-        brought = {name: value for name, value in PRESETS[preset].items() if name != "method"}
+        _check_changes(changes, self.method)
+        brought = {n: value for n, value in PRESETS[changes.pop("preset", "default")].items() if n != "method"}
         variant = Variant(
             name=self.name or (f"{self.method} {shown}" if shown else self.method),
             method=self.method,
@@ -140,15 +137,15 @@ _FIXED = frozenset(DataSettings.model_fields) | frozenset(
 """Settings of a run that a comparison sets itself."""
 
 
-def _check_changes(changes: Mapping[str, Any]) -> None:
+def _check_changes(changes: Mapping[str, Any], method: str) -> None:
     """Checks that what a variant changes are settings of a run, and of their type."""
     known = [name for name in RunConfig.model_fields if name not in _FIXED]
     for name in changes:
         if name not in known:
             near = nearest_setting(name, [*known, *VariantSettings.model_fields])
             hint = f"did you mean {near!r}?" if near else "a variant may change any setting of `sotune run`"
-            raise ConfigError(f"unknown setting {name!r} of a method; {hint}")
-    RunConfig.of({**dict.fromkeys(("data", "safe_anchor", "harmful_reference"), ""), **changes}, origin="a method")
+            raise ConfigError(f"{method}: unknown setting {name!r}; {hint}")
+    RunConfig.of({**dict.fromkeys(("data", "safe_anchor", "harmful_reference"), ""), **changes}, origin=method)
 
 
 def _short(value: Any) -> str:
