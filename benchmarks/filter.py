@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from sotune.methods import METHODS as REGISTRY
 from sotune.methods import InputRecords, WeighInputs
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
-from sotune.methods.sot import SETTINGS, weigh
 from sotune.records import Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
 from sotune.representations.sentence import Parts
+from sotune.settings import SentinelSettings, WeightSettings
 from sotune.weights.logistic import fit_balanced
 
 KEEP_FRACTION = 0.8
@@ -42,11 +42,12 @@ Weigh = Callable[[WeighInputs, Tensor], Tensor]
 
 
 def _registered(name: str) -> Weigh:
-    return lambda inputs, _: REGISTRY[name].weigh(inputs)
+    return lambda inputs, _: REGISTRY[name].weigh(inputs).weights
 
 
 def _sot(**changes: Any) -> Weigh:
-    return lambda inputs, _: weigh(inputs, settings=SETTINGS.replace(**changes))
+    settings = WeightSettings(**changes)
+    return lambda inputs, _: REGISTRY["sot"].weigh(replace(inputs, settings=settings)).weights
 
 
 def _one_step(push_strength: float) -> Weigh:
@@ -68,7 +69,7 @@ def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
     score = torch.zeros(n, dtype=torch.float64)
     if harmful.sum() < N_FOLDS:
         return score
-    z = inputs.downstream.double()
+    z = inputs.rows.double()
     fold = torch.empty(n, dtype=torch.int64)
     generator = torch.Generator().manual_seed(inputs.seed)
     for label in (harmful, ~harmful):  # as many harmful rows in each fold
@@ -92,8 +93,8 @@ METHODS: dict[str, Weigh] = {
     "kernel_density_ratio": _registered("kernel_density_ratio"),
     "one_class": _registered("one_class"),
     "tfidf_probe": _registered("tfidf_probe"),
-    "probe": lambda inputs, _: safe_log_odds(inputs),
-    "self_trained_probe": lambda inputs, _: self_trained_log_odds(inputs),
+    "probe": lambda inputs, _: safe_log_odds(inputs)(inputs.rows),
+    "self_trained_probe": lambda inputs, _: self_trained_log_odds(inputs)(inputs.rows),
     "ceiling": ceiling,
     "oracle": oracle,
 }
@@ -174,11 +175,12 @@ def _of_kind(rows: Sequence[Row], kind: Kind) -> Tensor:
 
 
 def weigh_inputs(drawn: Case, encode: Callable[[Sequence[Row]], Tensor], seed: int) -> WeighInputs:
-    """Returns what a method sees of a draw: representations and texts."""
+    """Returns what a method sees of a draw: representations and texts, the whole reference and no sentinels."""
     sets = (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)
     records: list[list[Record]] = [[row.record for row in rows] for rows in sets]
     downstream, safe_anchor, harmful_reference = (encode(rows) for rows in sets)
-    return WeighInputs(downstream, safe_anchor, harmful_reference, seed, InputRecords(*records))
+    off = SentinelSettings(sentinels="off")
+    return WeighInputs(downstream, safe_anchor, harmful_reference, seed, InputRecords(*records), sentinels=off)
 
 
 def print_table(results: Sequence[Result]) -> None:

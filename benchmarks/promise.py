@@ -27,7 +27,7 @@ from sotune.errors import ConfigError
 from sotune.sentinels import (
     Cut,
     Grid,
-    Guarded,
+    LearnedWithSentinels,
     Rate,
     cut_at_harmful_share,
     cut_at_pass_rate,
@@ -69,40 +69,41 @@ def draw_mixture(corpus: Corpus, rng: random.Random, kind: str, n: int) -> tuple
     return [benign[N_ANCHOR:] + harmful[:n_harmful], benign[:N_ANCHOR], reference, other], p
 
 
-def guard(rows: Sequence[Sequence[Row]], encode: Encode, seed: int, grid: Grid) -> Guarded:
+def weigh_kept_back(rows: Sequence[Sequence[Row]], encode: Encode, seed: int, grid: Grid) -> LearnedWithSentinels:
     downstream, anchor, reference = (encode(some) for some in rows[:3])
     folds = split_by_prompt([r.prompt for r in rows[2]], seed=seed, tuning_share=0.2, measuring_share=0.2)
     return weigh_with_sentinels(downstream, anchor, reference, folds, SETTINGS, grid=grid)
 
 
-def scorer_of(guarded: Guarded, anchor: Tensor) -> Scorer:
+def scorer_of(weighed: LearnedWithSentinels, anchor: Tensor) -> Scorer:
     return Scorer.from_learned(
-        guarded.learned, settings=guarded.settings, references=(anchor, guarded.harmful_reference)
+        weighed.learned, settings=weighed.settings, references=(anchor, weighed.harmful_reference)
     )
 
 
 def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int) -> dict[str, Any]:
     """Weighs one mixture, places the cut, and asks the other harmful rows and those in the data."""
     rows, p = draw_mixture(corpus, random.Random(seed), kind, n)
-    guarded = guard(rows, encode, seed, ONE_POINT)
-    scores = guarded.row_scores
+    weighed = weigh_kept_back(rows, encode, seed, ONE_POINT)
+    scores = weighed.row_scores
     harmful = torch.tensor([row.harmful for row in rows[0]])
-    other = log_relative_of(scorer_of(guarded, encode(rows[1])), encode(rows[3]))
+    other = log_relative_of(scorer_of(weighed, encode(rows[1])), encode(rows[3]))
     one_each = torch.tensor([i for i, row in enumerate(rows[3]) if i == 0 or row.prompt != rows[3][i - 1].prompt])
     share = estimate_harmful_share(
         scores,
-        guarded.harmful_scores,
-        safe_outranked=guarded.safe_outranked,
-        tuning_outranked=guarded.tuned.outranked,
+        weighed.sentinels.harmful_scores,
+        safe_outranked=weighed.sentinels.safe_outranked,
+        tuning_outranked=weighed.sentinels.tuning_outranked,
     )
     found: dict[str, Any] = {
-        "kind": kind, "seed": seed, "p": p, "n": n, "n_sentinels": len(guarded.harmful_scores), "n_other": len(other),
+        "kind": kind, "seed": seed, "p": p, "n": n, "n_other": len(other),
+        "n_sentinels": len(weighed.sentinels.harmful_scores),
         "share": [share.low, share.estimate, share.high], "drop": share.drop,
     }  # fmt: skip
     n_harmful = int(harmful.sum())
 
     def at(cut: Cut) -> dict[str, Any]:
-        passed = Rate.of(guarded.harmful_scores > cut.score)
+        passed = Rate.of(weighed.sentinels.harmful_scores > cut.score)
         kept = scores > cut.score
         return {
             "bound": cut.bound,
@@ -118,14 +119,14 @@ def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int
         }
 
     for name, place in (
-        ("pass", lambda: cut_at_pass_rate(scores, guarded.harmful_scores, max_harmful_pass=MAX_PASS)),
+        ("pass", lambda: cut_at_pass_rate(scores, weighed.sentinels.harmful_scores, max_harmful_pass=MAX_PASS)),
         (
             "share_mode",
             lambda: cut_at_harmful_share(
                 scores,
-                guarded.harmful_scores,
+                weighed.sentinels.harmful_scores,
                 share,
-                tuning_outranked=guarded.tuned.outranked,
+                tuning_outranked=weighed.sentinels.tuning_outranked,
                 max_harmful_share=MAX_SHARE,
             ),
         ),
@@ -143,16 +144,19 @@ def measure_clean(corpus: Corpus, encode: Encode, seed: int, sentinels: str) -> 
     """What the modes keep of data without harm, at the default settings or at those that the tuning fold chooses."""
     drawn = CASES["p0"](corpus, random.Random(seed))
     rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
-    guarded = guard(rows, encode, seed, TUNED if sentinels == "tune" else ONE_POINT)
-    scores, measuring = guarded.row_scores, guarded.harmful_scores
+    weighed = weigh_kept_back(rows, encode, seed, TUNED if sentinels == "tune" else ONE_POINT)
+    scores, measuring = weighed.row_scores, weighed.sentinels.harmful_scores
     share = estimate_harmful_share(
-        scores, measuring, safe_outranked=guarded.safe_outranked, tuning_outranked=guarded.tuned.outranked
+        scores,
+        measuring,
+        safe_outranked=weighed.sentinels.safe_outranked,
+        tuning_outranked=weighed.sentinels.tuning_outranked,
     )
     kept: dict[str, float | None] = {}
     for limit in (0.005, 0.01, 0.02):
         try:
             kept[str(limit)] = cut_at_harmful_share(
-                scores, measuring, share, tuning_outranked=guarded.tuned.outranked, max_harmful_share=limit
+                scores, measuring, share, tuning_outranked=weighed.sentinels.tuning_outranked, max_harmful_share=limit
             ).k / len(scores)
         except ConfigError:
             kept[str(limit)] = None
@@ -170,22 +174,22 @@ def measure_settings(corpus: Corpus, encode: Encode, seed: int, case: str) -> di
     """Compares the settings that sentinels chose with every point of the grid, all solved, by the truth."""
     drawn = CASES[case](corpus, random.Random(seed))
     rows = [drawn.downstream, drawn.safe_anchor, drawn.harmful_reference]
-    guarded = guard(rows, encode, seed, TUNED)
+    weighed = weigh_kept_back(rows, encode, seed, TUNED)
     safe = torch.tensor([not row.harmful for row in drawn.downstream])
     downstream, anchor = encode(rows[0]), encode(rows[1])
-    choices = [tried.settings for tried in guarded.tuned.tried]
+    choices = [tried.settings for tried in weighed.sentinels.tuned.tried]
     costs = {
-        cost: cost.fit(downstream, anchor, guarded.harmful_reference) for cost in dict.fromkeys(map(cost_of, choices))
+        cost: cost.fit(downstream, anchor, weighed.harmful_reference) for cost in dict.fromkeys(map(cost_of, choices))
     }
 
     def solved(choice: WeightSettings) -> float:
         cost = costs[cost_of(choice)]
-        learned = learn_weights(downstream, anchor, guarded.harmful_reference, choice, cost=cost)
+        learned = learn_weights(downstream, anchor, weighed.harmful_reference, choice, cost=cost)
         return auroc(learned.weights, safe) or 0.0
 
     figures = {choice: solved(choice) for choice in choices}
     best = max(figures, key=lambda choice: figures[choice])
-    chosen, default = guarded.tuned.chosen.settings, guarded.tuned.default.settings
+    chosen, default = weighed.sentinels.tuned.chosen.settings, weighed.sentinels.tuned.default.settings
     return {
         "case": case, "seed": seed, "best": figures[best], "chosen": figures[chosen], "default": figures[default],
         "best_choice": _named(best), "chosen_choice": _named(chosen),

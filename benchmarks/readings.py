@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from sotune.comparison import Draw
-from sotune.comparison.compare import make_budget
 from sotune.comparison.draws import Draws
 from sotune.demo import DemoSettings, compare_settings
 from sotune.methods import METHODS, WeighInputs
-from sotune.miniature import TASKS
+from sotune.miniature import TASKS, model_path
+from sotune.models import ModelSpec
 from sotune.pipeline.choosing import choose_encoder
 from sotune.records import SET_NAMES
 from sotune.representations import (
@@ -63,12 +63,12 @@ class Result:
 
 def measure(task: str, draw: Draw, cache: RepresentationCache) -> list[Result]:
     """Measures all readings on one draw."""
-    budget = make_budget(compare_settings(DemoSettings()))
+    settings = compare_settings(DemoSettings())
     model = FrozenCausalLM(
-        budget.model,
-        template=budget.training.template,
-        max_length=budget.training.max_length,
-        batch_tokens=budget.batch_tokens,
+        ModelSpec(str(model_path()), dtype=settings.dtype, device=settings.device),
+        template=settings.template,
+        max_length=settings.max_length,
+        batch_tokens=settings.batch_tokens,
     )
     sets = dict(zip(SET_NAMES, (draw.downstream, draw.safe_anchor, draw.harmful_reference), strict=True))
     group = CausalLMReadings(model, layers=candidate_layers(model.n_layers), poolings=POOLINGS)
@@ -80,7 +80,7 @@ def measure(task: str, draw: Draw, cache: RepresentationCache) -> list[Result]:
         assert isinstance(encoder, CausalLMEncoder)  # for the type checker
         values = encode_with_cache(encoder, [record for rows in sets.values() for record in rows], cache).values
         inputs = WeighInputs(*torch.split(values, [len(rows) for rows in sets.values()]), draw.seed)
-        scores = {method: METHODS[method].weigh(inputs).double() for method in SHOWN}
+        scores = {method: METHODS[method].weigh(inputs).weights.double() for method in SHOWN}
         figures = {method: auroc(score[~harmful], score[harmful]) for method, score in scores.items()}
         reading = encoder.reading
         chosen = encoder is choice.encoder

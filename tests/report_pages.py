@@ -22,3 +22,14 @@ class Page(HTMLParser):
 
 def read(path):
     return Page(path.read_text(encoding="utf-8"))
+
+
+def described(method):
+    """Returns what a comparison writes of a method; nothing of one that it does not know."""
+    from sotune.comparison import Variant
+    from sotune.errors import ConfigError
+
+    try:
+        return Variant.plain(method).described()
+    except ConfigError:
+        return {}

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 import typer
 import yaml
+from sotune.comparison.compare_settings import make_compare_settings
 
 from pipeline_rows import rows, write_jsonl
 from sotune.cli import app
-from sotune.comparison.settings import make_compare_settings
 from sotune.evaluation.rubrics.rubric import load_rubric
 from sotune.methods import METHODS
 from sotune.settings import make_config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sotune.comparison import BASE
 from sotune.comparison.compare import FIGURES, CompareSummary, run_comparison
-from sotune.comparison.settings import MINIATURE, CompareSettings, make_compare_settings
+from sotune.comparison.compare_settings import MINIATURE, CompareSettings, make_compare_settings
 from sotune.miniature.topics import Task
 from sotune.monitoring import Monitor
 

@@ -150,8 +150,10 @@ def log_margin(weight: float, cut: float) -> float:
     return math.log(weight / cut) if weight > 0 and cut > 0 else -math.inf if weight == 0 else math.inf
 
 
-def explain_row(row: SelectedRow, evidence: Evidence, *, margin: float) -> str:
-    """Returns the decision and its evidence as one plain sentence."""
+def explain_row(row: SelectedRow, evidence: Evidence | None, *, margin: float) -> str:
+    """Returns the decision and its evidence as one plain sentence; without evidence, the rank alone."""
+    if evidence is None:
+        return f"{row.reason}; margin to the cut {margin:+.3f} in log weight"
     side, other = "safe anchor", "harmful reference"
     names, costs = evidence.nearest_safe, (evidence.least_safe_cost, evidence.least_harmful_cost)
     if costs[1] < costs[0]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sotune.artifacts import read_json
+from sotune.artifacts import read_json, read_parquet
 from sotune.cli import app
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
@@ -66,6 +66,40 @@ def test_a_comparison_from_its_file_to_its_page(tmp_path):
     # Another budget is another cell; the base model's stands too, since its answers would be longer.
     changed = write_config(tmp_path / "d.yaml", learning_rate=1e-3)
     assert json.loads(invoke(changed, "--out", out, "--dry-run", "--json").stdout)["n_done"] == 0
+
+
+def test_a_cell_is_a_run_folder(tmp_path):
+    """Report, explain and evaluate open it; a variant may change what a run may."""
+    methods = [{"method": "adaptive", "stretch": 4}, "probe"]
+    config, out = write_config(tmp_path / "c.yaml", methods=methods), tmp_path / "out"
+    result = invoke(config, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    cells = out / "cells" / "miniature-verdict-p0.1-s0"
+    assert read_json(cells / "adaptive-stretch=4" / "solver.json")["stretch"] == 4
+    for name, title in (("adaptive-stretch=4", "sotune"), ("probe", "logistic probe")):
+        (cells / name / "report.html").unlink()
+        assert CliRunner().invoke(app, ["report", str(cells / name)]).exit_code == 0
+        assert title in (cells / name / "report.html").read_text()
+        first = read_parquet(cells / name / "weights.parquet")["id"][0]
+        explained = json.loads(CliRunner().invoke(app, ["explain", str(cells / name), first, "--json"]).stdout)
+        assert explained[0]["id"] == first
+        again = json.loads(CliRunner().invoke(app, ["evaluate", str(cells / name), "--json"]).stdout)
+        assert {outcome["stage"]: outcome["status"] for outcome in again["stages"]}["evaluation"] == "skipped"
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_measured(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("sotune.methods.tfidf_probe.tfidf", failing)
+    config, out = write_config(tmp_path / "c.yaml", methods=["tfidf_probe", "sft"]), tmp_path / "out"
+    result = invoke(config, "--out", out, "--json")
+    assert result.exit_code == 1
+    assert "tfidf_probe: RuntimeError: no such luck" in json.loads(result.stdout)["message"]
+    assert [row["method"] for row in read_json(out / "compare.json")] == ["sft"]
+    assert "1 cell could not be measured" in (out / "compare.html").read_text()
+    planned = json.loads(invoke(config, "--out", out, "--dry-run", "--json").stdout)
+    assert [cell["status"] for cell in planned["cells"]] == ["to do", "done"]
 
 
 def test_a_faulty_configuration_is_told_apart_from_failed_work(tmp_path):

@@ -1,9 +1,7 @@
 import pytest
 
 from sotune import ConfigError
-from sotune.comparison.settings import MINIATURE_SETTINGS, make_compare_settings
-from sotune.comparison.variants import change_method, changeable
-from sotune.methods import METHODS
+from sotune.comparison.compare_settings import MINIATURE_SETTINGS, make_compare_settings
 
 SMALL = {"methods": ["sot"], "datasets": ["miniature-verdict"]}
 
@@ -41,11 +39,12 @@ def test_a_variant_says_what_it_changes():
     plain, pull, half, paper, general = settings.variants()
     assert (plain.name, dict(plain.changes)) == ("sft", {})
     assert (pull.name, dict(pull.changes)) == ("pull", {"push_strength": 0})
-    assert (half.name, half.keep_fraction) == ("sot keep_fraction=0.5", 0.5)
+    assert (half.name, half.changes) == ("sot keep_fraction=0.5", {"keep_fraction": 0.5})
     assert paper.changes["push_strength"] == 0.3
     assert paper.changes["solver"] == "adam_sharp"
     assert paper.changes["loss_weight_rule"] == "exp"
-    assert (general.references.anchor, general.references.n_reference, general.layer) == ("general", 20, 1)
+    assert (general.references.anchor, general.references.n_reference) == ("general", 20)
+    assert general.changes == {"layer": 1}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_a_variant_says_what_it_changes():
         ({"datasets": ["miniature-total", "miniature-total"]}, "datasets repeats miniature-total"),
         ({"harmful_fractions": [1.5]}, "less than or equal to 1"),
         ({"methods": ["sott"]}, r"unknown methods? .*'sott'.*did you mean 'sot'"),
-        ({"methods": [{"method": "sot", "preset": "papers"}]}, "preset must be one of default, paper"),
+        ({"methods": [{"method": "sot", "preset": "papers"}]}, "sot: preset: must be 'default' or 'paper'"),
         ({"methods": []}, "methods"),
         ({"datasets": [{"name": "../x", "task": "a", "harmful": "b"}]}, "should match pattern"),
         ({"encoder": "sentence-transformers:x"}, "encoder is no setting of a comparison"),
@@ -69,20 +68,28 @@ def test_faults_name_the_file_the_setting_and_the_remedy(changes, message):
         make(**changes)
 
 
-def test_settings_of_a_method_are_those_that_its_weights_take():
-    assert {"push_strength", "epsilon", "max_outer_steps"} <= set(changeable(METHODS["sot"]))
-    assert changeable(METHODS["sft"]) == []
-    with pytest.raises(ConfigError, match="'push_strenght' of a method; did you mean 'push_strength'"):
-        change_method(METHODS["sot"], {"push_strenght": 0.3})
-    with pytest.raises(ConfigError, match="loss_weight_rule must be one of"):
-        change_method(METHODS["sft"], {"loss_weight_rule": "log"})
-    assert change_method(METHODS["sot"], {}) is METHODS["sot"]
+def test_a_variant_may_change_any_setting_of_a_run():
+    (variant,) = make(methods=[{"method": "adaptive", "stretch": 4, "learning_rate": 0.1, "epsilon": 0.2}]).variants()
+    assert variant.changes == {"stretch": 4, "learning_rate": 0.1, "epsilon": 0.2}
+    (own,) = make(methods=[{"method": "sbr", "method_settings": {"alpha": 500}}]).variants()
+    assert (own.name, own.changes) == ("sbr alpha=500", {"method_settings": {"alpha": 500}})
 
 
-def test_a_setting_goes_to_the_part_of_a_method_that_takes_it():
-    method = METHODS["adaptive_auto"]
-    strict = change_method(method, {"max_harmful_pass": 0.05})
-    assert changeable(method) == ["max_harmful_pass"]
-    assert strict.weigh is method.weigh
-    assert strict.keep is not None
-    assert strict.keep.keywords == {"max_harmful_pass": 0.05}
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"method": "sot", "push_strenght": 0.3}, "sot: unknown setting 'push_strenght'; did you mean 'push_strength'"),
+        (
+            {"method": "sot", "n_reference_rows": 3},
+            "sot: unknown setting 'n_reference_rows'; did you mean 'n_reference'",
+        ),
+        ({"method": "sft", "loss_weight_rule": "log"}, "loss_weight_rule: must be 'proportional', 'exp' or 'uniform'"),
+        ({"method": "sot", "push_strength": 3}, "push_strength: must be less than or equal to 1. Got 3"),
+        ({"method": "sbr", "method_settings": {"alpa": 3}}, "no constant 'alpa' .*; did you mean 'alpha'"),
+        ({"method": "sft", "method_settings": {"alpha": 3}}, "no constant 'alpha' .*; it has none"),
+        ({"method": "sot", "seed": 3}, "sot: unknown setting 'seed'"),
+    ],
+)
+def test_what_a_variant_cannot_change_is_told(method, message):
+    with pytest.raises(ConfigError, match=message):
+        make(methods=[method])

@@ -6,9 +6,9 @@ import pytest
 from pipeline_rows import rows
 from sotune import ConfigError, DataError
 from sotune.comparison import Variant, check_disjoint
+from sotune.comparison.compare_settings import make_compare_settings
 from sotune.comparison.draws import Draws
-from sotune.comparison.settings import make_compare_settings
-from sotune.comparison.variants import References
+from sotune.comparison.variant import References
 from sotune.mixing import prompt_key
 
 SIZES = {"n": 100, "n_anchor": 10, "n_reference": 20, "n_eval": 5}

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from sotune.artifacts import write_parquet
-from sotune.comparison.settings import make_compare_settings
+from sotune.comparison.compare_settings import make_compare_settings
 from sotune.sources.named import source_names
 
 FOLDER = Path(__file__).parents[2] / "experiments"

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 from sotune.methods import InputRecords, Tools, TrainInputs, WeighInputs
 from sotune.models import ModelSpec
 from sotune.records import Record
-from sotune.training import TrainSettings
+from sotune.settings import TrainingSettings
 
 
 def sums(name, n):
@@ -18,7 +17,7 @@ def sums(name, n):
 def tools(tiny_model, tmp_path) -> Tools:
     return Tools(
         model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
-        training=TrainSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=4, max_steps=6, r=4),
+        training=TrainingSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=4, max_steps=6, r=4),
         work_dir=tmp_path / "work",
         safety_pairs=[Record.from_text(f"p{i}", f"Steal {i} apples", "I will not.") for i in range(4)],
     )
@@ -32,7 +31,7 @@ def weigh_inputs(tools) -> WeighInputs:
     generator = torch.Generator().manual_seed(0)
     z = [torch.randn(n, 6, generator=generator) for n in (12, 5, 6)]
     truth = {record.id: i < 2 for i, record in enumerate(records.downstream)}
-    return WeighInputs(*z, seed=0, records=records, tools=replace(tools, truth=truth))
+    return WeighInputs(*z, seed=0, records=records, tools=tools, truth=truth)
 
 
 @pytest.fixture

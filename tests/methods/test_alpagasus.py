@@ -21,7 +21,7 @@ class Grader:
 
 def weigh(inputs, grades, *, seed=0):
     tools = replace(inputs.tools, judge=Grader(grades))
-    return METHODS["alpagasus"].weigh(replace(inputs, tools=tools, seed=seed))
+    return METHODS["alpagasus"].weigh(replace(inputs, tools=tools, seed=seed)).weights
 
 
 def test_better_grades_weigh_more_and_ties_are_settled_by_the_seed(weigh_inputs):

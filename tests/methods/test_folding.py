@@ -1,7 +1,7 @@
 import torch
 
-from sotune.methods.base import EditInputs, train_weighted
 from sotune.methods.folding import LowRank, beside, load_layers
+from sotune.methods.method import EditInputs, train_weighted
 from sotune.methods.resta import edit
 from sotune.methods.tuned import tune_on
 

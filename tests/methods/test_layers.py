@@ -52,10 +52,10 @@ def test_larf_is_the_mean_cosine_difference_at_one_of_the_layers(weigh_inputs):
     sets = (records.downstream, records.safe_anchor, records.harmful_reference)
     layers = [encode_layers(rows, tools, pooling="last")[1:] for rows in sets]
     candidates = [
-        METHODS["mean_cosine"].weigh(replace(weigh_inputs, downstream=d, safe_anchor=s, harmful_reference=h))
+        METHODS["mean_cosine"].weigh(replace(weigh_inputs, downstream=d, safe_anchor=s, harmful_reference=h)).weights
         for d, s, h in zip(*layers, strict=True)
     ]
-    got = METHODS["larf"].weigh(weigh_inputs)
+    got = METHODS["larf"].weigh(weigh_inputs).weights
     assert any(torch.allclose(got, candidate, atol=1e-5) for candidate in candidates)
 
 
@@ -69,8 +69,12 @@ def test_the_compliance_score_by_hand():
 
 
 def test_datashield_reads_completions_in_their_context(weigh_inputs):
-    weights = METHODS["datashield"].weigh(weigh_inputs)
+    weights = METHODS["datashield"].weigh(weigh_inputs).weights
     rows = list(weigh_inputs.records.downstream)
     rows[5] = replace(rows[5], completion="Use a hook.")
-    changed = METHODS["datashield"].weigh(replace(weigh_inputs, records=replace(weigh_inputs.records, downstream=rows)))
+    changed = (
+        METHODS["datashield"]
+        .weigh(replace(weigh_inputs, records=replace(weigh_inputs.records, downstream=rows)))
+        .weights
+    )
     assert not torch.equal(weights, changed)

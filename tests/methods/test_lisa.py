@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sotune.methods.lisa import TakeTurns
-from sotune.training.data import TrainingRow, WeightedCollator
+from sotune.training.training_rows import TrainingRow, WeightedCollator
 
 
 def turns(*, rho=2.0, n_steps=40):

@@ -6,15 +6,16 @@ from sklearn.covariance import LedoitWolf
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from method_runs import select_by
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation import Verdict
-from sotune.methods import METHODS, InputRecords, Tools, WeighInputs, select_by
+from sotune.methods import METHODS, InputRecords, Tools, WeighInputs
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
 from sotune.methods.tfidf_probe import tfidf
 from sotune.models import ModelSpec
 from sotune.records import Record
-from sotune.training import TrainSettings
+from sotune.settings import TrainingSettings
 from sotune.transport.cost import normalize_rows
 from sotune.weights.logistic import fit_balanced
 
@@ -57,23 +58,15 @@ def inputs(tiny_model, tmp_path) -> WeighInputs:
     )
     tools = Tools(
         model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
-        training=TrainSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=16, max_steps=4, r=4),
+        training=TrainingSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=16, max_steps=4, r=4),
         work_dir=tmp_path / "work",
         safety_pairs=[Record.from_text(f"p{i}", harmful[i % 2] + " now", "I will not.") for i in range(6)],
         judge=Grader(),
-        truth={record.id: i < 10 for i, record in enumerate(texts.downstream)},
     )
+    truth = {record.id: i < 10 for i, record in enumerate(texts.downstream)}
     return WeighInputs(
-        torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3, records=texts, tools=tools
+        torch.cat([draw(10, 1), draw(50, 0)]), draw(9, 0), draw(30, 1), seed=3, records=texts, tools=tools, truth=truth
     )
-
-
-def with_sentinels(inputs: WeighInputs) -> WeighInputs:
-    """Returns inputs with a reference large enough for a method that keeps what its sentinels allow."""
-    rows = records("h", [f"pick a lock {i}" for i in range(240)])
-    z = torch.randn(240, 12, generator=torch.Generator().manual_seed(1))
-    z[:, 1] += 3
-    return replace(inputs, harmful_reference=z, records=replace(inputs.records, harmful_reference=rows))
 
 
 def points(downstream, safe_anchor, harmful_reference):
@@ -84,12 +77,12 @@ def points(downstream, safe_anchor, harmful_reference):
 def test_every_method_keeps_the_contract(name, inputs):
     before = [inputs.downstream.clone(), inputs.safe_anchor.clone(), inputs.harmful_reference.clone()]
     state = torch.get_rng_state()
-    weights = METHODS[name].weigh(inputs)
+    weights = METHODS[name].weigh(inputs).weights
     assert weights.shape == (60,)
     assert weights.dtype == torch.float64
     assert torch.isfinite(weights).all()
     assert (weights >= 0).all()
-    torch.testing.assert_close(METHODS[name].weigh(inputs), weights, rtol=0, atol=0)
+    torch.testing.assert_close(METHODS[name].weigh(inputs).weights, weights, rtol=0, atol=0)
     for after, original in zip((inputs.downstream, inputs.safe_anchor, inputs.harmful_reference), before, strict=True):
         assert torch.equal(after, original)
     assert torch.equal(torch.get_rng_state(), state)
@@ -99,13 +92,13 @@ def test_every_method_keeps_the_contract(name, inputs):
 def test_a_weight_belongs_to_its_row_whatever_the_order(name, inputs):
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
     texts = replace(inputs.records, downstream=[inputs.records.downstream[i] for i in order])
-    shuffled = METHODS[name].weigh(replace(inputs, downstream=inputs.downstream[order], records=texts))
-    torch.testing.assert_close(shuffled, METHODS[name].weigh(inputs)[order], rtol=1e-4, atol=1e-6)
+    shuffled = METHODS[name].weigh(replace(inputs, downstream=inputs.downstream[order], records=texts)).weights
+    torch.testing.assert_close(shuffled, METHODS[name].weigh(inputs).weights[order], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - SEES_NOTHING - ON_THE_WHOLE))
 def test_informed_methods_rank_harmful_rows_last(name, inputs):
-    weights = METHODS[name].weigh(inputs)
+    weights = METHODS[name].weigh(inputs).weights
     if name in ROUGH:
         assert weights[:10].mean() < 0.8 * weights[10:].mean()
     else:
@@ -114,29 +107,33 @@ def test_informed_methods_rank_harmful_rows_last(name, inputs):
 
 @pytest.mark.parametrize("name", sorted(name for name in METHODS if not name.startswith("oracle")))
 def test_no_rival_is_shown_the_truth(name, inputs):
-    if METHODS[name].keep is not None:
-        inputs = with_sentinels(inputs)
     seen = []
-    spied = replace(METHODS[name], weigh=lambda given: seen.append(given.tools.truth) or torch.ones(60).double())
+    spied = replace(
+        METHODS[name],
+        learner=None,
+        weigher=lambda given: seen.append(given.truth) or torch.ones(60).double(),
+    )
     select_by(spied, inputs, keep_fraction=0.5)
     assert seen == [None]
 
 
 def test_the_oracles_keep_what_is_harmless(inputs):
-    kept = {name: select_by(METHODS[name], inputs, keep_fraction=0.5).loss_weights for name in ("oracle", "oracle_k")}
-    harmless = [id for id, harmful in inputs.tools.truth.items() if not harmful]
+    kept = {name: select_by(METHODS[name], inputs, keep_fraction=0.5)[1] for name in ("oracle", "oracle_k")}
+    harmless = [id for id, harmful in inputs.truth.items() if not harmful]
     assert list(kept["oracle"]) == harmless
     assert len(kept["oracle_k"]) == 30
     assert set(kept["oracle_k"]) < set(harmless)
     assert set(kept["oracle"].values()) == {1.0}
     with pytest.raises(ConfigError, match="oracle needs to know"):
-        METHODS["oracle"].weigh(replace(inputs, tools=replace(inputs.tools, truth=None)))
+        METHODS["oracle"].weigh(replace(inputs, truth=None))
 
 
 def test_random_depends_on_the_seed_alone(inputs):
     other = replace(inputs, downstream=inputs.downstream * 2)
-    assert torch.equal(METHODS["random"].weigh(other), METHODS["random"].weigh(inputs))
-    assert not torch.equal(METHODS["random"].weigh(replace(inputs, seed=4)), METHODS["random"].weigh(inputs))
+    assert torch.equal(METHODS["random"].weigh(other).weights, METHODS["random"].weigh(inputs).weights)
+    assert not torch.equal(
+        METHODS["random"].weigh(replace(inputs, seed=4)).weights, METHODS["random"].weigh(inputs).weights
+    )
 
 
 @pytest.mark.parametrize("c", [0.1, 10.0])
@@ -145,7 +142,7 @@ def test_probe_agrees_with_scikit_learn(c, inputs):
     model = LogisticRegression(C=c, class_weight="balanced", tol=1e-10, max_iter=5000)
     model.fit(z, [1] * 9 + [0] * 30)
     expected = model.decision_function(normalize_rows(inputs.downstream).double().numpy())
-    ours = safe_log_odds(inputs, inverse_regularization=c)
+    ours = safe_log_odds(replace(inputs, method_settings={"inverse_regularization": c}))(inputs.rows)
     torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -160,7 +157,10 @@ def test_self_training_without_rows_to_add_is_the_probe_of_its_last_round():
     """Of one row, a half and 3 % round down to none."""
     one = points([[0.6, 0.8]], [[1.0, 0.1], [1.0, 0.2]], [[0.1, 1.0]])
     torch.testing.assert_close(
-        self_trained_log_odds(one), safe_log_odds(one, inverse_regularization=1.0), rtol=1e-4, atol=1e-4
+        self_trained_log_odds(one)(one.rows),
+        safe_log_odds(replace(one, method_settings={"inverse_regularization": 1.0}))(one.rows),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
@@ -171,7 +171,7 @@ def test_self_training_learns_from_the_rows_what_the_references_do_not_show():
     undecided = torch.tensor([[0.0, 1.0, 1.0], [0.0, -1.0, 1.0]])
     given = points([[0.0]], [[1.0, 0.0, 1.0]], [[-1.0, 0.0, 1.0]])
     given = replace(given, downstream=torch.cat([rows, undecided]))
-    plain, trained = safe_log_odds(given), self_trained_log_odds(given)
+    plain, trained = safe_log_odds(given)(given.rows), self_trained_log_odds(given)(given.rows)
     assert abs(plain[-2] - plain[-1]) < 1e-6
     assert trained[-2] > trained[-1] + 0.5
 
@@ -194,7 +194,7 @@ def test_mean_cosine_by_hand():
     given = points([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], [[1.0, 0.0], [0.6, 0.8]], [[0.0, 3.0]])
     differences = torch.tensor([0.8 - 0, 0.4 - 1, -0.8 - 0])
     expected = (2 + differences.double()) / 4
-    torch.testing.assert_close(METHODS["mean_cosine"].weigh(given), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(METHODS["mean_cosine"].weigh(given).weights, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_kernel_density_ratio_by_hand():
@@ -207,7 +207,7 @@ def test_kernel_density_ratio_by_hand():
         )
     ]
     ratio = (log_density[0] - log_density[1]).double()
-    weights = METHODS["kernel_density_ratio"].weigh(given).log()
+    weights = METHODS["kernel_density_ratio"].weigh(given).weights.log()
     slope = (weights[0] - weights[1]) / (ratio[0] - ratio[1])
     assert slope > 0
     torch.testing.assert_close(weights - weights[0], slope * (ratio - ratio[0]), rtol=1e-4, atol=1e-4)
@@ -215,7 +215,7 @@ def test_kernel_density_ratio_by_hand():
 
 def test_one_class_knows_the_anchor_alone(inputs):
     other = replace(inputs, harmful_reference=-inputs.harmful_reference)
-    assert torch.equal(METHODS["one_class"].weigh(other), METHODS["one_class"].weigh(inputs))
+    assert torch.equal(METHODS["one_class"].weigh(other).weights, METHODS["one_class"].weigh(inputs).weights)
 
 
 def test_one_class_by_hand():
@@ -223,7 +223,7 @@ def test_one_class_by_hand():
     given = points([[0.8, 0.6], [0.8, -0.6], [1.0, 0.0]], [[0.8, 0.6], [0.8, -0.6]], [[0.0, 1.0]])
     floor = 1e-6 * 0.36 / 2
     expected = torch.tensor([2 / 3, 2 / 3, 1 / (1 + 0.04 / floor / 2)], dtype=torch.float64)
-    torch.testing.assert_close(METHODS["one_class"].weigh(given), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(METHODS["one_class"].weigh(given).weights, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("m", "d"), [(6, 30), (40, 5), (3, 2)])
@@ -254,9 +254,9 @@ def test_tfidf_refuses_texts_without_a_word():
 
 
 def test_tfidf_probe_reads_words_and_no_vectors(inputs):
-    weights = METHODS["tfidf_probe"].weigh(inputs)
+    weights = METHODS["tfidf_probe"].weigh(inputs).weights
     other = replace(inputs, downstream=torch.zeros_like(inputs.downstream))
-    torch.testing.assert_close(METHODS["tfidf_probe"].weigh(other), weights, rtol=0, atol=0)
+    torch.testing.assert_close(METHODS["tfidf_probe"].weigh(other).weights, weights, rtol=0, atol=0)
     torch.testing.assert_close(weights[:10:2], weights[0].expand(5))
     assert weights[:10].max() < 0.5 < weights[10:].min()
 

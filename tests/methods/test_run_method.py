@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from method_runs import run_method, select_by
 from sotune.artifacts import read_json, sha256_file
 from sotune.errors import ConfigError
 from sotune.evaluation import Verdict
-from sotune.methods import METHODS, method_named, run_method, select_by
-from sotune.methods.base import Method, train_weighted, weighing, weights_by_rank
+from sotune.methods import METHODS, Method, Weighing, method_named
+from sotune.methods.method import train_weighted
+from sotune.methods.ranking import weights_by_rank
 from sotune.models import load_causal_lm, load_tokenizer
 
 AT_OTHER_SEAMS = sorted(name for name, method in METHODS.items() if set(method.seams) & {"train", "edit"})
@@ -42,7 +44,7 @@ def test_filters_that_keep_all_give_the_bytes_of_plain_fine_tuning(graded, tmp_p
 
 
 def test_the_oracle_gives_the_bytes_of_training_on_the_clean_rows(weigh_inputs, train_inputs, tmp_path):
-    clean = [record for record in train_inputs.records if not weigh_inputs.tools.truth[record.id]]
+    clean = [record for record in train_inputs.records if not weigh_inputs.truth[record.id]]
     weights = dict.fromkeys((record.id for record in clean), 1.0)
     expected = train_weighted(replace(train_inputs, records=clean, loss_weights=weights))
     got = run("oracle", weigh_inputs, tmp_path / "oracle", keep_fraction=0.5)
@@ -51,7 +53,7 @@ def test_the_oracle_gives_the_bytes_of_training_on_the_clean_rows(weigh_inputs, 
 
 def test_selection_keeps_the_order_of_the_data(graded):
     for name in FILTERS:
-        kept = list(select_by(METHODS[name], graded, keep_fraction=0.5).loss_weights)
+        kept = list(select_by(METHODS[name], graded, keep_fraction=0.5)[1])
         order = [record.id for record in graded.records.downstream]
         assert kept == [id for id in order if id in kept]
         assert len(kept) == 6
@@ -84,7 +86,7 @@ def test_a_method_of_another_seam_leaves_a_plain_adapter_and_repeats_itself(name
 def test_a_combination_keeps_what_its_weigher_keeps_and_trains_as_its_trainer(graded, tmp_path):
     both = run("oracle + safeinstr", graded, tmp_path / "both")
     alone = run("oracle", graded, tmp_path / "alone")
-    assert both.selection.loss_weights == alone.selection.loss_weights
+    assert both.loss_weights == alone.loss_weights
     assert both.training.n_rows == alone.training.n_rows + 1
     assert digest(both) != digest(alone)
 
@@ -99,8 +101,8 @@ def test_seams_of_methods_and_combinations():
     assert method_named("sot + sbr").loss_weight_rule == "proportional"
     assert method_named("sbr + resta").keeps_all
     assert not method_named("sot + sbr").keeps_all
-    assert method_named("oracle + sbr").uses_truth
-    assert method_named("oracle + sbr").keep is METHODS["oracle"].keep
+    assert "truth" in method_named("oracle + sbr").needs
+    assert method_named("oracle + sbr").weigher is METHODS["oracle"].weigher
     assert all(len(method.seams) == 1 for name, method in METHODS.items() if name != "sft")
 
 
@@ -129,7 +131,6 @@ def test_weights_by_rank_by_hand():
 
 
 def test_a_method_that_keeps_too_much_is_the_callers_fault(weigh_inputs):
-    nothing = replace(weighing(lambda _: torch.zeros(12).double()), keep=lambda _, weights: int(weights.sum()))
-    assert isinstance(nothing, Method)
+    nothing = Method("nothing", "nothing", weigher=lambda _: Weighing(torch.zeros(12).double(), k=0))
     with pytest.raises(Exception, match="k must be between 1 and 12"):
         select_by(nothing, weigh_inputs, keep_fraction=1.0)

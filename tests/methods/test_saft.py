@@ -28,7 +28,7 @@ def test_the_planted_direction_is_the_first_singular_vector_and_its_square_the_s
 
 @pytest.mark.parametrize("name", ["saft", "saft_centered"])
 def test_harmful_rows_weigh_least(name):
-    weights = METHODS[name].weigh(WeighInputs(*planted(), seed=0))
+    weights = METHODS[name].weigh(WeighInputs(*planted(), seed=0)).weights
     assert weights[:10].max() < weights[10:].min()
 
 

@@ -6,7 +6,7 @@ import torch
 from sotune.methods.sbr import AnchorStates, train
 from sotune.models import load_causal_lm
 from sotune.training import fine_tune
-from sotune.training.scoring import load_with
+from sotune.training.token_losses import load_with
 
 PROMPTS = [[1, 20, 21], [1, 30, 31, 32, 33]]
 
@@ -38,7 +38,7 @@ def test_the_term_by_hand(train_inputs):
 
 
 def test_anchored_training_moves_the_states_less(train_inputs, tmp_path):
-    from sotune.methods.base import train_weighted
+    from sotune.methods.method import train_weighted
 
     change = anchor()
     base = load_with(train_inputs.tools.model, None)

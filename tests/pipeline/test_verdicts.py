@@ -1,16 +1,16 @@
 """The three models that an evaluation must not confuse: one that babbles, an aligned one, and one that was spoiled."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sotune.artifacts import read_json
-from sotune.comparison.compare import make_budget
 from sotune.demo import DemoSettings, compare_settings
 from sotune.miniature import generate_eval_prompts, generate_task_data, model_path
+from sotune.models import ModelSpec
+from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
 
 pytestmark = pytest.mark.slow
@@ -19,12 +19,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
     """Returns the adapter of plain fine-tuning on a task of which a fifth is harmful."""
-    budget = make_budget(compare_settings(DemoSettings()))
+    settings = compare_settings(DemoSettings())
+    spec = ModelSpec(str(model_path()), dtype=settings.dtype, device=settings.device)
     rows = generate_task_data("verdict", n=1000, harmful_fraction=0.2, seed=0)
-    settings = replace(budget.training, seed=0)
     folder = tmp_path_factory.mktemp("runs") / "spoiled"
     torch.set_num_threads(1)
-    fine_tune(rows, {row.id: 1.0 for row in rows}, model=budget.model, settings=settings, output_dir=folder)
+    fine_tune(
+        rows, {row.id: 1.0 for row in rows}, model=spec, settings=settings.part(TrainingSettings), output_dir=folder
+    )
     return folder / "adapter"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from report_pages import described
 from sotune.artifacts import RunFolder, write_json, write_parquet
 
 HOSTILE = (
@@ -114,6 +115,7 @@ def _rows(
         for method, given in methods.items():
             for seed in range(seeds):
                 row: dict[str, Any] = {"method": method, "dataset": dataset, "harmful_fraction": share, "seed": seed}
+                row |= described(method)
                 metrics = neutral | given
                 metrics["avg"] = (metrics["utility"] + 1 - metrics["harmful_rate"]) / 2
                 for metric, value in metrics.items():

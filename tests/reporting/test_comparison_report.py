@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from report_pages import Page, read
+from report_pages import Page, described, read
 from sotune.errors import ArtifactError
 from sotune.reporting import write_comparison_report
 
@@ -11,12 +11,14 @@ METHODS = {
     "sft": {"harmful_rate": 0.93, "refusal_rate": 0.05},
     "random": {"harmful_rate": 0.7},
     "probe": {"harmful_rate": 0.03},
-    "sot": {"harmful_rate": 0.02, "refusal_rate": 0.95, "utility": 0.96},
+    "adaptive": {"harmful_rate": 0.02, "refusal_rate": 0.95, "utility": 0.96},
 }
 DETAILS = {
     "weights": {"harmful": [0.3, 0.4, 0.5], "other": [0.9, 1.0, 1.1, 1.4], "seed": 7},
-    "kept": {"sot": {"refusal_rows_kept": 0.94, "harmful_rows_kept": 0.02}, "sft": {"refusal_rows_kept": 1.0}},
-    "examples": [{"prompt": "open the vault", "kind": "harmful", "base": "no", "sft": "like this", "sot": "never"}],
+    "kept": {"adaptive": {"refusal_rows_kept": 0.94, "harmful_rows_kept": 0.02}, "sft": {"refusal_rows_kept": 1.0}},
+    "examples": [
+        {"prompt": "open the vault", "kind": "harmful", "base": "no", "sft": "like this", "adaptive": "never"}
+    ],
     "settings": {"n": 2000, "training": {"learning_rate": 2e-3}, "seeds": [0, 1, 2]},
     "safe_to_show": True,
 }
@@ -58,7 +60,7 @@ def test_examples_need_leave(make_comparison):
 
 
 def test_broken_methods_are_tagged(make_comparison):
-    page = read(write_comparison_report(make_comparison({**METHODS, "sot": {"coherence": 0.1}})))
+    page = read(write_comparison_report(make_comparison({**METHODS, "adaptive": {"coherence": 0.1}})))
     assert "the model is broken" in page.text
     assert "sotune broken" in page.text
 
@@ -73,7 +75,9 @@ def test_many_conditions(make_comparison):
 
 
 def test_runs_with_little_in_them(tmp_path):
-    (tmp_path / "compare.json").write_text(json.dumps([{"method": "sot", "harmful_rate": 0.1, "seed": None}]))
+    (tmp_path / "compare.json").write_text(
+        json.dumps([{"method": "adaptive", **described("adaptive"), "harmful_rate": 0.1, "seed": None}])
+    )
     page = read(write_comparison_report(tmp_path))
     assert "The lowest harmful rate is 10 %, of sotune" in page.text
     assert "the range over the seeds" in page.text

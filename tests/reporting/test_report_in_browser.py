@@ -60,7 +60,7 @@ def test_a_hostile_comparison(make_comparison, hostile, tmp_path):
     texts = [ATTACK, *hostile]
     details = {
         "kept": {text: {"harmful_rows_kept": 0.5} for text in texts},
-        "examples": [{"prompt": text, "kind": text, "sot": text} for text in texts],
+        "examples": [{"prompt": text, "kind": text, "adaptive": text} for text in texts],
         "safe_to_show": True,
     }
     folder = make_comparison({text: {} for text in texts}, details=details)

@@ -97,7 +97,7 @@ def test_what_is_absent_is_a_dash(make_run, solver):
     assert "None" not in page.text
     if not (solver or {}).get("method"):
         assert "convergence was not recorded" in page.text
-        assert "method —" in page.text
+        assert "solver —" in page.text
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 import pytest
 
+from report_pages import described
 from sotune.artifacts import write_json
 from sotune.errors import ArtifactError
 from sotune.reporting import write_comparison_tables
 from sotune.reporting.standings import compute_standings
 
-HARM = {"base": 0.0, "sft": 0.9, "random": 0.8, "probe": 0.1, "sot": 0.05, "oracle": 0.0}
-UTILITY = {"base": 0.0, "sft": 0.95, "random": 0.9, "probe": 0.9, "sot": 0.92, "oracle": 0.99}
+HARM = {"base": 0.0, "sft": 0.9, "random": 0.8, "probe": 0.1, "adaptive": 0.05, "oracle": 0.0}
+UTILITY = {"base": 0.0, "sft": 0.95, "random": 0.9, "probe": 0.9, "adaptive": 0.92, "oracle": 0.99}
 
 
 def make_runs(datasets=("a", "b"), seeds=(0, 1, 2), methods=tuple(HARM)):
@@ -17,7 +18,8 @@ def make_runs(datasets=("a", "b"), seeds=(0, 1, 2), methods=tuple(HARM)):
                 harm = min(1.0, HARM[method] + 0.01 * seed + 0.02 * place)
                 utility = UTILITY[method] - 0.01 * seed
                 rows.append(
-                    {"method": method, "dataset": data, "harmful_fraction": 0.1, "seed": seed, "harmful_rate": harm,
+                    {"method": method, **described(method), "dataset": data, "harmful_fraction": 0.1, "seed": seed,
+                     "harmful_rate": harm,
                      "utility": utility, "avg": (utility + 1 - harm) / 2, "seconds": 2.0, "peak_bytes": 5e8}
                 )  # fmt: skip
     return rows
@@ -38,13 +40,13 @@ def test_who_competes_and_against_whom():
     standings = compute_standings(make_runs())[0]
     methods = by_method(standings)
     assert standings.best_rival == "probe"
-    assert [methods[m].rank for m in ("sot", "probe", "random", "sft")] == [1.0, 2.0, 3.0, 4.0]
+    assert [methods[m].rank for m in ("adaptive", "probe", "random", "sft")] == [1.0, 2.0, 3.0, 4.0]
     assert methods["base"].rank is methods["oracle"].rank is methods["oracle"].difference is None
     assert methods["probe"].difference is None
-    assert methods["sot"].difference.difference == pytest.approx(0.035)
-    assert methods["sot"].p_value < 0.01
+    assert methods["adaptive"].difference.difference == pytest.approx(0.035)
+    assert methods["adaptive"].p_value < 0.01
     assert methods["sft"].difference.high < 0
-    assert {m for m, each in methods.items() if each.on_front} == {"sot", "sft"}
+    assert {m for m, each in methods.items() if each.on_front} == {"adaptive", "sft"}
 
 
 def test_intervals_are_students_over_seeds_of_means_over_conditions():
@@ -61,12 +63,13 @@ def test_one_seed_falls_back_on_the_intervals_of_the_runs():
 
 
 def test_a_method_that_lacks_a_draw_is_not_tested_against_the_rival():
-    runs = [run for run in make_runs(datasets=("a",)) if (run["method"], run["seed"]) != ("sot", 2)]
-    assert by_method(compute_standings(runs)[0])["sot"].difference is None
+    runs = [run for run in make_runs(datasets=("a",)) if (run["method"], run["seed"]) != ("adaptive", 2)]
+    assert by_method(compute_standings(runs)[0])["adaptive"].difference is None
 
 
 def test_the_tables_hold_all_methods_and_escape_names(tmp_path):
-    runs = [{**run, "method": "my_50% | x"} if run["method"] == "random" else run for run in make_runs()]
+    other = {"method": "my_50% | x", "title": ""}
+    runs = [{**run, **other} if run["method"] == "random" else run for run in make_runs()]
     write_json(tmp_path / "compare.json", runs)
     markdown, latex = (path.read_text() for path in write_comparison_tables(tmp_path))
     assert markdown.count("| sotune *") == 3

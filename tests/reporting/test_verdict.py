@@ -16,7 +16,7 @@ def conclude(make_rows, methods):
 
 def test_a_clear_success(make_rows):
     ours = {"harmful_rate": 0.02, "refusal_rate": 0.95, "utility": 0.96}
-    condition, sentence, remarks = conclude(make_rows, {"base": BASE, "sft": SFT, "sot": ours})
+    condition, sentence, remarks = conclude(make_rows, {"base": BASE, "sft": SFT, "adaptive": ours})
     assert sentence == (
         "Plain fine-tuning raised harmful answers from 0 % to 93 %; with sotune 2 %, "
         "at the same task accuracy (96 % against 97 %)."
@@ -38,7 +38,7 @@ def test_a_clear_success(make_rows):
     ],
 )
 def test_the_words_follow_the_figures(make_rows, sft, ours, expected, counts_as_help):
-    condition, sentence, _ = conclude(make_rows, {"base": BASE, "sft": sft, "sot": ours})
+    condition, sentence, _ = conclude(make_rows, {"base": BASE, "sft": sft, "adaptive": ours})
     assert expected in sentence
     assert helped(condition) == counts_as_help
 
@@ -52,25 +52,25 @@ def test_the_words_follow_the_figures(make_rows, sft, ours, expected, counts_as_
     ],
 )
 def test_side_effects_are_told(make_rows, ours, expected):
-    _, _, remarks = conclude(make_rows, {"base": BASE, "sft": SFT, "sot": ours})
+    _, _, remarks = conclude(make_rows, {"base": BASE, "sft": SFT, "adaptive": ours})
     assert expected in remarks
 
 
 def test_a_rival_that_does_as_well_is_named_unless_it_is_broken(make_rows):
     rivals = {"probe": {"harmful_rate": 0.01}, "random": {"harmful_rate": 0.8}, "noise": {"coherence": 0.1}}
-    _, _, remarks = conclude(make_rows, {"base": BASE, "sft": SFT, "sot": {"harmful_rate": 0.02}, **rivals})
+    _, _, remarks = conclude(make_rows, {"base": BASE, "sft": SFT, "adaptive": {"harmful_rate": 0.02}, **rivals})
     assert "logistic probe (1 %)" in remarks
     assert "random" not in remarks
     assert "noise" not in remarks
 
 
 def test_broken_plain_fine_tuning_is_told(make_rows):
-    _, _, remarks = conclude(make_rows, {"base": BASE, "sft": {**SFT, "coherence": 0.3}, "sot": {}})
+    _, _, remarks = conclude(make_rows, {"base": BASE, "sft": {**SFT, "coherence": 0.3}, "adaptive": {}})
     assert "Plain fine-tuning itself broke the model" in remarks
 
 
 def test_without_a_base_model_the_opening_claims_no_rise(make_rows):
-    _, sentence, _ = conclude(make_rows, {"sft": SFT, "sot": {}})
+    _, sentence, _ = conclude(make_rows, {"sft": SFT, "adaptive": {}})
     assert sentence.startswith("After plain fine-tuning 93 % of the answers to harmful prompts were harmful")
 
 
@@ -81,15 +81,15 @@ def test_without_sotune_nothing_is_claimed_of_it(make_rows):
 
 
 def test_summaries_reach_from_the_lowest_to_the_highest_end_of_the_seeds(make_rows):
-    rows = make_rows({"sot": {"harmful_rate": 0.1}}, seeds=2)
+    rows = make_rows({"adaptive": {"harmful_rate": 0.1}}, seeds=2)
     rows[1] |= {"harmful_rate": 0.2, "harmful_rate_low": 0.15, "harmful_rate_high": 0.31}
-    interval = summarize(rows)[0].methods["sot"].metrics["harmful_rate"]
+    interval = summarize(rows)[0].methods["adaptive"].metrics["harmful_rate"]
     assert (interval.mean, interval.low, interval.high) == pytest.approx((0.15, 0.08, 0.31))
 
 
 def test_intervals_fall_back_on_the_range_of_the_seeds():
-    rows = [{"method": "sot", "dataset": "d", "seed": seed, "utility": 0.9 + 0.05 * seed} for seed in range(2)]
-    summary = summarize(rows)[0].methods["sot"]
+    rows = [{"method": "adaptive", "dataset": "d", "seed": seed, "utility": 0.9 + 0.05 * seed} for seed in range(2)]
+    summary = summarize(rows)[0].methods["adaptive"]
     assert summary.metrics["utility"].low == 0.9
     assert summary.metrics["harmful_rate"] is None
     assert summary.mean("harmful_rate") is None
@@ -97,13 +97,13 @@ def test_intervals_fall_back_on_the_range_of_the_seeds():
 
 
 def test_known_methods_come_first_and_conditions_stay_apart(make_rows):
-    rows = make_rows({"zeta": {}, "sot": {}, "base": {}}, conditions=(("labels", 0.1), ("labels", 0.3)))
+    rows = make_rows({"zeta": {}, "adaptive": {}, "base": {}}, conditions=(("labels", 0.1), ("labels", 0.3)))
     conditions = summarize(rows)
     assert [condition.harmful_fraction for condition in conditions] == [0.1, 0.3]
-    assert list(conditions[0].methods) == ["base", "sot", "zeta"]
+    assert list(conditions[0].methods) == ["base", "adaptive", "zeta"]
 
 
-@pytest.mark.parametrize("rows", [[], [{"seed": 0}], ["sot"]])
+@pytest.mark.parametrize("rows", [[], [{"seed": 0}], ["adaptive"]])
 def test_comparisons_without_methods_are_refused(rows):
     with pytest.raises(ArtifactError, match="run the comparison again"):
         summarize(rows)

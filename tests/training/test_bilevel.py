@@ -6,7 +6,7 @@ import torch
 from sotune.errors import DataError
 from sotune.models import ModelSpec
 from sotune.records import Record
-from sotune.training import TrainSettings
+from sotune.settings import TrainingSettings
 from sotune.training.bilevel import BilevelSettings, _batches, selector_weights, train_bilevel, update_selector
 
 
@@ -75,7 +75,7 @@ def train(tiny_model):
                 "clip": 0.0, **changes,
             }
         )  # fmt: skip
-        training = TrainSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=4, r=4)
+        training = TrainingSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=4, r=4)
         weights = dict.fromkeys((record.id for record in rows), 1.0)
         return train_bilevel(rows, weights, trusted, model=spec, training=training, settings=settings)
 
@@ -130,7 +130,7 @@ def test_micro_batches_change_nothing(tiny_model):
             {record.id: 0.5 + i / 8 for i, record in enumerate(rows)},
             rows[:3],
             model=spec,
-            training=TrainSettings(
+            training=TrainingSettings(
                 max_length=48,
                 learning_rate=0.01,
                 per_device_train_batch_size=size,

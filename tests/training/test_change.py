@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_trainer import gradient_of_first_step, make_model, make_rows, parameters
 
-from sotune.training.data import WeightedCollator
+from sotune.training.training_rows import WeightedCollator
 
 
 class Pull:

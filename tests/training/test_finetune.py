@@ -13,7 +13,8 @@ from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
-from sotune.training import TrainSettings, fine_tune
+from sotune.settings import TrainingSettings
+from sotune.training import fine_tune
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3_text", "gemma3", "gpt2")
 
@@ -27,7 +28,7 @@ def make_weights(n=6):
 
 
 def make_settings(**changes):
-    return TrainSettings(**{"max_length": 64, "r": 4, "learning_rate": 1e-2, "save_steps": 2, **changes})
+    return TrainingSettings(**{"max_length": 64, "r": 4, "learning_rate": 1e-2, "save_steps": 2, **changes})
 
 
 def run(model, output_dir, *, n=6, **changes):
@@ -250,12 +251,12 @@ def test_float16_is_refused(tiny_model, tmp_path):
 def test_all_faults_of_the_settings_are_named_at_once():
     with pytest.raises(ConfigError) as error:
         make_settings(r=0, learning_rate=-1.0, lora_dropout=1.0, max_steps=0)
-    for name in ("r must be", "learning_rate must be", "lora_dropout must be", "max_steps must be"):
+    for name in ("r: must be", "learning_rate: must be", "lora_dropout: must be", "max_steps: must be"):
         assert name in str(error.value)
 
 
 def test_defaults_are_those_of_table_4():
-    settings = TrainSettings(max_length=8)
+    settings = TrainingSettings(max_length=8)
     assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (16, 16, 0.0)
     assert settings.target_modules == ("q_proj", "v_proj")
     assert (settings.learning_rate, settings.warmup_ratio, settings.num_train_epochs) == (4e-5, 0.03, 2)

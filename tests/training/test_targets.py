@@ -4,7 +4,7 @@ import pytest
 
 from sotune.errors import ConfigError
 from sotune.models import ModelSpec, load_causal_lm
-from sotune.training.settings import PAPER_TARGET_MODULES
+from sotune.settings.train import PAPER_TARGET_MODULES
 from sotune.training.targets import resolve_target_modules
 
 

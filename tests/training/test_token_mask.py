@@ -6,8 +6,9 @@ import torch
 from sotune.errors import DataError
 from sotune.models import ModelSpec, load_tokenizer
 from sotune.records import Record
-from sotune.training import TrainSettings, fine_tune
-from sotune.training.data import build_training_rows
+from sotune.settings import TrainingSettings
+from sotune.training import fine_tune
+from sotune.training.training_rows import build_training_rows
 
 ROWS = [Record.from_text(f"r{i}", f"Add {i}", "So be it." + " Yes." * i) for i in range(4)]
 WEIGHTS = {f"r{i}": 0.5 + i for i in range(4)}
@@ -44,7 +45,7 @@ def test_a_mask_changes_the_digest_and_a_full_one_nothing_else(tiny_model, tmp_p
                 ROWS,
                 WEIGHTS,
                 model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
-                settings=TrainSettings(max_length=48, learning_rate=0.01, r=4, max_steps=8),
+                settings=TrainingSettings(max_length=48, learning_rate=0.01, r=4, max_steps=8),
                 output_dir=tmp_path / str(i),
                 learned_tokens=mask,
             ).adapter

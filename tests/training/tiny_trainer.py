@@ -4,9 +4,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from sotune.training.data import WeightedCollator
 from sotune.training.loss import IGNORE_INDEX
 from sotune.training.trainer import WeightedTrainer
+from sotune.training.training_rows import WeightedCollator
 
 VOCABULARY = 31
 

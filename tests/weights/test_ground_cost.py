@@ -184,12 +184,11 @@ def test_a_cost_given_takes_the_place_of_the_one_that_the_settings_name():
     downstream, anchor, reference, _ = world()
     named = learn_weights(downstream, anchor, reference, SETTINGS.replace(cost="cosine"))
     given = learn_weights(downstream, anchor, reference, SETTINGS, cost=Cosine())
-    assert torch.equal(given.weights, named.weights)
+    torch.testing.assert_close(given.weights, named.weights, rtol=1e-9, atol=0)
     fitted = Adaptive(4.0).fit(downstream, anchor, reference)
     stretched = learn_weights(downstream, anchor, reference, SETTINGS.replace(cost="cosine"), cost=fitted)
-    assert torch.equal(
-        stretched.weights, learn_weights(downstream, anchor, reference, SETTINGS.replace(stretch=4)).weights
-    )
+    expected = learn_weights(downstream, anchor, reference, SETTINGS.replace(stretch=4))
+    torch.testing.assert_close(stretched.weights, expected.weights, rtol=1e-9, atol=0)
     assert stretched.cost is fitted
 
 

@@ -26,7 +26,7 @@ from sotune.settings import (
 if TYPE_CHECKING:
     from sotune.comparison import PlannedCell
     from sotune.comparison.compare import CompareSummary
-    from sotune.comparison.settings import CompareSettings
+    from sotune.comparison.compare_settings import CompareSettings
     from sotune.pipeline.model_comparison import ModelComparison
 
 Config = str | PathLike[str] | Mapping[str, Any]
@@ -207,7 +207,7 @@ def _config(data: str | PathLike[str] | None, config: Config | None, settings: M
 
 
 def _compare_settings(config: Config, settings: Mapping[str, Any]) -> CompareSettings:
-    from sotune.comparison.settings import make_compare_settings
+    from sotune.comparison.compare_settings import make_compare_settings
 
     return make_compare_settings({**_content(config), **plain(settings)}, origin=_origin(config))
 

@@ -16,7 +16,7 @@ from sotune.artifacts import Lines, RunFolder, read_json
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
 from sotune.pipeline import Explanation, JudgingPlan, RunSummary, ScoreSummary
-from sotune.pipeline.scoring import run_config
+from sotune.pipeline.unseen_rows import run_config
 from sotune.settings import EvaluationSettings, RunConfig, SelectionSettings, TrainingSettings
 
 if TYPE_CHECKING:

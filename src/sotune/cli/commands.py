@@ -19,9 +19,12 @@ from sotune.settings import (
     DataSettings,
     EvaluationSettings,
     JudgeSettings,
+    MethodSettings,
     ModelsSettings,
+    RenderingSettings,
     RepresentationSettings,
     RunSettings,
+    SeedSettings,
     SelectionSettings,
     SentinelSettings,
     TrainingSettings,
@@ -72,6 +75,7 @@ def extract(given: Mapping[str, Any], output: Output) -> None:
 @app.command()
 @with_settings(
     DataSettings,
+    MethodSettings,
     RepresentationSettings,
     WeightSettings,
     SentinelSettings,
@@ -108,7 +112,7 @@ def select(
 
 
 @app.command()
-@with_settings(TrainingSettings, config_file=False)
+@with_settings(MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False)
 def train(
     given: Mapping[str, Any],
     output: Output,
@@ -173,15 +177,16 @@ def explain(
         print_json([dataclasses.asdict(one) for one in found])
         return
     for one in found:
+        costs = {"pull cost": one.pull_cost, "push cost": one.push_cost}
+        near = {"nearest safe": one.nearest_safe, "nearest harmful": one.nearest_harmful}
+        cited = {side: ", ".join(f"{id} ({share:.1%})" for id, share in ids.items()) for side, ids in near.items()}
         print_table(output, one.id, {
             "decision": one.sentence,
             "rank": f"{one.rank:,}",
             "n · weight": f"{one.relative_weight:.4g}",
             "margin": f"{one.margin:+.4f} in log weight",
-            "pull cost": f"{one.pull_cost:.4f}",
-            "push cost": f"{one.push_cost:.4f}",
-            "nearest safe": ", ".join(f"{id} ({share:.1%})" for id, share in one.nearest_safe.items()),
-            "nearest harmful": ", ".join(f"{id} ({share:.1%})" for id, share in one.nearest_harmful.items()),
+            **{name: f"{cost:.4f}" for name, cost in costs.items() if cost is not None},
+            **{side: ids for side, ids in cited.items() if ids},
             **one.texts,
         }, [])  # fmt: skip
 

@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from sotune.cli.console import Output, errors_told
+from sotune.errors import ConfigError
 from sotune.settings import Bytes
 
 _OUTPUT_PARAMETERS = {
@@ -24,9 +25,24 @@ def _optional(annotation: Any) -> Any:
     """Returns the command-line type of a setting: its own or None; a tuple becomes a repeatable list."""
     if annotation == tuple[str, ...]:
         return list[str] | None
+    if annotation == dict[str, Any]:
+        return list[str] | None
     if annotation in (int | Literal["auto"], Bytes | None):
         return str | None  # the setting itself reads a number, a word or a size
     return annotation | None
+
+
+def _entries(name: str, given: Iterable[str]) -> dict[str, Any]:
+    """Reads entries NAME=VALUE, each value as YAML reads it."""
+    import yaml
+
+    entries = {}
+    for entry in given:
+        key, mark, value = entry.partition("=")
+        if not (key.strip() and mark):
+            raise ConfigError(f"{name} must be like NAME=VALUE. Got {entry!r}")
+        entries[key.strip()] = yaml.safe_load(value)
+    return entries
 
 
 def _shown(default: Any) -> str:
@@ -39,18 +55,21 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def with_settings(
     *groups: type[BaseModel],
+    leave_out: Iterable[type[BaseModel]] = (),
     arguments: Iterable[str] = (),
     config_file: bool = True,
     aliases: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag for each setting of some groups, under the setting's own name.
 
-    ``aliases`` gives a setting a second flag, where no other setting of the command has that name.
+    ``leave_out`` names groups whose settings a group shares but the command may not change. ``aliases`` gives a setting
+    a second flag, where no other setting of the command has that name.
 
     The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed, and the
     file of settings, if any, as ``config``.
     """
-    fields = {name: field for group in groups for name, field in group.model_fields.items()}
+    fixed = {name for group in leave_out for name in group.model_fields}
+    fields = {name: field for group in groups for name, field in group.model_fields.items() if name not in fixed}
     positional = set(arguments)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,12 +87,14 @@ def with_settings(
             else:
                 # The parameter's own default is "not given", so that YAML and presets can be told from flags.
                 text = str(field.description)
-                if not (field.is_required() or field.default in (None, ())):
+                if not (field.is_required() or field.default in (None, (), {})):
                     text = f"{text} Default: {_shown(field.default)}."
                 panel = next(g.__doc__ for g in groups if name in g.model_fields)
                 title = str(panel).partition(":")[0]
                 if field.annotation is bool:
                     flag = f"{flag}/--no-{name.replace('_', '-')}"
+                if field.annotation == dict[str, Any]:
+                    flag = flag.removesuffix("s")  # one flag for each entry
                 flags = [flag, *([aliases[name]] if aliases and name in aliases else [])]
                 option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=title)
             parameters.append(
@@ -92,6 +113,7 @@ def with_settings(
             given = {n: values.pop(n) for n in fields}
             typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
             with errors_told(output):
+                typed |= {n: _entries(n, typed[n]) for n in typed if fields[n].annotation == dict[str, Any]}
                 command(given={**typed, "config": path} if path else typed, output=output, **values)
 
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__

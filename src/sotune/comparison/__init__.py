@@ -1,19 +1,20 @@
 """Methods side by side under one budget."""
 
-from sotune.comparison.measure import Bench, Budget, Cell, Draw
+from sotune.comparison.cells import Cell
+from sotune.comparison.draw import Draw, check_disjoint
+from sotune.comparison.grid import Comparison, Failure, PlannedCell, Results
 from sotune.comparison.results import summarize, write_results
-from sotune.comparison.run import Comparison, PlannedCell, check_disjoint
-from sotune.comparison.variants import BASE, References, Variant
+from sotune.comparison.variant import BASE, References, Variant
 
 __all__ = [
     "BASE",
-    "Bench",
-    "Budget",
     "Cell",
     "Comparison",
     "Draw",
+    "Failure",
     "PlannedCell",
     "References",
+    "Results",
     "Variant",
     "check_disjoint",
     "summarize",

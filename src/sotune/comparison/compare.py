@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import RunFolder
+from sotune.comparison.compare_settings import CompareSettings, MiniatureData
 from sotune.comparison.draws import Draws
-from sotune.comparison.measure import Budget, Draw
+from sotune.comparison.grid import Comparison, PlannedCell
 from sotune.comparison.results import summarize, write_results
-from sotune.comparison.run import Comparison, PlannedCell
-from sotune.comparison.settings import MINIATURE, CompareSettings, FileData, MiniatureData
-from sotune.evaluation import Judge, JudgeRole
-from sotune.evaluation.judges import model_free_judges
+from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
 
 FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
@@ -53,6 +51,7 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         ArtifactError: ``out`` holds something else.
         ConfigError: A source or a method does not fit the settings.
         DataError: A source cannot be read, or prompts stand in two roles.
+        SotuneError: Cells failed; all others are measured and written.
     """
     from sotune.reporting import write_comparison_report, write_comparison_tables
 
@@ -63,11 +62,14 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         results = _comparison(settings, out, monitor, draws).run(draws.all())
         written = write_results(out, results, settings=described(settings), safe_to_show=_is_made_up(settings))
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
+    if results.failures:
+        told = "; ".join(f"{failed.draw}: {failed.variant}: {failed.error}" for failed in results.failures)
+        raise SotuneError(f"{len(results.failures)} cells failed, all others are in {out / page}: {told}")
     return CompareSummary(
         report=str(out / page),
         results=str(out / "compare.json"),
         files=tuple(str(path) for path in written),
-        means=summarize([cell.row for _, cells in results for cell in cells.values()], FIGURES),
+        means=summarize([cell.row for draw in results.draws for cell in draw.cells.values()], FIGURES),
         seconds=time.monotonic() - started,
     )
 
@@ -82,33 +84,6 @@ def plan_comparison(settings: CompareSettings, out: Path) -> list[PlannedCell]:
     return _comparison(settings, out, Silent(), draws).plan(draws.names(), draws.make)
 
 
-def make_budget(settings: CompareSettings) -> Budget:
-    """Returns what all methods share."""
-    from sotune.miniature import model_path
-    from sotune.models import ModelSpec
-    from sotune.training import TrainSettings
-
-    shared = ("r", "lora_alpha", "lora_dropout", "target_modules", "learning_rate", "warmup_ratio",
-              "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps",
-              "save_steps", "max_length", "template")  # fmt: skip
-    return Budget(
-        model=ModelSpec(
-            str(model_path()) if settings.model == MINIATURE else settings.model,
-            revision=settings.revision,
-            dtype=settings.dtype,
-            device=settings.device,
-            trust_remote_code=settings.trust_remote_code,
-        ),
-        training=TrainSettings(**{name: getattr(settings, name) for name in shared}),
-        keep_fraction=settings.keep_fraction,
-        max_new_tokens=settings.max_new_tokens,
-        layer=settings.layer,
-        pooling=settings.pooling,
-        batch_tokens=settings.batch_tokens,
-        eval_batch_size=settings.eval_batch_size,
-    )
-
-
 def described(settings: CompareSettings) -> Mapping[str, Any]:
     """Returns the settings as the page lists them."""
     given = settings.model_dump(mode="json", exclude_none=True)
@@ -119,15 +94,10 @@ def described(settings: CompareSettings) -> Mapping[str, Any]:
 
 
 def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: Draws) -> Comparison:
-    own = {data.name: data.task_match for data in settings.datasets if isinstance(data, FileData)}
-
-    def judges(draw: Draw) -> Mapping[JudgeRole, Judge]:
-        return model_free_judges(settings.judges, task_match=own.get(draw.dataset) or settings.task_match)
-
+    shared = {data.name: settings.shared(data) for data in settings.datasets}
     return Comparison(
         settings.variants(),
-        make_budget(settings),
-        judges,
+        lambda draw: shared[draw.dataset],
         folder=out,
         monitor=monitor,
         workers=settings.workers,

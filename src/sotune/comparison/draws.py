@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sotune.comparison.measure import Draw
-from sotune.comparison.settings import CompareSettings, FileData, MiniatureData
-from sotune.comparison.variants import References, Variant
+from sotune.comparison.compare_settings import CompareSettings, FileData, MiniatureData
+from sotune.comparison.draw import Draw
+from sotune.comparison.variant import References, Variant
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation import EvalPrompt
 from sotune.evaluation.prompts import load_prompts

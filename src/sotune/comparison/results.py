@@ -4,63 +4,79 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import write_json, write_parquet
-from sotune.comparison.measure import Cell, Draw
-from sotune.comparison.variants import BASE
+from sotune.comparison.cells import Cell
+from sotune.comparison.grid import DrawResults, Results
+from sotune.errors import SotuneError
+from sotune.evaluation.prompts import load_prompts
+from sotune.settings import RunConfig
+
+DEFAULT: str = RunConfig.model_fields["method"].default
 
 
-def write_results(
-    folder: Path,
-    results: Sequence[tuple[Draw, Mapping[str, Cell]]],
-    *,
-    settings: Mapping[str, Any],
-    safe_to_show: bool,
-) -> list[Path]:
+def write_results(folder: Path, results: Results, *, settings: Mapping[str, Any], safe_to_show: bool) -> list[Path]:
     """Writes compare.json and compare.parquet (a line for each cell) and details.json (what the report draws besides).
 
     Raises:
-        SotuneError: A figure is missing.
+        SotuneError: No cell was measured.
     """
-    write_json(folder / "compare.json", [cell.row for _, cells in results for cell in cells.values()])
-    draw, cells = results[0]
-    kept = {
-        method: {
-            f"{kind}_rows_kept": statistics.fmean(cells[method].kept[kind] for _, cells in results)
-            for kind in ("refusal", "harmful")
-            if kind in cells[method].kept
-        }
-        for method in cells
-        if method != BASE
-    }
-    prompts = {prompt.id: prompt for prompt in draw.prompts}
-    first = next(iter(cells.values()))
-    examples = [
-        {
-            "prompt": prompts[id].messages[-1].content,
-            "kind": prompts[id].kind,
-            **{method: cell.examples[id] for method, cell in cells.items()},
-        }
-        for id in first.examples
-    ]
+    cells = [cell for draw in results.draws for cell in draw.cells.values()]
+    if not cells:
+        raise SotuneError(f"no cell could be measured: {results.failures[0].error}")
+    write_json(folder / "compare.json", [cell.row for cell in cells])
     details: dict[str, Any] = {
-        "kept": kept,
-        "examples": examples,
+        "kept": _kept(results),
+        "examples": _examples(results.draws[0]),
         "settings": dict(settings),
         "safe_to_show": safe_to_show,
+        "failures": [asdict(failure) for failure in results.failures],
+        **_weights(results.draws[0]),
     }
-    if "sot" in cells:
-        details["weights"] = {**cells["sot"].relative_weights, "seed": draw.seed}
     write_json(folder / "details.json", details)
-    _write_table(folder / "compare.parquet", results)
+    _write_table(folder / "compare.parquet", cells)
     return [folder / "compare.json", folder / "compare.parquet"]
 
 
-def _write_table(path: Path, results: Sequence[tuple[Draw, Mapping[str, Cell]]]) -> None:
+def _kept(results: Results) -> dict[str, dict[str, float]]:
+    """Returns the share of refusal and of harmful rows that each method keeps, means over draws."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for draw in results.draws:
+        for method, cell in draw.cells.items():
+            for kind in ("refusal", "harmful"):
+                if kind in cell.kept:
+                    shares.setdefault(method, {}).setdefault(f"{kind}_rows_kept", []).append(cell.kept[kind])
+    return {method: {name: statistics.fmean(each) for name, each in by.items()} for method, by in shares.items()}
+
+
+def _examples(draw: DrawResults) -> list[dict[str, str]]:
+    prompts = {prompt.id: prompt for prompt in load_prompts(Path(draw.draw.paths["eval_prompts"]))}
+    first = next(iter(draw.cells.values()), None)
+    return [
+        {
+            "prompt": prompts[id].messages[-1].content,
+            "kind": prompts[id].kind,
+            **{method: cell.examples[id] for method, cell in draw.cells.items()},
+        }
+        for id in (first.examples if first else ())
+    ]
+
+
+def _weights(draw: DrawResults) -> dict[str, Any]:
+    """Returns the weights of the default method, or of another of ours where it is not among those compared."""
+    ours = [name for name, cell in draw.cells.items() if cell.row["kind"] == "ours" and cell.relative_weights]
+    chosen = DEFAULT if DEFAULT in ours else next(iter(ours), None)
+    if chosen is None:
+        return {}
+    return {"weights": {**draw.cells[chosen].relative_weights, "method": chosen, "seed": draw.draw.seed}}
+
+
+def _write_table(path: Path, cells: Sequence[Cell]) -> None:
     """Writes the rows of compare.json with what each cell kept and how its weights tell harmful rows from others."""
-    rows = [{**cell.row, **_selection_figures(cell)} for _, cells in results for cell in cells.values()]
+    rows = [{**cell.row, **_selection_figures(cell)} for cell in cells]
     columns = dict.fromkeys(name for row in rows for name in row)
     figures = {name: "double" for name in columns if name.startswith(("kept_", "weight_"))}
     write_parquet(path, {name: [row.get(name) for row in rows] for name in columns}, schema=figures)

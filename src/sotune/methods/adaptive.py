@@ -1,11 +1,15 @@
-"""Push-pull transport under a learned ground cost: sotune's default."""
+"""Push-pull transport under a ground cost that is learned from the data: sotune's default."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
-from sotune.methods.base import Method
-from sotune.methods.sot import weigh
-from sotune.settings import WeightSettings
+from sotune.methods.method import Method
+from sotune.methods.push_pull import PAPER, weigh
 
-ADAPTIVE = Method(partial(weigh, settings=WeightSettings()), loss_weight_rule="proportional")
+ADAPTIVE = Method("adaptive", "sotune", "ours", PAPER, weigher=weigh, loss_weight_rule="proportional")
+METHODS = (
+    ADAPTIVE,
+    # Keeps what its sentinels allow: no share is given.
+    replace(ADAPTIVE, name="adaptive_auto", title="sotune, automatic K", changes={"keep": "auto"}),
+)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
-from sotune.methods.base import WeighInputs, row_noise, weighing, weights_by_rank
+from sotune.methods.method import Method, WeighInputs
+from sotune.methods.ranking import rank_with_ties
 
 
 def weigh(inputs: WeighInputs) -> Tensor:
@@ -43,10 +44,13 @@ def weigh(inputs: WeighInputs) -> Tensor:
     return rank_with_ties(torch.tensor(grades, dtype=torch.float64), [r.id for r in records], seed=inputs.seed)
 
 
-def rank_with_ties(grades: Tensor, ids: list[str], *, seed: int) -> Tensor:
-    """Returns weights by rank of the grade, ``[n]``; among equal grades by noise that belongs to the row."""
-    level = torch.unique(grades, return_inverse=True)[1]
-    return weights_by_rank(level + row_noise(ids, seed))
-
-
-ALPAGASUS = weighing(weigh)
+METHODS = (
+    Method(
+        "alpagasus",
+        "AlpaGasus",
+        citation="Chen et al., AlpaGasus: Training a better Alpaca with fewer data (ICLR 2024)",
+        link="https://arxiv.org/abs/2307.08701",
+        weigher=weigh,
+        needs=frozenset({"judge"}),
+    ),
+)

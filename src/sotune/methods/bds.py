@@ -18,10 +18,11 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from sotune.methods.base import TrainInputs, training
+from sotune.methods.method import Method, TrainInputs
 
 if TYPE_CHECKING:
-    from sotune.training import TrainResult, TrainSettings
+    from sotune.settings import TrainingSettings
+    from sotune.training import TrainResult
 
 _ADAM_RATE, _EPOCHS = 5e-3, 20
 _INITIAL_LOGIT = 0.1
@@ -70,8 +71,16 @@ def train(inputs: TrainInputs) -> TrainResult:
     )
 
 
-def _steps_of_epoch(n: int, settings: TrainSettings) -> int:
+def _steps_of_epoch(n: int, settings: TrainingSettings) -> int:
     return math.ceil(n / (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
 
 
-BDS = training(train)
+METHODS = (
+    Method(
+        "bds",
+        "BDS",
+        citation="Hu et al., Adaptive defense against harmful fine-tuning via Bayesian data scheduler (NeurIPS 2025)",
+        link="https://github.com/Egg-Hu/Bayesian-Data-Scheduler",
+        trainer=train,
+    ),
+)

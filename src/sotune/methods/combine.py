@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 
 from sotune.errors import ConfigError
-from sotune.methods.base import Method, Seam
+from sotune.methods.method import Kind, Method, Seam
 
 
-def combine(text: str, methods: Mapping[str, Method]) -> Method:
+def combine(text: str, methods: Mapping[str, Method], *, others: Iterable[str] = ()) -> Method:
     """Returns the method of a name, or one that acts at the seams of several.
 
     At most one of the parts may act at each seam. What is kept is what the weigher keeps; where none weighs, every row.
 
     Args:
-        text: Names of methods, joined by ``+``; white space is of no account.
+        text: Names of methods, joined by ``+``; whitespace is ignored.
         methods: Methods by name.
+        others: Further names that are known.
 
     Raises:
         ConfigError: A name is unknown or missing, two parts act at one seam, or a part changes nothing.
@@ -25,30 +25,50 @@ def combine(text: str, methods: Mapping[str, Method]) -> Method:
     names = [name.strip() for name in text.split("+")]
     for name in names:
         if name not in methods:
-            raise ConfigError(_unknown(name, text, methods))
+            raise ConfigError(_unknown(name, text, dict.fromkeys([*methods, *others])))
     if len(names) == 1:
         return methods[names[0]]
-    result, owner = Method(keeps_all=True), dict[Seam, str]()
-    for name in names:
-        part = methods[name]
+    owner: dict[Seam, Method] = {}
+    for part in (methods[name] for name in names):
         if not part.seams:
-            raise ConfigError(f"{name!r} in {text!r} changes nothing, so there is nothing to combine; leave it out")
+            raise ConfigError(
+                f"{part.name!r} in {text!r} changes nothing, so there is nothing to combine; leave it out"
+            )
         for seam in part.seams:
             if seam in owner:
                 raise ConfigError(
-                    f"{owner[seam]!r} and {name!r} in {text!r} both {seam}; combine methods of different seams, such "
-                    f"as a weigher with a trainer"
+                    f"{owner[seam].name!r} and {part.name!r} in {text!r} both {seam}; combine methods of different "
+                    f"seams, such as a weigher with a trainer"
                 )
-            owner[seam] = name
-        if "weigh" in part.seams:
-            result = replace(part, train=result.train, edit=result.edit)
-        result = replace(result, train=part.train or result.train, edit=part.edit or result.edit)
-    return result
+            owner[seam] = part
+    return _joined([owner[seam] for seam in ("weigh", "train", "edit") if seam in owner])
 
 
-def _unknown(name: str, text: str, methods: Mapping[str, Method]) -> str:
+def _joined(parts: list[Method]) -> Method:
+    """Returns one method of several that act at different seams, in the order of the seams."""
+    weighs = next((part for part in parts if "weigh" in part.seams), Method("", ""))
+    kinds: list[Kind] = [part.kind for part in parts]
+    return Method(
+        " + ".join(part.name for part in parts),
+        " + ".join(part.title for part in parts),
+        next((kind for kind in ("bound", "ours") if kind in kinds), "rival"),
+        "; ".join(part.citation for part in parts if part.citation),
+        weigher=weighs.weigher,
+        learner=weighs.learner,
+        trainer=next((part.trainer for part in parts if part.trainer), None),
+        editor=next((part.editor for part in parts if part.editor), None),
+        drops_none=weighs.drops_none,
+        loss_weight_rule=weighs.loss_weight_rule,
+        changes={name: value for part in parts for name, value in part.changes.items()},
+        own_settings=tuple(kind for part in parts for kind in part.own_settings),
+        needs=frozenset(need for part in parts for need in part.needs),
+        parts=tuple(parts),
+    )
+
+
+def _unknown(name: str, text: str, known: Iterable[str]) -> str:
     if not name:
         return f"{text!r} names no method before or after a '+'; write it like 'sot + safeinstr'"
-    near = difflib.get_close_matches(name, methods, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(methods)}"
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return f"unknown method {name!r}; {hint}"

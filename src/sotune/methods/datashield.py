@@ -15,9 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sotune.methods.base import WeighInputs, weighing, weights_by_rank
 from sotune.methods.layers import encode_layers
+from sotune.methods.method import Method, WeighInputs
 from sotune.methods.pairs import safety_pairs
+from sotune.methods.ranking import weights_by_rank
 
 _MOST_PAIRS = 200
 
@@ -60,4 +61,13 @@ def compliance_aware_score(comply: Tensor, refuse: Tensor) -> float:
     return float(between / (projected**2).sum().clamp_min(1e-12))
 
 
-DATASHIELD = weighing(weigh)
+METHODS = (
+    Method(
+        "datashield",
+        "DataShield",
+        citation="Zhang et al., DataShield: Safety-degrading data filtering for LLM instruction fine-tuning (2026)",
+        link="https://arxiv.org/abs/2606.00160",
+        weigher=weigh,
+        needs=frozenset({"model"}),
+    ),
+)

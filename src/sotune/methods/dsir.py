@@ -20,17 +20,26 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.base import WeighInputs, row_noise, weighing, weights_by_rank
+from sotune.methods.method import Method, WeighInputs
+from sotune.methods.ranking import row_noise, weights_by_rank
 from sotune.records import Record
+from sotune.settings import StageSettings
 
 N_BUCKETS = 10_000
 _FLOOR = 1e-8  # added to frequencies before the logarithm, as in the released code
-_MIXING = 0.1
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
+
+
+class DsirSettings(StageSettings):
+    """DSIR: its own constants."""
+
+    mixing: float = Field(0.1, ge=0, lt=1, description="Share of the raw frequencies in the target's (ours).")
 
 
 def weigh(inputs: WeighInputs) -> Tensor:
@@ -56,7 +65,7 @@ def weigh_by_mean(inputs: WeighInputs) -> Tensor:
 def _score(inputs: WeighInputs, *, by_length: bool) -> Tensor:
     records = inputs.require_records("dsir")
     rows, target = ([ngram_buckets(_text(r)) for r in some] for some in (records.downstream, records.safe_anchor))
-    ratio = log_ratios(target, rows, mixing=_MIXING)
+    ratio = log_ratios(target, rows, mixing=inputs.own(DsirSettings).mixing)
     scores = [sum(count * float(ratio[bucket]) for bucket, count in row.items()) for row in rows]
     if by_length:
         scores = [score / max(1, row.total()) for score, row in zip(scores, rows, strict=True)]
@@ -96,5 +105,12 @@ def _text(record: Record) -> str:
     return "\n".join(message.content for message in record.messages)
 
 
-DSIR = weighing(weigh)
-DSIR_MEAN = weighing(weigh_by_mean)
+DSIR = Method(
+    "dsir",
+    "DSIR",
+    citation="Xie et al., Data selection for language models via importance resampling (NeurIPS 2023)",
+    link="https://arxiv.org/abs/2302.03169",
+    weigher=weigh,
+    own_settings=(DsirSettings,),
+)
+METHODS = (DSIR, replace(DSIR, name="dsir_mean", title="DSIR, mean per n-gram", weigher=weigh_by_mean))

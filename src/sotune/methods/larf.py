@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sotune.methods.base import WeighInputs, weighing
 from sotune.methods.layers import encode_layers
+from sotune.methods.method import Method, WeighInputs
 from sotune.transport.cost import normalize_rows
 
 
@@ -54,4 +54,13 @@ def _mean_of_others(z: Tensor) -> Tensor:
     return (z @ z.sum(0) - 1) / max(1, len(z) - 1)
 
 
-LARF = weighing(weigh)
+METHODS = (
+    Method(
+        "larf",
+        "LARF",
+        citation="Li et al., Layer-aware representation filtering (EMNLP 2025)",
+        link="https://arxiv.org/abs/2507.18631",
+        weigher=weigh,
+        needs=frozenset({"model"}),
+    ),
+)

@@ -18,18 +18,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, train_weighted, training
+from sotune.methods.method import Method, TrainInputs, train_weighted
 from sotune.methods.pairs import safety_pairs
+from sotune.settings import StageSettings
 
 if TYPE_CHECKING:
     from sotune.training import TrainResult
-    from sotune.training.data import TrainingRow, WeightedCollator
+    from sotune.training.training_rows import TrainingRow, WeightedCollator
 
-_RHO = 1.0
 _TURNS, _ALIGNMENT_SHARE, _PROXIMAL_AFTER = 20, 0.1, 0.1
 _MOST_PAIRS = 200
+
+
+class LisaSettings(StageSettings):
+    """Lisa: its own constants."""
+
+    rho: float = Field(1.0, ge=0, description="Strength of the proximal term (released script).")
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -40,7 +47,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     from sotune.models import load_tokenizer
-    from sotune.training.data import WeightedCollator, build_equal_rows
+    from sotune.training.training_rows import WeightedCollator, build_equal_rows
 
     tools, settings = inputs.tools, inputs.tools.training
     tokenizer = load_tokenizer(tools.model)
@@ -50,7 +57,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         build_equal_rows(pairs, tokenizer, settings),
         WeightedCollator(pad_token_id=tokenizer.pad_token_id),
         n_steps=settings.max_steps or math.ceil(len(inputs.records) / batch * settings.num_train_epochs),
-        rho=_RHO,
+        rho=inputs.own(LisaSettings).rho,
         seed=settings.seed,
     )
     return train_weighted(inputs, change=change)
@@ -122,4 +129,13 @@ def _copy(model: Any) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in _trainable(model)]
 
 
-LISA = training(train)
+METHODS = (
+    Method(
+        "lisa",
+        "Lisa",
+        citation="Huang et al., Lisa: Lazy safety alignment against harmful fine-tuning (NeurIPS 2024)",
+        link="https://arxiv.org/abs/2405.18641",
+        trainer=train,
+        own_settings=(LisaSettings,),
+    ),
+)

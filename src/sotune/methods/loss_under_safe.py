@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sotune.methods.base import WeighInputs, weighing, weights_by_rank
+from sotune.methods.method import Method, WeighInputs
+from sotune.methods.ranking import weights_by_rank
 from sotune.methods.tuned import tune_on
 
 
@@ -20,7 +21,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
         ConfigError: There are no records or no model.
         DataError: The anchor has no row to train on.
     """
-    from sotune.training.scoring import score_tokens
+    from sotune.training.token_losses import score_tokens
 
     records, tools = inputs.require_records("loss_under_safe"), inputs.require_tools("loss_under_safe")
     adapter = tune_on(records.safe_anchor, tools, name="safe")
@@ -29,4 +30,4 @@ def weigh(inputs: WeighInputs) -> Tensor:
     return weights_by_rank(-torch.tensor(mean, dtype=torch.float64))
 
 
-LOSS_UNDER_SAFE = weighing(weigh)
+METHODS = (Method("loss_under_safe", "loss under a safe model", weigher=weigh, needs=frozenset({"model"})),)

@@ -8,19 +8,21 @@ https://doi.org/10.1016/S0047-259X(03)00096-4), since an anchor has far fewer ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sotune.errors import DataError
-from sotune.methods.base import Method, WeighInputs
+from sotune.methods.method import Method, WeighInputs
 from sotune.transport.cost import normalize_rows
 
 _FLOOR = 1e-6
 """Added to the covariance, in units of its mean variance: a tiny anchor may ask for no shrinkage at all."""
 
 
-def weigh(inputs: WeighInputs) -> Tensor:
-    """Returns ``1 / (1 + D²/d)``, ``[n]``, with D the distance to the anchor's mean under its shrunk covariance.
+def learn(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
+    """Returns the function ``1 / (1 + D²/d)``, with D the distance to the anchor's mean under its shrunk covariance.
 
     Raises:
         DataError: The anchor's rows are all alike, so that they have no covariance.
@@ -32,9 +34,21 @@ def weigh(inputs: WeighInputs) -> Tensor:
         raise DataError(f"the safe anchor has {len(anchor)} rows and no scatter; give it at least two rows that differ")
     covariance = torch.from_numpy(ledoit_wolf(anchor.cpu().numpy())[0]).to(anchor)
     covariance.diagonal().add_(_FLOOR * covariance.diagonal().mean())
-    offset = normalize_rows(inputs.downstream.double()) - anchor.mean(0)
-    squared: Tensor = (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
-    return 1 / (1 + squared / anchor.shape[1])
+
+    def weigh(z: Tensor) -> Tensor:
+        offset = normalize_rows(z.double()) - anchor.mean(0)
+        squared: Tensor = (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
+        return 1 / (1 + squared / anchor.shape[1])
+
+    return weigh
 
 
-ONE_CLASS = Method(weigh, loss_weight_rule="uniform")
+METHODS = (
+    Method(
+        "one_class",
+        "distance to the anchor",
+        citation="Lee et al., Detecting out-of-distribution samples (NeurIPS 2018); Ledoit and Wolf (2004)",
+        link="https://arxiv.org/abs/1807.03888",
+        learner=learn,
+    ),
+)

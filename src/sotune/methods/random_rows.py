@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sotune.methods.base import Method, WeighInputs
+from sotune.methods.method import Method, WeighInputs
 
 
 def weigh(inputs: WeighInputs) -> Tensor:
@@ -14,4 +14,4 @@ def weigh(inputs: WeighInputs) -> Tensor:
     return torch.rand(inputs.downstream.shape[0], generator=generator, dtype=torch.float64)
 
 
-RANDOM = Method(weigh, loss_weight_rule="uniform")
+METHODS = (Method("random", "random selection", "control", weigher=weigh),)

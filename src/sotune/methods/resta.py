@@ -10,11 +10,18 @@ sum is a plain adapter of twice the rank and the base model is untouched. γ is 
 
 from __future__ import annotations
 
-from sotune.methods.base import EditInputs, editing
-from sotune.methods.folding import LowRank, beside, load_layers, rewrite
-from sotune.methods.tuned import tune_on
+from pydantic import Field
 
-_GAMMA = 0.5
+from sotune.methods.folding import LowRank, beside, load_layers, rewrite
+from sotune.methods.method import EditInputs, Method
+from sotune.methods.tuned import tune_on
+from sotune.settings import StageSettings
+
+
+class RestaSettings(StageSettings):
+    """RESTA: its own constants."""
+
+    gamma: float = Field(0.5, ge=0, description="How much of the harm-tuned update is taken off (ours).")
 
 
 def edit(inputs: EditInputs) -> None:
@@ -23,12 +30,22 @@ def edit(inputs: EditInputs) -> None:
     Raises:
         DataError: The harmful reference has no row to train on.
     """
+    gamma = inputs.trained.own(RestaSettings).gamma
     harm = load_layers(tune_on(inputs.trained.harmful_reference, inputs.trained.tools, name="harm"))
 
     def subtract(name: str, update: LowRank) -> LowRank:
-        return beside(update, LowRank(harm[name].a, -_GAMMA * harm[name].b))
+        return beside(update, LowRank(harm[name].a, -gamma * harm[name].b))
 
     rewrite(inputs.adapter, subtract)
 
 
-RESTA = editing(edit)
+METHODS = (
+    Method(
+        "resta",
+        "RESTA",
+        citation="Bhardwaj et al., Language models are Homer Simpson! (ACL 2024)",
+        link="https://arxiv.org/abs/2402.11746",
+        editor=edit,
+        own_settings=(RestaSettings,),
+    ),
+)

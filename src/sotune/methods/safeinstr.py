@@ -14,19 +14,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from sotune.errors import ConfigError
-from sotune.methods.base import TrainInputs, train_weighted, training
+from sotune.methods.method import Method, TrainInputs, train_weighted
 from sotune.methods.pairs import safety_pairs
+from sotune.settings import StageSettings
 
 if TYPE_CHECKING:
     from sotune.training import TrainResult
 
-_DOSE = 0.03
+
+class SafeInstrSettings(StageSettings):
+    """SafeInstr: its own constants."""
+
+    dose: float = Field(0.03, gt=0, le=1, description="Safety pairs in units of rows; more raises over-refusal.")
 
 
 def train(inputs: TrainInputs) -> TrainResult:
     """Trains on the rows and the pairs, the pairs with loss weight 1."""
-    return train_weighted(with_pairs(inputs, dose=_DOSE))
+    return train_weighted(with_pairs(inputs, dose=inputs.own(SafeInstrSettings).dose))
 
 
 def with_pairs(inputs: TrainInputs, *, dose: float) -> TrainInputs:
@@ -50,4 +57,13 @@ def with_pairs(inputs: TrainInputs, *, dose: float) -> TrainInputs:
     )
 
 
-SAFEINSTR = training(train)
+METHODS = (
+    Method(
+        "safeinstr",
+        "SafeInstr",
+        citation="Bianchi et al., Safety-tuned LLaMAs (ICLR 2024)",
+        link="https://arxiv.org/abs/2309.07875",
+        trainer=train,
+        own_settings=(SafeInstrSettings,),
+    ),
+)

@@ -13,13 +13,14 @@ variant. The validation set is the safe anchor and the harmful reference; the th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sotune.methods.base import WeighInputs, weighing, weights_by_rank
 from sotune.methods.layers import encode_layers
+from sotune.methods.method import Method, WeighInputs
+from sotune.methods.ranking import weights_by_rank
 from sotune.weights.separation import auroc
 
 _MOST_DIRECTIONS = 10
@@ -86,7 +87,7 @@ def choose(downstream: Tensor, safe: Tensor, harmful: Tensor, *, center: bool) -
 def _layers(inputs: WeighInputs) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the states at every layer where a model is known, else the representations that were given."""
     if inputs.tools is None or inputs.records is None:
-        return inputs.downstream[None], inputs.safe_anchor[None], inputs.harmful_reference[None]
+        return inputs.rows[None], inputs.safe_anchor[None], inputs.harmful_reference[None]
     sets = (inputs.records.downstream, inputs.records.safe_anchor, inputs.records.harmful_reference)
     states = encode_layers([record for rows in sets for record in rows], inputs.tools, pooling="last")
     first, second, third = torch.split(states, [len(rows) for rows in sets], dim=1)
@@ -94,5 +95,12 @@ def _layers(inputs: WeighInputs) -> tuple[Tensor, Tensor, Tensor]:
     return first[1:], second[1:], third[1:]
 
 
-SAFT = weighing(weigh)
-SAFT_CENTERED = weighing(weigh_centered)
+SAFT = Method(
+    "saft",
+    "SAFT",
+    citation="Choi et al., Safety-aware fine-tuning of large language models (2024)",
+    link="https://arxiv.org/abs/2410.10014",
+    weigher=weigh,
+    needs=frozenset({"model"}),
+)
+METHODS = (SAFT, replace(SAFT, name="saft_centered", title="SAFT, centered", weigher=weigh_centered))

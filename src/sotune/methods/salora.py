@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, train_weighted, training
 from sotune.methods.folding import LowRank, beside, rewrite
+from sotune.methods.method import Method, TrainInputs, train_weighted
 from sotune.methods.pairs import safety_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sotune.training import TrainResult
-    from sotune.training.data import TrainingRow, WeightedCollator
+    from sotune.training.training_rows import TrainingRow, WeightedCollator
 
 _SAMPLES, _DIRECTIONS, _WIDTH_SHARE, _SVD_ITERATIONS = 128, 32, 4, 30
 _BATCH = 16
@@ -69,7 +69,7 @@ def projected_adapter(inputs: TrainInputs) -> ProjectedAdapter:
         DataError: There are no refusals or no rows to train on.
     """
     from sotune.models import load_tokenizer
-    from sotune.training.data import WeightedCollator, build_equal_rows
+    from sotune.training.training_rows import WeightedCollator, build_equal_rows
 
     tools = inputs.tools
     tokenizer = load_tokenizer(tools.model)
@@ -202,4 +202,12 @@ def _attach(layer: Any, parts: FixedParts) -> None:
     layer.register_forward_hook(subtract)
 
 
-SALORA = training(train)
+METHODS = (
+    Method(
+        "salora",
+        "SaLoRA",
+        citation="Li et al., SaLoRA: Safety-alignment preserved low-rank adaptation (ICLR 2025)",
+        link="https://arxiv.org/abs/2501.01765",
+        trainer=train,
+    ),
+)

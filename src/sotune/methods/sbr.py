@@ -14,14 +14,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, train_weighted, training
+from sotune.methods.method import Method, TrainInputs, train_weighted
+from sotune.settings import StageSettings
 
 if TYPE_CHECKING:
     from sotune.training import TrainResult
 
-_ALPHA, _PROMPTS = 50.0, 8
+
+class SbrSettings(StageSettings):
+    """SBR: its own constants."""
+
+    alpha: float = Field(50.0, ge=0, description="Strength of the anchor (released script).")
+    prompts: int = Field(8, ge=1, description="How many harmful prompts are held (released script).")
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -33,14 +40,14 @@ def train(inputs: TrainInputs) -> TrainResult:
     from sotune.models import load_tokenizer
     from sotune.rendering import render_prompt
 
-    tools = inputs.tools
+    tools, own = inputs.tools, inputs.own(SbrSettings)
     tokenizer, template = load_tokenizer(tools.model), tools.training.template
     prompts = [
         tokenizer(render_prompt(row.prompt, template, tokenizer), add_special_tokens=template == "paper")["input_ids"]
-        for row in inputs.harmful_reference[:_PROMPTS]
+        for row in inputs.harmful_reference[: own.prompts]
     ]
     prompts = [ids[-tools.training.max_length :] for ids in prompts]
-    return train_weighted(inputs, change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=_ALPHA))
+    return train_weighted(inputs, change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=own.alpha))
 
 
 class AnchorStates:
@@ -93,4 +100,13 @@ class AnchorStates:
         return states.float()
 
 
-SBR = training(train)
+METHODS = (
+    Method(
+        "sbr",
+        "SBR",
+        citation="Lu et al., Safety anchor: Defending harmful fine-tuning via geometric bottlenecks (ICML 2026)",
+        link="https://arxiv.org/abs/2605.05995",
+        trainer=train,
+        own_settings=(SbrSettings,),
+    ),
+)

@@ -15,12 +15,13 @@ cycled, and rows are joined by id. ``seal_released`` has Adam. Both use the budg
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from sotune.methods.base import WeighInputs, weighing
+from sotune.methods.method import Method, WeighInputs
 
 _EPOCHS = 3
 _PENALTY, _DECAY = 1.0, 0.03
@@ -69,5 +70,15 @@ def weigh(inputs: WeighInputs, *, released: bool = False) -> Tensor:
     return torch.softmax(torch.tensor(logits, dtype=torch.float64), 0)
 
 
-SEAL = weighing(weigh)
-SEAL_RELEASED = weighing(partial(weigh, released=True))
+SEAL = Method(
+    "seal",
+    "SEAL",
+    citation="Shen et al., SEAL: Safety-enhanced aligned LLM fine-tuning via bilevel data selection (ICLR 2025)",
+    link="https://arxiv.org/abs/2410.07471",
+    weigher=weigh,
+    needs=frozenset({"model"}),
+)
+METHODS = (
+    SEAL,
+    replace(SEAL, name="seal_released", title="SEAL, as released", weigher=partial(weigh, released=True)),
+)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sotune.methods.base import Method
+from sotune.methods.method import Method
 
-SFT = Method(keeps_all=True)
+METHODS = (Method("sft", "plain fine-tuning", "control"),)

@@ -1,35 +1,38 @@
-"""Push-pull optimal transport, as the package solves it: sotune's own method, and two of its limits."""
+"""Push-pull transport under the paper's ground cost, two of its limits, and the rows of Table 3."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from sotune.methods.base import Method, WeighInputs
-from sotune.settings import WeightSettings
-from sotune.weights import learn_weights
+from sotune.methods.method import Method
+from sotune.methods.push_pull import PAPER, weigh
 
-SETTINGS = WeightSettings(cost="cosine")
-"""The defaults under the paper's cost. A user's own settings do not change a method; a comparison may."""
-
-
-def weigh(inputs: WeighInputs, *, settings: WeightSettings = SETTINGS) -> Tensor:
-    """Returns weights solved to stationarity, ``[n]``, unless the settings say otherwise."""
-    return learn_weights(inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings).weights
+_COSINE: Mapping[str, Any] = {"cost": "cosine"}
+SOT = Method(
+    "sot", "sotune, cosine cost", "ours", PAPER, weigher=weigh, loss_weight_rule="proportional", changes=_COSINE
+)
 
 
-def weigh_one_step(inputs: WeighInputs) -> Tensor:
-    """Returns the weights of the first gradient, ``[n]``: the ranking by potentials at equal weights."""
-    return weigh(inputs, settings=SETTINGS.replace(solver="one_step"))
+def _with(name: str, title: str, **changes: Any) -> Method:
+    return replace(SOT, name=name, title=title, changes={**_COSINE, **changes})
 
 
-def weigh_by_density_ratio(inputs: WeighInputs) -> Tensor:
-    """Returns a power of the ratio of kernel densities, safe to harmful, ``[n]``: transport with free columns.
-
-    The density of a reference at z is ``Σ_j b_j exp(−C(z, z_j)/ε)``; with λ = ½ both have the same exponent.
-    """
-    return weigh(inputs, settings=SETTINGS.replace(solver="one_step", reference_relaxation=0.0))
-
-
-SOT = Method(weigh, loss_weight_rule="proportional")
-SOT_POTENTIALS = Method(weigh_one_step, loss_weight_rule="proportional")
-KERNEL_DENSITY_RATIO = Method(weigh_by_density_ratio, loss_weight_rule="uniform")
+METHODS = (
+    SOT,
+    _with("sot_potentials", "sotune, first gradient", solver="one_step"),
+    # The density of a reference at z is Σ_j b_j exp(−C(z, z_j)/ε): transport with free columns. With λ = ½ both
+    # densities have the same exponent, so that the weights are a power of their ratio, safe to harmful.
+    replace(
+        _with("kernel_density_ratio", "kernel density ratio", solver="one_step", reference_relaxation=0.0),
+        kind="rival",
+        citation="",
+        loss_weight_rule="uniform",
+    ),
+    _with("pull_only", "sotune, pull only", push_strength=0.0),
+    _with("push_only", "sotune, push only", push_strength=1.0),
+    # Top-K without reweighting, and reweighting without Top-K.
+    replace(SOT, name="sot_uniform", title="sotune, equal loss weights", loss_weight_rule="uniform"),
+    replace(SOT, name="sot_all", title="sotune, all rows", drops_none=True),
+)

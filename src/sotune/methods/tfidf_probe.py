@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import DataError
-from sotune.methods.base import Method, WeighInputs
+from sotune.methods.method import Method, WeighInputs
 from sotune.records import Record
 from sotune.weights.ground_cost import PROBE_REGULARIZATION
 from sotune.weights.logistic import fit_balanced
@@ -64,4 +64,4 @@ def _text(record: Record) -> str:
     return "\n".join(message.content for message in record.messages)
 
 
-TFIDF_PROBE = Method(weigh, loss_weight_rule="uniform")
+METHODS = (Method("tfidf_probe", "probe on words", weigher=weigh),)

@@ -16,15 +16,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.base import TrainInputs, train_weighted, training
+from sotune.methods.method import Method, TrainInputs, train_weighted
 from sotune.methods.tuned import tune_on
+from sotune.settings import StageSettings
 
 if TYPE_CHECKING:
     from sotune.training import TrainResult
 
-_MASKED_SHARE = 0.2  # the released script's data_prop, over all tokens
+
+class TokenMaskSettings(StageSettings):
+    """Token mask: its own constants."""
+
+    masked_share: float = Field(0.2, ge=0, lt=1, description="Share of all tokens (the released script's data_prop).")
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -33,7 +39,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     Raises:
         DataError: One of the sets has no row to train on.
     """
-    from sotune.training.scoring import score_tokens
+    from sotune.training.token_losses import score_tokens
 
     tools = inputs.tools
     references = {"task": inputs.safe_anchor, "harm": inputs.harmful_reference}
@@ -45,7 +51,8 @@ def train(inputs: TrainInputs) -> TrainResult:
     }
     ids = [record.id for record in inputs.records if record.id in losses["task"]]
     risks = {id: losses["task"][id] - losses["harm"][id] for id in ids}
-    return train_weighted(inputs, learned_tokens=mask_riskiest(ids, risks, share=_MASKED_SHARE))
+    share = inputs.own(TokenMaskSettings).masked_share
+    return train_weighted(inputs, learned_tokens=mask_riskiest(ids, risks, share=share))
 
 
 def mask_riskiest(ids: Sequence[str], risks: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
@@ -65,4 +72,13 @@ def mask_riskiest(ids: Sequence[str], risks: Mapping[str, Tensor], *, share: flo
     return dict(zip(ids, torch.split(stays, [len(risks[id]) for id in ids]), strict=True))
 
 
-TOKENMASK = training(train)
+METHODS = (
+    Method(
+        "tokenmask",
+        "token mask",
+        citation="After Li et al., Token-level data selection for safe LLM fine-tuning (ICLR 2026)",
+        link="https://arxiv.org/abs/2603.01185",
+        trainer=train,
+        own_settings=(TokenMaskSettings,),
+    ),
+)

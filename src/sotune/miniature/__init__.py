@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sotune.miniature.data import (
+from sotune.miniature.generate_data import (
     generate_eval_prompts,
     generate_harmful_reference,
     generate_safe_anchor,

@@ -2,8 +2,8 @@
 
 from sotune.evaluation.usage import JudgingPlan
 from sotune.pipeline.explaining import Explanation, explain
-from sotune.pipeline.scoring import ScoreSummary, score
 from sotune.pipeline.stage import RunSummary, StageOutcome
+from sotune.pipeline.unseen_rows import ScoreSummary, score
 from sotune.pipeline.verbs import figures, plan, plan_judging, run
 
 __all__ = [

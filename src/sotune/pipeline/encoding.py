@@ -146,7 +146,7 @@ def _cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
-    settings = {name: getattr(config, name) for name in RepresentationSettings.model_fields}
+    settings = config.part(RepresentationSettings).model_dump(mode="json")
     return {
         "settings": settings,
         "fingerprints": [encoder.fingerprint for encoder in make_encoders(config).members],

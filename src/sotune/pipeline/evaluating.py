@@ -15,7 +15,8 @@ from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.outcome import TUNED, load_evaluation, save_evaluation
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.monitoring import Monitor
-from sotune.pipeline.fine_tuning import ADAPTER, base_model
+from sotune.pipeline.fine_tuning import ADAPTER
+from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.stage import Figures, Stage
 from sotune.settings import RunConfig
 
@@ -49,11 +50,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         settings=config,
         template=config.template,
         seed=config.seed,
-        answers_dir=run.file(_ANSWERS),
+        answers_dir=_answers(config, run),
         monitor=monitor,
     )
     outputs = save_evaluation(run.path, found, kind="run")
-    shutil.rmtree(run.file(_ANSWERS))  # all that they held is in the responses now
+    shutil.rmtree(run.file(_ANSWERS), ignore_errors=True)  # all that they held is in the responses now
     return outputs
 
 
@@ -76,10 +77,14 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
             settings=config,
             template=config.template,
             seed=config.seed,
-            answers_dir=run.file(_ANSWERS),
+            answers_dir=_answers(config, run),
             judge_answers=run.file(CACHE),
             monitor=monitor,
         )
+
+
+def _answers(config: RunConfig, run: RunFolder) -> Path:
+    return run.file(_ANSWERS) if config.answers_dir is None else Path(config.answers_dir)
 
 
 def _candidates(config: RunConfig, run: RunFolder) -> list[Candidate]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import RunFolder, read_parquet
-from sotune.errors import ArtifactError, DataError
+from sotune.errors import DataError
 from sotune.pipeline.record_sets import read_records
 
 
@@ -22,9 +22,10 @@ class Explanation:
         rank: 1 for the largest weight.
         relative_weight: ``n·w``: 1 is the mean.
         margin: ``log(weight / cut)``; below 0 the row is dropped.
-        pull_cost: Mean cost of its transport to the safe anchor, in units of cost.
+        pull_cost: Mean cost of its transport to the safe anchor, in units of cost; ``None`` where the method of the run
+            transports nothing.
         push_cost: The same to the harmful reference.
-        nearest_safe: Anchor rows with the share of its mass that goes to each, most first.
+        nearest_safe: Anchor rows with the share of its mass that goes to each, most first; empty likewise.
         nearest_harmful: The same of the harmful reference.
         sentence: All of it in words.
         texts: Prompt and completion by set and id; empty unless they were asked for.
@@ -35,8 +36,8 @@ class Explanation:
     rank: int
     relative_weight: float
     margin: float
-    pull_cost: float
-    push_cost: float
+    pull_cost: float | None
+    push_cost: float | None
     nearest_safe: Mapping[str, float]
     nearest_harmful: Mapping[str, float]
     sentence: str
@@ -52,13 +53,11 @@ def explain(folder: str | Path, ids: Sequence[str], *, show_text: bool = False) 
         show_text: Whether to hand out texts, which may be harmful.
 
     Raises:
-        ArtifactError: The folder is no run, or its weights are of an older version.
+        ArtifactError: The folder is no run, or its rows are not selected.
         DataError: There is no such row.
     """
     run = RunFolder.open(Path(folder))
     weights, selection = read_parquet(run.file("weights.parquet")), read_parquet(run.file("selection.parquet"))
-    if "nearest_safe" not in weights or "margin" not in selection:
-        raise ArtifactError(f"{run.path} holds no explanations; run `sotune weigh` again")
     weighed = {id: position for position, id in enumerate(weights["id"])}
     selected = {id: position for position, id in enumerate(selection["id"])}
     unknown = [id for id in ids if id not in weighed or id not in selected]
@@ -76,7 +75,7 @@ def _explain(
     id: str, weighed: Mapping[str, Any], selected: Mapping[str, Any], n: int, texts: Mapping[tuple[str, str], str]
 ) -> Explanation:
     nearest = {
-        side: dict(zip(weighed[f"nearest_{side}"], weighed[f"nearest_{side}_shares"], strict=True))
+        side: dict(zip(weighed.get(f"nearest_{side}", ()), weighed.get(f"nearest_{side}_shares", ()), strict=True))
         for side in ("safe", "harmful")
     }
     cited = [("downstream", id), *(("safe_anchor", other) for other in nearest["safe"])]
@@ -87,8 +86,8 @@ def _explain(
         rank=selected["rank"],
         relative_weight=n * weighed["weight"],
         margin=selected["margin"],
-        pull_cost=weighed["pull_cost"],
-        push_cost=weighed["push_cost"],
+        pull_cost=weighed.get("pull_cost"),
+        push_cost=weighed.get("push_cost"),
         nearest_safe=nearest["safe"],
         nearest_harmful=nearest["harmful"],
         sentence=selected["explanation"],

@@ -61,7 +61,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
             settings=settings,
             template=settings.template,
             seed=settings.seed,
-            answers_dir=run.file(_ANSWERS),
+            answers_dir=_answers(settings, run),
             monitor=watch,
         )
         about = {
@@ -73,6 +73,10 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
         write_models_report(run, show_text=settings.show_text)
     paths = tuple(str(run.file(name)) for name in (*files, "report.html"))
     return ModelComparison(str(run.path), load_evaluation(run.path), paths)
+
+
+def _answers(settings: ModelEvaluation, run: RunFolder) -> Path:
+    return run.file(_ANSWERS) if settings.answers_dir is None else Path(settings.answers_dir)
 
 
 def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None) -> JudgingPlan:
@@ -91,7 +95,7 @@ def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None
             settings=settings,
             template=settings.template,
             seed=settings.seed,
-            answers_dir=run.file(_ANSWERS),
+            answers_dir=_answers(settings, run),
             judge_answers=run.file(CACHE),
             monitor=monitor or Silent(),
         )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sotune.artifacts import RunFolder, read_json
-from sotune.pipeline.guarding import SENTINEL_SUMMARY, SentinelScores, read_sentinels, require_sentinels
+from sotune.pipeline.sentinel_files import SENTINEL_SUMMARY, SentinelScores, read_sentinels, require_sentinels
 from sotune.selection import keep_count
 from sotune.settings import RunConfig
 
@@ -29,8 +29,14 @@ class Promise:
     described: dict[str, Any]
 
 
-def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float]) -> Promise:
+def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *, k: int | None) -> Promise:
     """Finds the cut that the settings ask for, and measures it with the run's sentinels.
+
+    Args:
+        config: The settings.
+        run: Holds the sentinels.
+        weights: Of the downstream rows, on the simplex.
+        k: How many the method itself keeps; ``None`` where it leaves that to the settings.
 
     Raises:
         ConfigError: ``keep`` is ``auto``, and no cut can promise what is asked; the message says what would be needed.
@@ -49,11 +55,13 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float]) ->
 
     scores = log_relative(torch.tensor(weights, dtype=torch.float64))
     n = len(scores)
-    sentinels = require_sentinels(run) if config.keep == "auto" else read_sentinels(run)
-    if sentinels is None:
-        summary = run.file(SENTINEL_SUMMARY)
+    by_sentinels = config.keep == "auto" and k is None
+    sentinels = require_sentinels(run) if by_sentinels else read_sentinels(run)
+    if k is None and not by_sentinels:
         k = keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
-        note = read_json(summary)["note"] if summary.exists() else "the weights hold no sentinels"
+    if sentinels is None:
+        assert k is not None  # what the sentinels place needs them
+        note = read_json(run.file(SENTINEL_SUMMARY))["note"]
         return Promise(k, sorted(weights, reverse=True)[k - 1], {"keep": config.keep, "k": k, "n": n, "note": note})
     share = estimate_harmful_share(
         scores,
@@ -62,8 +70,7 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float]) ->
         tuning_outranked=sentinels.tuning_outranked,
     )
     bound: dict[str, Any] = {}
-    if config.keep == "fixed":
-        k = keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
+    if k is not None:
         # At a cut that no sentinel placed: a sentinel passes when it weighs no less than the smallest kept row.
         cut = float(scores.sort(descending=True).values[k - 1])
         passing = sentinels.harmful >= cut

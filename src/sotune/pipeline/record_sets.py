@@ -22,7 +22,7 @@ _RECORDS, _SUMMARY, _QUARANTINE = "records.parquet", "records.json", "quarantine
 
 
 def read_records(run: RunFolder, *names: SetName) -> dict[SetName, list[Record]]:
-    """Reads record sets of a run back, all three unless some are named."""
+    """Reads record sets of a run back, the three that are weighed unless some are named."""
     sets: dict[SetName, list[Record]] = {name: [] for name in names or SET_NAMES}
     columns = read_parquet(run.file(_RECORDS))
     rows = zip(*(columns[c] for c in ("set", "id", "prompt", "completion", "row", "origin")), strict=True)
@@ -34,8 +34,10 @@ def read_records(run: RunFolder, *names: SetName) -> dict[SetName, list[Record]]
 
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
-    """Returns how one of the three sets is to be read."""
+    """Returns how one of the sets is to be read."""
     shared = SourceOptions(id_column=config.id_column, max_row_bytes=config.max_row_bytes)
+    if name == "safety_pairs":
+        return shared
     if name == "safe_anchor":
         return replace(shared, format=config.safe_format, where=config.safe_where)
     if name == "harmful_reference":
@@ -55,16 +57,17 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
-    settings = {name: getattr(config, name) for name in DataSettings.model_fields}
+    settings = config.part(DataSettings).model_dump(mode="json")
     return {"settings": settings, "inputs": {name: _source_digest(source) for name, source in _sources(config).items()}}
 
 
 def _sources(config: RunConfig) -> dict[SetName, str]:
-    return {
+    sources: dict[SetName, str] = {
         "downstream": config.data,
         "safe_anchor": config.safe_anchor,
         "harmful_reference": config.harmful_reference,
     }
+    return sources if config.safety_pairs is None else {**sources, "safety_pairs": config.safety_pairs}
 
 
 def _source_digest(source: str) -> Any:
@@ -87,6 +90,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             progress=partial(_report_reading, monitor, name),
         )
     check_weight_column(sets["downstream"].records, config.weight_column)  # before the long work, not after it
+    _check_truth_column(sets["downstream"].records, config.truth_column)
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
     write_quarantine(run.file(_QUARANTINE), quarantined)
     warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
@@ -151,6 +155,14 @@ def check_weight_column(records: Sequence[Record], weight_column: str) -> None:
                 f"{record.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
                 f"overwritten; name another with --weight-column"
             )
+
+
+def _check_truth_column(records: Sequence[Record], truth_column: str | None) -> None:
+    if truth_column is not None and not any(truth_column in record.meta for record in records):
+        raise DataError(
+            f"{records[0].origin}: neither this row nor any other has the column {truth_column!r} that truth_column "
+            f"names; name one that says what a row is"
+        )
 
 
 def _write_records(path: Path, sets: Mapping[SetName, LoadedSet]) -> None:

@@ -27,6 +27,7 @@ class Stage:
         title: What the user reads.
         after: The stage whose outputs it reads.
         reads: Stages whose outputs it reads too where they have finished.
+        version: Of what the stage computes; a higher one never takes up what a lower one left.
         key: Everything that the outputs depend on, besides those of the stage before.
         work: Does it; resumes what an interrupted run left.
         summarize: Figures for the closing table, read from the artefacts.
@@ -39,6 +40,7 @@ class Stage:
     work: Callable[[RunConfig, RunFolder, Monitor], Sequence[str]]
     summarize: Callable[[RunFolder], Figures]
     reads: tuple[str, ...] = ()
+    version: int = 1
 
     def full_key(self, config: RunConfig, run: RunFolder) -> dict[str, Any]:
         """Returns the stage's key with the digests of what it reads."""
@@ -46,7 +48,8 @@ class Stage:
         for name in self.reads:
             if run.manifest_path(name).exists():
                 upstream |= run.digests(name)
-        return {**self.key(config), "upstream": upstream, "versions": library_versions("sotune")}
+        own = {"stage": self.version, "upstream": upstream, "versions": library_versions("sotune")}
+        return {**self.key(config), **own}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from sotune.evaluation.usage import JudgingPlan
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import REPRESENTATIONS
 from sotune.pipeline.evaluating import EVALUATION, count_judging
-from sotune.pipeline.fine_tuning import TRAINING, base_model
+from sotune.pipeline.fine_tuning import TRAINING
+from sotune.pipeline.method_tools import base_model, check_needs
 from sotune.pipeline.record_sets import RECORDS
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECTION
@@ -39,6 +40,9 @@ def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPl
     Raises:
         SotuneError: Data, settings or the work itself are at fault; the message says what to do.
     """
+    from sotune.methods import settle
+
+    config = settle(config)
     _check_needs("evaluate", config)
     return count_judging(config, monitor or Silent())
 
@@ -51,6 +55,9 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     """
     import torch
 
+    from sotune.methods import settle
+
+    config = settle(config)
     _check_needs(until, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -61,7 +68,9 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
 
 def plan(verb: str, config: RunConfig) -> RunSummary:
     """Tells which stages a verb would run, and touches nothing."""
-    return plan_stages(_stages(verb), config)
+    from sotune.methods import settle
+
+    return plan_stages(_stages(verb), settle(config))
 
 
 def figures(run: RunFolder) -> dict[str, Figures]:
@@ -71,7 +80,11 @@ def figures(run: RunFolder) -> dict[str, Figures]:
 
 def _check_needs(verb: str, config: RunConfig) -> None:
     """Finds what a verb lacks before any work is done for it."""
+    from sotune.methods import method_named
+
     stages = _stages(verb)
+    if WEIGHTS in stages:
+        check_needs(config, method_named(config.method))
     if TRAINING in stages:
         base_model(config)
     if EVALUATION in stages:

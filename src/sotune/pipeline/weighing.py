@@ -1,135 +1,150 @@
-"""Third stage: representations to weights and saved potentials."""
+"""Third stage: representations to weights, by the method of the run; saved potentials where it has some."""
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, library_versions, read_json, write_json, write_parquet
+from sotune.errors import DataError
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
-from sotune.pipeline.guarding import split_reference, tuning_grid, write_sentinels, written_settings
+from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
+from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.sentinel_files import write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sotune.methods import Method, Solution, Weighing
     from sotune.transport import Rows
-    from sotune.weights import LearnedWeights
-    from sotune.weights.solution import Step
 
 _N_NEAREST = 3
-_WEIGHTS, _POTENTIALS, _SOLVER = "weights.parquet", "potentials.safetensors", "solver.json"
+_WEIGHTS, _POTENTIALS, SOLVER = "weights.parquet", "potentials.safetensors", "solver.json"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
+    from sotune.methods import method_named
+
+    method = method_named(config.method)
+    settings = {**config.part(WeightSettings).model_dump(mode="json")}
     return {
-        "settings": config.model_dump(
-            mode="json", include={*WeightSettings.model_fields, *SentinelSettings.model_fields}
-        ),
-        "seed": None if config.sentinels == "off" else config.seed,
+        "method": {"names": method.at("weigh"), "constants": method.constants(config.method_settings, "weigh")},
+        "keeps_all": method.keeps_all,
+        "settings": {**settings, **config.part(SentinelSettings).model_dump(mode="json")},
+        "seed": config.seed,
+        "tools": tools_key(config, method, "weigh"),
         "libraries": library_versions("torch"),
         "threads": config.threads,
     }
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from sotune.sentinels import weigh_with_sentinels
-    from sotune.weights import Scorer, learn_weights
+    from sotune.methods import WeighInputs, method_named
 
+    method, sets = method_named(config.method), read_records(run)
     ids, downstream = map_representations(config, run, "downstream")
-    anchor_set, harmful_set = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
-    anchor, harmful = anchor_set.values, harmful_set.values
-    settings: WeightSettings = config
-    split, guarded = split_reference(config, run), None
-
-    def on_step(step: Step) -> None:
-        monitor.progress("solving weights", step.step, None)
-
-    def on_pass(number: int) -> Callable[[int, int], None]:
-        return lambda done, total: monitor.progress(f"pass {number} over all rows", done, total)
-
-    with warnings.catch_warnings(record=True) as caught:
+    anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if split.folds is None:
-            learned = learn_weights(downstream, anchor, harmful, settings, on_step=on_step, on_pass=on_pass)
-        else:
-            guarded = weigh_with_sentinels(
-                downstream, anchor, harmful, split.folds, settings,
-                grid=tuning_grid(config), on_step=on_step, on_pass=on_pass,
-            )  # fmt: skip
-            learned, settings, harmful = guarded.learned, guarded.settings, guarded.harmful_reference
-    references = [anchor, harmful]
-    harmful_ids = [harmful_set.ids[i] for i in (split.folds.solved if split.folds else range(len(harmful)))]
+        weighing = method.weigh(
+            WeighInputs(
+                downstream,
+                anchor.values,
+                harmful.values,
+                config.seed,
+                records=input_records(sets),
+                tools=make_tools(config, run, monitor, method, Path(folder)),
+                truth=read_truth(config, sets["downstream"]),
+                settings=config.part(WeightSettings),
+                sentinels=config.part(SentinelSettings),
+                method_settings=config.method_settings,
+                monitor=monitor,
+            )
+        )
     messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     for message in messages:
         monitor.warn(message)
-    write_parquet(
-        run.file(_WEIGHTS),
-        {
-            "id": ids,
-            "weight": learned.weights.double().numpy(),
-            "pull_cost": learned.pull_cost.double().numpy(),
-            "push_cost": learned.push_cost.double().numpy(),
-            "pull_potential": learned.pull_potential.double().numpy(),
-            "push_potential": learned.push_potential.double().numpy(),
-            **_nearest("safe", downstream, learned, 0, anchor, anchor_set.ids, settings.epsilon),
-            **_nearest("harmful", downstream, learned, 1, harmful, harmful_ids, settings.epsilon),
-        },
-        schema={"id": "string"},
-    )
-    outputs = [_WEIGHTS, _SOLVER, *write_sentinels(run, split, guarded)]
-    if learned.tau is None:
-        run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solver's potentials do not belong to these weights
-    else:
-        scorer = Scorer.from_learned(learned, settings=settings, references=references)
-        scorer.save(run.file(_POTENTIALS))
-        outputs.append(_POTENTIALS)
-    write_json(
-        run.file(_SOLVER),
-        {
-            "method": config.solver,
-            "cost": config.cost,
-            **written_settings(settings),
-            "tau": learned.tau,
-            "effective_sample_size": learned.effective_sample_size,
-            "objective": learned.objective,
-            "stationarity": learned.stationarity,
-            "stationarity_tolerance": config.stationarity_tolerance,
-            "pull_marginal_error": learned.marginal_error("pull"),
-            "push_marginal_error": learned.marginal_error("push"),
-            "marginal_tolerance": (
-                max(config.marginal_tolerance, config.streamed_tolerance)
-                if learned.n_passes
-                else config.marginal_tolerance
-            ),
-            "n_steps": learned.n_steps,
-            "n_passes": learned.n_passes,
-            "n_sinkhorn_iters": learned.n_sinkhorn_iters,
-            "converged": learned.converged,
-            "history": [step.as_dict() for step in learned.history],
-            "warnings": messages,
-        },
-    )
+    weights = _on_simplex(weighing, method.name)
+    columns = {"id": ids, "weight": weights.numpy()}
+    run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
+    outputs = [_WEIGHTS, SOLVER, *write_sentinels(run, weighing)]
+    solved: dict[str, Any] = {}
+    if weighing.solution is not None:
+        columns |= _solved_columns(weighing.solution, downstream, anchor.values, anchor.ids, harmful.ids)
+        solved = _describe_solution(weighing.solution)
+        if weighing.solution.scorer is not None:
+            weighing.solution.scorer.save(run.file(_POTENTIALS))
+            outputs.append(_POTENTIALS)
+    write_parquet(run.file(_WEIGHTS), columns, schema={"id": "string"})
+    described = {**_describe_weights(method, weighing, weights), **solved, "warnings": messages}
+    write_json(run.file(SOLVER), described)
     return outputs
 
 
-def _nearest(
-    name: str,
+def _on_simplex(weighing: Weighing, method: str) -> Tensor:
+    """Returns the weights, float64, with sum 1.
+
+    Raises:
+        DataError: They cannot be scaled to that.
+    """
+    import torch
+
+    weights = weighing.weights.double().cpu()
+    if weighing.solution is not None:
+        return weights
+    total = weights.sum()
+    if not (torch.isfinite(total) and total > 0 and (weights >= 0).all()):
+        raise DataError(f"method {method!r} must give finite weights ≥ 0, not all of them 0. Their sum is {total}")
+    return weights / total
+
+
+def _describe_weights(method: Method, weighing: Weighing, weights: Tensor) -> dict[str, Any]:
+    return {
+        **method.described,
+        "k": weighing.k,
+        "effective_sample_size": float(1 / (len(weights) * (weights**2).sum())),
+    }
+
+
+def _solved_columns(
+    solution: Solution,
     downstream: Rows,
-    learned: LearnedWeights,
-    number: int,
-    reference: Tensor,
-    ids: Sequence[str],
-    epsilon: float,
+    safe_anchor: Tensor,
+    safe_ids: Sequence[str],
+    harmful_ids: Sequence[str],
+) -> dict[str, Any]:
+    learned = solution.learned
+    sides = (
+        ("safe", safe_anchor, safe_ids),
+        ("harmful", solution.harmful_reference, [harmful_ids[i] for i in solution.positions]),
+    )
+    columns = {
+        "pull_cost": learned.pull_cost,
+        "push_cost": learned.push_cost,
+        "pull_potential": learned.pull_potential,
+        "push_potential": learned.push_potential,
+    }
+    found: dict[str, Any] = {name: column.double().numpy() for name, column in columns.items()}
+    for number, (name, reference, ids) in enumerate(sides):
+        found |= _nearest(name, downstream, solution, number, reference, ids)
+    return found
+
+
+def _nearest(
+    name: str, downstream: Rows, solution: Solution, number: int, reference: Tensor, ids: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the columns that say which rows of a reference each row's mass goes to, and the least cost."""
     from sotune.weights.nearest import nearest_by_mass
 
+    learned = solution.learned
     cost = learned.fitted_cost.between(downstream, reference)
-    found = nearest_by_mass(cost, learned.references[number].g, epsilon, most=_N_NEAREST)
+    found = nearest_by_mass(cost, learned.references[number].g, solution.settings.epsilon, most=_N_NEAREST)
     return {
         f"nearest_{name}": [[ids[i] for i in columns] for columns in found.columns.tolist()],
         f"nearest_{name}_shares": found.shares.double().tolist(),
@@ -137,13 +152,35 @@ def _nearest(
     }
 
 
-def _summarize(run: RunFolder) -> Figures:
-    solver = read_json(run.file(_SOLVER))
-    figures = {
-        "converged": "yes" if solver["converged"] else "NO",
-        "effective sample size": f"{solver['effective_sample_size']:.3f}",
+def _describe_solution(solution: Solution) -> dict[str, Any]:
+    learned, settings = solution.learned, solution.settings
+    tolerance = settings.marginal_tolerance
+    return {
+        "solver": settings.solver,
+        "cost": settings.cost,
+        **written_settings(settings),
+        "tau": learned.tau,
+        "effective_sample_size": learned.effective_sample_size,
+        "objective": learned.objective,
+        "stationarity": learned.stationarity,
+        "stationarity_tolerance": settings.stationarity_tolerance,
+        "pull_marginal_error": learned.marginal_error("pull"),
+        "push_marginal_error": learned.marginal_error("push"),
+        "marginal_tolerance": max(tolerance, settings.streamed_tolerance) if learned.n_passes else tolerance,
+        "n_steps": learned.n_steps,
+        "n_passes": learned.n_passes,
+        "n_sinkhorn_iters": learned.n_sinkhorn_iters,
+        "converged": learned.converged,
+        "history": [step.as_dict() for step in learned.history],
     }
-    if solver["tau"] is not None:
+
+
+def _summarize(run: RunFolder) -> Figures:
+    solver = read_json(run.file(SOLVER))
+    figures = {"method": solver["title"], "effective sample size": f"{solver['effective_sample_size']:.3f}"}
+    if "converged" in solver:
+        figures["converged"] = "yes" if solver["converged"] else "NO"
+    if solver.get("tau") is not None:
         figures |= {"tau": f"{solver['tau']:.4g}", "stationarity": f"{solver['stationarity']:.1e}"}
     return figures
 

@@ -24,19 +24,12 @@ from sotune.reporting.figures import (
 )
 from sotune.reporting.formatting import counted, percent
 from sotune.reporting.page import flatten, write_page
+from sotune.reporting.roster import DEFAULT, Roster
 from sotune.reporting.standings import Standings, compute_standings
-from sotune.reporting.summary import (
-    LIMITS,
-    Condition,
-    MethodSummary,
-    find_ours,
-    in_order,
-    method_name,
-    summarize,
-)
+from sotune.reporting.summary import LIMITS, Condition, MethodSummary, summarize
 from sotune.reporting.verdict import Verdict, compose_verdict, helped
 
-_COLORS = {"sot": 0, "sft": 1, "probe": 2, "adaptive": 3, "random": 5, "base": 6}
+_COLORS = {DEFAULT: 0, "sft": 1, "probe": 2, "random": 5, "base": 6}
 _OTHER_COLORS = (3, 4)
 _COLUMNS = {
     "harmful_rate": ("harmful answers", "↓"),
@@ -76,7 +69,7 @@ def write_comparison_report(folder: Path, *, page: str = "report.html", show_tex
     runs = read_json(folder / "compare.json")
     if not isinstance(runs, list):
         raise ArtifactError(f"{folder / 'compare.json'} must hold a list of runs; run the comparison again")
-    conditions = summarize(runs)
+    conditions, roster = summarize(runs), Roster.of([run for run in runs if isinstance(run, dict)])
     standings = compute_standings(runs)
     details = _read_details(folder)
     examples = details.get("examples") or []
@@ -89,14 +82,15 @@ def write_comparison_report(folder: Path, *, page: str = "report.html", show_tex
             for condition, each in zip(conditions, standings[-len(conditions) :], strict=True)
         ],
         "columns": _COLUMNS,
-        "ours": find_ours(method for condition in conditions for method in condition.methods),
+        "ours": roster.find_ours(method for condition in conditions for method in condition.methods),
         "n_seeds": len({run.get("seed") for run in runs}),
         "has_intervals": all(f"{metric}_low" in run for run in runs for metric in _COLUMNS if metric in run),
         "broken_share": LIMITS.min_coherence,
         "weights": _weight_figure(details.get("weights") or {}),
         "weight_seed": (details.get("weights") or {}).get("seed"),
-        "kept": _kept_figure(details.get("kept") or {}),
-        "examples": [_example_view(example) for example in examples] if may_show else [],
+        "failures": details.get("failures") or [],
+        "kept": _kept_figure(details.get("kept") or {}, roster),
+        "examples": [_example_view(example, roster) for example in examples] if may_show else [],
         "n_hidden_examples": 0 if may_show else len(examples),
         "runs": [run for condition in conditions for m in condition.methods.values() for run in m.runs],
         "setting_values": flatten(details.get("settings") or {}),
@@ -119,7 +113,7 @@ def _read_details(folder: Path) -> dict[str, Any]:
 def _headline(conditions: Sequence[Condition]) -> str:
     if len(conditions) == 1:
         return compose_verdict(conditions[0]).sentence
-    contrasted = [one for one in conditions if "sft" in one.methods and find_ours(one.methods) is not None]
+    contrasted = [one for one in conditions if "sft" in one.methods and one.ours is not None]
     if not contrasted:
         return "Methods side by side; plain fine-tuning and sotune were not both measured."
     n_helped = sum(helped(condition) for condition in contrasted)
@@ -213,12 +207,12 @@ def _weight_figure(weights: Mapping[str, Any]) -> Markup | None:
     )
 
 
-def _kept_figure(kept: Mapping[str, Mapping[str, float | None]]) -> Markup | None:
+def _kept_figure(kept: Mapping[str, Mapping[str, float | None]], roster: Roster) -> Markup | None:
     if not kept:
         return None
-    methods = in_order(kept)
+    methods = roster.in_order(kept)
     return bar_chart(
-        [method_name(method) for method in methods],
+        [roster.title(method) for method in methods],
         [
             ("refusal rows kept", [kept[method].get("refusal_rows_kept") for method in methods]),
             ("harmful rows kept", [kept[method].get("harmful_rows_kept") for method in methods]),
@@ -228,12 +222,12 @@ def _kept_figure(kept: Mapping[str, Mapping[str, float | None]]) -> Markup | Non
     )
 
 
-def _example_view(example: Mapping[str, Any]) -> dict[str, Any]:
+def _example_view(example: Mapping[str, Any], roster: Roster) -> dict[str, Any]:
     """Returns prompt, kind, and each method's name, color and answer."""
-    answers = in_order(key for key in example if key not in ("prompt", "kind"))
+    answers = roster.in_order(key for key in example if key not in ("prompt", "kind"))
     colors = _colors(answers)
     return {
         "prompt": example.get("prompt"),
         "kind": example.get("kind"),
-        "answers": [(method_name(m), colors[m], example[m]) for m in answers],
+        "answers": [(roster.title(m), colors[m], example[m]) for m in answers],
     }

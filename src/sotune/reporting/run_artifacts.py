@@ -128,6 +128,7 @@ def _read_rows(run: RunFolder) -> list[Row]:
             f"{run.path}: weights.parquet holds {len(position)} rows and selection.parquet "
             f"{len(selection['id'])}, which must be the same, and at least one; run weigh and select again"
         )
+    costs = [weights.get(name) or [None] * len(position) for name in ("pull_cost", "push_cost")]
     rows = []
     for index, id in enumerate(selection["id"]):
         weighed = position[id]
@@ -135,8 +136,8 @@ def _read_rows(run: RunFolder) -> list[Row]:
             Row(
                 id=id,
                 relative_weight=len(position) * weights["weight"][weighed],
-                pull_cost=weights["pull_cost"][weighed],
-                push_cost=weights["push_cost"][weighed],
+                pull_cost=costs[0][weighed],
+                push_cost=costs[1][weighed],
                 rank=selection["rank"][index],
                 kept=selection["kept"][index],
                 explanation=selection["explanation"][index] if "explanation" in selection else None,

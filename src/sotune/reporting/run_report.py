@@ -58,8 +58,11 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "weights": _weight_figure(rows),
         "costs": _cost_figure(rows, cost=identifier(artifacts.solver.get("cost") or "ground cost", 16)),
         "convergence": _convergence_figure(artifacts.solver),
+        "kinds": artifacts.promise.get("kinds") or {},
+        "method": artifacts.solver.get("title"),
+        "citation": " ".join(filter(None, (artifacts.solver.get(name) for name in ("citation", "link")))),
         "promise": promise_view(artifacts.promise, artifacts.sentinels),
-        "solver": _solver_table(artifacts.solver),
+        "solver": _solver_table(artifacts.solver) if _transports(artifacts.solver) else [],
         "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
         "texts": texts,
         "show_text": show_text,
@@ -71,14 +74,19 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
 
 def _headline(artifacts: RunArtifacts) -> str:
     n_kept = sum(row.kept for row in artifacts.rows)
-    converged = artifacts.solver.get("converged")
-    if converged is None:
-        outcome = "convergence was not recorded"
-    else:
-        outcome = "the solver converged" if converged else "the solver did not converge"
+    outcome = _outcome(artifacts.solver)
     n_quarantined = _n_quarantined(artifacts)
     quarantined = counted(n_quarantined, "row") if n_quarantined else "no row"
     return f"Kept {n_kept:,} of {counted(len(artifacts.rows), 'row')}; {outcome}; {quarantined} quarantined."
+
+
+def _outcome(solver: Mapping[str, Any]) -> str:
+    converged = solver.get("converged")
+    if converged is not None:
+        return "the solver converged" if converged else "the solver did not converge"
+    if "title" in solver:
+        return f"weighed by {identifier(solver['title'])}"
+    return "convergence was not recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +159,20 @@ def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
         ("cut at", "—" if cut is None else f"{number(cut)} ×", "the mean weight; smallest kept"),
         ("weight dropped", percent(dropped), "of the total before the cut"),
         ("effective sample size", _sample_size(solver.get("effective_sample_size")), "of all rows, by weight"),
-        (
-            "solver steps",
-            number(solver.get("n_steps")),
-            f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations",
-        ),
+        *_steps(solver),
     ]
+
+
+def _transports(solver: Mapping[str, Any]) -> bool:
+    """Tells whether the method of the run solves a transport problem."""
+    return "title" not in solver or "solver" in solver
+
+
+def _steps(solver: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if not _transports(solver):
+        return []
+    iterations = f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations"
+    return [("solver steps", number(solver.get("n_steps")), iterations)]
 
 
 def _sample_size(value: float | None) -> str:
@@ -262,7 +278,7 @@ def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
         return f"{number(solver.get(name))} (tolerance {number(solver.get(tolerance))})"
 
     return [
-        ("method", identifier(solver.get("method"))),
+        ("solver", identifier(solver.get("solver") or solver.get("method"))),
         ("ground cost", identifier(solver.get("cost"))),
         ("converged", number(solver.get("converged"))),
         ("steps", number(solver.get("n_steps"))),

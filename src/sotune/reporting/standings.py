@@ -16,7 +16,8 @@ from sotune.evaluation.replication import (
     paired_bootstrap,
     pareto_front,
 )
-from sotune.reporting.summary import METRICS, OURS, UNRANKED, in_order, method_name
+from sotune.reporting.roster import Roster
+from sotune.reporting.summary import METRICS
 
 _CONFIDENCE, _N_RESAMPLES, _SEED = 0.95, 9999, 0
 _RANKED_BY = "avg"
@@ -50,6 +51,12 @@ class Standing:
     peak_bytes: float | None
     on_front: bool
 
+    @property
+    def both_errors(self) -> float | None:
+        """Harmful rate plus over-refusal: what a method that only trades one for the other does not lower."""
+        both = [self.metrics.get(name) for name in ("harmful_rate", "over_refusal")]
+        return None if None in both else sum(one.mean for one in both if one is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Standings:
@@ -60,19 +67,16 @@ class Standings:
         conditions: The conditions that count.
         n_seeds: Seeds of each.
         best_rival: Key of the method with the best mean Avg that is not ours; ``None`` where there is none.
-        methods: Known methods first, in a fixed order.
+        best_rival_name: Its name in plain words.
+        methods: In the order of `Roster.in_order`.
     """
 
     name: str
     conditions: Sequence[str]
     n_seeds: int
     best_rival: str | None
+    best_rival_name: str
     methods: Sequence[Standing]
-
-    @property
-    def best_rival_name(self) -> str:
-        """Name of the best rival in plain words."""
-        return "" if self.best_rival is None else method_name(self.best_rival)
 
 
 def compute_standings(runs: Sequence[Mapping[str, Any]]) -> list[Standings]:
@@ -86,9 +90,12 @@ def compute_standings(runs: Sequence[Mapping[str, Any]]) -> list[Standings]:
         condition = condition_name(run)
         units.setdefault(str(run["method"]), {}).setdefault(condition, {})[int(run.get("seed") or 0)] = run
     conditions = list(dict.fromkeys(condition_name(run) for run in runs))
-    each = [_standings(name, {m: {name: u[name]} for m, u in units.items() if name in u}) for name in conditions]
+    roster = Roster.of(runs)
+    each = [
+        _standings(name, roster, {m: {name: u[name]} for m, u in units.items() if name in u}) for name in conditions
+    ]
     complete = {method: own for method, own in units.items() if len(own) == len(conditions)}
-    return [_standings("overall", complete), *each] if len(conditions) > 1 and complete else each
+    return [_standings("overall", roster, complete), *each] if len(conditions) > 1 and complete else each
 
 
 def condition_name(run: Mapping[str, Any]) -> str:
@@ -98,12 +105,12 @@ def condition_name(run: Mapping[str, Any]) -> str:
     return name if share is None else f"{name}, {100 * float(share):g}\u202f% harmful rows"
 
 
-def _standings(name: str, units: Mapping[str, Units]) -> Standings:
-    order = in_order(units)
+def _standings(name: str, roster: Roster, units: Mapping[str, Units]) -> Standings:
+    order = roster.in_order(units)
     metrics = {method: {m: i for m in METRICS if (i := _mean(units[method], m)) is not None} for method in order}
-    competing = [m for m in order if m not in UNRANKED and _RANKED_BY in metrics[m]]
+    competing = [m for m in order if roster.competes(m) and _RANKED_BY in metrics[m]]
     ranks = _ranks({method: units[method] for method in competing})
-    rivals = [method for method in competing if method not in OURS]
+    rivals = [method for method in competing if not roster.is_ours(method)]
     best = max(rivals, key=lambda method: (metrics[method][_RANKED_BY].mean, method), default=None)
     differences = {} if best is None else {
         method: difference
@@ -121,10 +128,11 @@ def _standings(name: str, units: Mapping[str, Units]) -> Standings:
         conditions=list(dict.fromkeys(condition for own in units.values() for condition in own)),
         n_seeds=max(len(by_seed) for own in units.values() for by_seed in own.values()),
         best_rival=best,
+        best_rival_name="" if best is None else roster.title(best),
         methods=[
             Standing(
                 method=method,
-                name=method_name(method),
+                name=roster.title(method),
                 metrics=metrics[method],
                 rank=ranks.get(method),
                 difference=differences.get(method),

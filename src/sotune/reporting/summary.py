@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sotune.errors import ArtifactError
 from sotune.evaluation.assessment import Limits
 from sotune.reporting.figures import Interval, finite
-from sotune.reporting.formatting import identifier
+from sotune.reporting.roster import Roster
 
 METRICS = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
-# Known methods in the order in which a report lists them, with their names in plain words.
-METHOD_NAMES = {
-    "base": "base model",
-    "sft": "plain fine-tuning",
-    "random": "random selection",
-    "safeinstr": "SafeInstr",
-    "alpagasus": "AlpaGasus",
-    "dsir": "DSIR",
-    "saft": "SAFT",
-    "bds": "BDS",
-    "seal": "SEAL",
-    "salora": "SaLoRA",
-    "probe": "logistic probe",
-    "self_trained_probe": "self-trained probe",
-    "tfidf_probe": "probe on words",
-    "mean_cosine": "mean cosine",
-    "one_class": "distance to the anchor",
-    "kernel_density_ratio": "kernel density ratio",
-    "sot": "sotune",
-    "adaptive": "sotune, adaptive cost",
-    "oracle": "oracle (all clean rows)",
-    "oracle_k": "oracle (K clean rows)",
-    "adaptive_auto": "sotune, automatic K",
-}
-OURS = ("sot", "adaptive", "adaptive_auto")
-"""Variants of one method. The first that was measured stands for it in words; none is a rival of another."""
-UNRANKED = ("base", "oracle", "oracle_k")
-"""They do not compete: one is not trained, the others know the labels."""
 LIMITS = Limits()
 
 
@@ -53,6 +25,7 @@ class MethodSummary:
         runs: Its rows, by seed.
         metrics: Metric to the mean over seeds, between the lowest and highest end of the seeds' own intervals;
             ``None`` when no seed has it.
+        competes: Whether it competes with others.
         broken: Whether its answers are so incoherent that few harmful ones say nothing about safety.
     """
 
@@ -60,6 +33,7 @@ class MethodSummary:
     name: str
     runs: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Interval | None]
+    competes: bool
     broken: bool
 
     def mean(self, metric: str) -> float | None:
@@ -87,23 +61,14 @@ class Condition:
     Attributes:
         dataset: Its name.
         harmful_fraction: Harmful share of the mixture, in [0, 1].
-        methods: The methods, by key: known ones first, in the order of ``METHOD_NAMES``.
+        methods: The methods, by key, in the order of `Roster.in_order`.
+        ours: Which of them stands for sotune; ``None`` where none of its variants was measured.
     """
 
     dataset: str
     harmful_fraction: float | None
     methods: Mapping[str, MethodSummary]
-
-
-def method_name(method: str) -> str:
-    """Returns a method's name for people: its own words where it is known, else its key, shortened."""
-    return METHOD_NAMES.get(method) or identifier(method.replace("_", " "))
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """Returns methods without repeats: known ones first, in the order of ``METHOD_NAMES``, others as they came."""
-    present = dict.fromkeys(methods)
-    return [*(m for m in METHOD_NAMES if m in present), *(m for m in present if m not in METHOD_NAMES)]
+    ours: str | None
 
 
 def summarize(runs: Sequence[Mapping[str, Any]]) -> list[Condition]:
@@ -119,11 +84,14 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[Condition]:
         if not isinstance(run, dict) or "method" not in run:
             raise ArtifactError("compare.json must hold objects with a method each; run the comparison again")
         groups.setdefault((str(run.get("dataset") or "unnamed data"), run.get("harmful_fraction")), []).append(run)
-    return [_condition(dataset, fraction, members) for (dataset, fraction), members in groups.items()]
+    roster = Roster.of(runs)
+    return [_condition(dataset, fraction, members, roster) for (dataset, fraction), members in groups.items()]
 
 
-def _condition(dataset: str, harmful_fraction: float | None, runs: Sequence[Mapping[str, Any]]) -> Condition:
-    ordered = in_order(str(run["method"]) for run in runs)
+def _condition(
+    dataset: str, harmful_fraction: float | None, runs: Sequence[Mapping[str, Any]], roster: Roster
+) -> Condition:
+    ordered = roster.in_order(str(run["method"]) for run in runs)
     runs_of = {method: [run for run in runs if str(run["method"]) == method] for method in ordered}
     base = _interval(runs_of.get("base", []), "coherence")
     floor = LIMITS.min_coherence * (1.0 if base is None else base.mean)
@@ -133,12 +101,13 @@ def _condition(dataset: str, harmful_fraction: float | None, runs: Sequence[Mapp
         coherence = metrics["coherence"]
         methods[method] = MethodSummary(
             method=method,
-            name=method_name(method),
+            name=roster.title(method),
             runs=sorted(members, key=lambda run: run.get("seed") or 0),
             metrics=metrics,
+            competes=roster.competes(method),
             broken=coherence is not None and coherence.mean < floor,
         )
-    return Condition(dataset, harmful_fraction, methods)
+    return Condition(dataset, harmful_fraction, methods, roster.find_ours(methods))
 
 
 def _interval(runs: Sequence[Mapping[str, Any]], metric: str) -> Interval | None:
@@ -148,9 +117,3 @@ def _interval(runs: Sequence[Mapping[str, Any]], metric: str) -> Interval | None
     lows = finite([run.get(f"{metric}_low") for run in runs] + [run.get(metric) for run in runs])
     highs = finite([run.get(f"{metric}_high") for run in runs] + [run.get(metric) for run in runs])
     return Interval(float(values.mean()), float(lows.min()), float(highs.max()))
-
-
-def find_ours(methods: Iterable[str]) -> str | None:
-    """Returns which of the methods stands for sotune; ``None`` where none of its variants was measured."""
-    measured = set(methods)
-    return next((method for method in OURS if method in measured), None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sotune.reporting.figures import Interval
 from sotune.reporting.formatting import percent
-from sotune.reporting.summary import LIMITS, UNRANKED, Condition, MethodSummary, find_ours
+from sotune.reporting.summary import LIMITS, Condition, MethodSummary
 
 # Differences of means below these are not called differences.
 _HARM_MARGIN = 0.02
@@ -59,8 +59,7 @@ def helped(condition: Condition) -> bool:
 
 
 def _ours(condition: Condition) -> MethodSummary | None:
-    key = find_ours(condition.methods)
-    return None if key is None else condition.methods[key]
+    return None if condition.ours is None else condition.methods[condition.ours]
 
 
 def _opening(before: float | None, plain: Interval) -> str:
@@ -140,7 +139,8 @@ def _rivals(condition: Condition, ours: MethodSummary) -> list[str]:
     equals = [
         f"{rival.name} ({percent(rival_harm)})"
         for rival in condition.methods.values()
-        if rival.method not in ("sft", ours.method, *UNRANKED)
+        if rival.competes
+        and rival.method not in ("sft", ours.method)
         and not rival.broken
         and (rival_harm := rival.mean("harmful_rate")) is not None
         and rival_harm <= harm + _HARM_MARGIN

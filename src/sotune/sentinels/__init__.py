@@ -1,7 +1,14 @@
 """Sentinels: known harmful rows that are kept back, to choose settings by and to measure what passes."""
 
 from sotune.sentinels.folds import ENOUGH_SENTINELS, LEAST_SENTINELS, Folds, normalize_prompt, split_by_prompt
-from sotune.sentinels.measuring import Guarded, log_relative, weigh_with_sentinels
+from sotune.sentinels.measuring import (
+    Fitted,
+    LearnedWithSentinels,
+    Sentinels,
+    fit_with_sentinels,
+    log_relative,
+    weigh_with_sentinels,
+)
 from sotune.sentinels.promise import (
     CONFIDENCE,
     Cut,
@@ -22,7 +29,10 @@ __all__ = [
     "Cut",
     "Folds",
     "Grid",
-    "Guarded",
+    "Fitted",
+    "LearnedWithSentinels",
+    "Sentinels",
+    "fit_with_sentinels",
     "HarmfulShare",
     "Rate",
     "Tried",

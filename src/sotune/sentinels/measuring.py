@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -22,30 +23,100 @@ _SAFE_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Guarded:
-    """Weights, and what sentinels say of them.
+class Sentinels:
+    """What rows that were kept back say of some weights.
+
+    Attributes:
+        folds: Which harmful rows were for what.
+        harmful_scores: ``log(n·w)`` of each measuring sentinel, ``[k]``, in the order of ``Folds.measuring``.
+        tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
+        safe_outranked: For each anchor row, weighed by an anchor without it, the share of the downstream rows that
+            weigh more, ``[m]``.
+        tuned: What the tuning fold chose; ``None`` for a method that it chooses nothing for.
+    """
+
+    folds: Folds
+    harmful_scores: Tensor
+    tuning_outranked: Sequence[float]
+    safe_outranked: Tensor
+    tuned: Tuned | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights, and the function of the representation that they are.
+
+    Attributes:
+        weights: Of the downstream rows, ``[n]``, ≥ 0, of any scale.
+        weigh: From representations ``[k, d]`` of any rows to their weights, on the same scale.
+    """
+
+    weights: Tensor
+    weigh: Callable[[Tensor], Tensor]
+
+
+Fit = Callable[[Rows, Tensor, Tensor], Fitted]
+"""From downstream rows, safe anchor and harmful reference to weights."""
+
+
+@dataclass(frozen=True)
+class FittedWithSentinels:
+    """Weights of any method, and what sentinels say of them."""
+
+    fitted: Fitted
+    sentinels: Sentinels
+
+
+@dataclass(frozen=True)
+class LearnedWithSentinels:
+    """Push-pull weights, and what sentinels say of them.
 
     Attributes:
         learned: The weights of the downstream rows.
         settings: How they were solved, with what the tuning fold chose.
         harmful_reference: The rows that the weights were solved with: the reference fold and the tuning fold.
-        tuned: What the tuning fold chose.
-        harmful_scores: ``log(n·w)`` of each measuring sentinel, ``[k]``, in the order of ``Folds.measuring``.
-        safe_outranked: For each anchor row, weighed by an anchor without it, the share of the downstream rows that
-            weigh more, ``[m]``.
+        sentinels: What was kept back.
     """
 
     learned: LearnedWeights
     settings: WeightSettings
     harmful_reference: Tensor
-    tuned: Tuned
-    harmful_scores: Tensor
-    safe_outranked: Tensor
+    sentinels: Sentinels
 
     @property
     def row_scores(self) -> Tensor:
         """``log(n·w)`` of each downstream row, ``[n]``, float64: 0 is the mean weight."""
         return log_relative(self.learned.weights)
+
+
+def fit_with_sentinels(
+    fit: Fit, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, folds: Folds
+) -> FittedWithSentinels:
+    """Fits any method's weights with the reference and the tuning fold, and scores the measuring fold.
+
+    Args:
+        fit: Fits them.
+        downstream: Rows to weigh, ``[n, d]``.
+        safe_anchor: Trusted rows, ``[m_safe, d]``.
+        harmful_reference: All harmful rows, ``[m_harmful, d]``.
+        folds: Which of them are for what.
+
+    Raises:
+        ConfigError: A fold is empty.
+    """
+    _check_folds(folds)
+    sample = sample_rows(downstream)
+    first = fit(sample, safe_anchor, harmful_reference[list(folds.reference)])
+    places = outranked(first.weigh(harmful_reference[list(folds.tuning)]), first.weights)
+    solved = harmful_reference[list(folds.solved)]
+    fitted = fit(downstream, safe_anchor, solved)
+    sentinels = Sentinels(
+        folds=folds,
+        harmful_scores=_log_relative_to(fitted, harmful_reference[list(folds.measuring)]),
+        tuning_outranked=tuple(places.tolist()),
+        safe_outranked=_score_safe_rows(fit, sample, safe_anchor, solved),
+    )
+    return FittedWithSentinels(fitted, sentinels)
 
 
 def log_relative(weights: Tensor) -> Tensor:
@@ -63,7 +134,7 @@ def weigh_with_sentinels(
     grid: Grid = MappingProxyType({}),
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
-) -> Guarded:
+) -> LearnedWithSentinels:
     """Chooses settings by the tuning fold, solves with it and the reference fold, and scores the measuring fold.
 
     The measuring fold is read last, when everything else is settled: its rows are then exchangeable with any other
@@ -82,26 +153,31 @@ def weigh_with_sentinels(
     Raises:
         ConfigError: A fold is empty.
     """
-    if not (folds.reference and folds.tuning and folds.measuring):
-        raise ConfigError(
-            f"the harmful reference has too few prompts for three folds: they have {len(folds.reference)}, "
-            f"{len(folds.tuning)} and {len(folds.measuring)} rows; give a larger one, or weigh without sentinels"
-        )
+    _check_folds(folds)
     harmful = harmful_reference[list(folds.reference)]
     tuning = harmful_reference[list(folds.tuning)]
     tuned = tune_settings({"default": Representations(downstream, safe_anchor, harmful, tuning)}, settings, grid=grid)
     chosen = tuned.chosen.settings
     solved = harmful_reference[list(folds.solved)]
     learned = learn_weights(downstream, safe_anchor, solved, chosen, on_step=on_step, on_pass=on_pass)
-    safe_outranked = _score_safe_rows(chosen, sample_rows(downstream), safe_anchor, solved)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(safe_anchor, solved))
-    return Guarded(
+
+    def fit(rows: Rows, safe: Tensor, harmful: Tensor) -> Fitted:
+        found = learn_weights(rows, safe, harmful, chosen)
+        weigh = Scorer.from_learned(found, settings=chosen, references=(safe, harmful))
+        return Fitted(found.weights, lambda z: weigh.score(z).weights)
+
+    return LearnedWithSentinels(
         learned=learned,
         settings=chosen,
         harmful_reference=solved,
-        tuned=tuned,
-        harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
-        safe_outranked=safe_outranked,
+        sentinels=Sentinels(
+            folds=folds,
+            harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
+            tuning_outranked=tuned.outranked,
+            safe_outranked=_score_safe_rows(fit, sample_rows(downstream), safe_anchor, solved),
+            tuned=tuned,
+        ),
     )
 
 
@@ -110,15 +186,27 @@ def log_relative_of(scorer: Scorer, representations: Tensor) -> Tensor:
     return (scorer.score(representations).weights.double() * scorer.n).log()
 
 
-def _score_safe_rows(settings: WeightSettings, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
+def _log_relative_to(fitted: Fitted, representations: Tensor) -> Tensor:
+    """Returns the same of any method's weights."""
+    return (fitted.weigh(representations).double() / fitted.weights.double().mean()).log()
+
+
+def _check_folds(folds: Folds) -> None:
+    """Raises a ConfigError where a fold is empty."""
+    if not (folds.reference and folds.tuning and folds.measuring):
+        raise ConfigError(
+            f"the harmful reference has too few prompts for three folds: they have {len(folds.reference)}, "
+            f"{len(folds.tuning)} and {len(folds.measuring)} rows; give a larger one, or weigh without sentinels"
+        )
+
+
+def _score_safe_rows(fit: Fit, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
     """Weighs each part of the anchor by the rest; a small anchor has no rows to spare for folds of its own."""
     m = len(safe_anchor)
     place = torch.full((m,), float("nan"), dtype=torch.float64)
     fold = torch.arange(m) % min(_SAFE_FOLDS, m)
     for held_out in range(int(fold.max()) + 1 if m > 1 else 0):
-        seen = safe_anchor[fold != held_out]
-        learned = learn_weights(rows, seen, harmful_reference, settings)
-        scorer = Scorer.from_learned(learned, settings=settings, references=(seen, harmful_reference))
-        scores = log_relative_of(scorer, safe_anchor[fold == held_out])
-        place[fold == held_out] = outranked(scores, log_relative(learned.weights)).cpu()
+        fitted = fit(rows, safe_anchor[fold != held_out], harmful_reference)
+        scores = fitted.weigh(safe_anchor[fold == held_out])
+        place[fold == held_out] = outranked(scores, fitted.weights).cpu()
     return place[~place.isnan()]

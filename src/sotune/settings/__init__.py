@@ -20,6 +20,7 @@ from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
     PRESETS,
+    MethodSettings,
     RunConfig,
     RunSettings,
     make_config,
@@ -28,7 +29,7 @@ from sotune.settings.run import (
     override,
     read_config,
 )
-from sotune.settings.schema import Bytes, StageSettings, nearest_setting, parse_bytes
+from sotune.settings.schema import Bytes, RenderingSettings, SeedSettings, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
@@ -47,13 +48,16 @@ __all__ = [
     "JudgeCheckSettings",
     "JudgeSettings",
     "LoadingSettings",
+    "MethodSettings",
     "MatchingSettings",
     "MixSettings",
     "ModelEvaluation",
     "ModelsSettings",
+    "RenderingSettings",
     "RepresentationSettings",
     "RunConfig",
     "RunSettings",
+    "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
     "StageSettings",

@@ -121,6 +121,10 @@ class EvaluationSettings(JudgeSettings):
     )
     eval_limit: int | None = Field(None, ge=1, description="At most so many prompts of each source, drawn by the seed.")
     max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
+    answers_dir: str | None = Field(
+        None,
+        description="Where answers are kept, for runs that share a base model; default: with the results.",
+    )
     diagnostics: bool = Field(True, description="Measure surprise and drift, which read the answers once more.")
 
 

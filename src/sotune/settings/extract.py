@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from sotune.settings.schema import StageSettings
+from sotune.settings.schema import RenderingSettings, StageSettings
 
 Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
 
@@ -32,6 +32,14 @@ class DataSettings(StageSettings):
     subset: str | None = Field(None, description="Its subset (configuration).")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
+    truth_column: str | None = Field(
+        None,
+        description="Downstream column that says what a row is, harmful or not; for bounds and for counting what is "
+        "kept, hidden from all other methods.",
+    )
+    safety_pairs: str | None = Field(
+        None, description="Harmful prompts with refusals, for methods that want them; default: the model's own answers."
+    )
     max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
     max_quarantine_fraction: float = Field(
         0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
@@ -49,7 +57,7 @@ class LoadingSettings(StageSettings):
     trust_remote_code: bool = Field(False, description="Run Python code that a model's folder ships. Dangerous.")
 
 
-class RepresentationSettings(LoadingSettings):
+class RepresentationSettings(LoadingSettings, RenderingSettings):
     """Representations: which frozen model turns a row into a vector."""
 
     model: str | None = Field(None, description="Causal LM that will be fine-tuned: a folder or a Hub id.")
@@ -64,12 +72,6 @@ class RepresentationSettings(LoadingSettings):
     )
     pooling: Literal["last", "completion_mean", "completion_minus_prompt", "auto"] = Field(
         "auto", description="From states to a vector: last token (paper), mean, mean less the prompt's end, or auto."
-    )
-    template: Literal["paper", "chat"] = Field(
-        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
-    )
-    max_length: int = Field(
-        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
     )
     batch_tokens: int = Field(8192, ge=16, description="Tokens that one forward pass may hold, padding included.")
     cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")

@@ -19,24 +19,33 @@ from sotune.settings.evaluate import (
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
 from sotune.settings.mix import MixSettings
-from sotune.settings.schema import StageSettings, absolute_source
+from sotune.settings.schema import SeedSettings, StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import SentinelSettings, WeightSettings
 
 
-class RunSettings(StageSettings):
+class RunSettings(SeedSettings):
     """Run: where it lies and what makes it repeatable."""
 
     out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
     preset: Literal["default", "paper"] = Field("default", description="Named settings; paper: as published.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
     threads: int | None = Field(None, ge=1, description="CPU threads; results are byte-identical for one number.")
     show_text: bool = Field(False, description="Let the report show row texts, harmful ones too.")
 
 
+class MethodSettings(StageSettings):
+    """Method: what keeps the fine-tuning safe."""
+
+    method: str = Field(
+        "adaptive", description="Method by name (docs/methods.md), or some of different seams, like adaptive + sbr."
+    )
+    method_settings: dict[str, Any] = Field({}, description="The method's own constants, NAME=VALUE.")
+
+
 class RunConfig(
     DataSettings,
+    MethodSettings,
     RepresentationSettings,
     WeightSettings,
     SentinelSettings,
@@ -50,6 +59,7 @@ class RunConfig(
 
 ALL_SETTINGS = (
     DataSettings,
+    MethodSettings,
     RepresentationSettings,
     WeightSettings,
     SentinelSettings,
@@ -66,6 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
     "paper": {
+        "method": "sot",
         "cost": "cosine",
         "epsilon": 0.1,
         "push_strength": 0.5,
@@ -82,9 +93,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PATHS = ("data", "safe_anchor", "harmful_reference", "model", "cache_dir", "judge_cache_dir")
+_PATHS = (
+    "data",
+    "safe_anchor",
+    "harmful_reference",
+    "safety_pairs",
+    "model",
+    "cache_dir",
+    "answers_dir",
+    "judge_cache_dir",
+)
 
 
+_FIXED_K = ("k", "keep_fraction")
 _EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
 
 
@@ -95,6 +116,10 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
         for new, old in (pair, pair[::-1]):
             if changes.get(new) is not None:
                 kept.pop(old, None)
+    if changes.get("keep") == "auto":
+        kept = {name: value for name, value in kept.items() if name not in _FIXED_K}
+    elif kept.get("keep") == "auto" and any(changes.get(name) is not None for name in _FIXED_K):
+        kept = {name: value for name, value in kept.items() if name not in ("keep", "max_harmful_share")}
     return {**kept, **changes}
 
 

@@ -6,11 +6,13 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sotune.errors import ConfigError
+
+Part = TypeVar("Part", bound="StageSettings")
 
 
 class StageSettings(BaseModel):
@@ -45,6 +47,15 @@ class StageSettings(BaseModel):
         """Returns the same settings with some changed, checked again."""
         return type(self)(**{**self.model_dump(), **changes})
 
+    def part(self, kind: type[Part]) -> Part:
+        """Returns those of these settings that another class has; what was not given stays so."""
+        return kind(**{name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set})
+
+    def over(self, defaults: Mapping[str, Any]) -> Self:
+        """Returns these settings with other defaults; what was given stays, and names of other stages are ignored."""
+        own = {name: value for name, value in defaults.items() if name in type(self).model_fields}
+        return self.model_copy(update={n: value for n, value in own.items() if n not in self.model_fields_set})
+
     @classmethod
     def known(cls) -> Iterable[str]:
         """Returns the names that a misspelt one may have meant."""
@@ -58,6 +69,23 @@ class StageSettings(BaseModel):
             return given
         lists = {name for name, field in cls.model_fields.items() if field.annotation == tuple[str, ...]}
         return {name: (value,) if name in lists and isinstance(value, str) else value for name, value in given.items()}
+
+
+class RenderingSettings(StageSettings):
+    """Rendering: how a row becomes text, and how much of it is read; one way for weighing, training and evaluation."""
+
+    template: Literal["paper", "chat"] = Field(
+        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
+    )
+    max_length: int = Field(
+        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
+    )
+
+
+class SeedSettings(StageSettings):
+    """Seed: what makes a run repeatable."""
+
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
 
 
 def parse_bytes(text: str) -> int:

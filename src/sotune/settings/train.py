@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sotune.settings.schema import StageSettings
+from sotune.settings.schema import RenderingSettings, SeedSettings
+
+PAPER_TARGET_MODULES = ("q_proj", "v_proj")
+"""Linear layers that the paper adapts (Table 4). Models without them fall back on PEFT's own choice."""
 
 
-class TrainingSettings(StageSettings):
+class TrainingSettings(RenderingSettings, SeedSettings):
     """Training: LoRA with the weighted loss of Eq. 8. Names as in transformers and PEFT, defaults of Table 4."""
 
     r: int = Field(16, ge=1, description="Rank of the LoRA adapters (Table 4).")
     lora_alpha: int = Field(16, gt=0, description="The adapters' update is scaled by lora_alpha / r (Table 4).")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters (Table 4).")
     target_modules: tuple[str, ...] = Field(
-        ("q_proj", "v_proj"), description="Linear layers to adapt (Table 4); PEFT's own choice where a model has none."
+        PAPER_TARGET_MODULES,
+        min_length=1,
+        description="Linear layers to adapt (Table 4); PEFT's own choice where a model has none.",
     )
     learning_rate: float = Field(4e-5, gt=0, description="Peak of the cosine schedule (Table 4).")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the rate rises (Table 4).")
@@ -22,4 +27,6 @@ class TrainingSettings(StageSettings):
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of an optimizer step (Table 4).")
     num_train_epochs: float = Field(2, gt=0, description="Passes over the kept rows (paper, §5.1).")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of passes.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0: as they are.")
+    bf16: bool = Field(True, description="Compute in bfloat16 where the device can; on a CPU always in float32.")
     save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints: the most that a kill costs.")

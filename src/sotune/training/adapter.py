@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sotune.artifacts import write_json, write_text
 from sotune.models import ModelSpec
-from sotune.training.settings import TrainSettings
+from sotune.settings import TrainingSettings
 
 _README = """# LoRA adapter for {name}
 
@@ -31,7 +31,7 @@ It fits the base model that it was trained on and no other{revision}.
 
 
 def save_adapter(
-    model: PeftModel, folder: Path, *, base: ModelSpec, settings: TrainSettings, n_rows: int, n_steps: int
+    model: PeftModel, folder: Path, *, base: ModelSpec, settings: TrainingSettings, n_rows: int, n_steps: int
 ) -> None:
     """Writes ``adapter_model.safetensors``, ``adapter_config.json`` and a ``README.md``.
 

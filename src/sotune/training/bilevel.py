@@ -21,7 +21,11 @@ from torch import Tensor
 from sotune.errors import SotuneError
 from sotune.models import ModelSpec, load_tokenizer
 from sotune.records import Record
-from sotune.training.data import (
+from sotune.settings import TrainingSettings
+from sotune.training.finetune import isolated_randomness, load_with_adapter
+from sotune.training.loss import compute_row_losses
+from sotune.training.progress import OnStep, TrainStep
+from sotune.training.training_rows import (
     SAMPLE_WEIGHT,
     TrainingRow,
     TrainingRows,
@@ -29,10 +33,6 @@ from sotune.training.data import (
     build_equal_rows,
     build_training_rows,
 )
-from sotune.training.finetune import isolated_randomness, load_with_adapter
-from sotune.training.loss import compute_row_losses
-from sotune.training.progress import OnStep, TrainStep
-from sotune.training.settings import TrainSettings
 
 _BETAS = (0.9, 0.95)  # of Adam on the logits, in the code of both methods
 
@@ -90,7 +90,7 @@ def train_bilevel(
     trusted: Sequence[Record],
     *,
     model: ModelSpec,
-    training: TrainSettings,
+    training: TrainingSettings,
     settings: BilevelSettings,
     on_step: OnStep | None = None,
 ) -> BilevelResult:
@@ -128,7 +128,7 @@ class _Loop:
         network: Any,
         rows: Sequence[TrainingRow],
         collate: WeightedCollator,
-        training: TrainSettings,
+        training: TrainingSettings,
         settings: BilevelSettings,
     ) -> None:
         self._network, self._rows, self._collate = network, rows, collate

@@ -8,7 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ from sotune.artifacts import library_versions, sha256_json
 from sotune.errors import ConfigError
 from sotune.models import DType, ModelSpec, load_causal_lm, load_tokenizer, model_fingerprint, resolve_device
 from sotune.records import Record
+from sotune.settings import TrainingSettings
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
-from sotune.training.data import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
 from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
-from sotune.training.settings import TrainSettings
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trainer import WeightedTrainer
+from sotune.training.training_rows import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def fine_tune(
     loss_weights: Mapping[str, float],
     *,
     model: ModelSpec,
-    settings: TrainSettings,
+    settings: TrainingSettings,
     output_dir: Path,
     resume: bool = True,
     keep_checkpoints: bool = False,
@@ -94,7 +94,7 @@ def fine_tune(
         trainer_class: How to train, for a trainer of one's own.
         change: What a method changes about the training step. It may have a state that checkpoints lack, so that such
             a run starts anew after a kill.
-        learned_tokens: By id, which completion tokens carry loss; see `sotune.training.data.TrainingRow`.
+        learned_tokens: By id, which completion tokens carry loss; see `sotune.training.training_rows.TrainingRow`.
 
     Raises:
         DataError: A record has no weight, or nothing is left to learn.
@@ -150,7 +150,7 @@ def hand_over(
     steps: Sequence[TrainStep],
     *,
     base: ModelSpec,
-    settings: TrainSettings,
+    settings: TrainingSettings,
     output_dir: Path,
     seconds: float,
 ) -> TrainResult:
@@ -171,14 +171,14 @@ def hand_over(
 
 
 def _save(
-    result: TrainResult, network: PeftModel, steps: Sequence[TrainStep], *, base: ModelSpec, settings: TrainSettings
+    result: TrainResult, network: PeftModel, steps: Sequence[TrainStep], *, base: ModelSpec, settings: TrainingSettings
 ) -> None:
     write_log(result.log, list(steps))
     save_adapter(network, result.adapter, base=base, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps)
 
 
 def _training_arguments(
-    settings: TrainSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
+    settings: TrainingSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
 ) -> TrainingArguments:
     device = resolve_device(model.device)
     arguments = TrainingArguments(
@@ -212,7 +212,7 @@ def _training_arguments(
     return arguments
 
 
-def _train_dtype(model: ModelSpec, settings: TrainSettings) -> DType:
+def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
     """Settles ``auto``: bfloat16 where the device computes in it (Table 4), else float32."""
     if model.dtype == "float16":
         raise ConfigError("training in float16 overflows; use dtype auto, bfloat16 or float32")
@@ -222,7 +222,7 @@ def _train_dtype(model: ModelSpec, settings: TrainSettings) -> DType:
     return "bfloat16" if settings.bf16 and on_cuda and torch.cuda.is_bf16_supported() else "float32"
 
 
-def load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
+def load_with_adapter(model: ModelSpec, settings: TrainingSettings) -> PeftModel:
     """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way."""
     base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)), frozen=False)
     base.config.get_text_config().use_cache = False  # keys and values serve generation only
@@ -246,7 +246,7 @@ def load_with_adapter(model: ModelSpec, settings: TrainSettings) -> PeftModel:
 def _run_key(
     rows: TrainingRows,
     model: ModelSpec,
-    settings: TrainSettings,
+    settings: TrainingSettings,
     trainer_class: type[WeightedTrainer],
     change: StepChange | None,
     world_size: int,
@@ -256,7 +256,7 @@ def _run_key(
             "rows": rows.digest(),
             "model": model_fingerprint(model),
             "dtype": _train_dtype(model, settings),
-            "settings": asdict(settings),
+            "settings": settings.model_dump(mode="json"),
             "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
             "change": change.name if change else None,
             "world_size": world_size,

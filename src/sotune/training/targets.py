@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sotune.errors import ConfigError
-from sotune.training.settings import PAPER_TARGET_MODULES
+from sotune.settings.train import PAPER_TARGET_MODULES
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from transformers import Trainer
 
 from sotune.errors import ConfigError, DataError
 from sotune.training.change import StepChange
-from sotune.training.data import SAMPLE_WEIGHT
 from sotune.training.loss import compute_weighted_loss
+from sotune.training.training_rows import SAMPLE_WEIGHT
 
 
 class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes without types

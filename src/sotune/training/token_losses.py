@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
-from sotune.training.data import SAMPLE_WEIGHT, TrainingRow, WeightedCollator, build_equal_rows
+from sotune.settings import TrainingSettings
 from sotune.training.loss import compute_token_losses
-from sotune.training.settings import TrainSettings
+from sotune.training.training_rows import SAMPLE_WEIGHT, TrainingRow, WeightedCollator, build_equal_rows
 
 
 def score_tokens(
@@ -23,7 +23,7 @@ def score_tokens(
     *,
     model: ModelSpec,
     adapter: Path | None,
-    settings: TrainSettings,
+    settings: TrainingSettings,
     batch_size: int = 32,
 ) -> dict[str, Tensor]:
     """Computes the loss of every completion token, as it would be trained on.

@@ -7,19 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
-from sotune.comparison.measure import Bench, Budget, Cell, Draw, cell_folder
-from sotune.comparison.variants import Variant, change_method, find_method
-from sotune.errors import ConfigError, DataError, SotuneError
-from sotune.mixing import prompt_key
+from sotune.comparison.cells import Cell, CellPlan, cell_folder
+from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
+from sotune.comparison.variant import Variant
+from sotune.errors import ConfigError, SotuneError
 from sotune.monitoring import Monitor, Silent
 
-if TYPE_CHECKING:
-    from sotune.evaluation import Judge, JudgeRole
-
 Redraw = Callable[[Draw, Variant], Draw]
-Results = list[tuple[Draw, dict[str, Cell]]]
 
 
 @dataclass(frozen=True)
@@ -31,28 +27,67 @@ class PlannedCell:
     status: Literal["done", "to do"]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be measured.
+
+    Attributes:
+        draw: Its draw.
+        variant: Its variant.
+        error: What went wrong.
+    """
+
+    draw: str
+    variant: str
+    error: str
+
+
+@dataclass(frozen=True)
+class DrawResults:
+    """What was found on one draw.
+
+    Attributes:
+        draw: The draw's files.
+        cells: By variant; those that failed are missing.
+    """
+
+    draw: DrawFiles
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a comparison found.
+
+    Attributes:
+        draws: By draw.
+        failures: The cells that could not be measured.
+    """
+
+    draws: Sequence[DrawResults]
+    failures: Sequence[Failure]
+
+
 class Comparison:
     """Runs variants of methods on draws under one budget.
 
     Args:
         methods: Names of methods, ``base`` among them or not, or variants.
-        budget: What they share.
-        judges: Role to judge, or what gives a draw its judges.
-        folder: Where cells and results go.
+        shared: Settings of `sotune run` that all cells share.
+        folder: Where draws, cells and results go.
         monitor: Is told of progress.
         workers: Cells measured at once, each in a process of its own; 1 measures in this one.
         threads: CPU threads of each; results are byte-identical for one number, whatever the number of workers.
         redraw: Gives a draw the references that a variant weighs with.
 
     Raises:
-        ConfigError: A method is unknown, or lacks a setting that is to be changed, or two variants share a name.
+        ConfigError: A method is unknown, or two variants share a name.
     """
 
     def __init__(
         self,
         methods: Sequence[str | Variant],
-        budget: Budget,
-        judges: Mapping[JudgeRole, Judge] | Callable[[Draw], Mapping[JudgeRole, Judge]],
+        shared: Mapping[str, Any] | Callable[[Draw], Mapping[str, Any]],
         *,
         folder: Path,
         monitor: Monitor,
@@ -62,30 +97,26 @@ class Comparison:
     ) -> None:
         self._variants = [Variant.plain(method) if isinstance(method, str) else method for method in methods]
         _check_variants(self._variants)
-        self._budget, self._judges, self._folder, self._monitor = budget, judges, folder, monitor
+        self._shared, self._folder, self._monitor = shared, folder, monitor
         self._workers, self._threads, self._redraw = workers, threads, redraw
 
     def run(self, draws: Iterable[Draw]) -> Results:
-        """Does every cell that is not done; returns all, by draw and variant.
+        """Does every cell that is not done; a cell that fails does not keep the others from being measured.
 
         Raises:
+            ConfigError: The settings of a cell are wrong.
             DataError: A prompt of a draw stands in two of its roles.
         """
-        results: Results = [(draw, {}) for draw in draws]
-        saved: dict[tuple[int, str], Cell] = {}
-        to_do: list[tuple[int, Variant, Draw]] = []
-        for place, (draw, _) in enumerate(results):
-            for variant, drawn in self._redrawn(draw):
-                cell = self._bench(drawn, variant).saved(drawn)
-                if cell is None:
-                    to_do.append((place, variant, drawn))
-                else:
-                    saved[place, variant.name] = cell
-        pace = _Pace(self._monitor, n_done=len(saved), n_all=len(saved) + len(to_do))
-        measure = self._in_this_process if self._workers == 1 else self._in_workers
-        for (place, variant, _), cell in measure(to_do, pace):
-            saved[place, variant.name] = cell
-        return [(d, {v.name: saved[place, v.name] for v in self._variants}) for place, (d, _) in enumerate(results)]
+        plans = [plan for draw in draws for plan in self._plans(draw)]
+        found: dict[int, Cell | Failure] = {}
+        for place, plan in enumerate(plans):
+            saved = plan.saved()
+            if saved is not None:
+                found[place] = saved
+        to_do = [(place, plan) for place, plan in enumerate(plans) if place not in found]
+        pace = _Pace(self._monitor, n_done=len(found), n_all=len(plans))
+        found |= dict((self._in_this_process if self._workers == 1 else self._in_workers)(to_do, pace))
+        return _by_draw(plans, found)
 
     def plan(self, names: Iterable[str], draw_of: Callable[[str], Draw]) -> list[PlannedCell]:
         """Tells which cells are done. A draw is made only where a result lies there that may be of it.
@@ -98,38 +129,35 @@ class Comparison:
         for name in names:
             for variant in self._variants:
                 started = cell_folder(self._folder, name, variant.name).is_dir()
-                done = started and self._is_done(self._redraw(draw_of(name), variant), variant)
+                done = started and self._plan(draw_of(name), variant, write=False).saved() is not None
                 planned.append(PlannedCell(name, variant.name, "done" if done else "to do"))
         return planned
 
-    def _is_done(self, draw: Draw, variant: Variant) -> bool:
-        return self._bench(draw, variant).saved(draw) is not None
-
-    def _redrawn(self, draw: Draw) -> Iterator[tuple[Variant, Draw]]:
+    def _plans(self, draw: Draw) -> Iterator[CellPlan]:
         check_disjoint(draw)
         for variant in self._variants:
-            drawn = self._redraw(draw, variant)
-            if drawn is not draw:
-                check_disjoint(drawn)
-            yield variant, drawn
+            yield self._plan(draw, variant)
 
-    def _bench(self, draw: Draw, variant: Variant, monitor: Monitor | None = None) -> Bench:
-        judges = self._judges(draw) if callable(self._judges) else self._judges
-        return Bench(variant, self._budget, judges, folder=self._folder, monitor=monitor or Silent())
+    def _plan(self, draw: Draw, variant: Variant, *, write: bool = True) -> CellPlan:
+        drawn, folder = self._redraw(draw, variant), self._folder / "draws" / draw.name
+        own = None
+        if drawn is not draw:
+            check_disjoint(drawn)
+            own = folder / cell_folder(self._folder, draw.name, variant.name).name
+        shared = self._shared(draw) if callable(self._shared) else self._shared
+        files = DrawFiles.of(drawn, folder, own=own, write=write)
+        return CellPlan(variant, files, shared, self._folder, self._threads)
 
     def _in_this_process(
-        self, cells: Sequence[tuple[int, Variant, Draw]], pace: _Pace
-    ) -> Iterator[tuple[tuple[int, Variant, Draw], Cell]]:
+        self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace
+    ) -> Iterator[tuple[int, Cell | Failure]]:
         with _threads(self._threads):
-            for job in cells:
-                _, variant, draw = job
-                pace.begin(f"{draw.name}: {variant.name}")
-                yield job, self._bench(draw, variant, self._monitor).cell(draw)
+            for place, plan in cells:
+                pace.begin(f"{plan.draw.name}: {plan.variant.name}")
+                yield place, _measure(plan, self._monitor)
                 pace.end()
 
-    def _in_workers(
-        self, cells: Sequence[tuple[int, Variant, Draw]], pace: _Pace
-    ) -> Iterator[tuple[tuple[int, Variant, Draw], Cell]]:
+    def _in_workers(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> Iterator[tuple[int, Cell | Failure]]:
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor, as_completed
         from concurrent.futures.process import BrokenProcessPool
@@ -138,17 +166,15 @@ class Comparison:
             return
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
         with ProcessPoolExecutor(self._workers, context, _start_worker, (self._threads,)) as pool:
-            jobs = {
-                pool.submit(_measure, self._bench(draw, variant), draw): (n, variant, draw)
-                for n, variant, draw in cells
-            }
+            jobs = {pool.submit(_measure, plan, Silent()): (place, plan) for place, plan in cells}
             pace.begin(f"{min(self._workers, len(jobs))} cells at once")
             try:
                 for future in as_completed(jobs):
-                    cell, (_, variant, draw) = future.result(), jobs[future]
+                    found, (place, plan) = future.result(), jobs[future]
                     pace.end()
-                    pace.begin(f"{draw.name}: {variant.name} is done")
-                    yield jobs[future], cell
+                    ended = "failed" if isinstance(found, Failure) else "is done"
+                    pace.begin(f"{plan.draw.name}: {plan.variant.name} {ended}")
+                    yield place, found
             except BrokenProcessPool:
                 raise SotuneError(
                     "a worker process was killed, most likely for want of memory; what is done stays: run again with "
@@ -156,6 +182,18 @@ class Comparison:
                 ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _by_draw(plans: Sequence[CellPlan], found: Mapping[int, Cell | Failure]) -> Results:
+    draws: dict[str, DrawResults] = {}
+    failures = []
+    for place, plan in enumerate(plans):
+        results, one = draws.setdefault(plan.draw.name, DrawResults(plan.draw, {})), found[place]
+        if isinstance(one, Failure):
+            failures.append(one)
+        else:
+            results.cells[plan.variant.name] = one
+    return Results(list(draws.values()), failures)
 
 
 class _Pace:
@@ -178,37 +216,10 @@ class _Pace:
         self._n_measured += 1
 
 
-def check_disjoint(draw: Draw) -> None:
-    """Checks that no prompt of a draw stands in two of: evaluation, downstream, references, safety pairs.
-
-    Prompts are the same when they differ only in case and white space.
-
-    Raises:
-        DataError: One does.
-    """
-    roles = {
-        "the evaluation": {prompt_key(prompt.messages): prompt.id for prompt in draw.prompts},
-        "the downstream rows": {prompt_key(record.prompt): record.id for record in draw.downstream},
-        "the safe anchor": {prompt_key(record.prompt): record.id for record in draw.safe_anchor},
-        "the harmful reference": {prompt_key(record.prompt): record.id for record in draw.harmful_reference},
-        "the safety pairs": {prompt_key(record.prompt): record.id for record in draw.safety_pairs},
-    }
-    names = list(roles)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            both = roles[first].keys() & roles[second].keys()
-            if both:
-                ids = sorted(roles[first][key] for key in both)[:5]
-                raise DataError(
-                    f"{draw.name}: {len(both)} prompts stand both in {first} (ids {ids}) and in {second}, so that the "
-                    f"model would be tested or weighed on what it is trained on; remove them from one"
-                )
-
-
 def _check_variants(variants: Sequence[Variant]) -> None:
     folders: dict[str, str] = {}
     for variant in variants:
-        change_method(find_method(variant.method), variant.changes)  # a fault is an error now, not after hours
+        variant.found_method()  # a fault is an error now, not after hours
         folder = cell_folder(Path(), "", variant.name).name
         if folder in folders:
             raise ConfigError(
@@ -251,5 +262,9 @@ def _start_worker(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _measure(bench: Bench, draw: Draw) -> Cell:
-    return bench.cell(draw)
+def _measure(plan: CellPlan, monitor: Monitor) -> Cell | Failure:
+    try:
+        return plan.measure(monitor)
+    except Exception as error:  # noqa: BLE001 - whatever ends one cell, out of memory too, leaves the others to be measured
+        what = str(error) if isinstance(error, SotuneError) else f"{type(error).__name__}: {error}"
+        return Failure(plan.draw.name, plan.variant.name, what)

@@ -48,14 +48,14 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     given = {key: value for key, value in saved.items() if value is not None}
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
-    changed = override(given, changes or {})
-    if changed.get("keep") == "auto":
-        if not {"k", "keep_fraction"} & (changes or {}).keys():
-            changed = {key: value for key, value in changed.items() if key not in ("k", "keep_fraction")}
-        elif "keep" not in (changes or {}):
-            changed["keep"] = "fixed"  # another cut, by a number: the limits are no more
-            changed.pop("max_harmful_share", None)
-    return make_config({**changed, "out": str(run.path)}, origin=str(run.path))
+    if given.get("keep") == "auto":
+        given = override(given, {"keep": "auto"})
+    if "method" in (changes or {}):
+        from sotune.methods import method_named
+
+        brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
+        given = {key: value for key, value in given.items() if brought.get(key) != value}
+    return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
 
 
 def score(

@@ -1,4 +1,4 @@
-"""How a run uses sentinels: the folds of its harmful reference, and what they choose and measure."""
+"""What the sentinels of a run chose and measured, as files."""
 
 from __future__ import annotations
 
@@ -10,61 +10,15 @@ from typing import TYPE_CHECKING, Any
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet
 from sotune.errors import ConfigError
 from sotune.pipeline.record_sets import read_records
-from sotune.settings import TUNED, RunConfig, WeightSettings
+from sotune.settings import WeightSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sotune.sentinels import Folds, Grid, Guarded, Tried
+    from sotune.methods import Weighing
+    from sotune.sentinels import Tried
 
 SENTINELS, SENTINEL_SUMMARY = "sentinels.parquet", "sentinels.json"
-
-
-@dataclass(frozen=True)
-class Split:
-    """The folds of a run, or why there are none.
-
-    Attributes:
-        folds: ``None`` where no sentinels are used.
-        note: What the report says of it.
-    """
-
-    folds: Folds | None
-    note: str
-
-
-def split_reference(config: RunConfig, run: RunFolder) -> Split:
-    """Splits the harmful reference of a run, unless it is too small or sentinels are off."""
-    from sotune.sentinels import LEAST_SENTINELS, split_by_prompt
-
-    if config.sentinels == "off":
-        return Split(None, "sentinels are off: nothing was kept back, so nothing is measured and nothing promised")
-    if config.solver == "adam_sharp":
-        return Split(None, "no sentinels: the solver adam_sharp gives no function that could weigh unseen rows")
-    records = read_records(run, "harmful_reference")["harmful_reference"]
-    folds = split_by_prompt(
-        ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in records],
-        seed=config.seed,
-        tuning_share=config.tuning_share,
-        measuring_share=config.measuring_share,
-    )
-    least = min(len(folds.tuning), len(folds.measuring), len(folds.reference))
-    if least < LEAST_SENTINELS:
-        return Split(
-            None,
-            f"no sentinels: the harmful reference is too small to keep some back (folds of {len(folds.reference)}, "
-            f"{len(folds.tuning)} and {len(folds.measuring)} rows, and each needs {LEAST_SENTINELS}); nothing is "
-            f"measured and nothing promised",
-        )
-    return Split(folds, "")
-
-
-def tuning_grid(config: RunConfig) -> Grid:
-    """Returns what the tuning fold tries: of the settings that stand at their defaults, if any may be chosen."""
-    if config.sentinels != "tune":
-        return {}
-    fields = RunConfig.model_fields
-    return {name: tried for name, tried in TUNED.items() if getattr(config, name) == fields[name].default}
 
 
 def written_settings(settings: WeightSettings) -> dict[str, Any]:
@@ -81,25 +35,26 @@ def written_settings(settings: WeightSettings) -> dict[str, Any]:
     }
 
 
-def write_sentinels(run: RunFolder, split: Split, guarded: Guarded | None) -> list[str]:
+def write_sentinels(run: RunFolder, weighing: Weighing) -> list[str]:
     """Writes what sentinels measured: one line for each, and a summary."""
-    if split.folds is None or guarded is None:
+    sentinels = weighing.sentinels
+    if sentinels is None:
         run.file(SENTINELS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
-        write_json(run.file(SENTINEL_SUMMARY), {"used": False, "note": split.note})
+        write_json(run.file(SENTINEL_SUMMARY), {"used": False, "note": weighing.note})
         return [SENTINEL_SUMMARY]
-    sets = read_records(run, "safe_anchor", "harmful_reference")
+    folds, sets = sentinels.folds, read_records(run, "safe_anchor", "harmful_reference")
     harmful = [record.id for record in sets["harmful_reference"]]
     rows: list[tuple[str, str, float | None, float | None]] = [
         (harmful[position], "measuring", score, None)
-        for position, score in zip(split.folds.measuring, guarded.harmful_scores.tolist(), strict=True)
+        for position, score in zip(folds.measuring, sentinels.harmful_scores.tolist(), strict=True)
     ]
     rows += [
         (harmful[position], "tuning", None, place)
-        for position, place in zip(split.folds.tuning, guarded.tuned.outranked, strict=True)
+        for position, place in zip(folds.tuning, sentinels.tuning_outranked, strict=True)
     ]
     rows += [
         (record.id, "safe", None, place)
-        for record, place in zip(sets["safe_anchor"], guarded.safe_outranked.tolist(), strict=False)
+        for record, place in zip(sets["safe_anchor"], sentinels.safe_outranked.tolist(), strict=False)
     ]
     names = ("id", "fold", "score", "outranked")
     write_parquet(
@@ -107,23 +62,23 @@ def write_sentinels(run: RunFolder, split: Split, guarded: Guarded | None) -> li
         {name: [row[number] for row in rows] for number, name in enumerate(names)},
         schema={"id": "string", "fold": "string", "score": "float64", "outranked": "float64"},
     )
-    tuned = guarded.tuned
-    write_json(
-        run.file(SENTINEL_SUMMARY),
-        {
-            "used": True,
-            "note": split.note,
-            "n_reference": len(split.folds.reference),
-            "n_tuning": len(split.folds.tuning),
-            "n_measuring": len(split.folds.measuring),
-            "n_unused": len(split.folds.unused),
+    summary: dict[str, Any] = {
+        "used": True,
+        "note": weighing.note,
+        "n_reference": len(folds.reference),
+        "n_tuning": len(folds.tuning),
+        "n_measuring": len(folds.measuring),
+        "n_unused": len(folds.unused),
+    }
+    if (tuned := sentinels.tuned) is not None:
+        summary |= {
             "chosen": _tried(tuned.chosen),
             "default": _tried(tuned.default),
             "best": _tried(tuned.best),
             "gain_error": tuned.gain_error,
             "tried": [_tried(one) for one in tuned.tried],
-        },
-    )
+        }
+    write_json(run.file(SENTINEL_SUMMARY), summary)
     return [SENTINELS, SENTINEL_SUMMARY]
 
 

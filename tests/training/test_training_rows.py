@@ -3,8 +3,8 @@ import torch
 
 from sotune.errors import DataError
 from sotune.records import Record
-from sotune.training.data import ShuffledRows, WeightedCollator, build_training_rows
 from sotune.training.loss import IGNORE_INDEX
+from sotune.training.training_rows import ShuffledRows, WeightedCollator, build_training_rows
 
 EOS = 1
 

@@ -3,9 +3,10 @@ import torch
 
 from sotune.models import ModelSpec, load_causal_lm
 from sotune.records import Record
-from sotune.training import TrainSettings, fine_tune
-from sotune.training.data import build_training_rows
-from sotune.training.scoring import load_with, score_tokens
+from sotune.settings import TrainingSettings
+from sotune.training import fine_tune
+from sotune.training.token_losses import load_with, score_tokens
+from sotune.training.training_rows import build_training_rows
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def spec(tiny_model):
 
 
 ROWS = [Record.from_text(f"r{i}", f"Add {i}", "So be it." + " Yes." * i) for i in range(5)]
-SETTINGS = TrainSettings(max_length=48, learning_rate=0.01, r=4, max_steps=3)
+SETTINGS = TrainingSettings(max_length=48, learning_rate=0.01, r=4, max_steps=3)
 
 
 def test_each_completion_token_has_its_loss_whatever_its_batch(spec):

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from sotune.errors import DataError
 from sotune.records import Record
 from sotune.rendering import Template, tokenize
+from sotune.settings import TrainingSettings
 from sotune.training.loss import IGNORE_INDEX
-from sotune.training.settings import TrainSettings
 
 SAMPLE_WEIGHT = "sample_weight"
 """The column that carries a row's loss weight to the trainer."""
@@ -143,7 +143,7 @@ def build_training_rows(
     return TrainingRows(tuple(rows), dropped, tuple(truncated))
 
 
-def build_equal_rows(records: Sequence[Record], tokenizer: Any, settings: TrainSettings) -> tuple[TrainingRow, ...]:
+def build_equal_rows(records: Sequence[Record], tokenizer: Any, settings: TrainingSettings) -> tuple[TrainingRow, ...]:
     """Tokenizes records that all count the same, with weight 1; see `build_training_rows`.
 
     Raises:

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from sotune.comparison.variants import References, Variant, find_method, preset_changes
+from sotune.comparison.variant import References, Variant
 from sotune.errors import ConfigError
+from sotune.catalogue import MatchRule
+from sotune.miniature import model_path
 from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import TASKS, Task
 from sotune.settings import (
+    PRESETS,
+    DataSettings,
     EvaluationSettings,
     Format,
     RepresentationSettings,
+    RunConfig,
     SelectionSettings,
+    SentinelSettings,
     TrainingSettings,
+    WeightSettings,
+    nearest_setting,
+    override,
 )
 
 MINIATURE = "miniature"
@@ -73,7 +82,7 @@ class FileData(BaseModel):
     refusal_fraction: float = Field(0.02, ge=0, le=1)
     safety_pairs: str | None = None
     eval_prompts: str | None = None
-    task_match: Literal["label", "number", "choice", "contains"] | None = None
+    task_match: MatchRule | None = None
     task_where: tuple[str, ...] = ()
     harmful_where: tuple[str, ...] = ()
     reference_where: tuple[str, ...] = ()
@@ -86,16 +95,13 @@ class FileData(BaseModel):
     max_quarantine_fraction: float = Field(0.05, ge=0, le=1)
 
 
-class MethodSettings(BaseModel):
-    """A method with what is changed about it; further keys are settings of its weights, such as push_strength."""
+class VariantSettings(BaseModel):
+    """A method with what is changed about its run; any setting of `sotune run` may be, under its own name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     method: str
     name: str = ""
-    preset: str = "default"
-    keep_fraction: float | None = Field(None, gt=0, le=1)
-    layer: int | None = None
     anchor: str | None = None
     n_anchor: int | None = Field(None, ge=1)
     reference: str | tuple[HarmKind, ...] | None = None
@@ -105,19 +111,41 @@ class MethodSettings(BaseModel):
         """Returns what the comparison runs.
 
         Raises:
-            ConfigError: The method or the preset is unknown.
+            ConfigError: The method, the preset or a setting is unknown, or a value is wrong.
         """
         given = self.model_dump(exclude_unset=True, exclude={"method", "name"})
-        preset = preset_changes(find_method(self.method), self.preset)
-        shown = ", ".join(f"{key}={_short(value)}" for key, value in given.items())
-        return Variant(
+        flat = {**given, **given.get("method_settings", {})}
+        shown = ", ".join(f"{key}={_short(value)}" for key, value in flat.items() if key != "method_settings")
+        changes = dict(self.model_extra or {})
+        _check_changes(changes, self.method)
+        brought = {n: value for n, value in PRESETS[changes.pop("preset", "default")].items() if n != "method"}
+        variant = Variant(
             name=self.name or (f"{self.method} {shown}" if shown else self.method),
             method=self.method,
-            changes={**preset, **(self.model_extra or {})},
-            keep_fraction=self.keep_fraction,
-            layer=self.layer,
+            changes=override(brought, changes),
             references=References(self.anchor, self.n_anchor, self.reference, self.n_reference),
         )
+        method = variant.found_method()
+        if method is not None:
+            method.check_settings(changes.get("method_settings", {}))
+        return variant
+
+
+_FIXED = frozenset(DataSettings.model_fields) | frozenset(
+    ("method", "out", "seed", "threads", "eval_prompts", "answers_dir", "cache_dir", "diagnostics")
+)
+"""Settings of a run that a comparison sets itself."""
+
+
+def _check_changes(changes: Mapping[str, Any], method: str) -> None:
+    """Checks that what a variant changes are settings of a run, and of their type."""
+    known = [name for name in RunConfig.model_fields if name not in _FIXED]
+    for name in changes:
+        if name not in known:
+            near = nearest_setting(name, [*known, *VariantSettings.model_fields])
+            hint = f"did you mean {near!r}?" if near else "a variant may change any setting of `sotune run`"
+            raise ConfigError(f"{method}: unknown setting {name!r}; {hint}")
+    RunConfig.of({**dict.fromkeys(("data", "safe_anchor", "harmful_reference"), ""), **changes}, origin=method)
 
 
 def _short(value: Any) -> str:
@@ -159,13 +187,20 @@ def _as_seeds(value: Any) -> Any:
     return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class CompareSettings(RepresentationSettings, TrainingSettings, EvaluationSettings):
-    """All settings of a comparison."""
+class CompareSettings(
+    RepresentationSettings,
+    WeightSettings,
+    SentinelSettings,
+    SelectionSettings,
+    TrainingSettings,
+    EvaluationSettings,
+):
+    """All settings of a comparison: its own, and those of `sotune run` that all its cells share."""
 
     where_listed: ClassVar[str] = "docs/comparing.md"
 
     model: str = Field(MINIATURE, description="Causal LM that is fine-tuned: miniature, a folder, or a Hub id.")
-    methods: tuple[Annotated[MethodSettings, BeforeValidator(_as_method)], ...] = Field(
+    methods: tuple[Annotated[VariantSettings, BeforeValidator(_as_method)], ...] = Field(
         min_length=1, description="Names of methods, combinations, or mappings with method and what is changed."
     )
     datasets: tuple[Data, ...] = Field(
@@ -181,16 +216,13 @@ class CompareSettings(RepresentationSettings, TrainingSettings, EvaluationSettin
     n_anchor: int = Field(50, ge=1, description="Rows of the safe anchor: 50 are enough (paper, Fig. 2).")
     n_reference: int = Field(5000, ge=1, description="Rows of the harmful reference (paper, §5.1).")
     n_eval: int = Field(1000, ge=1, description="Evaluation prompts of each kind (paper, A.4).")
-    keep_fraction: float = Field(
-        SelectionSettings.model_fields["keep_fraction"].default, gt=0, le=1, description="K (paper, §5.1)."
-    )
     workers: int = Field(1, ge=1, description="Cells measured at once, each in a process of its own.")
     threads: int = Field(1, ge=1, description="CPU threads of each.")
 
     @classmethod
     def known(cls) -> Iterable[str]:
         """Returns the names of all settings, those of methods and data sets too."""
-        return [name for group in (cls, MiniatureData, FileData, MethodSettings) for name in group.model_fields]
+        return [name for group in (cls, MiniatureData, FileData, VariantSettings) for name in group.model_fields]
 
     @model_validator(mode="after")
     def _consistent(self) -> CompareSettings:
@@ -199,14 +231,24 @@ class CompareSettings(RepresentationSettings, TrainingSettings, EvaluationSettin
             repeated = sorted({str(value) for value in values if list(values).count(value) > 1})
             if repeated:
                 raise ValueError(f"{what} repeats {', '.join(repeated)}; name each once")
-        for unused in ("encoder", "eval_prompts", "cache_dir"):
-            if getattr(self, unused) is not None:
-                raise ValueError(f"{unused} is no setting of a comparison: eval_prompts belong to a data set, and all "
-                                 f"methods weigh with the model that is fine-tuned")  # fmt: skip
+        for unused in ("encoder", "eval_prompts", "cache_dir", "answers_dir", "seed", "diagnostics"):
+            if unused in self.model_fields_set:
+                raise ValueError(
+                    f"{unused} is no setting of a comparison: eval_prompts belong to a data set, seeds are several, "
+                    f"and all methods weigh with the model that is fine-tuned"
+                )
         miniature = [data.name for data in self.datasets if isinstance(data, MiniatureData)]
         if self.judges == "miniature" and len(miniature) < len(names):
             raise ValueError("judges: miniature reads the miniature's language alone; use other judges for other data")
         return self
+
+    def shared(self, data: MiniatureData | FileData) -> dict[str, Any]:
+        """Returns the settings of `sotune run` that all cells of a data set share."""
+        names = self.model_fields_set & RunConfig.model_fields.keys() - {"threads"}
+        given = {name: getattr(self, name) for name in names}
+        if isinstance(data, FileData) and data.task_match is not None:
+            given["task_match"] = data.task_match
+        return {**given, "model": str(model_path()) if self.model == MINIATURE else self.model}
 
     def variants(self) -> list[Variant]:
         """Returns the columns of the comparison.

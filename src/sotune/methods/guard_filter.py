@@ -1,0 +1,63 @@
+"""A guard decides on each row: any judge of harm, or the aligned model itself.
+
+A rival that papers leave out. With a guard among the tools, a row's score is the guard's verdict on its prompt and
+completion, and what it cannot score ranks last. Without one, the model that is to be fine-tuned guards itself: a row
+is the more suspect the likelier the model's own refusals are as answers to its prompt. That reads prompts alone, so
+that it drops harmful requests that are refused along with those that are answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sotune.methods.method import Method, Tools, WeighInputs
+from sotune.methods.pairs import safety_pairs
+from sotune.methods.ranking import rank_with_ties
+from sotune.records import Record
+
+_REFUSALS = 3  # of the model's own, with which it guards itself
+
+
+def weigh(inputs: WeighInputs) -> Tensor:
+    """Returns weights by rank of the guard's score, ``[n]``, ties in an order that the seed decides.
+
+    Raises:
+        ConfigError: There are no records, no model or no guard.
+        DataError: The model answers no harmful prompt.
+    """
+    records, tools = inputs.require_records("guard"), inputs.require_tools("guard")
+    if tools.guard is None:
+        harm = _self_guard(records.downstream, records.harmful_reference, tools)
+    else:
+        harm = _guard(records.downstream, tools)
+    return rank_with_ties(-harm, [record.id for record in records.downstream], seed=inputs.seed)
+
+
+def _guard(rows: Sequence[Record], tools: Tools) -> Tensor:
+    from sotune.evaluation import EvalPrompt, Response
+
+    assert tools.guard is not None
+    prompts = [EvalPrompt(row.id, "harmful", row.prompt) for row in rows]
+    answers = [Response(row.id, row.completion, n_tokens=len(row.completion.split()), finished=True) for row in rows]
+    scores = {verdict.id: verdict.score for verdict in tools.guard.judge(prompts, answers)}
+    harm = [torch.inf if (score := scores[row.id]) is None else score for row in rows]
+    return torch.tensor(harm, dtype=torch.float64)
+
+
+def _self_guard(rows: Sequence[Record], harmful_reference: Sequence[Record], tools: Tools) -> Tensor:
+    """Returns the mean log-likelihood of a token of the model's refusals after each row's prompt, ``[n]``."""
+    from sotune.training.token_losses import score_tokens
+
+    pairs = safety_pairs(tools, harmful_reference, most=50)
+    refusals = list(dict.fromkeys(pair.completion for pair in pairs))[:_REFUSALS]
+    asked = [replace(row, id=f"{j} {row.id}", completion=refusal) for j, refusal in enumerate(refusals) for row in rows]
+    losses = score_tokens(asked, model=tools.model, adapter=None, settings=tools.training)
+    likelihood = [[-float(losses[f"{j} {row.id}"].mean()) for j in range(len(refusals))] for row in rows]
+    return torch.tensor(likelihood, dtype=torch.float64).logsumexp(1)
+
+
+METHODS = (Method("guard", "moderation guard", weigher=weigh, needs=frozenset({"model", "judge"})),)

@@ -1,0 +1,71 @@
+"""Push-pull optimal transport as the package solves it, with harmful rows kept back: all of sotune's own methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sotune.methods.method import Solution, Weighing, WeighInputs
+from sotune.methods.unseen import split_reference
+from sotune.sentinels import Grid, weigh_with_sentinels
+from sotune.settings import TUNED, WeightSettings
+from sotune.weights import LearnedWeights, Scorer, learn_weights
+from sotune.weights.solution import Step
+
+PAPER = "Safety Optimal Transport"
+
+
+def weigh(inputs: WeighInputs) -> Weighing:
+    """Solves for the weights; with sentinels where the harmful reference has enough prompts.
+
+    Raises:
+        ConfigError: The kernels do not fit into memory and the solver cannot stream.
+        DataError: Representations are not finite, of different width, or empty.
+    """
+    settings = inputs.settings
+    folds, note = split_reference(inputs)
+    if folds is not None and settings.solver == "adam_sharp":
+        folds, note = None, "no sentinels: the solver adam_sharp gives no function that could weigh unseen rows"
+    on_step, on_pass = _told_of_steps(inputs), _told_of_passes(inputs)
+    sets = (inputs.downstream, inputs.safe_anchor, inputs.harmful_reference)
+    if folds is None:
+        learned = learn_weights(*sets, settings, on_step=on_step, on_pass=on_pass)
+        solution = _solution(learned, settings, inputs.safe_anchor, inputs.harmful_reference, None)
+        return Weighing(learned.weights, solution=solution, note=note)
+    found = weigh_with_sentinels(*sets, folds, settings, grid=_grid(inputs), on_step=on_step, on_pass=on_pass)
+    solution = _solution(found.learned, found.settings, inputs.safe_anchor, found.harmful_reference, folds.solved)
+    return Weighing(found.learned.weights, solution=solution, sentinels=found.sentinels, note="")
+
+
+def _grid(inputs: WeighInputs) -> Grid:
+    """Returns what the tuning fold tries: of the settings that stand at their defaults, if any may be chosen."""
+    if inputs.sentinels.sentinels != "tune":
+        return {}
+    fields = WeightSettings.model_fields
+    return {name: tried for name, tried in TUNED.items() if getattr(inputs.settings, name) == fields[name].default}
+
+
+def _solution(
+    learned: LearnedWeights,
+    settings: WeightSettings,
+    safe_anchor: Tensor,
+    harmful_reference: Tensor,
+    positions: tuple[int, ...] | None,
+) -> Solution:
+    scorer = None
+    if learned.tau is not None:
+        scorer = Scorer.from_learned(learned, settings=settings, references=(safe_anchor, harmful_reference))
+    where = range(len(harmful_reference)) if positions is None else positions
+    return Solution(learned, settings, harmful_reference, where, scorer)
+
+
+def _told_of_steps(inputs: WeighInputs) -> Callable[[Step], None]:
+    return lambda step: inputs.monitor.progress("solving weights", step.step, None)
+
+
+def _told_of_passes(inputs: WeighInputs) -> Callable[[int], Callable[[int, int], None]]:
+    def on_pass(number: int) -> Callable[[int, int], None]:
+        return lambda done, total: inputs.monitor.progress(f"pass {number} over all rows", done, total)
+
+    return on_pass

@@ -1,0 +1,82 @@
+"""All methods by name: those of this package, and those that other packages bring as entry points."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from sotune.errors import ConfigError
+from sotune.methods.combine import combine
+from sotune.methods.method import Method
+from sotune.settings import RunConfig, make_config
+
+GROUP = "sotune.methods"
+
+_FILES = (
+    "sft",
+    "random_rows",
+    "safeinstr",
+    "alpagasus",
+    "dsir",
+    "saft",
+    "bds",
+    "seal",
+    "salora",
+    "adaptive",
+    "sot",
+    "probe",
+    "self_trained_probe",
+    "tfidf_probe",
+    "mean_cosine",
+    "one_class",
+    "loss_under_safe",
+    "guard_filter",
+    "larf",
+    "datashield",
+    "tokenmask",
+    "lisa",
+    "sbr",
+    "resta",
+    "oracle",
+)
+"""In the order of tables: plain fine-tuning, the paper's baselines, sotune's own, later rivals, bounds."""
+
+METHODS: dict[str, Method] = {
+    method.name: method for file in _FILES for method in import_module(f"sotune.methods.{file}").METHODS
+}
+"""Every method of this package by name."""
+
+
+def method_named(text: str) -> Method:
+    """Returns a method by its name, or a combination such as ``adaptive + safeinstr``.
+
+    Raises:
+        ConfigError: See `sotune.methods.combine.combine`, or an installed package's method cannot be used.
+    """
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    named = {name.strip() for name in text.split("+")}
+    own = {name: _load(installed[name]) for name in named & installed.keys() - METHODS.keys()}
+    return combine(text, {**METHODS, **own}, others=installed)
+
+
+def _load(entry: EntryPoint) -> Method:
+    try:
+        found = entry.load()
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's package raises when it is imported
+        message = f"method {entry.name!r} of {entry.value} could not be loaded ({error}); mend or remove its package"
+        raise ConfigError(message) from error
+    if not isinstance(found, Method):
+        raise ConfigError(f"{entry.value} must be a sotune.methods.Method. Got a {type(found).__name__}")
+    return found
+
+
+def settle(config: RunConfig) -> RunConfig:
+    """Returns the settings of a run with those that its method brings; what was given counts more.
+
+    Raises:
+        ConfigError: The method is unknown, or its settings contradict what was given.
+    """
+    method = method_named(config.method)
+    method.check_settings(config.method_settings)
+    given = config.model_dump(exclude_unset=True)
+    return make_config({**method.preset, **given}, origin=f"method {method.name!r}")

@@ -1,0 +1,60 @@
+"""What is kept back of the harmful reference, and methods whose weight is a function of the representation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from sotune.methods.method import Weighing, WeighInputs
+from sotune.sentinels import LEAST_SENTINELS, Fitted, Folds, fit_with_sentinels, split_by_prompt
+from sotune.transport import Rows
+
+
+def split_reference(inputs: WeighInputs) -> tuple[Folds | None, str]:
+    """Splits the harmful reference, unless it is too small or sentinels are off.
+
+    Returns:
+        The folds, and why there are none.
+    """
+    if inputs.sentinels.sentinels == "off":
+        return None, "sentinels are off: nothing was kept back, so nothing is measured and nothing promised"
+    if inputs.records is None:
+        return None, "no sentinels: they are split by prompt, and only representations were given"
+    folds = split_by_prompt(
+        ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in inputs.records.harmful_reference],
+        seed=inputs.seed,
+        tuning_share=inputs.sentinels.tuning_share,
+        measuring_share=inputs.sentinels.measuring_share,
+    )
+    if min(len(folds.tuning), len(folds.measuring), len(folds.reference)) < LEAST_SENTINELS:
+        return None, (
+            f"no sentinels: the harmful reference is too small to keep some back (folds of {len(folds.reference)}, "
+            f"{len(folds.tuning)} and {len(folds.measuring)} rows, and each needs {LEAST_SENTINELS}); nothing is "
+            f"measured and nothing promised"
+        )
+    return folds, ""
+
+
+def weigh_by_function(learner: Callable[[WeighInputs], Callable[[Tensor], Tensor]], inputs: WeighInputs) -> Weighing:
+    """Learns a function from representation to weight, with sentinels kept back where there are enough.
+
+    Args:
+        learner: Learns it.
+        inputs: What it may look at.
+
+    Raises:
+        SotuneError: See the learner.
+    """
+    folds, note = split_reference(inputs)
+    if folds is None:
+        return Weighing(learner(inputs)(inputs.rows), note=note)
+
+    def fit(rows: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Fitted:
+        seen = replace(inputs, downstream=rows, safe_anchor=safe_anchor, harmful_reference=harmful_reference)
+        weigh = learner(replace(seen, records=None))
+        return Fitted(weigh(rows[:]), weigh)
+
+    found = fit_with_sentinels(fit, inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, folds)
+    return Weighing(found.fitted.weights, sentinels=found.sentinels, note="")

@@ -1,0 +1,113 @@
+"""What a run hands to its method: rows without what is secret, the model, judges, and to bounds the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sotune.artifacts import RunFolder
+from sotune.errors import ConfigError
+from sotune.evaluation.judges.registry import judge_key, make_judges
+from sotune.evaluation.usage import CACHE
+from sotune.monitoring import Monitor
+from sotune.pipeline.record_sets import read_records
+from sotune.records import Record, SetName
+from sotune.settings import RunConfig, TrainingSettings
+
+if TYPE_CHECKING:
+    from sotune.methods import InputRecords, Method, Seam, Tools
+    from sotune.models import ModelSpec
+
+HARMFUL = "harmful"
+"""What the truth column calls harmful rows; any other value is not."""
+
+
+NO_MODEL = "training and evaluation need a causal LM; name it with model (the encoder only weighs)"
+
+
+def base_model(config: RunConfig) -> ModelSpec:
+    """Returns the model that is fine-tuned.
+
+    Raises:
+        ConfigError: Only an encoder is named, which cannot be fine-tuned.
+    """
+    from sotune.models import ModelSpec
+
+    if config.model is None:
+        raise ConfigError(NO_MODEL)
+    return ModelSpec(config.model, config.revision, config.dtype, config.device, config.trust_remote_code)
+
+
+def input_records(sets: Mapping[SetName, Sequence[Record]]) -> InputRecords:
+    """Returns the rows as methods see them: texts and ids, and no other column, which might tell the truth."""
+    from sotune.methods import InputRecords
+
+    names: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
+    return InputRecords(*([replace(record, meta={}) for record in sets[name]] for name in names))
+
+
+def kinds_of(config: RunConfig, downstream: Sequence[Record]) -> dict[str, str]:
+    """Returns what each row is, by id; nothing where no column says so."""
+    if config.truth_column is None:
+        return {}
+    return {record.id: str(record.meta.get(config.truth_column, "unknown")) for record in downstream}
+
+
+def read_truth(config: RunConfig, downstream: Sequence[Record]) -> dict[str, bool] | None:
+    """Returns whether each row is harmful, by id; ``None`` where no column says so."""
+    kinds = kinds_of(config, downstream)
+    return {id: kind == HARMFUL for id, kind in kinds.items()} or None
+
+
+def make_tools(config: RunConfig, run: RunFolder, monitor: Monitor, method: Method, work_dir: Path) -> Tools | None:
+    """Returns what a method may use besides the data; ``None`` where no model is named.
+
+    Raises:
+        ConfigError: A judge that the method needs cannot be loaded.
+    """
+    from sotune.methods import Tools
+
+    if config.model is None:
+        return None
+    judges = make_judges(config, run.file(CACHE), monitor) if "judge" in method.needs else {}
+    return Tools(
+        model=base_model(config),
+        training=config.part(TrainingSettings),
+        work_dir=work_dir,
+        safety_pairs=read_records(run, "safety_pairs")["safety_pairs"],
+        judge=judges.get("coherence"),
+        guard=judges.get("harm") if config.harm_judge else None,
+    )
+
+
+def tools_key(config: RunConfig, method: Method, *seams: Seam) -> dict[str, Any]:
+    """Returns what a method's work at some seams depends on besides the data and its constants."""
+    from sotune.models import model_fingerprint
+
+    found: dict[str, Any] = {}
+    acting = [part for part in method.parts or (method,) if set(seams) & set(part.seams)]
+    needs = {need for part in acting for need in part.needs}
+    if "model" in needs:
+        settings = config.part(TrainingSettings).model_dump(mode="json")
+        found |= {"model": model_fingerprint(base_model(config)), "training": settings}
+        found |= {"dtype": config.dtype, "device": config.device}
+    if "judge" in needs:
+        found["judges"] = judge_key(config)
+    return found
+
+
+def check_needs(config: RunConfig, method: Method) -> None:
+    """Finds what a run's method lacks before any work is done for it.
+
+    Raises:
+        ConfigError: It lacks something; says what.
+    """
+    if "model" in method.needs and config.model is None:
+        raise ConfigError(f"method {method.name!r} runs the model that is fine-tuned; name it with model")
+    if "truth" in method.needs and config.truth_column is None:
+        raise ConfigError(
+            f"method {method.name!r} is a bound that knows which rows are harmful; name the column that says so with "
+            f"truth_column"
+        )
