@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 import typer
 import yaml
-from sotune.comparison.compare_settings import make_compare_settings
 
 from pipeline_rows import rows, write_jsonl
 from sotune.cli import app
+from sotune.comparison.compare_settings import make_compare_settings
 from sotune.evaluation.rubrics.rubric import load_rubric
 from sotune.methods import METHODS
 from sotune.settings import make_config
@@ -143,7 +143,7 @@ def test_a_block_of_no_language_is_a_rubric_or_a_drawing(block, tmp_path):
 
 
 def test_no_block_is_of_a_language_that_nothing_checks():
-    assert {block.values[0].language for block in blocks()} <= {"sh", "yaml", "python", ""}
+    assert {block.values[0].language for block in blocks()} <= {"sh", "yaml", "toml", "python", ""}
 
 
 def inline(pattern):

@@ -233,7 +233,7 @@ def test_one_class_is_the_distance_under_the_shrunk_covariance(m, d):
     given = replace(points([[1.0] * d], [[1.0] * d], [[1.0] * d]), downstream=rows, safe_anchor=anchor)
     fitted = LedoitWolf().fit(torch.nn.functional.normalize(anchor).numpy())
     squared = torch.from_numpy(fitted.mahalanobis(torch.nn.functional.normalize(rows).numpy()))
-    torch.testing.assert_close(METHODS["one_class"].weigh(given), 1 / (1 + squared / d), rtol=1e-4, atol=0)
+    torch.testing.assert_close(METHODS["one_class"].weigh(given).weights, 1 / (1 + squared / d), rtol=1e-4, atol=0)
 
 
 def test_one_class_refuses_an_anchor_without_scatter(inputs):

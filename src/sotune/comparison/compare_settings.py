@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from sotune.catalogue import MatchRule
 from sotune.comparison.variant import References, Variant
 from sotune.errors import ConfigError
-from sotune.catalogue import MatchRule
 from sotune.miniature import model_path
 from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import TASKS, Task
