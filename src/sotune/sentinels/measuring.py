@@ -48,7 +48,11 @@ class Guarded:
 
 
 def log_relative(weights: Tensor) -> Tensor:
-    """Returns ``log(n·w)`` for weights on the simplex, ``[n]``, float64."""
+    """Returns ``log(n·w)`` for weights on the simplex, ``[n]``, float64.
+
+    >>> log_relative(torch.tensor([0.5, 0.25, 0.25])).exp()
+    tensor([1.5000, 0.7500, 0.7500], dtype=torch.float64)
+    """
     return (weights.double() * weights.shape[0]).log()
 
 
@@ -67,6 +71,13 @@ def weigh_with_sentinels(
 
     The measuring fold is read last, when everything else is settled: its rows are then exchangeable with any other
     harmful row of their kind that the run has not seen, which is what makes a bound on their pass rate hold.
+
+    >>> _ = torch.manual_seed(0)
+    >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(90, 16) + torch.eye(16)[1] * 4
+    >>> folds = Folds(tuple(range(30)), tuple(range(30, 60)), tuple(range(60, 90)), ())
+    >>> guarded = weigh_with_sentinels(safe[:40], safe[40:], harmful, folds, WeightSettings())
+    >>> bool(guarded.harmful_scores.max() < guarded.row_scores.median())
+    True
 
     Args:
         downstream: Rows to weigh, ``[n, d]``.

@@ -90,6 +90,13 @@ def tune_settings(candidates: Mapping[str, Representations], settings: WeightSet
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
     settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
+    >>> _ = torch.manual_seed(0)
+    >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(60, 16) + torch.eye(16)[1] * 4
+    >>> candidates = {"plain": Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])}
+    >>> tuned = tune_settings(candidates, WeightSettings(), grid={"epsilon": (0.1, 0.4)})
+    >>> [(one.settings.epsilon, round(one.auroc, 2)) for one in tuned.tried]
+    [(0.1, 1.0), (0.4, 1.0)]
+
     Args:
         candidates: Name to representations; the first one's are the default.
         settings: What stays where nothing is better; tried too. The grid varies some of them.
@@ -130,7 +137,11 @@ def sample_rows(downstream: Rows, most: int = _MAX_ROWS) -> Tensor:
 
 
 def outranked(scores: Tensor, others: Tensor) -> Tensor:
-    """Returns the share of the others that are above each score, ``[k]``; ties count one half."""
+    """Returns the share of the others that are above each score, ``[k]``; ties count one half.
+
+    >>> outranked(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0]))
+    tensor([1.0000, 0.2500], dtype=torch.float64)
+    """
     ordered = others.double().sort().values
     scores = scores.double()
     above = len(ordered) - torch.searchsorted(ordered, scores, right=True)
