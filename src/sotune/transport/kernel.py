@@ -133,7 +133,7 @@ class Kernel:
 
     def mean_cost(self, block: Block) -> Tensor:
         """Returns each row's mean cost under the plan, ``[k]``: the cost is read back from the kernel's logarithm."""
-        # Σ_j P_ij C_ij / w_i with C_ij = level_i + offset_j − ε·log E_ij, so the cost need not be kept or made again.
+        # Σ_j P_ij C_ij / w_i with C_ij = level_i + offset_j − ε·log E_ij, so the cost is not computed again.
         # With one level for all rows no entry is 0, and the plain logarithm is faster.
         logarithm = block.matrix.log().mul_(block.matrix) if self._one_level is not None else None
         entropy = (torch.xlogy(block.matrix, block.matrix) if logarithm is None else logarithm) @ self._v

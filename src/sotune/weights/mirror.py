@@ -40,7 +40,6 @@ def solve_mirror(problem: PushPullProblem, settings: WeightSettings, on_step: On
         on_state=history.add_state,
     )
     n_iters = found.n_sweeps * len(kernels)
-    # Descent starts from the weights and potentials reached here, at the tau that was found by then.
     if found.converged or len(history.steps) >= settings.max_outer_steps:
         # The last sweep was at the potentials that the kernels stand at: only the mean costs are missing.
         swept = replace(found.state.swept, mean_costs=row_mean_costs(kernels))
@@ -48,6 +47,7 @@ def solve_mirror(problem: PushPullProblem, settings: WeightSettings, on_step: On
         return conclude(
             problem, state, kernels, history=history.steps, n_sinkhorn_iters=n_iters, converged=found.converged
         )  # fmt: skip
+    # Descent goes on from the weights and potentials reached so far, at the tau that was found by then.
     tau = found.state.next_tau
     n_more, converged = descend(problem, kernels, tau, settings, history, start=found.state.log_weights)
     return finish(problem, kernels, tempering.held(tau), history, n_iters + n_more, converged=converged)
