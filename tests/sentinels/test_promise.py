@@ -87,9 +87,9 @@ def test_the_share_among_kept_rows_keeps_its_bound(p):
 def test_too_few_sentinels_promise_nothing():
     assert sentinels_needed(0.1) == 29
     rows, _, sentinels, _, _ = draw(0)
-    with pytest.raises(ConfigError, match="takes 29 measuring sentinels of different prompts, and there are 28"):
+    with pytest.raises(ConfigError, match="needs 29 measuring sentinels of different prompts, and there are 28"):
         cut_at_pass_rate(rows, sentinels[:28], max_harmful_pass=0.1)
-    with pytest.raises(ConfigError, match="takes 29 .* there are 0"):
+    with pytest.raises(ConfigError, match="needs 29 .* there are 0"):
         cut_at_pass_rate(rows, sentinels[:0], max_harmful_pass=0.1)
     assert cut_at_pass_rate(rows, sentinels[:29], max_harmful_pass=0.1).k > 0
 

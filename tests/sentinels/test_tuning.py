@@ -45,7 +45,7 @@ def test_what_the_tuning_fold_chose_is_what_the_weights_are_solved_with():
     downstream, anchor, harmful = sets()
     folds = Folds(tuple(range(30)), tuple(range(30, 60)), tuple(range(60, 90)), ())
     guarded = weigh_with_sentinels(downstream, anchor, harmful, folds, WeightSettings(), grid={"stretch": (0.0, 4.0)})
-    assert guarded.settings == guarded.tuned.chosen.settings
+    assert guarded.settings == guarded.sentinels.tuned.chosen.settings
     assert guarded.learned.cost.stretch == guarded.settings.stretch
-    assert {one.settings.stretch for one in guarded.tuned.tried} == {2.0, 0.0, 4.0}
-    assert guarded.harmful_scores.median() < guarded.row_scores.median()
+    assert {one.settings.stretch for one in guarded.sentinels.tuned.tried} == {2.0, 0.0, 4.0}
+    assert guarded.sentinels.harmful_scores.median() < guarded.row_scores.median()

@@ -39,12 +39,19 @@ class Folds:
 
 
 def normalize_prompt(text: str) -> str:
-    """Returns a prompt without what does not make it another one: case, spacing, compatibility forms."""
+    """Returns a prompt without what does not make it another one: case, spacing, compatibility forms.
+
+    >>> normalize_prompt("How  to PICK a lock?")
+    'how to pick a lock?'
+    """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def split_by_prompt(prompts: Sequence[str], *, seed: int, tuning_share: float, measuring_share: float) -> Folds:
     """Splits rows by a hash of their normalized prompts.
+
+    >>> split_by_prompt(["a", "b", "A ", "c", "d"], seed=0, tuning_share=0.2, measuring_share=0.5)
+    Folds(reference=(1, 3), tuning=(0, 2), measuring=(4,), unused=())
 
     Args:
         prompts: The prompt of each row.

@@ -94,6 +94,15 @@ def fit_with_sentinels(
 ) -> FittedWithSentinels:
     """Fits any method's weights with the reference and the tuning fold, and scores the measuring fold.
 
+    >>> def fit(rows, safe, harmful):
+    ...     weigh = lambda z: torch.sigmoid(z @ (safe.mean(0) - harmful.mean(0)))
+    ...     return Fitted(weigh(rows), weigh)
+    >>> safe, harmful = torch.eye(4)[:1].repeat(40, 1), torch.eye(4)[1:2].repeat(90, 1)
+    >>> folds = Folds(tuple(range(30)), tuple(range(30, 60)), tuple(range(60, 90)), ())
+    >>> found = fit_with_sentinels(fit, safe[:30], safe[30:], harmful, folds)
+    >>> bool(found.sentinels.harmful_scores.max() < 0)
+    True
+
     Args:
         fit: Fits them.
         downstream: Rows to weigh, ``[n, d]``.
@@ -120,7 +129,11 @@ def fit_with_sentinels(
 
 
 def log_relative(weights: Tensor) -> Tensor:
-    """Returns ``log(n·w)`` for weights on the simplex, ``[n]``, float64."""
+    """Returns ``log(n·w)`` for weights on the simplex, ``[n]``, float64.
+
+    >>> log_relative(torch.tensor([0.5, 0.25, 0.25])).exp()
+    tensor([1.5000, 0.7500, 0.7500], dtype=torch.float64)
+    """
     return (weights.double() * weights.shape[0]).log()
 
 
@@ -139,6 +152,13 @@ def weigh_with_sentinels(
 
     The measuring fold is read last, when everything else is settled: its rows are then exchangeable with any other
     harmful row of their kind that the run has not seen, which is what makes a bound on their pass rate hold.
+
+    >>> _ = torch.manual_seed(0)
+    >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(90, 16) + torch.eye(16)[1] * 4
+    >>> folds = Folds(tuple(range(30)), tuple(range(30, 60)), tuple(range(60, 90)), ())
+    >>> guarded = weigh_with_sentinels(safe[:40], safe[40:], harmful, folds, WeightSettings())
+    >>> bool(guarded.sentinels.harmful_scores.max() < guarded.row_scores.median())
+    True
 
     Args:
         downstream: Rows to weigh, ``[n, d]``.

@@ -93,6 +93,11 @@ class Cut:
 def cut_at_pass_rate(rows: Tensor, sentinels: Tensor, *, max_harmful_pass: float) -> Cut:
     """Keeps as many rows as the bound on the pass rate of harm allows.
 
+    >>> rows, sentinels = torch.arange(-50.0, 150.0), torch.arange(-30.0, 10.0)
+    >>> cut = cut_at_pass_rate(rows, sentinels, max_harmful_pass=0.1)
+    >>> cut.k, round(cut.bound, 3)
+    (140, 0.072)
+
     Args:
         rows: Scores of the downstream rows, ``[n]``.
         sentinels: Scores of the measuring sentinels, ``[k]``.
@@ -128,6 +133,14 @@ def cut_at_harmful_share(
     max_harmful_share: float,
 ) -> Cut:  # fmt: skip
     """Keeps as many rows as the bound on the harmful share among them allows.
+
+    >>> rows = torch.cat([torch.arange(-50.0, 0.0), torch.arange(1000.0, 1950.0)])  # fifty are harmful
+    >>> share = HarmfulShare(estimate=0.05, low=0.0, high=0.1, drop=0.05)
+    >>> cut = cut_at_harmful_share(
+    ...     rows, torch.arange(-200.0, 0.0), share, tuning_outranked=[0.95] * 50, max_harmful_share=0.01
+    ... )
+    >>> cut.k, round(cut.bound, 4)
+    (960, 0.0094)
 
     Args:
         rows: Scores of the downstream rows, ``[n]``.
@@ -179,6 +192,14 @@ def estimate_harmful_share(
 ) -> HarmfulShare:
     """Estimates and bounds the harmful share of the downstream rows, whose harm is like the sentinels'.
 
+    >>> rows = torch.cat([torch.arange(-100.0, 0.0), torch.arange(1000.0, 1900.0)])  # a tenth is harmful
+    >>> sentinels = torch.arange(-100.0, 0.0)
+    >>> share = estimate_harmful_share(
+    ...     rows, sentinels, safe_outranked=torch.full((50,), 0.4), tuning_outranked=[0.95] * 80
+    ... )
+    >>> round(share.low, 3), round(share.estimate, 3), round(share.high, 3)
+    (0.0, 0.1, 0.176)
+
     Args:
         rows: Scores of the downstream rows, ``[n]``.
         sentinels: Scores of the measuring sentinels, ``[k]``.
@@ -228,12 +249,20 @@ def _drop(q: float, rows: Tensor, sentinels: Tensor) -> tuple[int, int]:
 
 
 def harmful_rows_kept(passed: Rate, n_harmful: int) -> int:
-    """Returns how many of some harmful rows in the data are kept at most (95 %), if they are like the sentinels."""
+    """Returns how many of some harmful rows in the data are kept at most (95 %), if they are like the sentinels.
+
+    >>> harmful_rows_kept(Rate.of(torch.tensor([True] * 2 + [False] * 98)), 50)
+    4
+    """
     return predicted_count(passed.count, passed.n, later=n_harmful, confidence=CONFIDENCE)
 
 
 def sentinels_needed(max_harmful_pass: float) -> int:
-    """Returns with how many sentinels, none of which passes, the bound is within the limit."""
+    """Returns with how many sentinels, none of which passes, the bound is within the limit.
+
+    >>> sentinels_needed(0.1)
+    29
+    """
     n = 1
     while upper_bound(0, n, confidence=CONFIDENCE) > max_harmful_pass:
         n += 1

@@ -91,6 +91,13 @@ def tune_settings(candidates: Mapping[str, Representations], settings: WeightSet
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
     settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
+    >>> _ = torch.manual_seed(0)
+    >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(60, 16) + torch.eye(16)[1] * 4
+    >>> candidates = {"plain": Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])}
+    >>> tuned = tune_settings(candidates, WeightSettings(), grid={"epsilon": (0.1, 0.4)})
+    >>> [(one.settings.epsilon, round(one.auroc, 2)) for one in tuned.tried]
+    [(0.1, 1.0), (0.4, 1.0)]
+
     Args:
         candidates: Name to representations; the first one's are the default.
         settings: What stays where nothing is better; tried too. The grid varies some of them.

@@ -129,6 +129,10 @@ class DenseCost:
 class CosineCost:
     """Cosine distance ``1 − cos(x_i, y_j)``, in [0, 2]: the paper's ground cost (§4.1).
 
+    >>> CosineCost(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0]])).rows(0, 2)
+    tensor([[0.],
+            [1.]])
+
     The rows are neither copied nor scaled in place: only their lengths are kept, so they may lie in mapped files.
 
     Args:
@@ -202,6 +206,9 @@ def row_blocks(cost: CostMatrix) -> Iterator[tuple[int, int]]:
 
 def normalize_rows(x: Tensor, *, name: str = "x") -> Tensor:
     """Scales each row to unit length.
+
+    >>> normalize_rows(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
 
     Args:
         x: Rows, ``[n, d]``.

@@ -69,6 +69,7 @@ class Kernel:
         check_relaxation(relaxation)
         check_masses(b, cost.shape[1], name="b")
         self.cost, self.epsilon, self.relaxation, self.stored = cost, epsilon, relaxation, stored
+        # Potentials and column masses are float64 even where the cost is not: g adds up small changes of many sweeps.
         self.b = b.to(device=cost.device, dtype=torch.float64)
         # Scalings beyond this are absorbed, well before products of two of them could overflow.
         self._limit = math.log(torch.finfo(cost.dtype).max) / 3
@@ -109,10 +110,12 @@ class Kernel:
         if self.relaxation == 0:
             return torch.zeros_like(self._g)
         used = self.b > 0
+        # g_j += ε·log(b_j / Σ_i P_ij), from logarithms: a column's sum may be far below the least number.
         step = torch.where(used, self.epsilon * (self.b.log() - log_masses), 0.0)
         if math.isinf(self.relaxation):
             return torch.where(used, step - self.b @ step, 0.0)
         rho = self.relaxation
+        # The proximal step of the penalty (Chizat et al. 2018): its optimum has column sums b·exp(−g / ρ).
         moved = rho / (rho + self.epsilon) * (self._g + step)
         # The best common shift of g (and −f) in closed form: without it a large ρ converges very slowly.
         moved = moved + rho * torch.logsumexp(self.b.log() - moved / rho, dim=0)
@@ -130,6 +133,7 @@ class Kernel:
 
     def mean_cost(self, block: Block) -> Tensor:
         """Returns each row's mean cost under the plan, ``[k]``: the cost is read back from the kernel's logarithm."""
+        # Σ_j P_ij C_ij / w_i with C_ij = level_i + offset_j − ε·log E_ij, so the cost is not computed again.
         # With one level for all rows no entry is 0, and the plain logarithm is faster.
         logarithm = block.matrix.log().mul_(block.matrix) if self._one_level is not None else None
         entropy = (torch.xlogy(block.matrix, block.matrix) if logarithm is None else logarithm) @ self._v
@@ -168,12 +172,14 @@ class Kernel:
         if self._one_level is not None:
             block = self.cost.affine(start, stop, shift + self._one_level / self.epsilon, 1 / self.epsilon)
             return block.exp_(), self._one_level.expand(stop - start)
+        # As in a log-sum-exp: with its largest entry taken off, no row can overflow or vanish.
         block = self.cost.affine(start, stop, shift, 1 / self.epsilon)
         top = block.amax(dim=1)
         return block.sub_(top[:, None]).exp_(), top.mul_(-self.epsilon)
 
     def _common_level(self) -> Tensor | None:
         """Returns one level for all rows where no entry can come near underflow with it: it saves two passes."""
+        # Costs are ≥ 0, so with level −high every exponent lies between −(high − low + largest cost) / ε and 0.
         low, high = self._offset.min(), self._offset.max()
         if not (float(high - low) + self.cost.upper_bound) / self.epsilon <= self._limit:
             return None
@@ -181,18 +187,36 @@ class Kernel:
 
 
 def join(parts: Iterable[Tensor]) -> Tensor:
-    """Returns one vector over the columns of all references, of one for each."""
+    """Returns one vector over the columns of all references, of one for each.
+
+    >>> join([torch.tensor([1.0, 2.0]), torch.tensor([3.0])])
+    tensor([1., 2., 3.])
+    """
     return torch.cat(tuple(parts))
 
 
 def part(kernels: Sequence[Kernel], joined: Tensor) -> list[Tensor]:
-    """Returns a vector for each reference, of one over the columns of all; what is left over is dropped."""
+    """Returns a vector for each reference, of one over the columns of all; what is left over is dropped.
+
+    >>> from sotune.transport import DenseCost
+    >>> costs = DenseCost(torch.rand(4, 2)), DenseCost(torch.rand(4, 1))
+    >>> kernels = [Kernel(cost, torch.full((m,), 1 / m), 0.1) for m, cost in zip((2, 1), costs)]
+    >>> part(kernels, torch.tensor([1.0, 2.0, 3.0, 9.0]))
+    [tensor([1., 2.]), tensor([3.])]
+    """
     ends = list(itertools.accumulate(kernel.b.shape[0] for kernel in kernels))
     return [joined[end - kernel.b.shape[0] : end] for kernel, end in zip(kernels, ends, strict=True)]
 
 
 def move_all(kernels: Sequence[Kernel], joined: Tensor) -> None:
-    """Sets the column potentials of all references from one vector."""
+    """Sets the column potentials of all references from one vector.
+
+    >>> from sotune.transport import DenseCost
+    >>> kernel = Kernel(DenseCost(torch.rand(4, 2)), torch.tensor([0.5, 0.5]), 0.1)
+    >>> move_all([kernel], torch.tensor([0.25, -0.25]))
+    >>> kernel.g
+    tensor([ 0.2500, -0.2500])
+    """
     for kernel, g in zip(kernels, part(kernels, joined), strict=True):
         kernel.move(g)
 

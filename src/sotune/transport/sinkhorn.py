@@ -93,6 +93,13 @@ def sinkhorn(
 ) -> SinkhornResult:
     """Solves an entropic transport problem.
 
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> problem = OTProblem(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), half, half, epsilon=1.0)
+    >>> result = sinkhorn(problem, tolerance=1e-6, max_iters=100)
+    >>> transport_plan(problem, result)
+    tensor([[0.3655, 0.1345],
+            [0.1345, 0.3655]])
+
     Args:
         problem: What to solve.
         tolerance: Stop when the L1 error of the column sums is at most this.
@@ -141,6 +148,7 @@ class SinkhornSolver:
         kernel = self.kernel
         check_masses(a, kernel.cost.shape[0], name="a")
         log_masses = a.to(dtype=kernel.cost.dtype, device=kernel.cost.device).log()
+        # In the metric b an error of g counts as much as the mass of its column, like the error that is reported.
         extrapolation = Extrapolation(kernel.b)
         n_iters = 0
         while True:
@@ -165,6 +173,10 @@ def extend_potential(cost: CostMatrix, g: Tensor, b: Tensor, epsilon: float) -> 
 
     ``f(z) = −ε log Σ_j b_j exp((g_j − c(z, z_j)) / ε)``: the row update of Sinkhorn, which needs no row masses.
 
+    >>> nowhere = torch.zeros(2)
+    >>> extend_potential(DenseCost(torch.tensor([[0.0, 1.0], [3.0, 3.0]])), nowhere, torch.tensor([0.5, 0.5]), 1.0)
+    tensor([0.3799, 3.0000])
+
     Args:
         cost: Ground cost between any rows and the columns, ``[n, m]``.
         g: Column potential ``[m]``.
@@ -184,7 +196,12 @@ def extend_potential(cost: CostMatrix, g: Tensor, b: Tensor, epsilon: float) -> 
 
 
 def column_error(cost: CostMatrix, f: Tensor, g: Tensor, a: Tensor, b: Tensor, epsilon: float) -> float:
-    """Returns ``Σ_j |Σ_i plan_ij − b_j|`` of any potentials at any row masses, computed afresh."""
+    """Returns ``Σ_j |Σ_i plan_ij − b_j|`` of any potentials at any row masses, computed afresh.
+
+    >>> half, f = torch.tensor([0.5, 0.5]), torch.zeros(2)
+    >>> column_error(DenseCost(torch.zeros(2, 2)), f, torch.zeros(2), half, half, 1.0)
+    0.0
+    """
     sums = torch.zeros_like(g)
     for start, stop in row_blocks(cost):
         plan = cost.rows(start, stop).neg_().add_(g).add_(f[start:stop, None]).div_(epsilon).exp_()
@@ -193,7 +210,14 @@ def column_error(cost: CostMatrix, f: Tensor, g: Tensor, a: Tensor, b: Tensor, e
 
 
 def transport_plan(problem: OTProblem, result: SinkhornResult) -> Tensor:
-    """Returns the coupling ``[n, m]`` in full: ``a·b·exp((f + g − cost) / epsilon)``."""
+    """Returns the coupling ``[n, m]`` in full: ``a·b·exp((f + g − cost) / epsilon)``.
+
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> problem = OTProblem(torch.zeros(2, 2), half, half, epsilon=0.1)
+    >>> transport_plan(problem, sinkhorn(problem, tolerance=1e-6, max_iters=10))
+    tensor([[0.2500, 0.2500],
+            [0.2500, 0.2500]])
+    """
     n, _ = problem.cost_matrix.shape
     cost = problem.cost_matrix.rows(0, n)
     scaled = ((result.f[:, None] + result.g - cost) / problem.epsilon).exp_()
@@ -205,6 +229,11 @@ def regularized_cost(problem: OTProblem, result: SinkhornResult) -> float:
 
     That is ``⟨f, a⟩ + ⟨g, b⟩``, or ``⟨f, a⟩ − ρ·⟨b, exp(−g / ρ) − 1⟩`` for relaxed columns. Exact once the potentials
     are; the sums are made in float64.
+
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> problem = OTProblem(torch.full((2, 2), 3.0), half, half, epsilon=0.1)
+    >>> round(regularized_cost(problem, sinkhorn(problem, tolerance=1e-6, max_iters=10)), 4)
+    3.0
     """
     column_part = column_value(result.g.double(), problem.b.double(), problem.reference_relaxation)
     return float(result.f.double() @ problem.a.double()) + column_part

@@ -52,6 +52,13 @@ def sweep(
     Masses need no normalizer beforehand: sums are kept relative to the largest mass so far, and scaled down when a
     larger one comes.
 
+    >>> from sotune.transport import DenseCost
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> kernel = Kernel(DenseCost(torch.tensor([[0.0, 1.0], [0.0, 1.0]])), half, 1.0)
+    >>> found = sweep([kernel], lambda start, stop, f: half.log()[start:stop])
+    >>> found.log_masses[0].exp()  # both rows lie at the first column
+    tensor([0.7311, 0.2689], dtype=torch.float64)
+
     Args:
         kernels: One for each reference, over the same rows.
         log_masses_of: The masses of the rows; may depend on their potentials.
@@ -70,6 +77,7 @@ def sweep(
     level = torch.tensor(_LOWEST, dtype=dtype, device=device)
     for start, stop in block_slices(n, sum(kernel.cost.shape[1] for kernel in kernels), device):
         blocks = [kernel.block(start, stop) for kernel in kernels]
+        # Masses may follow from the potentials just found, so transports and weights are updated in one pass.
         here = log_masses_of(start, stop, [block.f for block in blocks])
         log_masses[start:stop] = here
         higher = torch.maximum(level, here.max())
@@ -77,6 +85,7 @@ def sweep(
         level = higher
         for number, block in enumerate(blocks):
             f[number][start:stop] = block.f
+            # Without v_j, a factor of the whole column, which `_column_log_masses` adds as a logarithm.
             sums[number].mul_(scale).add_(block.matrix.T @ (masses / block.sums))
             if mean_costs:
                 means[number][start:stop] = kernels[number].mean_cost(block)
@@ -99,7 +108,13 @@ def sweep(
 
 
 def row_mean_costs(kernels: Sequence[Kernel]) -> tuple[Tensor, ...]:
-    """Returns each row's mean cost under each plan, ``[n]`` each, at the kernels' column potentials."""
+    """Returns each row's mean cost under each plan, ``[n]`` each, at the kernels' column potentials.
+
+    >>> from sotune.transport import DenseCost
+    >>> kernel = Kernel(DenseCost(torch.tensor([[0.0, 1.0], [2.0, 2.0]])), torch.tensor([0.5, 0.5]), 1.0)
+    >>> row_mean_costs([kernel])
+    (tensor([0.2689, 2.0000]),)
+    """
     n, device = kernels[0].cost.shape[0], kernels[0].cost.device
     means = tuple(torch.empty(n, dtype=kernel.cost.dtype, device=device) for kernel in kernels)
     for start, stop in block_slices(n, sum(kernel.cost.shape[1] for kernel in kernels), device):
@@ -113,6 +128,13 @@ class Extrapolation:
 
     Keeps the last few points and steps, and jumps to where a combination of the steps would vanish. Where a jump made
     the error worse it returns to the point before, takes the plain step, and forgets what it knew.
+
+    >>> extrapolation, x = Extrapolation(torch.ones(1)), torch.tensor([0.0])
+    >>> for _ in range(3):  # x ← 0.9 x + 1, which alone would need a hundred iterations
+    ...     step = 1 - 0.1 * x
+    ...     x = extrapolation.next(x, step, float(step.abs()))
+    >>> x
+    tensor([10.])
 
     References: Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations" (SIAM J. Numer. Anal. 2011).
 
@@ -130,6 +152,7 @@ class Extrapolation:
 
     def next(self, point: Tensor, step: Tensor, error: float) -> Tensor:
         """Returns where to go from a point ``[k]`` at which the plain iteration would take ``step``."""
+        # The jump was measured only now, at its landing point; a NaN counts as worse too.
         if self._jumped and not error <= _TOLERATED_RISE * self._error:
             point, step = self._points[-1], self._steps[-1]
             self._points, self._steps = [], []
@@ -148,6 +171,8 @@ class Extrapolation:
     def _jump(self) -> Tensor:
         point, step = self._points[-1], self._steps[-1]
         steps = torch.stack(self._steps)
+        # The mixture γ that minimizes ‖step − Σ γ Δstep‖ in the metric; at most `memory` unknowns, so the normal
+        # equations do, with a ridge because steps grow parallel near the solution.
         differences = (steps[1:] - steps[:-1]) * self._scale
         moves = (torch.stack(self._points) + steps).diff(dim=0)
         gram = differences @ differences.T

@@ -3,7 +3,7 @@
 from sotune.weights.ground_cost import COSTS, Adaptive, Cosine, GroundCost, cost_of, relaxation_of
 from sotune.weights.learn import ReferenceSet, learn_weights
 from sotune.weights.objective import PushPullProblem
-from sotune.weights.scoring import Scorer
+from sotune.weights.scorer import Scorer
 from sotune.weights.separation import held_out_separation
 from sotune.weights.solution import LearnedWeights
 

@@ -30,9 +30,12 @@ def solve_cccp(problem: PushPullProblem, settings: WeightSettings, on_step: OnSt
     pulls = [number for number, reference in enumerate(problem.references) if reference.side == "pull"]
     pushes = [number for number, reference in enumerate(problem.references) if reference.side == "push"]
     history = History(problem, on_step)
+    # The first gradient, at the base mass, says which tau to begin with.
     state = sweep_weights(problem, kernels, tempering, None)
     log_weights, n_iters, converged = problem.base_mass.double().log(), len(kernels), False
     while not converged and len(history.steps) < settings.max_outer_steps:
+        # The tangent of the push at the present weights has its row potential as slope, so that is all it needs;
+        # the kernels keep their potentials, so each outer step starts where the last one ended.
         for number in pushes:
             solver = SinkhornSolver(kernels[number])
             solved = solver.solve(
@@ -62,7 +65,7 @@ def _solve_pull(
     swept = sweep_weights(problem, kernels, Tempering(0.5, tau), tau).swept
     held = [f if reference.side == "push" else f * 0 for reference, f in zip(problem.references, swept.f, strict=True)]
     tilted = (problem.base_mass.double().log() - problem.combine(held).double() / tau).softmax(dim=0)
-    least = torch.finfo(problem.base_mass.dtype).tiny
+    least = torch.finfo(problem.base_mass.dtype).tiny  # a row that the push all but rules out stays in the problem
     convex = replace(
         problem,
         references=tuple(reference for reference in problem.references if reference.side == "pull"),

@@ -115,6 +115,8 @@ def sweep_weights(
     log_base = problem.base_mass.log()
 
     def log_masses(start: int, stop: int, potentials: Sequence[Tensor]) -> Tensor:
+        # w ∝ u·exp(−G / τ), which mirror descent's full step goes to: Eq. 5 alone has no such fixed point, its
+        # minimizer puts all mass on few rows (docs/method.md, "Why τ").
         base = log_base[start:stop]
         return base if tau is None else problem.combine(potentials).div_(-tau).add_(base)
 
@@ -123,6 +125,7 @@ def sweep_weights(
     next_tau = tempering.tau_for(gradient, problem.base_mass, start=tau)
     log_weights, log_normalizer = gibbs(gradient, problem.base_mass, tau or next_tau)
     weights = log_weights.exp()
+    # By the dual values: as the row updates are exact, these are the transports' values once the columns are right.
     transported = sum(
         strength * (float(f.double() @ weights) + kernel.dual_value())
         for strength, f, kernel in zip(problem.strengths, swept.f, kernels, strict=True)
@@ -181,7 +184,8 @@ def iterate_together(
         start_tau: The tau to begin with; without it the first sweep is at the base mass.
         on_state: Called after each sweep.
     """
-    # The logarithm of tau is one more unknown, in units of cost like the others.
+    # The logarithm of tau is one more unknown, in units of cost like the others: solved for beside the potentials,
+    # it costs no outer loop.
     metric = join([*(kernel.b for kernel in kernels), kernels[0].b.new_ones(1)])
     extrapolation = Extrapolation(metric)
     tau = None if held else start_tau
@@ -200,6 +204,7 @@ def iterate_together(
         after = extrapolation.next(point, step, marginal + abs(tau_step))
         if tau is None and not held:
             extrapolation.forget()
+        # A plain step shows a small part of what is left where convergence is slow; the jump estimates all of it.
         left = _response(problem, part(kernels, after - point), state.tau)
         state = replace(state, stationarity=max(state.stationarity, left))
         on_state(state)
@@ -209,6 +214,7 @@ def iterate_together(
         )
         if solved:
             return Together(state, n_sweeps, converged=True)
+        # Each in units of its tolerance. Anderson's method may circle; `descend` then goes on from here.
         error = max(
             marginal / marginal_tolerance,
             0.0 if held else state.stationarity / stationarity_tolerance,

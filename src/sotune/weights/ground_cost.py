@@ -177,12 +177,20 @@ COSTS: dict[str, type[GroundCost]] = {"adaptive": Adaptive, "cosine": Cosine}
 
 
 def cost_of(settings: WeightSettings) -> GroundCost:
-    """Returns the ground cost that some settings name, not fitted yet."""
+    """Returns the ground cost that some settings name, not fitted yet.
+
+    >>> cost_of(WeightSettings(stretch=4))
+    Adaptive(stretch=4.0, direction=None)
+    """
     return COSTS[settings.cost].of(settings)
 
 
 def relaxation_of(settings: WeightSettings, cost: GroundCost) -> float:
-    """Returns how far the references' columns are relaxed: as the settings say, or as suits the cost."""
+    """Returns how far the references' columns are relaxed: as the settings say, or as suits the cost.
+
+    >>> relaxation_of(WeightSettings(), Cosine()), relaxation_of(WeightSettings(reference_relaxation=0.3), Cosine())
+    (inf, 0.3)
+    """
     return cost.relaxation if settings.reference_relaxation is None else settings.reference_relaxation
 
 
@@ -285,6 +293,9 @@ def train_softly(rows: Tensor, safe: Tensor, harmful: Tensor, score: LinearScore
 
 def soft_labels(scores: Tensor) -> Tensor:
     """Returns the belief that each row is harmful, ``[n]``: a sigmoid of the scaled score, of a given mean.
+
+    >>> round(float(soft_labels(torch.randn(100)).mean()), 4)
+    0.03
 
     Args:
         scores: Larger is more harmful, ``[n]``.

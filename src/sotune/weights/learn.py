@@ -62,6 +62,13 @@ def learn_weights(
     Where the kernels do not fit into ``settings.max_memory`` the rows are streamed, in time that is linear in their
     number and in memory that does not depend on it.
 
+    >>> _ = torch.manual_seed(0)
+    >>> safe, harmful = torch.randn(80, 16) + torch.eye(16)[0] * 4, torch.randn(20, 16) + torch.eye(16)[1] * 4
+    >>> rows = torch.cat([safe[:40], harmful[:10]])
+    >>> learned = learn_weights(rows, safe[40:], harmful[10:], WeightSettings(epsilon=0.2))
+    >>> bool(learned.weights[:40].min() > learned.weights[40:].max()), learned.converged
+    (True, True)
+
     Args:
         downstream: Representations of the rows to weigh, ``[n, d]``: a tensor, or files that are read by slices.
         safe_anchor: Representations of the trusted rows, ``[m_safe, d]``, or several such sets with their strengths.

@@ -85,6 +85,10 @@ def fit_balanced(
 ) -> LinearScore:
     """Fits class-balanced logistic regression: row i has the mass ``C·n / (2·n_class)``.
 
+    >>> score = fit_balanced(torch.tensor([[-1.0], [-2.0]]), torch.tensor([[1.0]]), inverse_regularization=10.0)
+    >>> score(torch.tensor([[-1.5], [1.0]])) > 0
+    tensor([False,  True])
+
     Args:
         first: Rows of the first class, ``[k, d]``, dense or sparse in coordinates; at least one.
         second: The same of the second class, whose log-odds come out.

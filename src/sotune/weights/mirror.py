@@ -47,6 +47,7 @@ def solve_mirror(problem: PushPullProblem, settings: WeightSettings, on_step: On
         return conclude(
             problem, state, kernels, history=history.steps, n_sinkhorn_iters=n_iters, converged=found.converged
         )  # fmt: skip
+    # Descent goes on from the weights and potentials reached so far, at the tau that was found by then.
     tau = found.state.next_tau
     n_more, converged = descend(problem, kernels, tau, settings, history, start=found.state.log_weights)
     return finish(problem, kernels, tempering.held(tau), history, n_iters + n_more, converged=converged)
@@ -106,6 +107,7 @@ def descend(
     objective = PushPullObjective(
         problem, tolerance=settings.marginal_tolerance, max_iters=settings.max_iters, kernels=kernels
     )
+    # Values of transports that are solved to the marginal tolerance are right to about this.
     slack = settings.epsilon * settings.marginal_tolerance + 32 * torch.finfo(problem.base_mass.dtype).eps
     evaluation = objective.evaluate(start.exp())
     best = Iterate.at(start, evaluation, problem, tau, kernels)
@@ -116,6 +118,8 @@ def descend(
         return best.evaluation.converged and best.stationarity <= settings.stationarity_tolerance
 
     while not solved() and len(history.steps) < settings.max_outer_steps and size > _SMALLEST_STEP:
+        # Mixing logarithms is mirror descent in the KL geometry with step size / τ. Transports start from where the
+        # last trial left the kernels: after a small step that is near.
         log_weights = torch.log_softmax(best.log_weights.lerp(best.target, size), dim=0)
         evaluation = objective.evaluate(log_weights.exp())
         n_iters += evaluation.n_iters
@@ -125,6 +129,7 @@ def descend(
         better = falls or (trial.objective <= best.objective + slack and trial.stationarity < best.stationarity)
         best, size = (trial, min(1.0, 2 * size)) if better else (best, size / 2)
         history.add_iterate(best)
+    # The kernels stand at the last trial, which may have been refused.
     for kernel, g in zip(kernels, best.potentials, strict=True):
         kernel.move(g)
     return n_iters, solved()
@@ -141,6 +146,7 @@ def finish(
 ) -> LearnedWeights:
     """Makes the weights the exact function of the column potentials that scores unseen rows too, at a held tau."""
     state = sweep_weights(problem, kernels, tempering, tempering.tau, mean_costs=True)
+    # One sweep sees one more update alone; the descent measured the residual with transports solved.
     state = replace(state, stationarity=max(state.stationarity, history.steps[-1].stationarity or 0.0))
     return conclude(
         problem, state, kernels, history=history.steps, n_sinkhorn_iters=n_iters, converged=converged

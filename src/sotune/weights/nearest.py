@@ -31,6 +31,11 @@ def nearest_by_mass(cost: CostMatrix, g: Tensor, epsilon: float, *, most: int) -
 
     Reads the cost in blocks of rows; the references' own masses are equal and cancel.
 
+    >>> from sotune.transport import DenseCost
+    >>> cost = DenseCost(torch.tensor([[0.0, 1.0, 3.0]]))
+    >>> nearest_by_mass(cost, torch.zeros(3), 1.0, most=2).shares
+    tensor([[0.7054, 0.2595]])
+
     Args:
         cost: Ground cost, ``[n, m]``.
         g: Column potential, ``[m]``, in units of cost.

@@ -188,6 +188,8 @@ class PushPullObjective:
         solved = tuple(
             solver.solve(weights, tolerance=self._tolerance, max_iters=self._max_iters) for solver in self._solvers
         )
+        # OT(w, Q) = ⟨f, w⟩ + what g brings to the dual. It is the largest such value over g, so at the solution a
+        # change of w moves it through ⟨f, w⟩ alone: ∂OT/∂w_i = f_i (envelope theorem), and no iteration is unrolled.
         value = sum(
             strength * (float(result.f.double() @ weights.double()) + solver.kernel.dual_value())
             for strength, solver, result in zip(self.problem.strengths, self._solvers, solved, strict=True)
@@ -196,7 +198,11 @@ class PushPullObjective:
 
 
 def kl_divergence(weights: Tensor, base_mass: Tensor) -> float:
-    """Returns ``KL(w ‖ u) = Σ w log(w / u)``, with ``0 log 0 = 0``, in nats."""
+    """Returns ``KL(w ‖ u) = Σ w log(w / u)``, with ``0 log 0 = 0``, in nats.
+
+    >>> round(kl_divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])), 4)
+    0.6931
+    """
     w, u = weights.double(), base_mass.double()
     return float(torch.special.xlogy(w, w / u).sum())
 
@@ -224,6 +230,8 @@ def sharp_gradient(cost: CostMatrix, plan: Tensor, *, tolerance: float, max_iter
     Returns:
         The gradient, ``[n]``, in units of cost.
     """
+    # Differentiating both optimality conditions of Sinkhorn by w, and eliminating the row potential, leaves one
+    # system over the columns (docs/method.md, "The sharp form of the paper").
     paid = plan * cost.rows(0, cost.shape[0])
     w, b = plan.sum(dim=1), plan.sum(dim=0)
     row_total, column_total = paid.sum(dim=1), paid.sum(dim=0)
@@ -240,7 +248,7 @@ def _conjugate_gradients(
 ) -> Tensor:
     solution = torch.zeros_like(right)
     residual = right - right.mean()  # the component along the null space has no meaning
-    scaled = residual / diagonal
+    scaled = residual / diagonal  # preconditioned by D_b, most of the system's diagonal
     direction = scaled.clone()
     energy = residual @ scaled
     target = float(energy) * tolerance**2

@@ -30,6 +30,14 @@ def held_out_separation(
     without an error by most representations, which leaves nothing to choose by. Harmful rows among the downstream rows
     lower the figure by at most half their share, whatever represents them.
 
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> z = torch.randn(60, 8, generator=generator)
+    >>> z[30:, 0] += 9
+    >>> held_out_separation(
+    ...     z[:20], z[20:30], z[30:], safe_prompts=range(10), harmful_prompts=range(30), n_folds=5, generator=generator
+    ... )
+    1.0
+
     Args:
         downstream: Rows to weigh, or a sample, ``[n, d]``; their labels are not asked for.
         safe_anchor: ``[m_safe, d]``.
@@ -67,6 +75,9 @@ def held_out_separation(
 def auroc(positive: Tensor, negative: Tensor) -> float:
     """Returns the probability that a positive scores above a negative, ties counted one half.
 
+    >>> auroc(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 0.0]))
+    0.875
+
     Args:
         positive: Scores, ``[k]``, at least one.
         negative: Scores, ``[l]``, at least one.
@@ -75,7 +86,11 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
 
 
 def outranked(scores: Tensor, others: Tensor) -> Tensor:
-    """Returns the share of the others that are above each score, ``[k]``; ties count one half."""
+    """Returns the share of the others that are above each score, ``[k]``; ties count one half.
+
+    >>> outranked(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0]))
+    tensor([1.0000, 0.2500], dtype=torch.float64)
+    """
     ordered = others.double().sort().values
     scores = scores.double()
     above = len(ordered) - torch.searchsorted(ordered, scores, right=True)

@@ -73,6 +73,7 @@ def solve_streamed(
     least, corrections, polish = math.inf, None, None
     while True:
         if polish is None:
+            # Ten times closer than all rows need, so that the pass sees the sample's error and not the solver's.
             found = iterate_together(
                 sample,
                 near,
@@ -98,6 +99,8 @@ def solve_streamed(
         converged = error <= tolerance and right_tau
         if converged or len(history.steps) >= settings.max_outer_steps:
             break
+        # The error of a corrected sample shrinks with the corrections' change; where it does not, the sample is too
+        # small for this epsilon, and its corrections would go on jumping about.
         if polish is None and error > _CORRECTED * least:
             polish = Extrapolation(join(kernel.b for kernel in far))
         least = min(least, error)
@@ -105,6 +108,7 @@ def solve_streamed(
             point = join(kernel.g for kernel in far)
             move_all(far, polish.next(point, join(state.swept.changes), error))
         else:
+            # At the same potentials, so that all that differs is which rows were summed.
             sampled = sweep_weights(sample, near, tempering, tau).swept.log_masses
             corrections = [true - guessed for true, guessed in zip(state.swept.log_masses, sampled, strict=True)]
         tau = tau if right_tau else state.next_tau
