@@ -117,24 +117,21 @@ class Method:
 
     def at(self, *seams: Seam) -> list[str]:
         """Returns who acts at some seams, by name."""
-        return [part.name for part in self.parts or (self,) if set(seams) & set(part.seams)]
+        return [part.name for part in self._acting(*seams)]
 
-    @property
-    def described(self) -> dict[str, str]:
-        """What is written down of it."""
-        return {
-            "method": self.name,
-            "title": self.title,
-            "kind": self.kind,
-            "citation": self.citation,
-            "link": self.link,
-        }
+    def described(self, *seams: Seam) -> dict[str, str]:
+        """Returns what is written down of who acts at some seams; of no one, that all is plain fine-tuning."""
+        acting = self._acting(*seams) or [Method("sft", "plain fine-tuning", "control")]
+        told = {"method": "name", **{name: name for name in ("title", "kind", "citation", "link")}}
+        return {name: " + ".join(filter(None, (getattr(part, of) for part in acting))) for name, of in told.items()}
 
     def constants(self, given: Mapping[str, Any], *seams: Seam) -> dict[str, Any]:
         """Returns those of the method's own constants that matter at some seams."""
-        acting = [part for part in self.parts or (self,) if set(seams) & set(part.seams)]
-        known = {name for part in acting for kind in part.own_settings for name in kind.model_fields}
+        known = {name for part in self._acting(*seams) for kind in part.own_settings for name in kind.model_fields}
         return {name: value for name, value in given.items() if name in known}
+
+    def _acting(self, *seams: Seam) -> list[Method]:
+        return [part for part in self.parts or (self,) if set(seams) & set(part.seams)]
 
     def check_settings(self, given: Mapping[str, Any]) -> None:
         """Checks the method's own constants.

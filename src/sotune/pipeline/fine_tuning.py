@@ -67,6 +67,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     write_json(
         run.file(_SUMMARY),
         {
+            **method.described("train", "edit"),
             "n_rows": result.n_rows,
             "n_steps": result.n_steps,
             "n_truncated": result.n_truncated,

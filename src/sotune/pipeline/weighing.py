@@ -109,7 +109,7 @@ def _on_simplex(weighing: Weighing, method: str) -> Tensor:
 
 def _describe_weights(method: Method, weighing: Weighing, weights: Tensor) -> dict[str, Any]:
     return {
-        **method.described,
+        **method.described("weigh"),
         "k": weighing.k,
         "effective_sample_size": float(1 / (len(weights) * (weights**2).sum())),
     }
