@@ -81,7 +81,7 @@ def test_a_variant_may_change_any_setting_of_a_run():
         ({"method": "sot", "push_strenght": 0.3}, "sot: unknown setting 'push_strenght'; did you mean 'push_strength'"),
         (
             {"method": "sot", "n_reference_rows": 3},
-            "sot: unknown setting 'n_reference_rows'; did you mean 'n_reference'",
+            "unknown setting 'n_reference_rows'; did you mean 'n_reference'",
         ),
         ({"method": "sft", "loss_weight_rule": "log"}, "loss_weight_rule: must be 'proportional', 'exp' or 'uniform'"),
         ({"method": "sot", "push_strength": 3}, "push_strength: must be less than or equal to 1. Got 3"),

@@ -1,7 +1,8 @@
 import torch
 
 from sotune.methods.folding import LowRank, beside, load_layers
-from sotune.methods.method import EditInputs, train_weighted
+from sotune.methods.inputs import EditInputs
+from sotune.methods.method import train_weighted
 from sotune.methods.resta import edit
 from sotune.methods.tuned import tune_on
 

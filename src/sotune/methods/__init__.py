@@ -1,18 +1,8 @@
 """Methods that keep fine-tuning safe, one file each; every file says what its methods are called and where from."""
 
-from sotune.methods.method import (
-    EditInputs,
-    InputRecords,
-    Kind,
-    Method,
-    Seam,
-    Solution,
-    Tools,
-    TrainInputs,
-    Weighing,
-    WeighInputs,
-)
-from sotune.methods.registry import METHODS, method_named, settle
+from sotune.methods.all_methods import METHODS, method_named, settle
+from sotune.methods.inputs import EditInputs, InputRecords, Solution, Tools, TrainInputs, Weighing, WeighInputs
+from sotune.methods.method import Kind, Method, Seam
 
 __all__ = [
     "METHODS",

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.methods.ranking import rank_with_ties
 
 

@@ -18,7 +18,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from sotune.methods.method import Method, TrainInputs
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.method import Method
 
 if TYPE_CHECKING:
     from sotune.settings import TrainingSettings

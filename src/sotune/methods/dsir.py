@@ -26,7 +26,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.methods.ranking import row_noise, weights_by_rank
 from sotune.records import Record
 from sotune.settings import StageSettings

@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sotune.methods.method import Method, Tools, WeighInputs
+from sotune.methods.inputs import Tools, WeighInputs
+from sotune.methods.method import Method
 from sotune.methods.pairs import safety_pairs
 from sotune.methods.ranking import rank_with_ties
 from sotune.records import Record

@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sotune.methods.inputs import WeighInputs
 from sotune.methods.layers import encode_layers
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.method import Method
 from sotune.transport.cost import normalize_rows
 
 

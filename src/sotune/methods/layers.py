@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sotune.methods.method import Tools
+from sotune.methods.inputs import Tools
 from sotune.records import Record
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.method import Method, TrainInputs, train_weighted
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
 from sotune.settings import StageSettings
 

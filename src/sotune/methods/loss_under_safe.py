@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.methods.ranking import weights_by_rank
 from sotune.methods.tuned import tune_on
 

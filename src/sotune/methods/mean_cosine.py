@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.transport.cost import normalize_rows
 
 

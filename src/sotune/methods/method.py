@@ -7,214 +7,25 @@ sees the truth but those that say so, and these are bounds, not rivals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
-from sotune.monitoring import Monitor, Silent
-from sotune.records import Record
+from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
 from sotune.selection import LossWeightRule
-from sotune.settings import SentinelSettings, StageSettings, WeightSettings, nearest_setting
-from sotune.transport import Rows
+from sotune.settings import StageSettings, nearest_setting
 
 if TYPE_CHECKING:
-    from sotune.evaluation import Judge
-    from sotune.models import ModelSpec
-    from sotune.sentinels import Sentinels
-    from sotune.settings import TrainingSettings
     from sotune.training import TrainResult
     from sotune.training.change import StepChange
-    from sotune.training.progress import OnStep
-    from sotune.weights import LearnedWeights, Scorer
 
 Seam = Literal["weigh", "train", "edit"]
 Kind = Literal["ours", "rival", "bound", "control"]
 Need = Literal["model", "judge", "truth"]
-Own = TypeVar("Own", bound=StageSettings)
-
-
-@dataclass(frozen=True)
-class InputRecords:
-    """The texts behind the representations, each set in the order of its representations."""
-
-    downstream: Sequence[Record]
-    safe_anchor: Sequence[Record]
-    harmful_reference: Sequence[Record]
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a method may use besides the data.
-
-    Attributes:
-        model: The model that will be fine-tuned.
-        training: How; a method that trains a model of its own on the way uses the same settings.
-        work_dir: A folder for what a method needs on the way; removed by whoever made it.
-        safety_pairs: Harmful prompts with refusals, none of them from the evaluation. Empty: a method that needs pairs
-            takes the harmful reference's prompts with the model's own answers.
-        judge: Grades a row's completion, larger is better: the judge of AlpaGasus.
-        guard: Scores harm, larger is worse: the guard classifier. ``None``: the model guards itself.
-    """
-
-    model: ModelSpec
-    training: TrainingSettings
-    work_dir: Path
-    safety_pairs: Sequence[Record] = ()
-    judge: Judge | None = None
-    guard: Judge | None = None
-
-
-def _own(kind: type[Own], given: Mapping[str, Any]) -> Own:
-    return kind(**{name: value for name, value in given.items() if name in kind.model_fields})
-
-
-@dataclass(frozen=True)
-class WeighInputs:
-    """What a weigher may look at.
-
-    Attributes:
-        downstream: Representations of the rows to weigh, ``[n, d]``: a tensor, or files that are read by slices.
-        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
-        harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
-        seed: For methods that draw.
-        records: The rows themselves, for methods that read texts; ``None`` where only representations are known.
-        tools: Model, settings and judges, for methods that run a model; ``None`` where there are none.
-        truth: Whether a downstream row is harmful, by id. Only methods that need it see it.
-        settings: How push-pull transport weighs.
-        sentinels: What is kept back to measure what passes.
-        method_settings: The method's own constants, where they are changed.
-        monitor: Is told of progress.
-    """
-
-    downstream: Rows
-    safe_anchor: Tensor
-    harmful_reference: Tensor
-    seed: int
-    records: InputRecords | None = None
-    tools: Tools | None = None
-    truth: Mapping[str, bool] | None = None
-    settings: WeightSettings = field(default_factory=WeightSettings)
-    sentinels: SentinelSettings = field(default_factory=SentinelSettings)
-    method_settings: Mapping[str, Any] = field(default_factory=dict)
-    monitor: Monitor = field(default_factory=Silent)
-
-    @property
-    def rows(self) -> Tensor:
-        """Representations of the rows to weigh, all of them in memory, ``[n, d]``."""
-        return self.downstream[:]
-
-    def own(self, kind: type[Own]) -> Own:
-        """Returns the method's own constants."""
-        return _own(kind, self.method_settings)
-
-    def require_records(self, method: str) -> InputRecords:
-        """Returns the rows for a method that reads texts.
-
-        Raises:
-            ConfigError: There are none.
-        """
-        if self.records is None:
-            raise ConfigError(
-                f"method {method!r} reads texts, and only representations were given; pass records=InputRecords(...)"
-            )
-        return self.records
-
-    def require_tools(self, method: str) -> Tools:
-        """Returns what a method needs that runs a model.
-
-        Raises:
-            ConfigError: There is nothing.
-        """
-        if self.tools is None:
-            raise ConfigError(
-                f"method {method!r} runs a model or a judge, and none was given; name a model, or pass tools=Tools(...)"
-            )
-        return self.tools
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What push-pull transport knows besides the weights.
-
-    Attributes:
-        learned: The weights with their potentials.
-        settings: How they were solved, what the sentinels chose included.
-        harmful_reference: The harmful rows that they were solved with, ``[m, d]``.
-        positions: Where these stand in the whole harmful reference.
-        scorer: Weighs unseen rows; ``None`` for a solver whose weights are no function of the potentials.
-    """
-
-    learned: LearnedWeights
-    settings: WeightSettings
-    harmful_reference: Tensor
-    positions: Sequence[int]
-    scorer: Scorer | None
-
-
-@dataclass(frozen=True)
-class Weighing:
-    """What a method makes of the rows.
-
-    Attributes:
-        weights: One for each row, ``[n]``, ≥ 0, larger is better, of any scale.
-        k: How many rows the method itself keeps; ``None``: what the settings of selection say.
-        solution: Potentials and costs, where the weights are those of push-pull transport.
-        sentinels: What rows that were kept back say of the weights.
-        note: Why there are no sentinels.
-    """
-
-    weights: Tensor
-    k: int | None = None
-    solution: Solution | None = None
-    sentinels: Sentinels | None = None
-    note: str = "no sentinels: the method gives no function that could weigh unseen rows"
-
-
-@dataclass(frozen=True)
-class TrainInputs:
-    """What a trainer may look at.
-
-    Attributes:
-        records: The rows to fine-tune on, in the order of the data.
-        loss_weights: The loss weight of each by id, mean 1.
-        safe_anchor: The trusted rows.
-        harmful_reference: The harmful rows.
-        tools: Model, settings and safety pairs. The settings' number of steps is the budget of every method.
-        output_dir: Gets ``adapter/`` and the training log.
-        on_step: Called after each optimizer step.
-        method_settings: The method's own constants, where they are changed.
-    """
-
-    records: Sequence[Record]
-    loss_weights: Mapping[str, float]
-    safe_anchor: Sequence[Record]
-    harmful_reference: Sequence[Record]
-    tools: Tools
-    output_dir: Path
-    on_step: OnStep | None = None
-    method_settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def own(self, kind: type[Own]) -> Own:
-        """Returns the method's own constants."""
-        return _own(kind, self.method_settings)
-
-
-@dataclass(frozen=True)
-class EditInputs:
-    """What an editor may look at, and the adapter that it changes in place.
-
-    Attributes:
-        adapter: The saved adapter's folder.
-        trained: All that the adapter was trained with.
-    """
-
-    adapter: Path
-    trained: TrainInputs
 
 
 def train_weighted(
@@ -306,24 +117,21 @@ class Method:
 
     def at(self, *seams: Seam) -> list[str]:
         """Returns who acts at some seams, by name."""
-        return [part.name for part in self.parts or (self,) if set(seams) & set(part.seams)]
+        return [part.name for part in self._acting(*seams)]
 
-    @property
-    def described(self) -> dict[str, str]:
-        """What is written down of it."""
-        return {
-            "method": self.name,
-            "title": self.title,
-            "kind": self.kind,
-            "citation": self.citation,
-            "link": self.link,
-        }
+    def described(self, *seams: Seam) -> dict[str, str]:
+        """Returns what is written down of who acts at some seams; of no one, that all is plain fine-tuning."""
+        acting = self._acting(*seams) or [Method("sft", "plain fine-tuning", "control")]
+        told = {"method": "name", **{name: name for name in ("title", "kind", "citation", "link")}}
+        return {name: " + ".join(filter(None, (getattr(part, of) for part in acting))) for name, of in told.items()}
 
     def constants(self, given: Mapping[str, Any], *seams: Seam) -> dict[str, Any]:
         """Returns those of the method's own constants that matter at some seams."""
-        acting = [part for part in self.parts or (self,) if set(seams) & set(part.seams)]
-        known = {name for part in acting for kind in part.own_settings for name in kind.model_fields}
+        known = {name for part in self._acting(*seams) for kind in part.own_settings for name in kind.model_fields}
         return {name: value for name, value in given.items() if name in known}
+
+    def _acting(self, *seams: Seam) -> list[Method]:
+        return [part for part in self.parts or (self,) if set(seams) & set(part.seams)]
 
     def check_settings(self, given: Mapping[str, Any]) -> None:
         """Checks the method's own constants.
@@ -339,7 +147,7 @@ class Method:
                 hint = f"did you mean {near!r}?" if near else has
                 raise ConfigError(f"method {self.name!r} has no constant {name!r} among its method_settings; {hint}")
         for kind in self.own_settings:
-            _own(kind, given)
+            own_constants(kind, given)
 
     def weigh(self, inputs: WeighInputs) -> Weighing:
         """Weighs the rows; a method that does not, weighs all alike. The truth reaches only those that need it.

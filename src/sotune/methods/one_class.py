@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sotune.errors import DataError
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.transport.cost import normalize_rows
 
 _FLOOR = 1e-6

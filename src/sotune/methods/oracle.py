@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from sotune.errors import ConfigError
-from sotune.methods.method import Method, Need, Weighing, WeighInputs
+from sotune.methods.inputs import Weighing, WeighInputs
+from sotune.methods.method import Method, Need
 
 
 def weigh(inputs: WeighInputs) -> Weighing:

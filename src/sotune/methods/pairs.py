@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sotune.errors import DataError
-from sotune.methods.method import Tools
+from sotune.methods.inputs import Tools
 from sotune.records import Record
 
 _MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.settings import StageSettings
 from sotune.transport.cost import normalize_rows
 from sotune.weights.ground_cost import PROBE_REGULARIZATION

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sotune.methods.method import Solution, Weighing, WeighInputs
+from sotune.methods.inputs import Solution, Weighing, WeighInputs
 from sotune.methods.unseen import split_reference
 from sotune.sentinels import Grid, weigh_with_sentinels
 from sotune.settings import TUNED, WeightSettings

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 
 
 def weigh(inputs: WeighInputs) -> Tensor:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from sotune.methods.folding import LowRank, beside, load_layers, rewrite
-from sotune.methods.method import EditInputs, Method
+from sotune.methods.inputs import EditInputs
+from sotune.methods.method import Method
 from sotune.methods.tuned import tune_on
 from sotune.settings import StageSettings
 

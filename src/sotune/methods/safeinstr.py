@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from sotune.errors import ConfigError
-from sotune.methods.method import Method, TrainInputs, train_weighted
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
 from sotune.settings import StageSettings
 

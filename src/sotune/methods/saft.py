@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sotune.methods.inputs import WeighInputs
 from sotune.methods.layers import encode_layers
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.method import Method
 from sotune.methods.ranking import weights_by_rank
 from sotune.weights.separation import auroc
 

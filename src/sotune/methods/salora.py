@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from sotune.methods.folding import LowRank, beside, rewrite
-from sotune.methods.method import Method, TrainInputs, train_weighted
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.method import Method, TrainInputs, train_weighted
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.method import Method, train_weighted
 from sotune.settings import StageSettings
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 
 _EPOCHS = 3
 _PENALTY, _DECAY = 1.0, 0.03

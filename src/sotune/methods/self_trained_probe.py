@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.transport.cost import normalize_rows
 from sotune.weights.ground_cost import PROBE_REGULARIZATION, train_on_sure_rows
 from sotune.weights.logistic import fit_balanced

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sotune.errors import DataError
-from sotune.methods.method import Method, WeighInputs
+from sotune.methods.inputs import WeighInputs
+from sotune.methods.method import Method
 from sotune.records import Record
 from sotune.weights.ground_cost import PROBE_REGULARIZATION
 from sotune.weights.logistic import fit_balanced

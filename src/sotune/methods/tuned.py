@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sotune.methods.method import Tools
+from sotune.methods.inputs import Tools
 from sotune.records import Record
 
 

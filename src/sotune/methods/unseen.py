@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sotune.methods.method import Weighing, WeighInputs
+from sotune.methods.inputs import Weighing, WeighInputs
 from sotune.sentinels import LEAST_SENTINELS, Fitted, Folds, fit_with_sentinels, split_by_prompt
 from sotune.transport import Rows
 

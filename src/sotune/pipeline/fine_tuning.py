@@ -13,6 +13,7 @@ from sotune.monitoring import Monitor
 from sotune.pipeline.method_tools import NO_MODEL, base_model, input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
+from sotune.records import SET_NAMES
 from sotune.settings import RunConfig, TrainingSettings
 
 _SUMMARY, _LOG = "training.json", "training_log.jsonl"
@@ -43,9 +44,10 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     loss_weights = {
         id: weight for id, weight in zip(selection["id"], selection["loss_weight"], strict=True) if weight is not None
     }
-    method, sets = method_named(config.method), input_records(read_records(run))
+    method, read = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
+    sets = input_records(read)
     with tempfile.TemporaryDirectory() as folder:
-        tools = make_tools(config, run, monitor, method, Path(folder))
+        tools = make_tools(config, run, monitor, method, safety_pairs=read["safety_pairs"], work_dir=Path(folder))
         if tools is None:
             raise ConfigError(NO_MODEL)
         result = method.train(
@@ -65,6 +67,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     write_json(
         run.file(_SUMMARY),
         {
+            **method.described("train", "edit"),
             "n_rows": result.n_rows,
             "n_steps": result.n_steps,
             "n_truncated": result.n_truncated,

@@ -12,7 +12,6 @@ from sotune.errors import ConfigError
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.usage import CACHE
 from sotune.monitoring import Monitor
-from sotune.pipeline.record_sets import read_records
 from sotune.records import Record, SetName
 from sotune.settings import RunConfig, TrainingSettings
 
@@ -61,7 +60,15 @@ def read_truth(config: RunConfig, downstream: Sequence[Record]) -> dict[str, boo
     return {id: kind == HARMFUL for id, kind in kinds.items()} or None
 
 
-def make_tools(config: RunConfig, run: RunFolder, monitor: Monitor, method: Method, work_dir: Path) -> Tools | None:
+def make_tools(
+    config: RunConfig,
+    run: RunFolder,
+    monitor: Monitor,
+    method: Method,
+    *,
+    safety_pairs: Sequence[Record],
+    work_dir: Path,
+) -> Tools | None:
     """Returns what a method may use besides the data; ``None`` where no model is named.
 
     Raises:
@@ -76,7 +83,7 @@ def make_tools(config: RunConfig, run: RunFolder, monitor: Monitor, method: Meth
         model=base_model(config),
         training=config.part(TrainingSettings),
         work_dir=work_dir,
-        safety_pairs=read_records(run, "safety_pairs")["safety_pairs"],
+        safety_pairs=safety_pairs,
         judge=judges.get("coherence"),
         guard=judges.get("harm") if config.harm_judge else None,
     )

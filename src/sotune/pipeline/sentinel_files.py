@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet
 from sotune.errors import ConfigError
-from sotune.pipeline.record_sets import read_records
 from sotune.settings import WeightSettings
 
 if TYPE_CHECKING:
@@ -35,27 +34,32 @@ def written_settings(settings: WeightSettings) -> dict[str, Any]:
     }
 
 
-def write_sentinels(run: RunFolder, weighing: Weighing) -> list[str]:
-    """Writes what sentinels measured: one line for each, and a summary."""
+def write_sentinels(
+    run: RunFolder, weighing: Weighing, *, safe_ids: Sequence[str], harmful_ids: Sequence[str]
+) -> list[str]:
+    """Writes what sentinels measured: one line for each, and a summary.
+
+    Args:
+        run: Where to.
+        weighing: What the method made of the rows.
+        safe_ids: Ids of the anchor rows, in their order.
+        harmful_ids: The same of the harmful reference.
+    """
     sentinels = weighing.sentinels
     if sentinels is None:
         run.file(SENTINELS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
         write_json(run.file(SENTINEL_SUMMARY), {"used": False, "note": weighing.note})
         return [SENTINEL_SUMMARY]
-    folds, sets = sentinels.folds, read_records(run, "safe_anchor", "harmful_reference")
-    harmful = [record.id for record in sets["harmful_reference"]]
+    folds = sentinels.folds
     rows: list[tuple[str, str, float | None, float | None]] = [
-        (harmful[position], "measuring", score, None)
+        (harmful_ids[position], "measuring", score, None)
         for position, score in zip(folds.measuring, sentinels.harmful_scores.tolist(), strict=True)
     ]
     rows += [
-        (harmful[position], "tuning", None, place)
+        (harmful_ids[position], "tuning", None, place)
         for position, place in zip(folds.tuning, sentinels.tuning_outranked, strict=True)
     ]
-    rows += [
-        (record.id, "safe", None, place)
-        for record, place in zip(sets["safe_anchor"], sentinels.safe_outranked.tolist(), strict=False)
-    ]
+    rows += [(id, "safe", None, place) for id, place in zip(safe_ids, sentinels.safe_outranked.tolist(), strict=False)]
     names = ("id", "fold", "score", "outranked")
     write_parquet(
         run.file(SENTINELS),

@@ -16,6 +16,7 @@ from sotune.pipeline.method_tools import input_records, make_tools, read_truth, 
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage
+from sotune.records import SET_NAMES
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     from sotune.methods import WeighInputs, method_named
 
-    method, sets = method_named(config.method), read_records(run)
+    method, sets = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
     ids, downstream = map_representations(config, run, "downstream")
     anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
@@ -59,7 +60,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 harmful.values,
                 config.seed,
                 records=input_records(sets),
-                tools=make_tools(config, run, monitor, method, Path(folder)),
+                tools=make_tools(
+                    config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)
+                ),
                 truth=read_truth(config, sets["downstream"]),
                 settings=config.part(WeightSettings),
                 sentinels=config.part(SentinelSettings),
@@ -73,7 +76,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = _on_simplex(weighing, method.name)
     columns = {"id": ids, "weight": weights.numpy()}
     run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
-    outputs = [_WEIGHTS, SOLVER, *write_sentinels(run, weighing)]
+    outputs = [_WEIGHTS, SOLVER, *write_sentinels(run, weighing, safe_ids=anchor.ids, harmful_ids=harmful.ids)]
     solved: dict[str, Any] = {}
     if weighing.solution is not None:
         columns |= _solved_columns(weighing.solution, downstream, anchor.values, anchor.ids, harmful.ids)
@@ -106,7 +109,7 @@ def _on_simplex(weighing: Weighing, method: str) -> Tensor:
 
 def _describe_weights(method: Method, weighing: Weighing, weights: Tensor) -> dict[str, Any]:
     return {
-        **method.described,
+        **method.described("weigh"),
         "k": weighing.k,
         "effective_sample_size": float(1 / (len(weights) * (weights**2).sum())),
     }
