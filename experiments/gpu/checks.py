@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -27,12 +28,10 @@ def run(bench: Bench) -> None:
     bench.attempt(PART, "commands_started", lambda: processes.update(_start(bench, work)))
     for name, check in _FUNCTIONS.items():
         bench.attempt(PART, name, lambda check=check: check(bench.device))
+    limit = _LIMIT * (4 if bench.tiny else 1)
     for name, (process, started) in processes.items():
-        bench.attempt(
-            PART,
-            f"run_{name}",
-            lambda p=process, s=started, n=name: _finish(p, s, work / f"{n}.log", 400 if bench.tiny else _LIMIT),
-        )
+        wait = functools.partial(_finish, process, started, work / f"{name}.log", limit)
+        bench.attempt(PART, f"run_{name}", wait)
     bench.attempt(PART, "weights_of_runs", lambda: _compare_runs(work))
 
 
