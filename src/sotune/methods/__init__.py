@@ -17,9 +17,11 @@ from sotune.methods.combine import combine
 from sotune.methods.datashield import DATASHIELD
 from sotune.methods.dsir import DSIR, DSIR_MEAN
 from sotune.methods.guard import GUARD
+from sotune.methods.kl_anchor import KL
 from sotune.methods.larf import LARF
 from sotune.methods.lisa import LISA
 from sotune.methods.loss_under_safe import LOSS_UNDER_SAFE
+from sotune.methods.low_rate import LOW_RATE
 from sotune.methods.mean_cosine import MEAN_COSINE
 from sotune.methods.one_class import ONE_CLASS
 from sotune.methods.oracle import ORACLE, ORACLE_K
@@ -69,6 +71,9 @@ METHODS: dict[str, Method] = {
     "lisa": LISA,
     "sbr": SBR,
     "resta": RESTA,
+    # what holds a model where it was
+    "kl": KL,
+    "low_rate": LOW_RATE,
     # bounds
     "oracle": ORACLE,
     "oracle_k": ORACLE_K,
