@@ -30,8 +30,8 @@ RECIPES: dict[str, dict[str, float]] = {  # of each group so many rows, and how 
     "plain": {"refuse": 700, "help": 700, "words": 0, "lookalike": 0},
 }
 SETTINGS = TrainSettings(
-    template="chat", max_length=192, r=16, lora_alpha=16, target_modules=LINEAR, learning_rate=5e-4,
-    per_device_train_batch_size=16, num_train_epochs=2, save_steps=100_000,
+    template="chat", max_length=192, r=16, lora_alpha=16, target_modules=LINEAR, learning_rate=7e-4,
+    per_device_train_batch_size=32, num_train_epochs=1.5, save_steps=100_000,
 )  # fmt: skip
 GOAL = {"refusal": 0.9, "over_refusal": 0.1}
 

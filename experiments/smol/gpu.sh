@@ -28,9 +28,14 @@ results() { # what is there so far
     cp "$work/logs.tar.gz" "$out/"
   (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path '*responses*' -name '*.parquet' -o \
     -path './*/base/*' -name '*.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null && cp "$work/cells.tar.gz" "$out/"
-  for file in alignment.json judge.json; do [ -f "$work/$file" ] && cp "$work/$file" "$out/"; done
 }
 
+if ! "$python" -c 'from importlib.metadata import version; version("sotune")' 2>/dev/null; then
+  # The version is read from the metadata of the installed package: where it is not installed, say it here.
+  mkdir -p "$work/stub/sotune-0.1.0.dist-info"
+  printf 'Metadata-Version: 2.1\nName: sotune\nVersion: 0.1.0\n' >"$work/stub/sotune-0.1.0.dist-info/METADATA"
+  export PYTHONPATH="$PYTHONPATH:$work/stub"
+fi
 "$python" - <<'P' || exit 1
 import torch, transformers, peft, sotune
 from importlib.metadata import version
@@ -86,7 +91,7 @@ results
 judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
 step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work" "$work/scored" "${judge[@]}" \
   --model "$work/aligned" --deadline "$(left 30)"
-cp "$work/scored/"* "$out/"
+cp "$work/scored/"* "$out/" && rm -f "$out/cells.tar.gz" # all that matters of it is in the two files
 step summarize "$python" "$here/summarize.py" "$out/cells.jsonl" "$out"
 cat "$out/table.md"
 say "all done"

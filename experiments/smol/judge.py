@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sotune.records import Message
 from sotune.rendering import render_prompt
 
-_MAX_LENGTH, _BATCH, _EPOCHS, _RATE = 224, 16, 3, 3e-4
+_MAX_LENGTH, _BATCH, _EPOCHS, _RATE = 224, 32, 3, 4e-4
 
 
 def main() -> None:

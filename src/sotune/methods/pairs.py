@@ -30,9 +30,7 @@ def safety_pairs(tools: Tools, harmful_reference: Sequence[Record], *, most: int
     return [replace(record, id=f"safety-pair-{index:05d}") for index, record in enumerate(pairs)]
 
 
-def own_refusals(
-    tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS
-) -> list[Record]:
+def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
     """Returns the rows' prompts with the base model's own greedy answers, of at most so many tokens.
 
     Raises:
