@@ -27,7 +27,7 @@ def main() -> None:
         tokenizer=load_tokenizer(spec),
         template="chat",
         max_new_tokens=56,
-        batch_size=64,
+        batch_size=160,
     )
     lines = [
         json.dumps({"prompt": row["prompt"], "response": answer.text}, ensure_ascii=False)

@@ -35,6 +35,8 @@ TINY: dict[str, Any] = {
     "layer": 1, "n": 24, "n_anchor": 8, "n_reference": 12, "n_eval": 2, "max_new_tokens": 4, "seeds": 1,
 }  # fmt: skip
 
+_STARTS = 6
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,7 +94,7 @@ def _few_prompts(prompts: Path, out: Path) -> Path:
 
 
 class Job:
-    """One comparison under way. One that fails goes on with a worker less, and then without what has no result."""
+    """One comparison under way. One that fails goes on with a worker less, and then without what failed."""
 
     def __init__(self, config: Path, out: Path, workers: int) -> None:
         self.config, self.out, self.workers, self.starts = config, out, workers, 0
@@ -109,21 +111,25 @@ class Job:
     def is_over(self) -> bool:
         """Tells whether it is done, or has failed for good."""
         code = self.process.poll()
-        if code in (None, 0) or self.starts > 2:
+        if code in (None, 0) or self.starts == _STARTS:
             return code is not None
         print(f"{self.config.stem}: exit {code}; once more", flush=True)
-        self.workers = max(1, self.workers - 1)
-        if self.starts == 2:
+        if self.starts == 1:
+            self.workers = max(1, self.workers - 1)  # it may have been memory
+        else:
             self._drop_what_failed()
         self.start()
         return False
 
     def _drop_what_failed(self) -> None:
+        """Leaves out the first method that has no result: those before it were done, those after it never begun."""
         settings = yaml.safe_load(self.config.read_text())
         done = {json.loads(p.read_text())["cell"]["row"]["method"] for p in self.out.glob("cells/*/*/result.json")}
-        print(f"{self.config.stem}: without {[m for m in settings['methods'] if m not in done]}", flush=True)
-        settings["methods"] = [method for method in settings["methods"] if method in done]
-        self.config.write_text(yaml.safe_dump(settings, sort_keys=False))
+        failed = next((method for method in settings["methods"] if method not in done), None)
+        if failed is not None:
+            print(f"{self.config.stem}: without {failed}", flush=True)
+            settings["methods"].remove(failed)
+            self.config.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def run(configs: list[Path], out: Path, *, workers: int, until: float) -> None:
