@@ -74,7 +74,7 @@ def _answers(folder: Path) -> dict[str, str]:
 def _base_answers(path: Path) -> dict[str, str]:
     """Returns the base model's answers to the prompts of a draw: those that a neighbor was asked too."""
     neighbors = [_answers(folder) for folder in path.parent.parent.glob("*/responses")]
-    for folder in path.parents[3].glob("base/*"):
+    for folder in path.parents[3].glob("base/*/responses"):
         answers = _answers(folder)
         if any(answers.keys() == asked.keys() for asked in neighbors if asked):
             return answers

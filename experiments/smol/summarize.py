@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grid import METHODS
+
 from sotune.evaluation.replication import mean_interval
 
 FIGURES = {
@@ -34,6 +36,7 @@ Row = dict[str, Any]
 def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [completed(json.loads(line)) for line in source.read_text(encoding="utf-8").splitlines()]
+    rows.sort(key=lambda row: METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS))
     lines = [summary(condition, some) for condition, some in conditions(rows).items()]
     lines += [summary(("all", "", method), some) for method, some in everywhere(rows).items()]
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
@@ -99,7 +102,7 @@ def summary(condition: tuple[str, str, str], rows: Sequence[Row]) -> Row:
 def markdown(lines: Sequence[Row]) -> str:
     """Returns a table for each condition."""
     text = []
-    for condition in dict.fromkeys((line["dataset"], line["harmful_fraction"]) for line in lines):
+    for condition in sorted({(line["dataset"], line["harmful_fraction"]) for line in lines}):
         own = [line for line in lines if (line["dataset"], line["harmful_fraction"]) == condition]
         text.append(
             f"## {condition[0]}" + (f", harmful share {condition[1]}" if condition[1] else " conditions") + "\n"
