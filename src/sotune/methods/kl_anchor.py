@@ -95,7 +95,8 @@ class StayClose:
         with torch.no_grad(), getattr(model, "module", model).disable_adapter():
             before = model(**asked)["logits"][predicts].float().log_softmax(dim=-1)
         after = model(**asked)["logits"][predicts].float().log_softmax(dim=-1)
-        return self._coefficient * (before.exp() * (before - after)).sum(dim=-1).mean()
+        divergence: Tensor = (before.exp() * (before - after)).sum(dim=-1).mean()
+        return self._coefficient * divergence
 
     def _drawn(self, step: int) -> list[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
