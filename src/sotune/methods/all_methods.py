@@ -36,6 +36,7 @@ _FILES = (
     "tokenmask",
     "lisa",
     "sbr",
+    "kl",
     "resta",
     "oracle",
 )

@@ -30,8 +30,8 @@ def safety_pairs(tools: Tools, harmful_reference: Sequence[Record], *, most: int
     return [replace(record, id=f"safety-pair-{index:05d}") for index, record in enumerate(pairs)]
 
 
-def own_refusals(tools: Tools, harmful_rows: Sequence[Record]) -> list[Record]:
-    """Returns the rows' prompts with the base model's own greedy answers.
+def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
+    """Returns the rows' prompts with the base model's own greedy answers, of at most so many tokens.
 
     Raises:
         DataError: All answers are empty.
@@ -45,7 +45,7 @@ def own_refusals(tools: Tools, harmful_rows: Sequence[Record]) -> list[Record]:
         model=load_causal_lm(tools.model, frozen=True),
         tokenizer=load_tokenizer(tools.model),
         template=tools.training.template,
-        max_new_tokens=min(_MOST_TOKENS, tools.training.max_length // 2),
+        max_new_tokens=min(most_tokens, tools.training.max_length // 2),
         batch_size=32,
     )
     text = {answer.id: answer.text for answer in answers if answer.text}

@@ -1,0 +1,97 @@
+#!/bin/bash
+# The whole experiment on the GPU of this machine: bash experiments/smol/gpu.sh GGUF DATA OUT [SECONDS [tiny]]
+# GGUF: the model's file; DATA: the folder that data.py wrote, perhaps with tokenizer/ and answers.jsonl; OUT gets the
+# results as they come, in a few files. Nothing is fetched; packages beside Python's own are found by PYTHONPATH.
+set -u
+gguf=${1:?usage: gpu.sh GGUF DATA OUT [SECONDS [tiny]]} data=$2 out=$3 seconds=${4:-420} tiny=${5:-}
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+work=${SMOL_WORK:-/tmp/smol}
+workers=${SMOL_WORKERS:-12}
+[ -n "$tiny" ] && workers=${SMOL_WORKERS:-2}
+export PYTHONPATH="$here/../../src:$here${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore NVIDIA_TF32_OVERRIDE=1
+mkdir -p "$work" "$out"
+exec > >(tee -a "$out/log.txt") 2>&1
+SECONDS=0
+
+left() { echo $((seconds - SECONDS - ${1:-0})); }
+say() { echo "[$SECONDS s] $*"; }
+step() { # NAME COMMAND...: logs time and outcome, never ends the script
+  local name=$1; shift
+  say "$name"
+  "$@" >"$work/$name.log" 2>&1 || { say "$name FAILED"; tail -5 "$work/$name.log"; return 1; }
+  say "$name done: $(tail -1 "$work/$name.log" | cut -c1-600)"
+}
+results() { # what is there so far
+  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json judge.json grid/*.yaml grid/*.log 2>/dev/null) &&
+    cp "$work/logs.tar.gz" "$out/"
+  (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path '*responses*' -name '*.parquet' -o \
+    -path './*/base/*' -name '*.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null && cp "$work/cells.tar.gz" "$out/"
+}
+
+if ! "$python" -c 'from importlib.metadata import version; version("sotune")' 2>/dev/null; then
+  # The version is read from the metadata of the installed package: where it is not installed, say it here.
+  mkdir -p "$work/stub/sotune-0.1.0.dist-info"
+  printf 'Metadata-Version: 2.1\nName: sotune\nVersion: 0.1.0\n' >"$work/stub/sotune-0.1.0.dist-info/METADATA"
+  export PYTHONPATH="$PYTHONPATH:$work/stub"
+fi
+"$python" - <<'P' || exit 1
+import torch, transformers, peft, sotune
+from importlib.metadata import version
+name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+print(name, "torch", torch.__version__, "transformers", transformers.__version__, "peft", peft.__version__, version("sotune"))
+P
+# Many small models share the card far better under the multi-process service; without it all still runs.
+export CUDA_MPS_PIPE_DIRECTORY=/tmp/smol-mps CUDA_MPS_LOG_DIRECTORY=/tmp/smol-mps-log
+mps_stop() { [ -n "${mps:-}" ] && echo quit | timeout 20 nvidia-cuda-mps-control; mps=; unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY; }
+mps=
+if [ "${SMOL_MPS:-1}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; then
+  mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+  nvidia-cuda-mps-control -d && mps=1
+  timeout 40 "$python" -c "import torch; print(torch.ones(8, device='cuda').sum().item())" || mps_stop
+fi
+[ -n "$mps" ] || mps_stop
+say "multi-process service: ${mps:-off}"
+cp -r "$data"/. "$work/"
+tokenizer=(); [ -d "$work/tokenizer" ] && tokenizer=(--tokenizer "$work/tokenizer")
+step model "$python" "$here/model.py" "$work/model" --gguf "$gguf" "${tokenizer[@]}" || exit 1
+share=1 rows=100000
+[ -n "$tiny" ] && share=0.01 rows=32
+(
+  step judge "$python" "$here/judge.py" "$work/model" "$work" "$work/judge" --rows "$rows"
+  check="$work/judge_check.jsonl.gz"
+  if [ -n "$tiny" ]; then zcat "$check" | awk "NR % 25 == 1" >"$work/judge_check.jsonl"; check="$work/judge_check.jsonl"; fi
+  step judge-check "$python" -c "from sotune.cli import main; main()" judge-check "$check" --harm-judge \
+    "classifier:$work/judge" --classifier-input paper --eval-batch-size 128 --out "$work/judge.json"
+) &
+judging=$!
+[ -f "$work/answers.jsonl" ] || step answers "$python" "$here/answers.py" "$work/model" "$work/align.jsonl.gz" "$work/answers.jsonl"
+recipes="balanced helpful plain"
+[ -n "$tiny" ] && recipes="plain"
+training=()
+for recipe in $recipes; do
+  step "align-$recipe" "$python" "$here/align.py" train "$work/model" "$work" "$recipe" --share "$share" &
+  training+=($!)
+done
+wait "${training[@]}"
+step choose "$python" "$here/align.py" choose "$work/model" "$work" "$work/aligned" || { wait $judging; results; exit 1; }
+(cd "$work" && tar -czf "$out/aligned-adapter.tar.gz" aligned-adapter)
+results
+( while sleep 20; do results; done ) &
+copying=$!
+reserve=75 # for scoring
+[ -n "$tiny" ] && reserve=120
+tiny_flag=(); [ -n "$tiny" ] && tiny_flag=(--tiny)
+step grid "$python" "$here/grid.py" "$work/aligned" "$work" "$work/grid" --deadline "$(left $reserve)" --workers "$workers" "${tiny_flag[@]}"
+kill $copying 2>/dev/null
+wait $judging
+mps_stop
+results
+judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
+step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work" "$work/scored" "${judge[@]}" \
+  --model "$work/aligned" --deadline "$(left 30)"
+cp "$work/scored/"* "$out/" && rm -f "$out/cells.tar.gz" # all that matters of it is in the two files
+step summarize "$python" "$here/summarize.py" "$out/cells.jsonl" "$out"
+cat "$out/table.md"
+say "all done"

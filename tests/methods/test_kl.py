@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sotune.methods.kl import StayClose, train
+from sotune.methods.method import train_weighted
+from sotune.models import load_tokenizer
+from sotune.training import fine_tune
+from sotune.training.finetune import load_with_adapter
+from sotune.training.token_losses import load_with
+from sotune.training.training_rows import WeightedCollator, build_equal_rows
+
+
+def anchor(inputs, *, coefficient=1.0, n_each=3):
+    tokenizer = load_tokenizer(inputs.tools.model)
+    rows = build_equal_rows(inputs.harmful_reference, tokenizer, inputs.tools.training)
+    collate = WeightedCollator(pad_token_id=tokenizer.pad_token_id)
+    return StayClose(rows, collate, coefficient=coefficient, n_each=n_each, seed=0), rows
+
+
+def disturbed(inputs):
+    """The model with an adapter that does something."""
+    model = load_with_adapter(inputs.tools.model, inputs.tools.training)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def test_the_term_by_hand(train_inputs):
+    """Each row alone and unpadded, token by token, p_0 first: the mean over all tokens of all answers."""
+    change, rows = anchor(train_inputs, coefficient=2.0, n_each=6)
+    model = disturbed(train_inputs)
+    terms = []
+    for row in rows:
+        ids = row.input_ids.long()[None]
+        with torch.no_grad():
+            after = model(input_ids=ids)["logits"][0].double().softmax(-1)
+            with model.disable_adapter():
+                before = model(input_ids=ids)["logits"][0].double().softmax(-1)
+        for place in range(row.n_prompt - 1, ids.shape[1] - 1):
+            p, q = before[place], after[place]
+            terms.append(float((p * (p.log() - q.log())).sum()))
+    expected = 2 * sum(terms) / len(terms)
+    penalty = change.penalty(model, 0)
+    assert expected > 1e-3
+    assert float(penalty.detach()) == pytest.approx(expected, rel=1e-4)
+    penalty.backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "lora_B" in n)
+    assert any(p.grad.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n)
+
+
+def test_nothing_to_pay_before_the_first_step(train_inputs):
+    change, _ = anchor(train_inputs)
+    model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
+    assert float(change.penalty(model, 0).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_rows_of_a_step_follow_from_seed_and_step(train_inputs):
+    change, rows = anchor(train_inputs, n_each=2)
+    drawn = [change._drawn(step) for step in range(20)]
+    assert drawn == [change._drawn(step) for step in range(20)]
+    assert all(len(set(some)) == 2 for some in drawn)
+    assert {i for some in drawn for i in some} == set(range(len(rows)))
+
+
+def test_training_with_it_stays_closer(train_inputs, tmp_path):
+    change, _ = anchor(train_inputs, n_each=6)
+    moved = []
+    for name, how in (("plain", train_weighted), ("held", train)):
+        adapter = how(replace(train_inputs, output_dir=tmp_path / name)).adapter
+        with torch.no_grad():
+            moved.append(float(change.penalty(load_with(train_inputs.tools.model, adapter), 0)))
+    assert moved[1] < moved[0]
+
+
+def test_no_strength_no_change(train_inputs, tmp_path):
+    written = []
+    for name, change in (("plain", None), ("zero", anchor(train_inputs, coefficient=0.0)[0])):
+        result = fine_tune(
+            train_inputs.records,
+            train_inputs.loss_weights,
+            model=train_inputs.tools.model,
+            settings=train_inputs.tools.training,
+            output_dir=tmp_path / name,
+            change=change,
+        )
+        written.append((result.adapter / "adapter_model.safetensors").read_bytes())
+    assert written[0] == written[1]
