@@ -44,8 +44,8 @@ def test_without_a_grid_nothing_is_chosen():
 def test_what_the_tuning_fold_chose_is_what_the_weights_are_solved_with():
     downstream, anchor, harmful = sets()
     folds = Folds(tuple(range(30)), tuple(range(30, 60)), tuple(range(60, 90)), ())
-    guarded = weigh_with_sentinels(downstream, anchor, harmful, folds, WeightSettings(), grid={"stretch": (0.0, 4.0)})
-    assert guarded.settings == guarded.tuned.chosen.settings
-    assert guarded.learned.cost.stretch == guarded.settings.stretch
-    assert {one.settings.stretch for one in guarded.tuned.tried} == {2.0, 0.0, 4.0}
-    assert guarded.harmful_scores.median() < guarded.row_scores.median()
+    weighed = weigh_with_sentinels(downstream, anchor, harmful, folds, WeightSettings(), grid={"stretch": (0.0, 4.0)})
+    assert weighed.settings == weighed.sentinels.tuned.chosen.settings
+    assert weighed.learned.cost.stretch == weighed.settings.stretch
+    assert {one.settings.stretch for one in weighed.sentinels.tuned.tried} == {2.0, 0.0, 4.0}
+    assert weighed.harmful_scores.median() < weighed.row_scores.median()
