@@ -48,4 +48,4 @@ def test_what_the_tuning_fold_chose_is_what_the_weights_are_solved_with():
     assert weighed.settings == weighed.sentinels.tuned.chosen.settings
     assert weighed.learned.cost.stretch == weighed.settings.stretch
     assert {one.settings.stretch for one in weighed.sentinels.tuned.tried} == {2.0, 0.0, 4.0}
-    assert weighed.harmful_scores.median() < weighed.row_scores.median()
+    assert weighed.sentinels.harmful_scores.median() < weighed.row_scores.median()
