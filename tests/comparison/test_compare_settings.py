@@ -73,6 +73,7 @@ def test_a_variant_may_change_any_setting_of_a_run():
     assert variant.changes == {"stretch": 4, "learning_rate": 0.1, "epsilon": 0.2}
     (own,) = make(methods=[{"method": "sbr", "method_settings": {"alpha": 500}}]).variants()
     assert (own.name, own.changes) == ("sbr alpha=500", {"method_settings": {"alpha": 500}})
+    assert own.described() == {"title": "SBR, alpha=500", "kind": "rival"}
 
 
 @pytest.mark.parametrize(

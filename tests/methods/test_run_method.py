@@ -1,6 +1,9 @@
 """One path for all methods: the same bytes wherever two of them amount to the same."""
 
+import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import pytest
 import torch
@@ -134,3 +137,34 @@ def test_a_method_that_keeps_too_much_is_the_callers_fault(weigh_inputs):
     nothing = Method("nothing", "nothing", weigher=lambda _: Weighing(torch.zeros(12).double(), k=0))
     with pytest.raises(Exception, match="k must be between 1 and 12"):
         select_by(nothing, weigh_inputs, keep_fraction=1.0)
+
+
+def outside(monkeypatch, **values):
+    """Makes objects of a module look like entry points of another package."""
+    module = ModuleType("outside_methods")
+    module.__dict__.update(values)
+    monkeypatch.setitem(sys.modules, "outside_methods", module)
+    entries = [EntryPoint(name, f"outside_methods:{name}", "sotune.methods") for name in [*values, "gone"]]
+    monkeypatch.setattr("sotune.methods.all_methods.entry_points", lambda group: entries)
+
+
+def test_methods_of_other_packages_are_found_and_combined(monkeypatch):
+    norm = Method("norm", "norm", weigher=lambda inputs: inputs.rows.norm(dim=1))
+    outside(monkeypatch, norm=norm, probe=norm, number=3)
+    assert method_named("norm") is norm
+    assert method_named("norm + sbr").seams == ("weigh", "train")
+    assert method_named("probe") is METHODS["probe"]  # no package replaces one of ours
+    with pytest.raises(ConfigError, match="did you mean 'norm'"):
+        method_named("norn")
+    with pytest.raises(ConfigError, match="outside_methods:number must be a sotune.methods.Method. Got a int"):
+        method_named("number")
+    with pytest.raises(ConfigError, match="method 'gone' of outside_methods:gone could not be loaded"):
+        method_named("gone")
+
+
+def test_every_method_says_what_it_is():
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.title
+        assert not method.citation or method.kind in ("rival", "ours")
+        assert method.link.startswith("https://") or not method.link

@@ -6,6 +6,7 @@ stopped goes on where it stood.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import time
@@ -65,7 +66,7 @@ class CellPlan:
         """The cell's folder."""
         return cell_folder(self.folder, self.draw.name, self.variant.name)
 
-    @property
+    @functools.cached_property
     def config(self) -> RunConfig:
         """The settings of the cell's run.
 

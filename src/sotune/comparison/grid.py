@@ -97,7 +97,8 @@ class Comparison:
     ) -> None:
         self._variants = [Variant.plain(method) if isinstance(method, str) else method for method in methods]
         _check_variants(self._variants)
-        self._shared, self._folder, self._monitor = shared, folder, monitor
+        self._shared, self._monitor = shared, monitor
+        self._folder = folder.resolve()  # cells are run folders, which are usable from any working folder
         self._workers, self._threads, self._redraw = workers, threads, redraw
 
     def run(self, draws: Iterable[Draw]) -> Results:

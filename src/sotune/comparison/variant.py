@@ -66,5 +66,7 @@ class Variant:
         method = self.found_method()
         if method is None:
             return {"title": "base model", "kind": BASE}
-        title = method.title if self.name == self.method else self.name
-        return {"title": title, "kind": method.kind}
+        if not self.name.startswith(self.method):
+            return {"title": self.name, "kind": method.kind}
+        changed = self.name.removeprefix(self.method).strip()
+        return {"title": f"{method.title}, {changed}" if changed else method.title, "kind": method.kind}

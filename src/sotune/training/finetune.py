@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,8 +102,7 @@ def fine_tune(
         ConfigError: The model lacks the target modules, or the device cannot be trained on.
         SotuneError: Training diverged.
     """
-    start = time.perf_counter()
-    tokenizer = load_tokenizer(model)
+    start, tokenizer = time.perf_counter(), load_tokenizer(model)
     rows = build_training_rows(
         records,
         loss_weights,
@@ -111,24 +111,8 @@ def fine_tune(
         max_length=settings.max_length,
         learned_tokens=learned_tokens,
     )
-    with isolated_randomness():
-        arguments = _training_arguments(settings, model, output_dir / "checkpoints", resumable=change is None)
-        checkpoints = Checkpoints(
-            output_dir / "checkpoints", _run_key(rows, model, settings, trainer_class, change, arguments.world_size)
-        )
-        with arguments.main_process_first(local=False):
-            checkpoint = checkpoints.latest() if resume and change is None else None
-            checkpoints.keep_only(checkpoint)
-        trainer = trainer_class(
-            model=load_with_adapter(model, settings),
-            args=arguments,
-            train_dataset=ShuffledRows(rows.rows, seed=settings.seed),
-            data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
-            callbacks=[StepCallback(checkpoints, on_step)],
-            **({"change": change} if change else {}),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    how = _How(trainer_class, resume, on_step, change)
+    trainer, checkpoints = _trained(rows, tokenizer, model, settings, output_dir / "checkpoints", how)
     steps = steps_of(trainer.state)
     result = _result(rows, steps, output_dir, seconds=time.perf_counter() - start)
     if trainer.is_world_process_zero():
@@ -136,12 +120,43 @@ def fine_tune(
         if not keep_checkpoints:
             checkpoints.remove()
     trainer.accelerator.wait_for_everyone()
-    if arguments.device.type == "cuda":
+    if trainer.args.device.type == "cuda":
         # Trainer's parts refer to each other; without this the model would stay on the device for a while.
         del trainer
         gc.collect()
         torch.cuda.empty_cache()
     return result
+
+
+class _How(NamedTuple):
+    trainer_class: type[WeightedTrainer]
+    resume: bool
+    on_step: OnStep | None
+    change: StepChange | None
+
+
+def _trained(
+    rows: TrainingRows, tokenizer: Any, model: ModelSpec, settings: TrainingSettings, work_dir: Path, how: _How
+) -> tuple[WeightedTrainer, Checkpoints]:
+    """Trains, on from a checkpoint where there is one; returns the trainer, and its checkpoints."""
+    with isolated_randomness():
+        arguments = _training_arguments(settings, model, work_dir, resumable=how.change is None)
+        key = _run_key(rows, model, settings, how.trainer_class, how.change, arguments.world_size)
+        checkpoints = Checkpoints(work_dir, key)
+        with arguments.main_process_first(local=False):
+            checkpoint = checkpoints.latest() if how.resume and how.change is None else None
+            checkpoints.keep_only(checkpoint)
+        trainer = how.trainer_class(
+            model=load_with_adapter(model, settings),
+            args=arguments,
+            train_dataset=ShuffledRows(rows.rows, seed=settings.seed),
+            data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+            callbacks=[StepCallback(checkpoints, how.on_step)],
+            **({"change": how.change} if how.change else {}),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer, checkpoints
 
 
 def hand_over(
