@@ -22,7 +22,7 @@ from pathlib import Path
 from sotune.artifacts import library_versions, write_json
 from sotune.evaluation import EvalPrompt, Response
 from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint, EndpointSettings
-from sotune.evaluation.judges import ChatJudge
+from sotune.evaluation.judges.chat import ChatJudge
 from sotune.evaluation.rubrics import RUBRICS, load_rubric
 from sotune.records import Message
 

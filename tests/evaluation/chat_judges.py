@@ -1,7 +1,8 @@
 """Judge models for tests: chat judges with quick retries and a cache in a folder, guards of random weights."""
 
 from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint, EndpointSettings
-from sotune.evaluation.judges import ChatJudge, GuardJudge
+from sotune.evaluation.judges.chat import ChatJudge
+from sotune.evaluation.judges.guard import GuardJudge
 from sotune.evaluation.rubrics import load_rubric
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 

@@ -3,8 +3,9 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from sotune.errors import DataError
-from sotune.evaluation import Estimate, Verdict, estimate_rate
+from sotune.evaluation import Verdict
 from sotune.evaluation.calibration import cohen_kappa, correct_rate, measure_judge
+from sotune.evaluation.estimates import Estimate, estimate_rate
 
 LEVEL = {"confidence": 0.95}
 

@@ -2,7 +2,8 @@ import pytest
 
 from cases import prompt
 from sotune.errors import DataError
-from sotune.evaluation import Verdict, find_changes
+from sotune.evaluation import Verdict
+from sotune.evaluation.changes import find_changes
 from sotune.evaluation.paired import mcnemar, minimum_detectable_difference
 
 PROMPTS = [prompt(f"h{i}", "harmful") for i in range(40)]

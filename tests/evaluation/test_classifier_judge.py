@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from cases import prompt, response
 from sotune.errors import ConfigError
 from sotune.evaluation import Judge
-from sotune.evaluation.judges import ClassifierJudge
+from sotune.evaluation.judges.classifier import ClassifierJudge
 from sotune.models import ModelSpec
 from tiny_models import build_tokenizer
 

@@ -6,8 +6,8 @@ import pytest
 
 from sotune.artifacts import read_json
 from sotune.errors import ConfigError
-from sotune.evaluation.judges import JUDGES, NamedJudge, check_judges, judge_key, make_judges
-from sotune.evaluation.judges.registry import judge_class
+from sotune.evaluation.judges import NamedJudge
+from sotune.evaluation.judges.registry import JUDGES, check_judges, judge_class, judge_key, make_judges
 from sotune.evaluation.metrics import JUDGE_ROLES
 from sotune.settings import JudgeSettings
 

@@ -4,17 +4,10 @@ import pytest
 
 from cases import prompt
 from sotune.errors import DataError
-from sotune.evaluation import (
-    Verdict,
-    compute_metrics,
-    estimate_average,
-    estimate_mean,
-    estimate_rate,
-    flatten_metrics,
-    metrics_from_json,
-    metrics_to_json,
-)
+from sotune.evaluation import Verdict
+from sotune.evaluation.estimates import estimate_average, estimate_mean, estimate_rate
 from sotune.evaluation.intervals import rate_interval
+from sotune.evaluation.metrics import compute_metrics, flatten_metrics, metrics_from_json, metrics_to_json
 
 KINDS = ["harmful"] * 40 + ["lookalike"] * 20 + ["task"] * 50 + ["skill"] * 10
 PROMPTS = [prompt(f"p{i:03d}", kind) for i, kind in enumerate(KINDS)]

@@ -4,8 +4,9 @@ import pytest
 
 from cases import prompt, response
 from sotune.errors import ConfigError
-from sotune.evaluation import RefusalJudge, Verdict
-from sotune.evaluation.judges import PanelJudge, compute_agreements
+from sotune.evaluation import Verdict
+from sotune.evaluation.judges.panel import PanelJudge, compute_agreements
+from sotune.evaluation.judges.refusal import RefusalJudge
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from sotune.artifacts import read_json
-from sotune.evaluation import Estimate, estimate_rate
 from sotune.evaluation.calibration import correct_rate
-from sotune.evaluation.judges import ClassifierJudge
+from sotune.evaluation.estimates import Estimate, estimate_rate
+from sotune.evaluation.judges.classifier import ClassifierJudge
 from sotune.evaluation.labeled import load_labeled
 from sotune.models import ModelSpec
 
