@@ -7,17 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.batching import longest_first
 from sotune.evaluation.judges.named import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.models import ModelSpec, load_sequence_classifier, load_tokenizer
 from sotune.rendering import render_prompt
 from sotune.settings import ClassifierSettings
-
-if TYPE_CHECKING:
-    import torch
 
 ClassifierInput = Literal["pair", "paper", "chat", "response"]
 CLASSIFIER_INPUTS: tuple[ClassifierInput, ...] = ("pair", "paper", "chat", "response")
@@ -94,15 +94,12 @@ class ClassifierJudge(LoadedJudge):
             ConfigError: The classifier cannot be loaded or has no harmful label.
         """
         pairs = pair_by_id(prompts, responses)
-        texts = [self._texts(prompt, response) for prompt, response in pairs]
-        # Like lengths share a batch; the batches are a fixed function of what is judged.
-        order = sorted(range(len(pairs)), key=lambda i: (-sum(map(len, texts[i])), pairs[i][0].id))
-        verdicts: dict[int, Verdict] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            for place, (probability, cut) in zip(batch, self._classify([texts[i] for i in batch]), strict=True):
-                verdicts[place] = self._verdict(pairs[place][0].id, probability, cut)
-        return [verdicts[place] for place in range(len(pairs))]
+        texts = {prompt.id: self._texts(prompt, response) for prompt, response in pairs}
+        verdicts: dict[str, Verdict] = {}
+        for batch in longest_first({id: sum(map(len, text)) for id, text in texts.items()}, self.batch_size):
+            for id, (probability, cut) in zip(batch, self._classify([texts[id] for id in batch]), strict=True):
+                verdicts[id] = self._verdict(id, probability, cut)
+        return [verdicts[prompt.id] for prompt, _ in pairs]
 
     def _verdict(self, id: str, probability: float, cut: bool) -> Verdict:
         if not math.isfinite(probability):
@@ -129,8 +126,6 @@ class ClassifierJudge(LoadedJudge):
 
     def _classify(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[float, bool]]:
         """Returns the probability of harm of each text, and whether the text was cut."""
-        import torch
-
         loaded = self._loaded
         columns = [list(column) for column in zip(*texts, strict=True)]
         limit = loaded.max_length
