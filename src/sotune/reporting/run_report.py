@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from sotune.artifacts import RunFolder
+from sotune.evaluation.outcome import TUNED
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
 from sotune.reporting.page import flatten, write_page
@@ -38,20 +38,21 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         ArtifactError: An artefact is missing or unreadable.
     """
     artifacts = read_run(run)
-    rows = artifacts.rows
+    rows, found = artifacts.rows, artifacts.evaluation
+    metrics, assessment = found.get("metrics") or {}, (found.get("assessments") or {}).get(TUNED) or {}
     top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
     view = {
         "headline": _headline(artifacts),
-        "warnings": [*_alarm(artifacts.assessment), *_findings(artifacts.solver), *artifacts.warnings],
+        "warnings": [*_alarm(assessment), *_findings(artifacts.solver), *artifacts.warnings],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
-        "metrics": artifacts.metrics,
-        "assessment": artifacts.assessment,
-        "changes": artifacts.changes,
-        "metric_names": list(dict.fromkeys(name for metrics in artifacts.metrics.values() for name in metrics)),
+        "metrics": metrics,
+        "assessment": assessment,
+        "changes": ((found.get("diagnostics") or {}).get("changes") or {}).get(TUNED) or {},
+        "metric_names": list(dict.fromkeys(name for measured in metrics.values() for name in measured)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
@@ -89,31 +90,13 @@ def _outcome(solver: Mapping[str, Any]) -> str:
     return "convergence was not recorded"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A way to represent the rows that was tried.
-
-    Attributes:
-        layer: Its layer.
-        pooling: How the layer's states became a vector.
-        separation: How well it told held-out references apart; ``None`` where that could not be measured.
-        chosen: Whether it was taken.
-    """
-
-    layer: int
-    pooling: str
-    separation: float | None
-    chosen: bool
-
-
-def _readings(encoded: Mapping[str, Any]) -> list[Reading]:
-    """Returns the candidates that a choice was made among, the best first; none where there was no choice."""
+def _readings(encoded: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the ways to represent rows that a choice was made among, the best first; none where there was none."""
     choice = encoded.get("choice") or {}
     readings = [
-        Reading(one["layer"], one["pooling"], one["separation"], one["fingerprint"] == choice.get("fingerprint"))
-        for one in choice.get("candidates") or ()
+        {**one, "chosen": one["fingerprint"] == choice.get("fingerprint")} for one in choice.get("candidates") or ()
     ]
-    return sorted(readings, key=lambda one: (not one.chosen, -(one.separation or 0.0)))
+    return sorted(readings, key=lambda one: (not one["chosen"], -(one["separation"] or 0.0)))
 
 
 def _n_quarantined(artifacts: RunArtifacts) -> int:
