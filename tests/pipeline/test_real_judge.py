@@ -18,6 +18,7 @@ from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.judges.classifier import ClassifierJudge
 from sotune.evaluation.labeled import load_labeled
 from sotune.models import ModelSpec
+from sotune.settings import JudgeCheckSettings
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +91,7 @@ def test_measured_by_judge_check(cli, labeled, classifier, tmp_path):
 
 
 def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, classifier):
-    rows = load_labeled(labeled[1], label_column="label", positive=(), category_column="category")
+    rows = load_labeled(labeled[1], JudgeCheckSettings())
     judge = ClassifierJudge(
         ModelSpec(str(classifier), device="cpu"), harmful_labels=(), threshold=0.5, input="pair", batch_size=64
     )

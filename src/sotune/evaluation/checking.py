@@ -36,7 +36,7 @@ def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | 
         ConfigError: The judge could not be loaded.
     """
     check_judges(settings)
-    rows = _read_rows(labeled, settings)
+    rows = load_labeled(labeled, settings)
     judge = make_judges(settings, _cache(settings), monitor)[settings.role]
     verdicts = judge.judge(rows.prompts, rows.responses)
     accuracy = measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
@@ -64,19 +64,10 @@ def plan_judge_check(labeled: Path, settings: JudgeCheckSettings) -> JudgingPlan
         ConfigError: The judge could not be loaded, or asks no endpoint.
     """
     check_judges(settings)
-    rows = _read_rows(labeled, settings)
+    rows = load_labeled(labeled, settings)
     judges = make_judges(settings, _cache(settings), only_counted=True)
     return plan_questions(
         {r: judges[r] for r in judges if r == settings.role}, rows.prompts, {"labeled": rows.responses}, settings
-    )
-
-
-def _read_rows(labeled: Path, settings: JudgeCheckSettings) -> LabeledSet:
-    return load_labeled(
-        labeled,
-        label_column=settings.label_column,
-        positive=settings.positive,
-        category_column=settings.category_column,
     )
 
 
