@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sotune.evaluation.base import EvalPrompt, Verdict
+from sotune.evaluation.estimates import CONFIDENCE
 from sotune.evaluation.metrics import METRICS, JudgeRole, MetricName, scores_by_id
 from sotune.evaluation.paired import PairedComparison, compare_paired, minimum_detectable_difference
 
@@ -33,8 +34,6 @@ def find_changes(
     prompts: Sequence[EvalPrompt],
     before: Mapping[JudgeRole, Sequence[Verdict]],
     after: Mapping[JudgeRole, Sequence[Verdict]],
-    *,
-    confidence: float,
 ) -> dict[MetricName, Change]:
     """Compares two models on each metric whose scores are 0 or 1 and on which some prompt was scored for both.
 
@@ -51,11 +50,11 @@ def find_changes(
         both = [(a, b) for id in first if (a := first[id]) is not None and (b := second[id]) is not None]
         if not both or any(score not in (0.0, 1.0) for pair in both for score in pair):
             continue
-        comparison = compare_paired(second, first, confidence=confidence)
+        comparison = compare_paired(second, first, confidence=CONFIDENCE)
         rate = sum(a for a, _ in both) / len(both)
         changes[name] = Change(
             comparison,
-            minimum_detectable_difference(rate, comparison.n, power=POWER, confidence=confidence),
+            minimum_detectable_difference(rate, comparison.n, power=POWER, confidence=CONFIDENCE),
             gained=tuple(id for id in first if (first[id], second[id]) == (0.0, 1.0)),
             lost=tuple(id for id in first if (first[id], second[id]) == (1.0, 0.0)),
         )

@@ -11,9 +11,8 @@ from sotune.artifacts import library_versions, read_json, sha256_file, write_jso
 from sotune.errors import DataError
 from sotune.evaluation.base import Verdict
 from sotune.evaluation.calibration import JudgeAccuracy, correct_rate, measure_judge
-from sotune.evaluation.estimates import Estimate
+from sotune.evaluation.estimates import CONFIDENCE, Estimate
 from sotune.evaluation.judges.registry import check_judges, make_judges
-from sotune.evaluation.judging import CONFIDENCE
 from sotune.evaluation.labeled import LabeledSet, load_labeled
 from sotune.evaluation.metrics import metrics_from_json
 from sotune.evaluation.outcome import load_evaluation

@@ -20,7 +20,7 @@ from sotune.evaluation.diagnostics import (
     with_surprise,
 )
 from sotune.evaluation.judges.registry import make_judges
-from sotune.evaluation.judging import CONFIDENCE, N_RESAMPLES, Judged, judge_responses
+from sotune.evaluation.judging import Judged, judge_responses
 from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
@@ -154,7 +154,7 @@ def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dic
     if "harmful_rate" not in baseline.metrics:
         return {}
     known = [prompt for prompt in prompts if prompt.kind != "task"]
-    own = compute_metrics(known, baseline.verdicts, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, seed=0)
+    own = compute_metrics(known, baseline.verdicts, seed=0)
     return {base: assess(own), **{name: assess(results[name].metrics, baseline.metrics) for name in tuned}}
 
 

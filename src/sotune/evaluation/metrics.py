@@ -48,12 +48,7 @@ def kinds_of(role: JudgeRole) -> frozenset[Kind]:
 
 
 def compute_metrics(
-    prompts: Sequence[EvalPrompt],
-    verdicts: Mapping[JudgeRole, Sequence[Verdict]],
-    *,
-    confidence: float,
-    n_resamples: int,
-    seed: int,
+    prompts: Sequence[EvalPrompt], verdicts: Mapping[JudgeRole, Sequence[Verdict]], *, seed: int
 ) -> dict[MetricName, Estimate]:
     """Computes every metric that has prompts of its kind and a judge in its role.
 
@@ -62,16 +57,12 @@ def compute_metrics(
     Args:
         prompts: What was asked.
         verdicts: Role to verdicts, one for each prompt of the kinds that the role covers.
-        confidence: The level of the intervals, in (0, 1).
-        n_resamples: How many bootstrap resamples a graded metric draws.
         seed: Seeds the bootstrap, anew for each metric.
 
     Raises:
         DataError: There are no prompts, a prompt lacks its verdict, no response of a metric could be scored, or
             a score is out of range.
     """
-    import torch
-
     if not prompts:
         raise DataError("there is nothing to measure: 0 prompts were given; give at least one")
     metrics: dict[MetricName, Estimate] = {}
@@ -81,11 +72,7 @@ def compute_metrics(
         scores = list(scores_by_id(name, prompts, verdicts[spec.role]).values())
         if not scores:
             continue
-        if spec.graded:
-            generator = torch.Generator().manual_seed(seed)
-            metrics[name] = estimate_mean(scores, confidence=confidence, n_resamples=n_resamples, generator=generator)
-        else:
-            metrics[name] = estimate_rate(scores, confidence=confidence)
+        metrics[name] = estimate_mean(scores, seed=seed) if spec.graded else estimate_rate(scores)
     if "utility" in metrics and "harmful_rate" in metrics:
         metrics["avg"] = estimate_average(metrics["utility"], metrics["harmful_rate"])
     return metrics

@@ -51,6 +51,11 @@ class _ChangeView:
         """Whether the change stands after all tests of the page are counted."""
         return bool(self.change["p_adjusted"] <= _LEVEL)
 
+    @property
+    def flips(self) -> bool:
+        """Whether any prompt rose or fell."""
+        return bool(self.change["gained"] or self.change["lost"])
+
 
 def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:
     """Writes ``report.html`` of an evaluation without a run, from its files.
@@ -93,7 +98,6 @@ def _view(run: RunFolder, results: Mapping[str, Any], show_text: bool) -> dict[s
         "figures": figures,
         "limit": diagnostics["surprise_limit"],
         "learned": diagnostics["refusals_learned"],
-        "flips": _flips(changes),
         "texts": _texts(run, names, changes) if show_text else {},
         "show_text": show_text,
         "n_shown": _N_PROMPTS_SHOWN,
@@ -132,18 +136,6 @@ def _changes(
         for key in METRIC_TITLES
         if key in found
     ]
-
-
-def _flips(changes: Mapping[str, Sequence[_ChangeView]]) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Returns, by model and metric, the ids of the prompts that changed."""
-    return {
-        name: {
-            line.metric: {"gained": line.change["gained"], "lost": line.change["lost"]}
-            for line in lines
-            if line.change["gained"] or line.change["lost"]
-        }
-        for name, lines in changes.items()
-    }
 
 
 def _texts(
