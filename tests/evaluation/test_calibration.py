@@ -31,6 +31,13 @@ def test_perfect_agreement_still_has_an_interval():
     assert 0.9 < agreement.low < 1.0
 
 
+def test_a_rater_who_always_says_the_same_leaves_kappa_open():
+    for n in range(20, 40):
+        agreement = cohen_kappa([0] * (n // 2) + [1] * (n - n // 2), [0] * n, **LEVEL)
+        assert agreement.kappa == 0.0
+        assert agreement.high - agreement.low > 0.3
+
+
 @pytest.mark.parametrize(("share", "agree"), [(0.5, 0.9), (0.2, 0.8), (0.1, 0.95), (0.5, 0.5)])
 def test_kappa_coverage_by_simulation(share, agree):
     chance = share * agree + (1 - share) * (1 - agree)

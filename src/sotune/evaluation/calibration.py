@@ -14,6 +14,8 @@ from sotune.evaluation.base import Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.intervals import Interval, normal_quantile
 
+_NO_VARIANCE = 1e-12  # what rounding leaves of none at all
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -170,7 +172,7 @@ def _kappa_variance(shares: NDArray[np.float64], observed: float, expected: floa
 
 
 def _fisher_interval(kappa: float, variance: float, n_beyond_chance: float, confidence: float) -> tuple[float, float]:
-    if abs(kappa) == 1.0 or variance == 0.0:
+    if abs(kappa) == 1.0 or variance < _NO_VARIANCE:
         # Where no disagreement was seen, up to −log(tail)/n of the items could still disagree (the rule of three).
         slack = -math.log((1.0 - confidence) / 2.0) / n_beyond_chance
         return max(-1.0, kappa - slack), min(1.0, kappa + slack)
