@@ -137,25 +137,21 @@ def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
     n_kept = sum(row.kept for row in rows)
     cut = _cut(rows)
     dropped = sum(row.relative_weight for row in rows if not row.kept) / len(rows)
-    return [
+    facts = [
         ("kept", percent(n_kept / len(rows)), f"{n_kept:,} of {counted(len(rows), 'row')}"),
         ("cut at", "—" if cut is None else f"{number(cut)} ×", "the mean weight; smallest kept"),
         ("weight dropped", percent(dropped), "of the total before the cut"),
         ("effective sample size", _sample_size(solver.get("effective_sample_size")), "of all rows, by weight"),
-        *_steps(solver),
     ]
+    if _transports(solver):
+        iterations = f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations"
+        facts.append(("solver steps", number(solver.get("n_steps")), iterations))
+    return facts
 
 
 def _transports(solver: Mapping[str, Any]) -> bool:
     """Tells whether the method of the run solves a transport problem."""
     return "title" not in solver or "solver" in solver
-
-
-def _steps(solver: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    if not _transports(solver):
-        return []
-    iterations = f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations"
-    return [("solver steps", number(solver.get("n_steps")), iterations)]
 
 
 def _sample_size(value: float | None) -> str:
