@@ -22,6 +22,12 @@ _N_REASONS_SHOWN = 12
 _N_POINTS = 2_000
 _SAMPLE_SEED = 0
 _KEPT, _DROPPED = 0, 1  # colors
+_RESIDUALS = {
+    "stationarity": "stationarity_tolerance",
+    "pull_marginal_error": "marginal_tolerance",
+    "push_marginal_error": "marginal_tolerance",
+}
+"""What the solver drives to 0, and the name of what is small enough."""
 
 
 def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
@@ -116,12 +122,8 @@ def _findings(solver: Mapping[str, Any]) -> list[str]:
     if solver.get("converged") is not False:
         return []
     measured = [
-        f"{name.replace('_', ' ')} {number(solver[name])} against a tolerance of {number(solver[tolerance])}"
-        for name, tolerance in (
-            ("stationarity", "stationarity_tolerance"),
-            ("pull_marginal_error", "marginal_tolerance"),
-            ("push_marginal_error", "marginal_tolerance"),
-        )
+        f"{_words(name)} {number(solver[name])} against a tolerance of {number(solver[tolerance])}"
+        for name, tolerance in _RESIDUALS.items()
         if (solver.get(name) or 0) > (solver.get(tolerance) or np.inf)
     ]
     numbers = f" ({'; '.join(measured)})" if measured else ""
@@ -222,16 +224,10 @@ def _cost_figure(rows: Sequence[Row], *, cost: str) -> tuple[Markup, str] | None
 def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
     history = solver.get("history") or []
     curves = []
-    for color, (label, name) in enumerate(
-        (
-            ("stationarity", "stationarity"),
-            ("pull marginal error", "pull_marginal_error"),
-            ("push marginal error", "push_marginal_error"),
-        )
-    ):
+    for color, name in enumerate(_RESIDUALS):
         points = [(index, entry) for index, entry in enumerate(history) if entry.get(name) is not None]
         steps = [float(entry.get("step", index)) for index, entry in points]
-        curves.append(Series(label, np.array(steps), np.array([entry[name] for _, entry in points]), color))
+        curves.append(Series(_words(name), np.array(steps), np.array([entry[name] for _, entry in points]), color))
     if not any(len(curve.x) for curve in curves):
         return None
     return line_chart(
@@ -241,6 +237,10 @@ def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
         y_label="residual (logarithmic)",
         marks=_tolerance_marks(solver),
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _tolerance_marks(solver: Mapping[str, Any]) -> list[Mark]:
@@ -253,18 +253,16 @@ def _tolerance_marks(solver: Mapping[str, Any]) -> list[Mark]:
 
 
 def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
-    def against(name: str, tolerance: str) -> str:
-        return f"{number(solver.get(name))} (tolerance {number(solver.get(tolerance))})"
-
     return [
         ("solver", identifier(solver.get("solver") or solver.get("method"))),
         ("ground cost", identifier(solver.get("cost"))),
         ("converged", number(solver.get("converged"))),
         ("steps", number(solver.get("n_steps"))),
         ("Sinkhorn iterations", number(solver.get("n_sinkhorn_iters"))),
-        ("stationarity", against("stationarity", "stationarity_tolerance")),
-        ("pull marginal error", against("pull_marginal_error", "marginal_tolerance")),
-        ("push marginal error", against("push_marginal_error", "marginal_tolerance")),
+        *(
+            (_words(name), f"{number(solver.get(name))} (tolerance {number(solver.get(tolerance))})")
+            for name, tolerance in _RESIDUALS.items()
+        ),
         ("objective", number(solver.get("objective"), 5)),
         ("effective sample size", _sample_size(solver.get("effective_sample_size"))),
         ("epsilon", number(solver.get("epsilon"))),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotune.errors import ConfigError, SotuneError
+from sotune.evaluation.batching import Progress
 from sotune.evaluation.endpoint.pacing import Pacer
 from sotune.settings import JudgeSettings
 
@@ -108,7 +109,7 @@ class ChatEndpoint:
         questions: Mapping[str, str],
         *,
         keep: Callable[[str, Answer], None],
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Progress | None = None,
     ) -> dict[str, Answer | Unanswered]:
         """Asks every question, at most ``judge_concurrency`` at once.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sotune.artifacts import sha256_json
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.batching import Progress
 from sotune.evaluation.endpoint import Answer, AnswerCache, ChatEndpoint, Unanswered, read_api_key
 from sotune.evaluation.judges.named import NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.metrics import JudgeRole
@@ -52,7 +53,7 @@ class ChatJudge(NamedJudge):
     rubric: Rubric
     endpoint: ChatEndpoint
     cache: AnswerCache
-    on_progress: Callable[[int, int], None] | None = None
+    on_progress: Progress | None = None
 
     forms: ClassVar = ("chat", "chat:RUBRIC")
     Settings: ClassVar = ChatJudgeSettings
