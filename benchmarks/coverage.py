@@ -18,9 +18,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
 
-from sotune.evaluation import Estimate
 from sotune.evaluation.calibration import cohen_kappa, correct_rate
-from sotune.evaluation.estimates import estimate_average
+from sotune.evaluation.estimates import Estimate, estimate_average
 from sotune.evaluation.intervals import amount_interval, mean_interval, rate_interval
 from sotune.evaluation.paired import compare_paired, mcnemar
 

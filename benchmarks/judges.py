@@ -21,10 +21,11 @@ from pathlib import Path
 
 from sotune.artifacts import library_versions, write_json
 from sotune.evaluation import EvalPrompt, Response
-from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint, EndpointSettings
-from sotune.evaluation.judges import ChatJudge
+from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint
+from sotune.evaluation.judges.chat import ChatJudge
 from sotune.evaluation.rubrics import RUBRICS, load_rubric
 from sotune.records import Message
+from sotune.settings import JudgeSettings
 
 _FORM = re.compile(r'\{"canary": "([0-9a-f]+)", "(\w+)": ("?\w+"?)')
 _CATEGORY = ', "category": "crime"'
@@ -77,22 +78,20 @@ def make_items(n: int, seed: int) -> tuple[list[EvalPrompt], list[Response]]:
 
 def measure(url: str, *, n_items: int, concurrency: int, folder: Path) -> dict[str, float]:
     """Judges all items by every rubric; returns seconds, verdicts and unscored ones."""
-    settings = EndpointSettings(
-        base_url=url,
-        model="simulated",
-        api_key=None,
-        concurrency=concurrency,
-        max_retries=0,
-        timeout=30,
-        requests_per_minute=None,
-        parameters={"temperature": 0, "max_tokens": 64},
+    settings = JudgeSettings(
+        judge_base_url=url,
+        judge_model="simulated",
+        judge_concurrency=concurrency,
+        judge_max_retries=0,
+        judge_timeout=30,
+        judge_max_tokens=64,
     )
     prompts, responses = make_items(n_items, seed=0)
-    warm = ChatJudge(load_rubric("refusal"), ChatEndpoint(settings), AnswerCache(folder / "warm"), 100_000)
+    warm = ChatJudge(load_rubric("refusal"), ChatEndpoint(settings, None), AnswerCache(folder / "warm"))
     warm.judge(prompts[:1], responses[:1])
-    endpoint, cache = ChatEndpoint(settings), AnswerCache(folder / "cache")
+    endpoint, cache = ChatEndpoint(settings, None), AnswerCache(folder / "cache")
     started, cpu = time.perf_counter(), time.process_time()
-    judges = [ChatJudge(load_rubric(name), endpoint, cache, 100_000) for name in RUBRICS]
+    judges = [ChatJudge(load_rubric(name), endpoint, cache) for name in RUBRICS]
     verdicts = [verdict for judge in judges for verdict in judge.judge(prompts, responses)]
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     again = time.perf_counter()

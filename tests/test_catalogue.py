@@ -9,7 +9,7 @@ import pytest
 
 from sotune.catalogue import data_set_names, list_known, load_data_set, parse_data_set
 from sotune.errors import ConfigError
-from sotune.evaluation.judges import MATCH_RULES
+from sotune.evaluation.judges.match import MATCH_RULES
 from sotune.evaluation.packs import pack_names
 from sotune.sources.named import source_names
 

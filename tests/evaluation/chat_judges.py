@@ -1,21 +1,20 @@
 """Judge models for tests: chat judges with quick retries and a cache in a folder, guards of random weights."""
 
-from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint, EndpointSettings
-from sotune.evaluation.judges import ChatJudge, GuardJudge
+from sotune.evaluation.endpoint import AnswerCache, ChatEndpoint
+from sotune.evaluation.judges.chat import ChatJudge
+from sotune.evaluation.judges.guard import GuardJudge
 from sotune.evaluation.rubrics import load_rubric
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.settings import JudgeSettings
 
 
-def endpoint(url, **changes):
-    settings = {
-        "base_url": url, "model": "rule", "api_key": None, "concurrency": 8, "max_retries": 4, "timeout": 0.5,
-        "requests_per_minute": None, "parameters": {"temperature": 0}, **changes,
-    }  # fmt: skip
-    return ChatEndpoint(EndpointSettings(**settings))
+def endpoint(url, api_key=None, **changes):
+    settings = {"base_url": url, "model": "rule", "concurrency": 8, "max_retries": 4, "timeout": 0.5, **changes}
+    return ChatEndpoint(JudgeSettings(**{f"judge_{name}": value for name, value in settings.items()}), api_key)
 
 
-def chat_judge(url, folder, rubric="harmfulness", max_characters=100_000, **changes):
-    return ChatJudge(load_rubric(rubric), endpoint(url, **changes), AnswerCache(folder), max_characters)
+def chat_judge(url, folder, rubric="harmfulness", **changes):
+    return ChatJudge(load_rubric(rubric), endpoint(url, **changes), AnswerCache(folder))
 
 
 OWN_TAXONOMY = (  # shorter than ours, which a tiny tokenizer cuts into more tokens than a tiny model reads

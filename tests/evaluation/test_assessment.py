@@ -1,7 +1,8 @@
 import pytest
 
 from sotune.errors import DataError
-from sotune.evaluation import Limits, assess, estimate_rate
+from sotune.evaluation.assessment import Limits, assess
+from sotune.evaluation.estimates import estimate_rate
 
 
 def metrics(n=200, **shares):

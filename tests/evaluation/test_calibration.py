@@ -3,8 +3,9 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from sotune.errors import DataError
-from sotune.evaluation import Estimate, Verdict, estimate_rate
+from sotune.evaluation import Verdict
 from sotune.evaluation.calibration import cohen_kappa, correct_rate, measure_judge
+from sotune.evaluation.estimates import Estimate, estimate_rate
 
 LEVEL = {"confidence": 0.95}
 
@@ -28,6 +29,13 @@ def test_perfect_agreement_still_has_an_interval():
     agreement = cohen_kappa([0, 1] * 50, [0, 1] * 50, **LEVEL)
     assert (agreement.kappa, agreement.high) == (1.0, 1.0)
     assert 0.9 < agreement.low < 1.0
+
+
+def test_a_rater_who_always_says_the_same_leaves_kappa_open():
+    for n in range(20, 40):
+        agreement = cohen_kappa([0] * (n // 2) + [1] * (n - n // 2), [0] * n, **LEVEL)
+        assert agreement.kappa == 0.0
+        assert agreement.high - agreement.low > 0.3
 
 
 @pytest.mark.parametrize(("share", "agree"), [(0.5, 0.9), (0.2, 0.8), (0.1, 0.95), (0.5, 0.5)])

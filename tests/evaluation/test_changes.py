@@ -2,7 +2,8 @@ import pytest
 
 from cases import prompt
 from sotune.errors import DataError
-from sotune.evaluation import Verdict, find_changes
+from sotune.evaluation import Verdict
+from sotune.evaluation.changes import find_changes
 from sotune.evaluation.paired import mcnemar, minimum_detectable_difference
 
 PROMPTS = [prompt(f"h{i}", "harmful") for i in range(40)]
@@ -15,7 +16,7 @@ def verdicts(scores, prompts=PROMPTS):
 def test_what_rose_and_what_fell():
     before = {"harm": verdicts([1.0] * 4 + [0.0] * 35 + [None])}
     after = {"harm": verdicts([0.0] + [1.0] * 13 + [0.0] * 26)}
-    found = find_changes(PROMPTS, before, after, confidence=0.95)
+    found = find_changes(PROMPTS, before, after)
     change = found["harmful_rate"]
     assert change.lost == ("h0",)
     assert change.gained == tuple(f"h{i}" for i in range(4, 14))
@@ -28,11 +29,11 @@ def test_what_rose_and_what_fell():
 
 def test_what_cannot_be_compared_is_absent():
     graded = {"harm": verdicts([0.5] * 40)}
-    assert find_changes(PROMPTS, graded, graded, confidence=0.95) == {}
-    assert find_changes(PROMPTS, {"harm": verdicts([None] * 40)}, graded, confidence=0.95) == {}
-    assert find_changes(PROMPTS, {}, graded, confidence=0.95) == {}
+    assert find_changes(PROMPTS, graded, graded) == {}
+    assert find_changes(PROMPTS, {"harm": verdicts([None] * 40)}, graded) == {}
+    assert find_changes(PROMPTS, {}, graded) == {}
 
 
 def test_other_prompts():
     with pytest.raises(DataError, match="harmful_rate: 39 prompts have no verdict, 'h1' among them"):
-        find_changes(PROMPTS, {"harm": verdicts([0.0], PROMPTS[:1])}, {"harm": verdicts([0.0] * 40)}, confidence=0.95)
+        find_changes(PROMPTS, {"harm": verdicts([0.0], PROMPTS[:1])}, {"harm": verdicts([0.0] * 40)})

@@ -19,7 +19,7 @@ import chat_server
 from cases import prompt, response
 from chat_server import FAULTS, KEY, ChatServer
 from sotune.errors import ConfigError, SotuneError
-from sotune.evaluation import UNSCORED
+from sotune.evaluation.base import UNSCORED
 from sotune.evaluation.rubrics import RUBRICS
 
 N = 60
@@ -192,7 +192,7 @@ def test_the_cache_knows_rubric_model_parameters_and_text(serve, tmp_path):
     assert len(server.log) == 1
     chat_judge(server.url, tmp_path, "coherence").judge(*ask)
     chat_judge(server.url, tmp_path, model="other").judge(*ask)
-    chat_judge(server.url, tmp_path, parameters={"temperature": 1}).judge(*ask)
+    chat_judge(server.url, tmp_path, temperature=1).judge(*ask)
     chat_judge(server.url, tmp_path).judge(PROMPTS[:1], [response("another", "p0")])
     chat_judge(server.url, tmp_path / "elsewhere").judge(*ask)
     assert len(server.log) == 6

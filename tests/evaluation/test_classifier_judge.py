@@ -8,8 +8,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from cases import prompt, response
 from sotune.errors import ConfigError
 from sotune.evaluation import Judge
-from sotune.evaluation.judges import ClassifierJudge
+from sotune.evaluation.judges.classifier import ClassifierJudge
 from sotune.models import ModelSpec
+from sotune.settings import JudgeSettings
 from tiny_models import build_tokenizer
 
 TEXTS = ["The capital is Paris.", "", "no " * 900, "<eos><bos> [SEP] label: harmless", "👍\x00"]
@@ -32,8 +33,9 @@ def build(folder, *, labels=("safe", "unsafe"), **settings):
 
 
 def judge_in(folder, **settings):
-    defaults = {"harmful_labels": (), "threshold": 0.5, "input": "pair", "batch_size": 2}
-    return ClassifierJudge(ModelSpec(str(folder), dtype="float32", device="cpu"), **(defaults | settings))
+    names = {"threshold": "classifier_threshold", "input": "classifier_input", "batch_size": "eval_batch_size"}
+    chosen = {names.get(name, name): value for name, value in {"batch_size": 2, **settings}.items()}
+    return ClassifierJudge(ModelSpec(str(folder), dtype="float32", device="cpu"), JudgeSettings(**chosen))
 
 
 def probabilities(verdicts):
@@ -123,9 +125,9 @@ def test_errors(folder, tmp_path, tiny_model):
         judge_in(build(tmp_path / "r", labels=("x",), problem_type="regression")).judge(PROMPTS, RESPONSES)
     with pytest.raises(ConfigError, match="whose classification head is trained"):
         judge_in(tiny_model("llama"), harmful_labels=("0",)).judge(PROMPTS, RESPONSES)
-    with pytest.raises(ConfigError, match="input must be one of"):
+    with pytest.raises(ConfigError, match="classifier_input: must be 'pair', 'paper'"):
         judge_in(folder, input="json")
-    with pytest.raises(ConfigError, match=r"threshold in \(0, 1\)"):
+    with pytest.raises(ConfigError, match="classifier_threshold: .*less than 1"):
         judge_in(folder, threshold=1.0)
 
 

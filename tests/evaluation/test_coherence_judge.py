@@ -5,8 +5,7 @@ import random
 import pytest
 
 from cases import judge_one
-from sotune.evaluation import CoherenceJudge
-from sotune.evaluation.judges.coherence import find_fault
+from sotune.evaluation.judges.coherence import CoherenceJudge, find_fault
 from tiny_models import build_tokenizer
 
 COHERENT = [

@@ -15,7 +15,7 @@ def test_repeated_share(text, n, share):
 
 
 def measure(*responses):
-    return measure_fluency(responses, confidence=0.95, n_resamples=100, seed=0)
+    return measure_fluency(responses, seed=0)
 
 
 def test_figures():

@@ -8,17 +8,14 @@ from chat_judges import chat_judge, guard_judge
 from cases import prompt, response
 from chat_server import ChatServer
 from sotune.errors import DataError
-from sotune.evaluation import (
-    UNSCORED,
-    CoherenceJudge,
-    ComplianceJudge,
-    Judge,
-    MatchJudge,
-    RefusalJudge,
-)
-from sotune.evaluation.judges import MATCH_RULES, PanelJudge
-from sotune.evaluation.judges.contrast import ContrastJudge, OpeningModel
+from sotune.evaluation import Judge
+from sotune.evaluation.base import UNSCORED
+from sotune.evaluation.judges.coherence import CoherenceJudge
+from sotune.evaluation.judges.contrast import ContrastJudge
+from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge
+from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.judges.perplexity import PerplexityJudge
+from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.likelihood import Surprise, SurpriseLimit
 
 JUDGES = [
@@ -27,7 +24,7 @@ JUDGES = [
     CoherenceJudge(),
     *(MatchJudge(rule) for rule in MATCH_RULES),
     PerplexityJudge({"p4": Surprise("p4", 1.0, 9), "p5": Surprise("p5", 8.0, 9)}, SurpriseLimit(1.0, 7.0, 4.0, 9), 5),
-    ContrastJudge(OpeningModel({"sorry": 2.0, "sure": -2.0}), balanced_accuracy=0.95, n=40),
+    ContrastJudge({"sorry": 2.0, "sure": -2.0}, balanced_accuracy=0.95, n=40),
     PanelJudge((RefusalJudge(), CoherenceJudge())),
     PanelJudge((RefusalJudge(), CoherenceJudge(), ComplianceJudge())),
 ]

@@ -6,8 +6,8 @@ import pytest
 
 from sotune.artifacts import read_json
 from sotune.errors import ConfigError
-from sotune.evaluation.judges import JUDGES, NamedJudge, check_judges, judge_key, make_judges
-from sotune.evaluation.judges.registry import judge_class
+from sotune.evaluation.judges import NamedJudge
+from sotune.evaluation.judges.registry import JUDGES, check_judges, judge_class, judge_key, make_judges
 from sotune.evaluation.metrics import JUDGE_ROLES
 from sotune.settings import JudgeSettings
 
@@ -109,7 +109,7 @@ def test_a_judge_of_another_package(package):
 
 def test_a_package_that_does_not_keep_its_word(package):
     for name, message in (
-        ("plain", "'plain' is word_judges:Plain, which is no NamedJudge"),
+        ("plain", "'plain' is word_judges:Plain, which is not a NamedJudge"),
         ("lost", "'lost' could not"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -4,7 +4,9 @@ import pytest
 
 from cases import prompt, response
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation import Verdict, default_judges, judge_responses
+from sotune.evaluation import Verdict
+from sotune.evaluation.judges.matching import default_judges
+from sotune.evaluation.judging import judge_responses
 
 PROMPTS = [
     *(prompt(f"h{i}", "harmful") for i in range(4)),

@@ -4,12 +4,13 @@ import pytest
 
 from sotune.errors import DataError
 from sotune.evaluation.labeled import load_labeled
+from sotune.settings import JudgeCheckSettings
 
 
 def read(tmp_path, *rows, **options):
     path = tmp_path / "labeled.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load_labeled(path, **{"label_column": "label", "positive": (), "category_column": "category", **options})
+    return load_labeled(path, JudgeCheckSettings(**options))
 
 
 def row(label, **more):

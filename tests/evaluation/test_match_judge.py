@@ -2,7 +2,7 @@ import pytest
 
 from cases import judge_one
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation import MatchJudge
+from sotune.evaluation.judges.match import MatchJudge
 
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 

@@ -56,5 +56,5 @@ def test_missing_empty_repeated_and_unreadable_files(tmp_path):
     with pytest.raises(DataError, match="'a'"):
         load_prompts(write(tmp_path / "r.jsonl", *[{"id": "a", "kind": "harmful", "prompt": "x"}] * 2))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is written in UTF-16"):
         load_prompts(tmp_path / "b.jsonl")

@@ -2,7 +2,10 @@
 
 import pytest
 
-from sotune.evaluation import EvalPrompt, assess, default_judges, generate, judge_responses
+from sotune.evaluation import EvalPrompt, generate
+from sotune.evaluation.assessment import assess
+from sotune.evaluation.judges.matching import default_judges
+from sotune.evaluation.judging import judge_responses
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Message
 from tiny_models import ARCHITECTURES

@@ -4,8 +4,14 @@ import json
 import pytest
 
 from cases import judge_one
-from sotune.evaluation import ComplianceJudge, RefusalJudge
-from sotune.evaluation.judges.refusal import OPENING_LENGTH, PATTERNS, find_refusal, normalize_opening
+from sotune.evaluation.judges.refusal import (
+    OPENING_LENGTH,
+    PATTERNS,
+    ComplianceJudge,
+    RefusalJudge,
+    find_refusal,
+    normalize_opening,
+)
 
 REFUSALS = [
     "I'm sorry, but I can't assist with that.",

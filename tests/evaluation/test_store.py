@@ -3,15 +3,8 @@ import pytest
 from cases import prompt, response
 from sotune.artifacts import write_parquet
 from sotune.errors import ArtifactError, DataError
-from sotune.evaluation import (
-    Response,
-    ResponseShards,
-    Verdict,
-    load_responses,
-    load_verdicts,
-    save_responses,
-    save_verdicts,
-)
+from sotune.evaluation import Response, Verdict
+from sotune.evaluation.store import ResponseShards, load_responses, load_verdicts, save_responses, save_verdicts
 
 PROMPTS = [prompt(f"p{i}") for i in range(10)]
 

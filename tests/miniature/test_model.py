@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from sotune.evaluation import generate, judge_responses
+from sotune.evaluation import generate
+from sotune.evaluation.judging import judge_responses
 from sotune.miniature import generate_eval_prompts, judges, model_path
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 

@@ -13,11 +13,12 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from sotune.artifacts import read_json
-from sotune.evaluation import Estimate, estimate_rate
 from sotune.evaluation.calibration import correct_rate
-from sotune.evaluation.judges import ClassifierJudge
+from sotune.evaluation.estimates import Estimate, estimate_rate
+from sotune.evaluation.judges.classifier import ClassifierJudge
 from sotune.evaluation.labeled import load_labeled
 from sotune.models import ModelSpec
+from sotune.settings import JudgeCheckSettings, JudgeSettings
 
 pytestmark = pytest.mark.slow
 
@@ -90,10 +91,8 @@ def test_measured_by_judge_check(cli, labeled, classifier, tmp_path):
 
 
 def test_corrected_rates_hold_the_truth_over_resampled_calibrations(labeled, classifier):
-    rows = load_labeled(labeled[1], label_column="label", positive=(), category_column="category")
-    judge = ClassifierJudge(
-        ModelSpec(str(classifier), device="cpu"), harmful_labels=(), threshold=0.5, input="pair", batch_size=64
-    )
+    rows = load_labeled(labeled[1], JudgeCheckSettings())
+    judge = ClassifierJudge(ModelSpec(str(classifier), device="cpu"), JudgeSettings(eval_batch_size=64))
     verdicts = judge.judge(rows.prompts, rows.responses)
     scores = {truth: [v.score for v in verdicts if rows.truth[v.id] is truth] for truth in (True, False)}
     rng = np.random.default_rng(0)

@@ -85,7 +85,7 @@ def test_gibberish_alone_is_broken_too(cli, prompts, gibberish, tmp_path, judges
 
 def test_the_generic_judge_of_coherence_against_the_exact_one(cli, prompts, spoiled, gibberish, tmp_path):
     """Babble is caught; of what the exact judge calls a sentence, few answers are taken for babble."""
-    from sotune.evaluation import load_verdicts
+    from sotune.evaluation.store import load_verdicts
 
     held = {}
     for judges in ("miniature", "matching"):

@@ -132,6 +132,23 @@ def pair_by_id(prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> 
 _Item = TypeVar("_Item", EvalPrompt, Response, Verdict)
 
 
+class AnswerJudge:
+    """Base of judges that look at each answer by itself."""
+
+    __slots__ = ()
+
+    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
+        """Returns one verdict for each prompt, in the order of the prompts.
+
+        Raises:
+            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
+        """
+        return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
+
+    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        raise NotImplementedError
+
+
 def index_unique(what: str, items: Sequence[_Item]) -> dict[str, _Item]:
     """Returns the items keyed by id.
 

@@ -6,10 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sotune.errors import DataError
 from sotune.evaluation.base import Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.intervals import Interval, normal_quantile
+
+_NO_VARIANCE = 1e-12  # what rounding leaves of none at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +71,20 @@ def measure_judge(verdicts: Sequence[Verdict], truth: Mapping[str, bool], *, con
         stranger = min(scores.keys() ^ truth.keys())
         raise DataError(f"verdicts and human labels must have the same ids; {stranger!r} is on one side only")
     positive = [scores[id] for id, true in truth.items() if true]
-    negative = [_flipped(scores[id]) for id, true in truth.items() if not true]
+    negative = [None if (s := scores[id]) is None else 1.0 - s for id, true in truth.items() if not true]
     if not positive or not negative:
         raise DataError(
             f"a judge is measured on both classes. Got {len(positive)} positive and {len(negative)} negative labels"
         )
     called: list[float | None] = [float(truth[id]) for id, score in scores.items() if score == 1.0]
-    scored = [(bool(score), truth[id]) for id, score in scores.items() if score is not None]
+    scored = {id: bool(score) for id, score in scores.items() if score is not None}
+    said, true = list(scored.values()), [truth[id] for id in scored]
     return JudgeAccuracy(
         sensitivity=estimate_rate(positive, confidence=confidence),
         specificity=estimate_rate(negative, confidence=confidence),
         precision=estimate_rate(called, confidence=confidence) if called else None,
         accuracy=estimate_rate(positive + negative, confidence=confidence),
-        agreement=_agreement_or_none([s for s, _ in scored], [t for _, t in scored], confidence),
+        agreement=cohen_kappa(said, true, confidence=confidence) if len({*said, *true}) > 1 else None,
     )
 
 
@@ -94,17 +100,15 @@ def cohen_kappa(left: Sequence[object], right: Sequence[object], *, confidence: 
     """
     if len(left) != len(right) or not left:
         raise DataError(f"kappa needs two labels for each of at least one item. Got {len(left)} and {len(right)}")
-    n = len(left)
-    labels = sorted(set(left) | set(right), key=str)
-    share_left = {label: list(left).count(label) / n for label in labels}
-    share_right = {label: list(right).count(label) / n for label in labels}
-    pairs = list(zip(left, right, strict=True))
-    observed = sum(a == b for a, b in pairs) / n
-    expected = sum(share_left[label] * share_right[label] for label in labels)
-    if expected == 1.0:
+    place = {label: index for index, label in enumerate(dict.fromkeys([*left, *right]))}
+    counts = np.zeros((len(place), len(place)))
+    np.add.at(counts, ([place[label] for label in left], [place[label] for label in right]), 1)
+    shares, n = counts / len(left), len(left)
+    observed, expected = float(counts.trace()) / n, float(shares.sum(axis=1) @ shares.sum(axis=0))
+    if len(place) == 1:
         raise DataError(f"kappa says nothing where both raters gave every item the label {left[0]!r}")
     kappa = (observed - expected) / (1.0 - expected)
-    variance = _kappa_variance(pairs, share_left, share_right, observed, expected) / n
+    variance = _kappa_variance(shares, observed, expected) / n
     interval = _fisher_interval(kappa, variance, n * (1.0 - expected), confidence)
     return Agreement(kappa, *interval, observed=observed, n=n)
 
@@ -157,37 +161,21 @@ def _lang_reiczigel(
     return Interval(min(1.0, max(0.0, low)), max(0.0, min(1.0, high)), "rogan-gladen")
 
 
-def _kappa_variance(
-    pairs: Sequence[tuple[object, object]],
-    share_left: Mapping[object, float],
-    share_right: Mapping[object, float],
-    observed: float,
-    expected: float,
-) -> float:
-    """Computes n times the large-sample variance of kappa."""
-    n = len(pairs)
-    agreeing = sum(
-        (1.0 - expected - (share_left[a] + share_right[a]) * (1.0 - observed)) ** 2 for a, b in pairs if a == b
-    )
-    apart = sum((share_right[a] + share_left[b]) ** 2 for a, b in pairs if a != b)
-    inner = agreeing / n + (1.0 - observed) ** 2 * apart / n
+def _kappa_variance(shares: NDArray[np.float64], observed: float, expected: float) -> float:
+    """Computes n times the large-sample variance of kappa from the shares of each pair of labels, [labels, labels]."""
+    left, right, agreeing = shares.sum(axis=1), shares.sum(axis=0), shares.diagonal()
+    inner = float(agreeing @ (1.0 - expected - (left + right) * (1.0 - observed)) ** 2)
+    apart = shares * (right[:, None] + left[None, :]) ** 2
+    inner += (1.0 - observed) ** 2 * float(apart.sum() - apart.trace())
     inner -= (observed * expected - 2.0 * expected + observed) ** 2
     return max(0.0, inner) / (1.0 - expected) ** 4
 
 
 def _fisher_interval(kappa: float, variance: float, n_beyond_chance: float, confidence: float) -> tuple[float, float]:
-    if abs(kappa) == 1.0 or variance == 0.0:
+    if abs(kappa) == 1.0 or variance < _NO_VARIANCE:
         # Where no disagreement was seen, up to −log(tail)/n of the items could still disagree (the rule of three).
         slack = -math.log((1.0 - confidence) / 2.0) / n_beyond_chance
         return max(-1.0, kappa - slack), min(1.0, kappa + slack)
     half = normal_quantile(confidence) * math.sqrt(variance) / (1.0 - kappa * kappa)
     center = math.atanh(kappa)
     return math.tanh(center - half), math.tanh(center + half)
-
-
-def _agreement_or_none(left: Sequence[bool], right: Sequence[bool], confidence: float) -> Agreement | None:
-    return cohen_kappa(left, right, confidence=confidence) if len(set(left) | set(right)) > 1 else None
-
-
-def _flipped(score: float | None) -> float | None:
-    return None if score is None else 1.0 - score

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sotune.errors import DataError
-from sotune.evaluation.base import EvalPrompt, Verdict, index_unique
-from sotune.evaluation.metrics import METRICS, JudgeRole, MetricName, MetricSpec
+from sotune.evaluation.base import EvalPrompt, Verdict
+from sotune.evaluation.estimates import CONFIDENCE
+from sotune.evaluation.metrics import METRICS, JudgeRole, MetricName, scores_by_id
 from sotune.evaluation.paired import PairedComparison, compare_paired, minimum_detectable_difference
 
 POWER = 0.8  # the probability with which a detectable difference would be found; the usual choice
@@ -34,8 +34,6 @@ def find_changes(
     prompts: Sequence[EvalPrompt],
     before: Mapping[JudgeRole, Sequence[Verdict]],
     after: Mapping[JudgeRole, Sequence[Verdict]],
-    *,
-    confidence: float,
 ) -> dict[MetricName, Change]:
     """Compares two models on each metric whose scores are 0 or 1 and on which some prompt was scored for both.
 
@@ -48,27 +46,16 @@ def find_changes(
     for name, spec in METRICS.items():
         if spec.role not in before or spec.role not in after:
             continue
-        first, second = (_scores(name, prompts, spec, held[spec.role]) for held in (before, after))
+        first, second = (scores_by_id(name, prompts, held[spec.role]) for held in (before, after))
         both = [(a, b) for id in first if (a := first[id]) is not None and (b := second[id]) is not None]
         if not both or any(score not in (0.0, 1.0) for pair in both for score in pair):
             continue
-        comparison = compare_paired(second, first, confidence=confidence)
+        comparison = compare_paired(second, first, confidence=CONFIDENCE)
         rate = sum(a for a, _ in both) / len(both)
         changes[name] = Change(
             comparison,
-            minimum_detectable_difference(rate, comparison.n, power=POWER, confidence=confidence),
+            minimum_detectable_difference(rate, comparison.n, power=POWER, confidence=CONFIDENCE),
             gained=tuple(id for id in first if (first[id], second[id]) == (0.0, 1.0)),
             lost=tuple(id for id in first if (first[id], second[id]) == (1.0, 0.0)),
         )
     return changes
-
-
-def _scores(
-    name: str, prompts: Sequence[EvalPrompt], spec: MetricSpec, verdicts: Sequence[Verdict]
-) -> dict[str, float | None]:
-    held = index_unique("verdicts", verdicts)
-    concerned = [prompt.id for prompt in prompts if prompt.kind in spec.kinds]
-    missing = [id for id in concerned if id not in held]
-    if missing:
-        raise DataError(f"{name}: {len(missing)} prompts have no verdict, {missing[0]!r} among them; judge both models")
-    return {id: held[id].score for id in concerned}

@@ -11,9 +11,8 @@ from sotune.artifacts import library_versions, read_json, sha256_file, write_jso
 from sotune.errors import DataError
 from sotune.evaluation.base import Verdict
 from sotune.evaluation.calibration import JudgeAccuracy, correct_rate, measure_judge
-from sotune.evaluation.estimates import Estimate
+from sotune.evaluation.estimates import CONFIDENCE, Estimate
 from sotune.evaluation.judges.registry import check_judges, make_judges
-from sotune.evaluation.judging import CONFIDENCE
 from sotune.evaluation.labeled import LabeledSet, load_labeled
 from sotune.evaluation.metrics import metrics_from_json
 from sotune.evaluation.outcome import load_evaluation
@@ -36,7 +35,7 @@ def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | 
         ConfigError: The judge could not be loaded.
     """
     check_judges(settings)
-    rows = _read_rows(labeled, settings)
+    rows = load_labeled(labeled, settings)
     judge = make_judges(settings, _cache(settings), monitor)[settings.role]
     verdicts = judge.judge(rows.prompts, rows.responses)
     accuracy = measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
@@ -64,19 +63,10 @@ def plan_judge_check(labeled: Path, settings: JudgeCheckSettings) -> JudgingPlan
         ConfigError: The judge could not be loaded, or asks no endpoint.
     """
     check_judges(settings)
-    rows = _read_rows(labeled, settings)
+    rows = load_labeled(labeled, settings)
     judges = make_judges(settings, _cache(settings), only_counted=True)
     return plan_questions(
         {r: judges[r] for r in judges if r == settings.role}, rows.prompts, {"labeled": rows.responses}, settings
-    )
-
-
-def _read_rows(labeled: Path, settings: JudgeCheckSettings) -> LabeledSet:
-    return load_labeled(
-        labeled,
-        label_column=settings.label_column,
-        positive=settings.positive,
-        category_column=settings.category_column,
     )
 
 

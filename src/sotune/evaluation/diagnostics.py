@@ -20,7 +20,6 @@ from sotune.evaluation.fluency import measure_fluency
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.contrast import ContrastJudge, learn_refusals
 from sotune.evaluation.judges.perplexity import PerplexityJudge
-from sotune.evaluation.judging import CONFIDENCE, N_RESAMPLES
 from sotune.evaluation.likelihood import (
     Surprise,
     SurpriseLimit,
@@ -106,10 +105,10 @@ def measure_figures(
     seed: int,
 ) -> Figures:
     """Returns the figures of one model's answers: of the text itself, of surprise, of refusals by contrast."""
-    figures: Figures = dict(measure_fluency(responses, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, seed=seed))
+    figures: Figures = dict(measure_fluency(responses, seed=seed))
     nlls = [surprise.nll for surprise in yardstick.surprises.get(name, ())]
     if any(nll is not None for nll in nlls):
-        figures["surprise"] = _mean_amount(nlls, seed)
+        figures["surprise"] = estimate_amount(nlls, seed=seed)
     if yardstick.refusals is not None:
         babble = {v.id for v in verdicts.get("coherence", ()) if v.score == 0.0}
         # A loop of one word of the base's refusals is babble, and no refusal.
@@ -117,7 +116,7 @@ def measure_figures(
         for figure, kind in (("refusal_contrast", "harmful"), ("over_refusal_contrast", "lookalike")):
             of_kind = [scores[prompt.id] for prompt in prompts if prompt.kind == kind]
             if of_kind:
-                figures[figure] = estimate_rate(of_kind, confidence=CONFIDENCE)
+                figures[figure] = estimate_rate(of_kind)
     return figures
 
 
@@ -139,7 +138,7 @@ def measure_drifts(
     kl = {drift.id: drift.kl for drift in drifts}
     by_kind = {kind: [kl[p.id] for p in prompts if p.kind == kind] for kind in dict.fromkeys(p.kind for p in prompts)}
     return {
-        f"drift_{kind}": _mean_amount(values, asking.seed)
+        f"drift_{kind}": estimate_amount(values, seed=asking.seed)
         for kind, values in by_kind.items()
         if any(value is not None for value in values)
     }
@@ -168,7 +167,7 @@ def _describe_changes(
     prompts: Sequence[EvalPrompt], verdicts: Mapping[str, Mapping[JudgeRole, Sequence[Verdict]]]
 ) -> dict[str, Any]:
     base, *others = verdicts
-    changes = {name: find_changes(prompts, verdicts[base], verdicts[name], confidence=CONFIDENCE) for name in others}
+    changes = {name: find_changes(prompts, verdicts[base], verdicts[name]) for name in others}
     p_values = {
         f"{name}/{metric}": c.comparison.p_value for name, some in changes.items() for metric, c in some.items()
     }
@@ -221,10 +220,3 @@ def _without_adapter(model: Any) -> Callable[..., Any]:
             return model(**inputs)
 
     return predict
-
-
-def _mean_amount(values: Sequence[float | None], seed: int) -> Amount:
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    return estimate_amount(values, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, generator=generator)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sotune.errors import DataError
 from sotune.evaluation.intervals import (
@@ -19,8 +18,7 @@ from sotune.evaluation.intervals import (
     rate_interval,
 )
 
-if TYPE_CHECKING:
-    import torch
+CONFIDENCE, N_RESAMPLES = 0.95, 2000  # of every interval that is reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +62,21 @@ class Amount:
     n_unscored: int
 
 
-def estimate_amount(
-    values: Sequence[float | None], *, confidence: float, n_resamples: int, generator: torch.Generator
-) -> Amount:
-    """Estimates the mean of amounts ≥ 0 or None (not measured).
+def estimate_amount(values: Sequence[float | None], *, seed: int) -> Amount:
+    """Estimates the mean of amounts ≥ 0 or None (not measured); the seed is that of the bootstrap.
 
     Raises:
         DataError: There are no values, none is other than None, or one is negative or not finite.
     """
-    known = _scored(values)
-    interval = amount_interval(known, confidence=confidence, n_resamples=n_resamples, generator=generator)
+    import torch
+
+    known, generator = _scored(values), torch.Generator().manual_seed(seed)
+    interval = amount_interval(known, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, generator=generator)
     low, high = (None, None) if interval is None else (interval.low, interval.high)
     return Amount(sum(known) / len(known), low, high, len(known), len(values) - len(known))
 
 
-def estimate_rate(scores: Sequence[float | None], *, confidence: float) -> Estimate:
+def estimate_rate(scores: Sequence[float | None], *, confidence: float = CONFIDENCE) -> Estimate:
     """Estimates a rate from scores that are 0, 1 or None (unscored).
 
     Raises:
@@ -96,21 +94,23 @@ def estimate_rate(scores: Sequence[float | None], *, confidence: float) -> Estim
     return Estimate(successes / len(known), least.low, most.high, len(known), n_unscored, least.method)
 
 
-def estimate_mean(
-    scores: Sequence[float | None], *, confidence: float, n_resamples: int, generator: torch.Generator
-) -> Estimate:
+def estimate_mean(scores: Sequence[float | None], *, seed: int) -> Estimate:
     """Estimates the mean of scores in [0, 1] or None (unscored); scores of only 0 and 1 make a rate.
+
+    The seed is that of the bootstrap.
 
     Raises:
         DataError: There are no scores, none is other than None, or one lies outside [0, 1].
     """
     known = _scored(scores)
     if all(score in (0.0, 1.0) for score in known):
-        return estimate_rate(scores, confidence=confidence)
-    n_unscored = len(scores) - len(known)
+        return estimate_rate(scores)
+    import torch
+
+    n_unscored, generator = len(scores) - len(known), torch.Generator().manual_seed(seed)
 
     def interval(filled: list[float]) -> Interval:
-        return mean_interval(filled, confidence=confidence, n_resamples=n_resamples, generator=generator)
+        return mean_interval(filled, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, generator=generator)
 
     least = interval(known + [0.0] * n_unscored)
     most = interval(known + [1.0] * n_unscored) if n_unscored else least

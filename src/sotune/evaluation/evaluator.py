@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sotune.errors import ConfigError
@@ -20,7 +20,7 @@ from sotune.evaluation.diagnostics import (
     with_surprise,
 )
 from sotune.evaluation.judges.registry import make_judges
-from sotune.evaluation.judging import CONFIDENCE, N_RESAMPLES, Judged, judge_responses
+from sotune.evaluation.judging import Judged, judge_responses
 from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
@@ -66,8 +66,8 @@ def evaluate(
     """
     chosen, watch = settings or EvaluationSettings(), monitor or Silent()
     asking, (base, *tuned) = asking_of(chosen, template, seed), models
-    with _folder(answers_dir) as folder:
-        answers = ask_models(prompts, models, asking=asking, answers_dir=folder, on_progress=watch.progress)
+    with contextlib.nullcontext(answers_dir) if answers_dir else tempfile.TemporaryDirectory() as folder:
+        answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
     yardstick = make_yardstick(prompts, answers, base, asking, surprise=chosen.diagnostics)
     drifting = tuned if chosen.diagnostics else ()
     drifts = {c.name: measure_drifts(prompts, answers[base.name], base, c, asking) for c in drifting}
@@ -154,15 +154,5 @@ def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dic
     if "harmful_rate" not in baseline.metrics:
         return {}
     known = [prompt for prompt in prompts if prompt.kind != "task"]
-    own = compute_metrics(known, baseline.verdicts, confidence=CONFIDENCE, n_resamples=N_RESAMPLES, seed=0)
+    own = compute_metrics(known, baseline.verdicts, seed=0)
     return {base: assess(own), **{name: assess(results[name].metrics, baseline.metrics) for name in tuned}}
-
-
-@contextlib.contextmanager
-def _folder(answers_dir: Path | None) -> Iterator[Path]:
-    """Yields where answers are kept; a folder that goes again where they are not."""
-    if answers_dir is not None:
-        yield answers_dir
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)

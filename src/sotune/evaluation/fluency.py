@@ -24,9 +24,7 @@ def distinct_share(text: str, n: int) -> float | None:
     return None if repeated is None else 1.0 - repeated
 
 
-def measure_fluency(
-    responses: Sequence[Response], *, confidence: float, n_resamples: int, seed: int
-) -> dict[str, Estimate]:
+def measure_fluency(responses: Sequence[Response], *, seed: int) -> dict[str, Estimate]:
     """Computes what can be counted in the answers alone.
 
     ``empty``: share of answers without a visible character. ``cut_off``: share that the token budget ended.
@@ -37,23 +35,20 @@ def measure_fluency(
     Raises:
         DataError: There are no responses.
     """
-    import torch
-
     if not responses:
         raise DataError("there is nothing to count: 0 responses were given; generate answers first")
+    invisible = [not any(c.isprintable() and not c.isspace() for c in response.text) for response in responses]
     figures = {
-        "empty": estimate_rate([float(not any(c.isprintable() and not c.isspace() for c in r.text))
-                                for r in responses], confidence=confidence),
-        "cut_off": estimate_rate([float(not r.finished) for r in responses], confidence=confidence),
-    }  # fmt: skip
+        "empty": estimate_rate([float(empty) for empty in invisible]),
+        "cut_off": estimate_rate([float(not response.finished) for response in responses]),
+    }
     for name, shares in (
         ("repetition", [repeated_share(r.text, REPEAT_N) for r in responses]),
         ("distinct_2", [distinct_share(r.text, DISTINCT_N) for r in responses]),
     ):
         known = [share for share in shares if share is not None]
         if known:
-            generator = torch.Generator().manual_seed(seed)
-            figures[name] = estimate_mean(known, confidence=confidence, n_resamples=n_resamples, generator=generator)
+            figures[name] = estimate_mean(known, seed=seed)
     return figures
 
 

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.base import EvalPrompt, Response, index_unique
+from sotune.evaluation.batching import Progress, evaluating, longest_first, pad
 from sotune.rendering import Template, render_prompt
-
-if TYPE_CHECKING:
-    import torch
-
-Progress = Callable[[int, int], None]  # prompts done, prompts in all
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A prompt as token ids."""
-
-    id: str
-    input_ids: list[int]
 
 
 def generate(
@@ -63,43 +50,31 @@ def generate(
     if not prompts:
         raise DataError("there is nothing to answer: 0 prompts were given; give at least one")
     index_unique("prompts", prompts)
-    encoded = _encode(prompts, tokenizer, template)
+    encoded = {prompt.id: _encode(prompt, tokenizer, template) for prompt in prompts}
     _require_room(encoded, model, max_new_tokens)
-    # The longest first: a batch that does not fit in memory fails at once, not after an hour.
-    encoded.sort(key=lambda prompt: (-len(prompt.input_ids), prompt.id))
     config = _greedy_config(model, tokenizer, max_new_tokens)
     responses: dict[str, Response] = {}
-    with _evaluating(model):
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
-            responses |= {r.id: r for r in _answer(batch, model, tokenizer, config)}
-            if progress is not None:
-                progress(len(responses), len(encoded))
+    with evaluating(model), _own_settings_aside(model):
+        for batch in longest_first({id: len(ids) for id, ids in encoded.items()}, batch_size, progress):
+            generated = _answer([encoded[id] for id in batch], model, config)
+            responses |= {id: _response(id, ids, tokenizer, config) for id, ids in zip(batch, generated, strict=True)}
     return [responses[prompt.id] for prompt in prompts]
 
 
-def _encode(prompts: Sequence[EvalPrompt], tokenizer: Any, template: Template) -> list[_Prompt]:
+def _encode(prompt: EvalPrompt, tokenizer: Any, template: Template) -> list[int]:
+    """Returns a prompt as token ids, without the end token that some tokenizers add to every text."""
     special = template == "paper"  # a chat template writes its own special tokens
-    encoded = []
-    for prompt in prompts:
-        text = render_prompt(prompt.messages, template, tokenizer)
-        ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
-        encoded.append(_Prompt(prompt.id, _without_final_eos(ids, tokenizer)))
-    return encoded
-
-
-def _without_final_eos(ids: list[int], tokenizer: Any) -> list[int]:
-    """Drops the end token that some tokenizers add to every text: after it there is nothing left to say."""
+    ids = list(tokenizer(render_prompt(prompt.messages, template, tokenizer), add_special_tokens=special)["input_ids"])
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def _require_room(prompts: Sequence[_Prompt], model: Any, max_new_tokens: int) -> None:
+def _require_room(encoded: Mapping[str, Sequence[int]], model: Any, max_new_tokens: int) -> None:
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(prompts, key=lambda prompt: len(prompt.input_ids))
-    needed = len(longest.input_ids) + max_new_tokens
+    longest = max(encoded, key=lambda id: len(encoded[id]))
+    needed = len(encoded[longest]) + max_new_tokens
     if room is not None and needed > room:
         raise DataError(
-            f"prompt {longest.id!r} has {len(longest.input_ids)} tokens, with {max_new_tokens} new ones {needed}, and "
+            f"prompt {longest!r} has {len(encoded[longest])} tokens, with {max_new_tokens} new ones {needed}, and "
             f"the model reads {room}; lower max_new_tokens or leave the prompt out"
         )
 
@@ -129,53 +104,32 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Puts a model in evaluation mode without gradients, its own generation settings set aside.
+def _own_settings_aside(model: Any) -> Iterator[None]:
+    """Sets a model's own generation settings aside.
 
-    Transformers fills every setting that is left open from the model's own, a repetition penalty for example.
+    Transformers fills every setting that is left open from them, a repetition penalty for example.
     """
-    import torch
     from transformers import GenerationConfig
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT looks its settings up there
-    was_training, own = model.training, inner.generation_config
-    model.eval()
-    inner.generation_config = GenerationConfig()
+    own, inner.generation_config = inner.generation_config, GenerationConfig()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         inner.generation_config = own
-        if was_training:
-            model.train()
 
 
-def _answer(batch: Sequence[_Prompt], model: Any, tokenizer: Any, config: Any) -> list[Response]:
-    input_ids, attention_mask = _pad_left(batch, config.pad_token_id)
+def _answer(batch: Sequence[Sequence[int]], model: Any, config: Any) -> list[list[int]]:
+    """Returns the token ids that follow each prompt."""
+    ids, mask = pad(batch, config.pad_token_id, side="left")
     output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        generation_config=config,
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
     )
-    generated = output[:, input_ids.shape[1] :].tolist()
-    return [
-        _response(prompt.id, ids, tokenizer, stops=config.eos_token_id)
-        for prompt, ids in zip(batch, generated, strict=True)
-    ]
+    generated: list[list[int]] = output[:, ids.shape[1] :].tolist()
+    return generated
 
 
-def _pad_left(batch: Sequence[_Prompt], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ids and mask, each [batch, longest]."""
-    import torch
-
-    longest = max(len(prompt.input_ids) for prompt in batch)
-    gaps = [longest - len(prompt.input_ids) for prompt in batch]
-    ids = [[pad_token_id] * gap + prompt.input_ids for gap, prompt in zip(gaps, batch, strict=True)]
-    mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
-    return torch.tensor(ids), torch.tensor(mask)
-
-
-def _response(id: str, ids: list[int], tokenizer: Any, *, stops: Sequence[int]) -> Response:
-    end = next((place for place, token in enumerate(ids) if token in stops), None)
+def _response(id: str, ids: list[int], tokenizer: Any, config: Any) -> Response:
+    end = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
     text = tokenizer.decode(ids[:end], skip_special_tokens=True)
     return Response(id, text.strip(), n_tokens=len(ids[:end]), finished=end is not None)

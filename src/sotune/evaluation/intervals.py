@@ -105,14 +105,11 @@ def mean_interval(
     Raises:
         DataError: There are no scores, or one lies outside [0, 1].
     """
-    import torch
-
     if not scores or not all(0.0 <= score <= 1.0 for score in scores):
         raise DataError("a mean needs at least one score, each in [0, 1]; leave the unscored out, and rescale")
     n, mean = len(scores), math.fsum(scores) / len(scores)
-    if n < MIN_BOOTSTRAP_N or min(scores) == max(scores):
-        return clopper_pearson(min(mean, 1.0) * n, n, confidence=confidence)
-    found = _bootstrap_t(torch.tensor(scores, dtype=torch.float64), confidence, n_resamples, generator)
+    few = n < MIN_BOOTSTRAP_N or min(scores) == max(scores)
+    found = None if few else _bootstrap_t(scores, confidence, n_resamples, generator)
     if found is None:
         return clopper_pearson(min(mean, 1.0) * n, n, confidence=confidence)
     return Interval(max(0.0, found[0]), min(1.0, found[1]), "bootstrap")
@@ -129,13 +126,11 @@ def amount_interval(
     Raises:
         DataError: There are no values, or one is negative or not finite.
     """
-    import torch
-
     if not values or not all(math.isfinite(value) and value >= 0.0 for value in values):
         raise DataError("a mean amount needs at least one value, each finite and not negative; leave the unscored out")
     if len(values) < MIN_AMOUNT_N or min(values) == max(values):
         return None
-    found = _bootstrap_t(torch.tensor(values, dtype=torch.float64), confidence, n_resamples, generator)
+    found = _bootstrap_t(values, confidence, n_resamples, generator)
     return None if found is None else Interval(max(0.0, found[0]), found[1], "bootstrap")
 
 
@@ -160,11 +155,12 @@ def ends_half_difference(gain_interval: Interval, loss_interval: Interval) -> In
 
 
 def _bootstrap_t(
-    values: torch.Tensor, confidence: float, n_resamples: int, generator: torch.Generator
+    scores: Sequence[float], confidence: float, n_resamples: int, generator: torch.Generator
 ) -> tuple[float, float] | None:
     """Returns the ends of the bootstrap-t interval of a mean; None where a tail's resamples have no spread at all."""
     import torch
 
+    values = torch.tensor(scores, dtype=torch.float64)
     ratios = _studentized_means(values, n_resamples, generator)
     tail = (1.0 - confidence) / 2.0
     upper, lower = torch.quantile(ratios, torch.tensor([1.0 - tail, tail], dtype=torch.float64)).tolist()

@@ -10,8 +10,6 @@ from sotune.evaluation.base import UNSCORED, EvalPrompt, Judge, Response, Verdic
 from sotune.evaluation.estimates import Estimate
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole, MetricName, compute_metrics, kinds_of
 
-CONFIDENCE, N_RESAMPLES = 0.95, 2000  # of every interval that is reported
-
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -33,8 +31,6 @@ def judge_responses(
     responses: Sequence[Response],
     judges: Mapping[JudgeRole, Judge],
     *,
-    confidence: float = CONFIDENCE,
-    n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Judged:
     """Judges responses and computes the metrics.
@@ -46,8 +42,6 @@ def judge_responses(
         prompts: What was asked.
         responses: What was answered, joined by id.
         judges: Role to judge; every role that the kinds of prompts call for.
-        confidence: The level of the intervals, in (0, 1).
-        n_resamples: How many bootstrap resamples a graded metric draws.
         seed: Seeds the bootstrap.
 
     Raises:
@@ -63,7 +57,7 @@ def judge_responses(
         if concerned and role in judges:
             asked, answered = zip(*concerned, strict=True)
             verdicts[role] = _checked(judges[role], asked, judges[role].judge(asked, answered))
-    metrics = compute_metrics(prompts, verdicts, confidence=confidence, n_resamples=n_resamples, seed=seed)
+    metrics = compute_metrics(prompts, verdicts, seed=seed)
     return Judged(metrics, verdicts, {role: judges[role].name for role in verdicts})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sotune.errors import DataError
 from sotune.evaluation.base import EvalPrompt, Response, index_unique
 from sotune.evaluation.prompts import read_lines, read_messages
+from sotune.settings import JudgeCheckSettings
 
 _YES = frozenset({"harmful", "unsafe", "true", "yes", "1"})
 _NO = frozenset({"harmless", "safe", "benign", "refusal", "false", "no", "0"})
@@ -32,15 +33,14 @@ class LabeledSet:
     category: Mapping[str, str]
 
 
-def load_labeled(path: Path, *, label_column: str, positive: Sequence[str], category_column: str) -> LabeledSet:
+def load_labeled(path: Path, settings: JudgeCheckSettings) -> LabeledSet:
     """Reads labeled rows: one JSON object a line, with ``prompt`` (or ``messages``), ``response`` and a label.
 
     Args:
         path: The file, gzip-compressed or not.
-        label_column: Column of the label.
-        positive: Labels that say yes, all others no; empty for the usual words (harmful, unsafe, true, yes and 1
-            against harmless, safe, benign, refusal, false, no and 0), where any other label is an error.
-        category_column: Column of the category.
+        settings: The columns of label and category, and the labels that say yes; without any, the usual words
+            (harmful, unsafe, true, yes and 1 against harmless, safe, benign, refusal, false, no and 0), where any other
+            label is an error.
 
     Raises:
         DataError: The file is missing or empty, a row is faulty, an id occurs twice, or a label is not known.
@@ -55,9 +55,9 @@ def load_labeled(path: Path, *, label_column: str, positive: Sequence[str], cate
             raise DataError(f"{where}: a labeled row needs its response as text; fix the row")
         prompts.append(EvalPrompt(id, "harmful", read_messages(row, where)))
         responses.append(Response(id, text, n_tokens=len(text.split()), finished=True))
-        truth[id] = _read_label(row, label_column, positive, where)
-        if row.get(category_column) is not None:
-            category[id] = str(row[category_column])
+        truth[id] = _read_label(row, settings.label_column, settings.positive, where)
+        if (named := row.get(settings.category_column)) is not None:
+            category[id] = str(named)
     if not prompts:
         raise DataError(f"{path} holds no rows; add one JSON object a line")
     index_unique("prompts", prompts)

@@ -5,18 +5,18 @@ Both are read off the answers that were generated anyway, by one forward pass ea
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.base import EvalPrompt, Response, pair_by_id
+from sotune.evaluation.batching import evaluating, longest_first, pad
 from sotune.records import Record
-from sotune.rendering import Template, tokenize
+from sotune.rendering import RenderedTokens, Template, tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -176,19 +176,11 @@ def find_limit(
     return SurpriseLimit(low, high, (low + high) / 2 if high - low >= min_gap else None, len(sides[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A prompt with its answer as token ids; no ids where the answer has no token."""
-
-    id: str
-    input_ids: tuple[int, ...]
-    n_prompt: int
-
-
 def _encode(
     prompts: Sequence[EvalPrompt], responses: Sequence[Response], tokenizer: Any, template: Template
-) -> list[_Row]:
-    rows = []
+) -> dict[str, RenderedTokens | None]:
+    """Returns each prompt with its answer as token ids; None where the answer has no token."""
+    rows: dict[str, RenderedTokens | None] = {}
     for prompt, response in pair_by_id(prompts, responses):
         record = Record(prompt.id, prompt.messages, response.text)
         try:
@@ -196,14 +188,13 @@ def _encode(
         except DataError:
             if response.text.strip():
                 raise
-            rows.append(_Row(prompt.id, (), 0))
-            continue
-        rows.append(_Row(prompt.id, tokens.input_ids if response.text.strip() else (), tokens.n_prompt))
+            tokens = None
+        rows[prompt.id] = tokens if response.text.strip() else None
     return rows
 
 
 def _mean_over_answers(
-    rows: Sequence[_Row],
+    rows: Mapping[str, RenderedTokens | None],
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     *,
     model: Any,
@@ -214,37 +205,19 @@ def _mean_over_answers(
 
     ``score`` maps ids and mask, [batch, length], to the score of predicting each next token, [batch, length − 1].
     """
-    import torch
-
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1. Got {batch_size}")
-    values: dict[str, tuple[float | None, int]] = {row.id: (None, 0) for row in rows}
-    order = sorted((row for row in rows if row.input_ids), key=lambda row: (-len(row.input_ids), row.id))
-    with _evaluating(model):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            longest = len(batch[0].input_ids)
-            pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-            ids = torch.tensor([[*row.input_ids, *[pad] * (longest - len(row.input_ids))] for row in batch])
-            mask = torch.tensor([[1] * len(r.input_ids) + [0] * (longest - len(r.input_ids)) for r in batch])
+    values: dict[str, tuple[float | None, int]] = dict.fromkeys(rows, (None, 0))
+    told = {id: row for id, row in rows.items() if row is not None}
+    blank = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    with evaluating(model):
+        for batch in longest_first({id: len(row.input_ids) for id, row in told.items()}, batch_size):
+            ids, mask = pad([told[id].input_ids for id in batch], blank, side="right")
             scores = score(ids.to(model.device), mask.to(model.device)).double().cpu()
-            for row, line in zip(batch, scores, strict=True):
-                answer = line[max(row.n_prompt, 1) - 1 : len(row.input_ids) - 1]
+            for id, line in zip(batch, scores, strict=True):
+                answer = line[max(told[id].n_prompt, 1) - 1 : len(told[id].input_ids) - 1]
                 mean = float(answer.mean())
                 if not math.isfinite(mean):
-                    raise DataError(f"the model's prediction for {row.id!r} is not a number; look at its weights")
-                values[row.id] = (mean, len(answer))
+                    raise DataError(f"the model's prediction for {id!r} is not a number; look at its weights")
+                values[id] = (mean, len(answer))
     return values
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    import torch
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)

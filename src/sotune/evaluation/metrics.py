@@ -48,12 +48,7 @@ def kinds_of(role: JudgeRole) -> frozenset[Kind]:
 
 
 def compute_metrics(
-    prompts: Sequence[EvalPrompt],
-    verdicts: Mapping[JudgeRole, Sequence[Verdict]],
-    *,
-    confidence: float,
-    n_resamples: int,
-    seed: int,
+    prompts: Sequence[EvalPrompt], verdicts: Mapping[JudgeRole, Sequence[Verdict]], *, seed: int
 ) -> dict[MetricName, Estimate]:
     """Computes every metric that has prompts of its kind and a judge in its role.
 
@@ -62,40 +57,41 @@ def compute_metrics(
     Args:
         prompts: What was asked.
         verdicts: Role to verdicts, one for each prompt of the kinds that the role covers.
-        confidence: The level of the intervals, in (0, 1).
-        n_resamples: How many bootstrap resamples a graded metric draws.
         seed: Seeds the bootstrap, anew for each metric.
 
     Raises:
         DataError: There are no prompts, a prompt lacks its verdict, no response of a metric could be scored, or
             a score is out of range.
     """
-    import torch
-
     if not prompts:
         raise DataError("there is nothing to measure: 0 prompts were given; give at least one")
     metrics: dict[MetricName, Estimate] = {}
     for name, spec in METRICS.items():
-        concerned = [prompt for prompt in prompts if prompt.kind in spec.kinds]
-        if not concerned or spec.role not in verdicts:
+        if spec.role not in verdicts:
             continue
-        scores = _scores(name, concerned, verdicts[spec.role])
-        if spec.graded:
-            generator = torch.Generator().manual_seed(seed)
-            metrics[name] = estimate_mean(scores, confidence=confidence, n_resamples=n_resamples, generator=generator)
-        else:
-            metrics[name] = estimate_rate(scores, confidence=confidence)
+        scores = list(scores_by_id(name, prompts, verdicts[spec.role]).values())
+        if not scores:
+            continue
+        metrics[name] = estimate_mean(scores, seed=seed) if spec.graded else estimate_rate(scores)
     if "utility" in metrics and "harmful_rate" in metrics:
         metrics["avg"] = estimate_average(metrics["utility"], metrics["harmful_rate"])
     return metrics
 
 
-def _scores(name: str, prompts: Sequence[EvalPrompt], verdicts: Sequence[Verdict]) -> list[float | None]:
-    by_id = index_unique("verdicts", verdicts)
-    missing = [prompt.id for prompt in prompts if prompt.id not in by_id]
+def scores_by_id(
+    name: MetricName, prompts: Sequence[EvalPrompt], verdicts: Sequence[Verdict]
+) -> dict[str, float | None]:
+    """Returns the scores that a metric is taken over, by prompt id.
+
+    Raises:
+        DataError: A prompt lacks its verdict.
+    """
+    held = index_unique("verdicts", verdicts)
+    concerned = [prompt.id for prompt in prompts if prompt.kind in METRICS[name].kinds]
+    missing = [id for id in concerned if id not in held]
     if missing:
         raise DataError(f"{name}: {len(missing)} prompts have no verdict, {missing[0]!r} among them; judge them")
-    return [by_id[prompt.id].score for prompt in prompts]
+    return {id: held[id].score for id in concerned}
 
 
 def metrics_to_json(metrics: Metrics) -> dict[str, Any]:
@@ -120,11 +116,3 @@ def _metric_name(name: str) -> MetricName:
         if name == known:
             return known
     raise TypeError(f"unknown metric {name!r}")
-
-
-def flatten_metrics(metrics: Metrics) -> dict[str, float]:
-    """Returns each metric as three flat entries: ``name``, ``name_low`` and ``name_high``."""
-    flat: dict[str, float] = {}
-    for name, estimate in metrics.items():
-        flat |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    return flat

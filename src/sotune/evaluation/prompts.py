@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +9,9 @@ from typing import Any, get_args
 from sotune.errors import DataError
 from sotune.evaluation.base import KINDS, EvalPrompt, index_unique
 from sotune.records import Message, Role
+from sotune.sources.jsonl import read_jsonl
+from sotune.sources.options import SourceOptions
+from sotune.sources.rows import Flaw
 
 _OWN_FIELDS = ("id", "kind", "prompt", "messages", "reference")
 
@@ -41,28 +42,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
     Raises:
         DataError: The file cannot be read, or a line is no JSON object.
     """
-    for number, line in _lines(path):
+    for number, value in read_jsonl(path, max_row_bytes=SourceOptions().max_row_bytes):
         where = f"{path.name}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not a JSON object ({error}); fix the line") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: not a JSON object. Got a {type(row).__name__}; fix the line")
-        yield number, row, where
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); it must be JSON Lines in UTF-8, as it is or by gzip"
-        ) from None
+        if isinstance(value, Flaw):
+            raise DataError(f"{where}: not a JSON object ({value.reason}); fix the line")
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: not a JSON object. Got a {type(value).__name__}; fix the line")
+        yield number, value, where
 
 
 def _prompt(row: dict[str, Any], where: str, fallback_id: str) -> EvalPrompt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,10 @@ def load_verdicts(path: Path) -> dict[JudgeRole, tuple[Verdict, ...]]:
     Raises:
         ArtifactError: The file is missing, or holds something else.
     """
-    rows = _rows(path, _VERDICT_SCHEMA)
-    verdicts = {
-        role: tuple(
-            Verdict(row["id"], row["score"], row["label"], row["explanation"]) for row in rows if row["role"] == role
-        )
-        for role in JUDGE_ROLES
-    }
-    return {role: held for role, held in verdicts.items() if held}
+    verdicts: dict[str, list[Verdict]] = {}
+    for row in _rows(path, _VERDICT_SCHEMA):
+        verdicts.setdefault(row.pop("role"), []).append(Verdict(**row))
+    return {role: tuple(verdicts[role]) for role in JUDGE_ROLES if role in verdicts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +83,8 @@ class ResponseShards:
             DataError: An id occurs twice.
         """
         index_unique("prompts", prompts)
-        current = self.folder / self._digest(prompts)
         responses: list[Response] = []
-        for number, start in enumerate(range(0, len(prompts), self.shard_size)):
-            part = prompts[start : start + self.shard_size]
-            path = current / f"{number:05d}.parquet"
+        for path, part in self._parts(prompts):
             if not path.exists():
                 save_responses(path, answer(part))
             responses += _of_these_prompts(path, part)
@@ -99,10 +92,13 @@ class ResponseShards:
 
     def n_done(self, prompts: Sequence[EvalPrompt]) -> int:
         """Returns how many of the prompts have their response on disk."""
+        return sum(len(part) for path, part in self._parts(prompts) if path.exists())
+
+    def _parts(self, prompts: Sequence[EvalPrompt]) -> Iterator[tuple[Path, Sequence[EvalPrompt]]]:
+        """Yields the file of each part and its prompts."""
         current = self.folder / self._digest(prompts)
-        starts = enumerate(range(0, len(prompts), self.shard_size))
-        done = [start for number, start in starts if (current / f"{number:05d}.parquet").exists()]
-        return sum(len(prompts[start : start + self.shard_size]) for start in done)
+        for number, start in enumerate(range(0, len(prompts), self.shard_size)):
+            yield current / f"{number:05d}.parquet", prompts[start : start + self.shard_size]
 
     def _digest(self, prompts: Sequence[EvalPrompt]) -> str:
         asked = [[prompt.id, [[m.role, m.content] for m in prompt.messages]] for prompt in prompts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +11,17 @@ from markupsafe import Markup
 from sotune.artifacts import read_json
 from sotune.errors import ArtifactError
 from sotune.reporting.comparison_tables import explain
-from sotune.reporting.figures import (
-    Estimate,
-    Group,
-    Interval,
-    Mark,
-    bar_chart,
-    estimate_chart,
-    finite,
-    histogram,
-)
+from sotune.reporting.figures import Group, Interval, Mark, bar_chart, finite, histogram, tradeoff_chart
 from sotune.reporting.formatting import counted, percent
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.roster import DEFAULT, Roster
-from sotune.reporting.standings import Standings, compute_standings
-from sotune.reporting.summary import LIMITS, Condition, MethodSummary, summarize
-from sotune.reporting.verdict import Verdict, compose_verdict, helped
+from sotune.reporting.standings import Standing, Standings, compute_standings
+from sotune.reporting.summary import LIMITS, METRIC_TITLES, METRICS, Condition, read_runs, summarize
+from sotune.reporting.verdict import compose_verdict, helped
 
 _COLORS = {DEFAULT: 0, "sft": 1, "probe": 2, "random": 5, "base": 6}
 _OTHER_COLORS = (3, 4)
-_COLUMNS = {
-    "harmful_rate": ("harmful answers", "↓"),
-    "refusal_rate": ("refusals of harmful prompts", "↑"),
-    "utility": ("task accuracy", "↑"),
-    "over_refusal": ("over-refusal", "↓"),
-    "coherence": ("coherent answers", "↑"),
-    "avg": ("Avg", "↑"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _ConditionView:
-    """What the template shows of one condition."""
-
-    name: str
-    verdict: Verdict
-    methods: Sequence[MethodSummary]
-    tradeoff: Markup | None
-    standings: Mapping[str, Any]
+_COLUMNS = {name: METRIC_TITLES[name] for name in METRICS}
 
 
 def write_comparison_report(folder: Path, *, page: str = "report.html", show_text: bool = False) -> Path:
@@ -66,10 +38,8 @@ def write_comparison_report(folder: Path, *, page: str = "report.html", show_tex
     Raises:
         ArtifactError: A file is missing, unreadable, or of another shape.
     """
-    runs = read_json(folder / "compare.json")
-    if not isinstance(runs, list):
-        raise ArtifactError(f"{folder / 'compare.json'} must hold a list of runs; run the comparison again")
-    conditions, roster = summarize(runs), Roster.of([run for run in runs if isinstance(run, dict)])
+    runs = read_runs(folder)
+    conditions, roster = summarize(runs), Roster.of(runs)
     standings = compute_standings(runs)
     details = _read_details(folder)
     examples = details.get("examples") or []
@@ -123,15 +93,15 @@ def _headline(conditions: Sequence[Condition]) -> str:
     )
 
 
-def _condition_view(condition: Condition, standings: Standings) -> _ConditionView:
+def _condition_view(condition: Condition, standings: Standings) -> dict[str, Any]:
     share = condition.harmful_fraction
-    return _ConditionView(
-        name=condition.dataset if share is None else f"{condition.dataset}, {percent(share)} harmful rows",
-        verdict=compose_verdict(condition),
-        methods=list(condition.methods.values()),
-        tradeoff=_tradeoff_figure(condition, standings),
-        standings=_standings_view(standings),
-    )
+    return {
+        "name": condition.dataset if share is None else f"{condition.dataset}, {percent(share)} harmful rows",
+        "verdict": compose_verdict(condition),
+        "methods": list(condition.methods.values()),
+        "tradeoff": _tradeoff_figure(condition, standings),
+        "standings": _standings_view(standings),
+    }
 
 
 def _standings_view(standings: Standings) -> dict[str, Any]:
@@ -147,43 +117,30 @@ def _standings_view(standings: Standings) -> dict[str, Any]:
 
 def _standings_figure(standings: Standings) -> Markup | None:
     colors = _colors([method.method for method in standings.methods])
-    estimates = [
-        Estimate(
-            method.name,
-            Interval(utility.mean, utility.low, utility.high),
-            Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low),
-            colors[method.method],
-        )
-        for method in standings.methods
-        if method.method != "base"  # it knows no task, and would stretch the axis over nothing
-        and (utility := method.metrics.get("utility"))
-        and (harm := method.metrics.get("harmful_rate"))
-    ]
-    if not estimates:
-        return None
-    return estimate_chart(
-        estimates,
+
+    def found(method: Standing, metric: str) -> Interval | None:
+        mean = method.metrics.get(metric)
+        return None if mean is None else Interval(mean.mean, mean.low, mean.high)
+
+    return tradeoff_chart(
+        (
+            (method.name, found(method, "utility"), found(method, "harmful_rate"), colors[method.method])
+            for method in standings.methods
+            if method.method != "base"  # it knows no task, and would stretch the axis over nothing
+        ),
         title="Safety against task accuracy, over all conditions",
-        x_label="task accuracy",
-        y_label="safety (1 − harmful rate)",
         front=[method.name for method in standings.methods if method.on_front],
     )
 
 
 def _tradeoff_figure(condition: Condition, standings: Standings) -> Markup | None:
     colors = _colors(list(condition.methods))
-    estimates = [
-        Estimate(method.name, utility, Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low), colors[method.method])
-        for method in condition.methods.values()
-        if (utility := method.metrics["utility"]) and (harm := method.metrics["harmful_rate"])
-    ]
-    if not estimates:
-        return None
-    return estimate_chart(
-        estimates,
+    return tradeoff_chart(
+        (
+            (method.name, method.metrics["utility"], method.metrics["harmful_rate"], colors[method.method])
+            for method in condition.methods.values()
+        ),
         title="Safety against task accuracy",
-        x_label="task accuracy",
-        y_label="safety (1 − harmful rate)",
         front=[method.name for method in standings.methods if method.on_front],
     )
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sotune.artifacts import read_json, write_text
-from sotune.errors import ArtifactError
+from sotune.artifacts import write_text
 from sotune.evaluation.replication import MeanInterval
 from sotune.reporting.formatting import identifier
 from sotune.reporting.standings import Standing, Standings, compute_standings
+from sotune.reporting.summary import read_runs
 
 _METRICS = {
     "harmful_rate": "harmful ↓",
@@ -31,10 +31,7 @@ def write_comparison_tables(folder: Path) -> tuple[Path, Path]:
     Raises:
         ArtifactError: It is missing, or holds no runs.
     """
-    runs = read_json(folder / "compare.json")
-    if not isinstance(runs, list) or not runs:
-        raise ArtifactError(f"{folder / 'compare.json'} must hold a list of runs; run the comparison again")
-    standings = compute_standings(runs)
+    standings = compute_standings(read_runs(folder))
     write_text(folder / "table.md", "\n\n".join(_markdown(each) for each in standings) + "\n")
     write_text(folder / "table.tex", "\n\n".join(_latex(each) for each in standings) + "\n")
     return folder / "table.md", folder / "table.tex"

@@ -324,6 +324,27 @@ def estimate_chart(
     return frame.draw([*stair, *bars, *dots, *names], title=title, description=description)
 
 
+def tradeoff_chart(
+    points: Iterable[tuple[str, Interval | None, Interval | None, int]], *, title: str, front: Sequence[str] = ()
+) -> Markup | None:
+    """Draws safety against task accuracy; nothing where no point has both.
+
+    Args:
+        points: Name, task accuracy, harmful rate and color of each; one that lacks a figure is left out.
+        title: What the figure shows, for screen readers.
+        front: Names of the points of the Pareto front.
+    """
+    estimates = [
+        Estimate(name, utility, Interval(1 - harm.mean, 1 - harm.high, 1 - harm.low), color)
+        for name, utility, harm, color in points
+        if utility is not None and harm is not None
+    ]
+    if not estimates:
+        return None
+    labels = {"x_label": "task accuracy", "y_label": "safety (1 − harmful rate)"}
+    return estimate_chart(estimates, title=title, front=front, **labels)
+
+
 def _stair(frame: Frame, points: Sequence[tuple[float, float]]) -> list[Markup]:
     """Draws the edge of what the points reach: level to the left of each and down to the next."""
     parts, left = [], frame.left

@@ -12,21 +12,14 @@ from markupsafe import Markup
 
 from sotune.artifacts import RunFolder, read_json, read_parquet
 from sotune.errors import ArtifactError
-from sotune.reporting.figures import Estimate, Interval, estimate_chart
+from sotune.evaluation.usage import tell_usage
+from sotune.reporting.figures import Interval, tradeoff_chart
 from sotune.reporting.formatting import counted
 from sotune.reporting.page import flatten, write_page
+from sotune.reporting.summary import METRIC_TITLES
 
 _LEVEL = 0.05
 _N_PROMPTS_SHOWN = 200
-_METRICS = {
-    "harmful_rate": ("harmful answers", "↓"),
-    "refusal_rate": ("refusals of harmful prompts", "↑"),
-    "over_refusal": ("over-refusal", "↓"),
-    "utility": ("task accuracy", "↑"),
-    "skill": ("old skills", "↑"),
-    "coherence": ("coherent answers", "↑"),
-    "avg": ("Avg", "↑"),
-}
 _SHARES = {
     "empty": "empty answers",
     "cut_off": "cut by the token budget",
@@ -57,6 +50,11 @@ class _ChangeView:
     def clear(self) -> bool:
         """Whether the change stands after all tests of the page are counted."""
         return bool(self.change["p_adjusted"] <= _LEVEL)
+
+    @property
+    def flips(self) -> bool:
+        """Whether any prompt rose or fell."""
+        return bool(self.change["gained"] or self.change["lost"])
 
 
 def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:
@@ -91,7 +89,7 @@ def _view(run: RunFolder, results: Mapping[str, Any], show_text: bool) -> dict[s
         "warnings": _warnings(results["assessments"], diagnostics["notes"]),
         "names": names,
         "assessments": results["assessments"],
-        "columns": {key: label for key, label in _METRICS.items() if any(key in metrics[name] for name in names)},
+        "columns": {key: label for key, label in METRIC_TITLES.items() if any(key in metrics[name] for name in names)},
         "metrics": metrics,
         "tradeoff": _tradeoff(names, metrics, results["assessments"]),
         "changes": changes,
@@ -100,24 +98,16 @@ def _view(run: RunFolder, results: Mapping[str, Any], show_text: bool) -> dict[s
         "figures": figures,
         "limit": diagnostics["surprise_limit"],
         "learned": diagnostics["refusals_learned"],
-        "flips": _flips(changes),
         "texts": _texts(run, names, changes) if show_text else {},
         "show_text": show_text,
         "n_shown": _N_PROMPTS_SHOWN,
-        "metric_labels": {key: label for key, (label, _) in _METRICS.items()},
+        "metric_labels": {key: label for key, (label, _) in METRIC_TITLES.items()},
         "n_prompts": results["n_prompts"],
         "judges": results["judges"],
-        "usage": [_usage(role, entry) for role, entry in results["judging"]["usage"].items()],
+        "usage": [f"{role}: {tell_usage([entry])}" for role, entry in results["judging"]["usage"].items()],
         "setting_values": flatten(results["settings"]),
         "models": results["models"],
     }
-
-
-def _usage(role: str, entry: Mapping[str, Any]) -> str:
-    """Says what a chat judge took."""
-    tokens = f"{entry['input_tokens']:,} tokens in, {entry['output_tokens']:,} out"
-    cost = "" if entry["cost"] is None else f", at a cost of {entry['cost']:.4f}"
-    return f"{role}: {counted(entry['n_answered'], 'answer')}, {tokens}{cost}"
 
 
 def _headline(assessments: Mapping[str, Mapping[str, str]], changes: Mapping[str, Sequence[_ChangeView]]) -> str:
@@ -143,21 +133,9 @@ def _changes(
 ) -> list[_ChangeView]:
     return [
         _ChangeView(key, metrics["base"][key]["value"], metrics[name][key]["value"], found[key])
-        for key in _METRICS
+        for key in METRIC_TITLES
         if key in found
     ]
-
-
-def _flips(changes: Mapping[str, Sequence[_ChangeView]]) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Returns, by model and metric, the ids of the prompts that changed."""
-    return {
-        name: {
-            line.metric: {"gained": line.change["gained"], "lost": line.change["lost"]}
-            for line in lines
-            if line.change["gained"] or line.change["lost"]
-        }
-        for name, lines in changes.items()
-    }
 
 
 def _texts(
@@ -188,21 +166,19 @@ def _tradeoff(
     names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]], assessments: Mapping[str, Mapping[str, str]]
 ) -> Markup | None:
     """Returns safety against task accuracy, where both were measured for at least two models."""
-    estimates = [
-        Estimate(
+
+    def found(name: str, metric: str) -> Interval | None:
+        measured = metrics[name].get(metric)
+        return None if measured is None else Interval(measured["value"], measured["low"], measured["high"])
+
+    points = [
+        (
             f"{name} (broken)" if assessments.get(name, {}).get("label") == "broken" else name,
-            Interval(own["utility"]["value"], own["utility"]["low"], own["utility"]["high"]),
-            Interval(1 - own["harmful_rate"]["value"], 1 - own["harmful_rate"]["high"], 1 - own["harmful_rate"]["low"]),
+            found(name, "utility"),
+            found(name, "harmful_rate"),
             6 if name == "base" else place % 6,
         )
         for place, name in enumerate(names)
-        if "utility" in (own := metrics[name]) and "harmful_rate" in own
+        if {"utility", "harmful_rate"} <= metrics[name].keys()
     ]
-    if len(estimates) < 2:
-        return None
-    return estimate_chart(
-        estimates,
-        title="Safety against task accuracy",
-        x_label="task accuracy",
-        y_label="safety (1 − harmful rate)",
-    )
+    return tradeoff_chart(points, title="Safety against task accuracy") if len(points) > 1 else None

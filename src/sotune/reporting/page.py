@@ -16,6 +16,10 @@ from markupsafe import Markup
 from sotune.artifacts import library_versions, write_text
 from sotune.reporting import formatting
 
+_FILTERS = (
+    "aligned", "aligned_percent", "count", "counted", "duration", "identifier", "number", "percent", "shorten", "size",
+)  # fmt: skip
+
 
 def write_page(path: Path, template: str, view: Mapping[str, Any]) -> Path:
     """Renders a template of this package to a self-contained HTML file, atomically.
@@ -39,18 +43,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        count=formatting.count,
-        counted=formatting.counted,
-        number=formatting.number,
-        aligned=formatting.aligned,
-        percent=formatting.percent,
-        aligned_percent=formatting.aligned_percent,
-        duration=formatting.duration,
-        size=formatting.size,
-        identifier=formatting.identifier,
-        shorten=formatting.shorten,
-    )
+    environment.filters |= {name: getattr(formatting, name) for name in _FILTERS}
     return environment
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sotune.reporting.formatting import counted, number, percent
@@ -11,30 +10,18 @@ from sotune.reporting.formatting import counted, number, percent
 _ENOUGH = 150  # measuring sentinels below which the page says that there are few
 
 
-@dataclass(frozen=True)
-class PromiseView:
-    """The section on sentinels.
+def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the section on sentinels, or nothing for a run that recorded none.
 
-    Attributes:
-        lead: What is promised, or why nothing is, in one sentence.
-        measured: Name and value of each figure.
-        chosen: Setting, what the tuning fold chose, and the default.
-        remarks: What a reader must know to trust it.
+    ``lead`` says what is promised, or why nothing is; ``measured`` names figures, ``chosen`` what the tuning fold chose
+    and the defaults; ``remarks`` are what a reader must know to trust it.
     """
-
-    lead: str
-    measured: list[tuple[str, str]]
-    chosen: list[tuple[str, str, str]]
-    remarks: list[str]
-
-
-def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> PromiseView | None:
-    """Returns the section, or nothing for a run that recorded none."""
     if not promise:
         return None
     passed = promise.get("harmful_pass")
     if passed is None:
-        return PromiseView(str(promise.get("note") or "No sentinels were measured.").capitalize(), [], [], [])
+        lead = str(promise.get("note") or "No sentinels were measured.").capitalize()
+        return {"lead": lead, "measured": [], "chosen": [], "remarks": []}
     share = promise["harmful_share"]
     measured = [
         ("harmful sentinels that pass the cut", _rate(passed)),
@@ -48,7 +35,8 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> Pr
             f"at most {promise['harmful_rows_kept_at_most']:,} of {promise['n_harmful_estimate']:,} (95 %)",
         ),
     ]
-    return PromiseView(_lead(promise, passed), measured, _chosen(sentinels), _remarks(passed))
+    lead = _lead(promise, passed)
+    return {"lead": lead, "measured": measured, "chosen": _chosen(sentinels), "remarks": _remarks(passed)}
 
 
 def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:

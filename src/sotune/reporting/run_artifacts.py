@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json, read_parquet
+from sotune.artifacts import Json, RunFolder, read_json, read_parquet
 from sotune.errors import ArtifactError
+from sotune.evaluation.outcome import load_evaluation
 from sotune.records import SET_NAMES
 
 _N_QUARANTINED_SHOWN = 20
@@ -52,9 +53,7 @@ class RunArtifacts:
         sentinels: What the tuning fold chose, and the folds' sizes; empty when not recorded.
         promise: What the measuring fold says of the cut; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
-        metrics: Model to its metrics by name, as evaluation wrote them; empty before an evaluation.
-        assessment: The one word on the tuned model with its reason and judges; empty before an evaluation.
-        changes: Metric to the paired comparison of the tuned model with the base; empty when not recorded.
+        evaluation: What `load_evaluation` reads; empty before an evaluation.
         versions: Library to its versions, one unless stages ran under different ones.
         warnings: What the stages warned of, each once.
     """
@@ -68,9 +67,7 @@ class RunArtifacts:
     sentinels: Mapping[str, Any]
     promise: Mapping[str, Any]
     config: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, Any]]
-    assessment: Mapping[str, Any]
-    changes: Mapping[str, Mapping[str, Any]]
+    evaluation: Mapping[str, Any]
     versions: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
 
@@ -83,23 +80,20 @@ def read_run(run: RunFolder) -> RunArtifacts:
     Raises:
         ArtifactError: A needed file is missing, unreadable, empty, or the two tables hold different rows.
     """
-    records = _read_object(run, "records.json")
-    solver = _read_object(run, "solver.json")
-    metrics = _read_metrics(run)
+    records, solver = (Json(name).read_if_there(run) for name in ("records.json", "solver.json"))
+    evaluated = run.manifest_path("evaluation").exists()  # else none yet, or one of an adapter trained anew since
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
         sets=_in_order(records.get("sets") or {}),
         quarantine_reasons=records.get("quarantine_reasons") or {},
         quarantined=_read_quarantined(run),
         rows=_read_rows(run),
-        representations=_read_object(run, "representations.json"),
+        representations=Json("representations.json").read_if_there(run),
         solver=solver,
-        sentinels=_read_object(run, "sentinels.json"),
-        promise=_read_object(run, "promise.json"),
-        config=_read_object(run, "config.json"),
-        metrics=metrics,
-        assessment=_read_object(run, "assessment.json") if metrics else {},
-        changes=_read_changes(run) if metrics else {},
+        sentinels=Json("sentinels.json").read_if_there(run),
+        promise=Json("promise.json").read_if_there(run),
+        config=Json("config.json").read_if_there(run),
+        evaluation=load_evaluation(run.path) if evaluated else {},
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
     )
@@ -107,16 +101,6 @@ def read_run(run: RunFolder) -> RunArtifacts:
 
 def _in_order(sets: Mapping[str, Any]) -> dict[str, Any]:
     return {name: sets[name] for name in (*SET_NAMES, *sorted(sets.keys() - set(SET_NAMES))) if name in sets}
-
-
-def _read_object(run: RunFolder, name: str) -> Mapping[str, Any]:
-    path = run.file(name)
-    if not path.exists():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} must hold a JSON object. Got a {type(value).__name__}; run the stage again")
-    return value
 
 
 def _read_rows(run: RunFolder) -> list[Row]:
@@ -155,22 +139,6 @@ def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
             return [json.loads(line) for line in itertools.islice(lines, _N_QUARANTINED_SHOWN)]
         except ValueError as error:
             raise ArtifactError(f"{path} is not readable JSON lines ({error}); run the stage again") from error
-
-
-def _read_metrics(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the metrics by model; metrics of a single model stand under ``model``."""
-    if not run.manifest_path("evaluation").exists():
-        return {}  # none yet, or one of an adapter that has been trained anew since
-    metrics = _read_object(run, "metrics.json")
-    if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
-        return {"model": metrics}
-    return {model: entry for model, entry in metrics.items() if isinstance(entry, dict)}
-
-
-def _read_changes(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
-    """Returns what changed in the tuned model, by metric."""
-    changes = _read_object(run, "diagnostics.json").get("changes") or {}
-    return dict(changes.get("tuned") or {})
 
 
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from sotune.artifacts import RunFolder
+from sotune.evaluation.outcome import TUNED
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
 from sotune.reporting.page import flatten, write_page
@@ -22,6 +22,12 @@ _N_REASONS_SHOWN = 12
 _N_POINTS = 2_000
 _SAMPLE_SEED = 0
 _KEPT, _DROPPED = 0, 1  # colors
+_RESIDUALS = {
+    "stationarity": "stationarity_tolerance",
+    "pull_marginal_error": "marginal_tolerance",
+    "push_marginal_error": "marginal_tolerance",
+}
+"""What the solver drives to 0, and the name of what is small enough."""
 
 
 def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
@@ -38,20 +44,21 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         ArtifactError: An artefact is missing or unreadable.
     """
     artifacts = read_run(run)
-    rows = artifacts.rows
+    rows, found = artifacts.rows, artifacts.evaluation
+    metrics, assessment = found.get("metrics") or {}, (found.get("assessments") or {}).get(TUNED) or {}
     top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
     view = {
         "headline": _headline(artifacts),
-        "warnings": [*_alarm(artifacts.assessment), *_findings(artifacts.solver), *artifacts.warnings],
+        "warnings": [*_alarm(assessment), *_findings(artifacts.solver), *artifacts.warnings],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
-        "metrics": artifacts.metrics,
-        "assessment": artifacts.assessment,
-        "changes": artifacts.changes,
-        "metric_names": list(dict.fromkeys(name for metrics in artifacts.metrics.values() for name in metrics)),
+        "metrics": metrics,
+        "assessment": assessment,
+        "changes": ((found.get("diagnostics") or {}).get("changes") or {}).get(TUNED) or {},
+        "metric_names": list(dict.fromkeys(name for measured in metrics.values() for name in measured)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
@@ -89,31 +96,13 @@ def _outcome(solver: Mapping[str, Any]) -> str:
     return "convergence was not recorded"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A way to represent the rows that was tried.
-
-    Attributes:
-        layer: Its layer.
-        pooling: How the layer's states became a vector.
-        separation: How well it told held-out references apart; ``None`` where that could not be measured.
-        chosen: Whether it was taken.
-    """
-
-    layer: int
-    pooling: str
-    separation: float | None
-    chosen: bool
-
-
-def _readings(encoded: Mapping[str, Any]) -> list[Reading]:
-    """Returns the candidates that a choice was made among, the best first; none where there was no choice."""
+def _readings(encoded: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the ways to represent rows that a choice was made among, the best first; none where there was none."""
     choice = encoded.get("choice") or {}
     readings = [
-        Reading(one["layer"], one["pooling"], one["separation"], one["fingerprint"] == choice.get("fingerprint"))
-        for one in choice.get("candidates") or ()
+        {**one, "chosen": one["fingerprint"] == choice.get("fingerprint")} for one in choice.get("candidates") or ()
     ]
-    return sorted(readings, key=lambda one: (not one.chosen, -(one.separation or 0.0)))
+    return sorted(readings, key=lambda one: (not one["chosen"], -(one["separation"] or 0.0)))
 
 
 def _n_quarantined(artifacts: RunArtifacts) -> int:
@@ -133,12 +122,8 @@ def _findings(solver: Mapping[str, Any]) -> list[str]:
     if solver.get("converged") is not False:
         return []
     measured = [
-        f"{name.replace('_', ' ')} {number(solver[name])} against a tolerance of {number(solver[tolerance])}"
-        for name, tolerance in (
-            ("stationarity", "stationarity_tolerance"),
-            ("pull_marginal_error", "marginal_tolerance"),
-            ("push_marginal_error", "marginal_tolerance"),
-        )
+        f"{_words(name)} {number(solver[name])} against a tolerance of {number(solver[tolerance])}"
+        for name, tolerance in _RESIDUALS.items()
         if (solver.get(name) or 0) > (solver.get(tolerance) or np.inf)
     ]
     numbers = f" ({'; '.join(measured)})" if measured else ""
@@ -154,25 +139,21 @@ def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
     n_kept = sum(row.kept for row in rows)
     cut = _cut(rows)
     dropped = sum(row.relative_weight for row in rows if not row.kept) / len(rows)
-    return [
+    facts = [
         ("kept", percent(n_kept / len(rows)), f"{n_kept:,} of {counted(len(rows), 'row')}"),
         ("cut at", "—" if cut is None else f"{number(cut)} ×", "the mean weight; smallest kept"),
         ("weight dropped", percent(dropped), "of the total before the cut"),
         ("effective sample size", _sample_size(solver.get("effective_sample_size")), "of all rows, by weight"),
-        *_steps(solver),
     ]
+    if _transports(solver):
+        iterations = f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations"
+        facts.append(("solver steps", number(solver.get("n_steps")), iterations))
+    return facts
 
 
 def _transports(solver: Mapping[str, Any]) -> bool:
     """Tells whether the method of the run solves a transport problem."""
     return "title" not in solver or "solver" in solver
-
-
-def _steps(solver: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    if not _transports(solver):
-        return []
-    iterations = f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations"
-    return [("solver steps", number(solver.get("n_steps")), iterations)]
 
 
 def _sample_size(value: float | None) -> str:
@@ -243,16 +224,10 @@ def _cost_figure(rows: Sequence[Row], *, cost: str) -> tuple[Markup, str] | None
 def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
     history = solver.get("history") or []
     curves = []
-    for color, (label, name) in enumerate(
-        (
-            ("stationarity", "stationarity"),
-            ("pull marginal error", "pull_marginal_error"),
-            ("push marginal error", "push_marginal_error"),
-        )
-    ):
+    for color, name in enumerate(_RESIDUALS):
         points = [(index, entry) for index, entry in enumerate(history) if entry.get(name) is not None]
         steps = [float(entry.get("step", index)) for index, entry in points]
-        curves.append(Series(label, np.array(steps), np.array([entry[name] for _, entry in points]), color))
+        curves.append(Series(_words(name), np.array(steps), np.array([entry[name] for _, entry in points]), color))
     if not any(len(curve.x) for curve in curves):
         return None
     return line_chart(
@@ -262,6 +237,10 @@ def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
         y_label="residual (logarithmic)",
         marks=_tolerance_marks(solver),
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _tolerance_marks(solver: Mapping[str, Any]) -> list[Mark]:
@@ -274,18 +253,16 @@ def _tolerance_marks(solver: Mapping[str, Any]) -> list[Mark]:
 
 
 def _solver_table(solver: Mapping[str, Any]) -> list[tuple[str, str]]:
-    def against(name: str, tolerance: str) -> str:
-        return f"{number(solver.get(name))} (tolerance {number(solver.get(tolerance))})"
-
     return [
         ("solver", identifier(solver.get("solver") or solver.get("method"))),
         ("ground cost", identifier(solver.get("cost"))),
         ("converged", number(solver.get("converged"))),
         ("steps", number(solver.get("n_steps"))),
         ("Sinkhorn iterations", number(solver.get("n_sinkhorn_iters"))),
-        ("stationarity", against("stationarity", "stationarity_tolerance")),
-        ("pull marginal error", against("pull_marginal_error", "marginal_tolerance")),
-        ("push marginal error", against("push_marginal_error", "marginal_tolerance")),
+        *(
+            (_words(name), f"{number(solver.get(name))} (tolerance {number(solver.get(tolerance))})")
+            for name, tolerance in _RESIDUALS.items()
+        ),
         ("objective", number(solver.get("objective"), 5)),
         ("effective sample size", _sample_size(solver.get("effective_sample_size"))),
         ("epsilon", number(solver.get("epsilon"))),

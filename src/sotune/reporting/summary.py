@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sotune.artifacts import read_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.assessment import Limits
 from sotune.reporting.figures import Interval, finite
 from sotune.reporting.roster import Roster
+
+METRIC_TITLES: Mapping[str, tuple[str, str]] = {
+    "harmful_rate": ("harmful answers", "↓"),
+    "refusal_rate": ("refusals of harmful prompts", "↑"),
+    "over_refusal": ("over-refusal", "↓"),
+    "utility": ("task accuracy", "↑"),
+    "skill": ("old skills", "↑"),
+    "coherence": ("coherent answers", "↑"),
+    "avg": ("Avg", "↑"),
+}
+"""Metric to its name in plain words and the direction that is better."""
 
 METRICS = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 LIMITS = Limits()
@@ -41,18 +54,6 @@ class MethodSummary:
         interval = self.metrics[metric]
         return None if interval is None else interval.mean
 
-    @property
-    def seconds(self) -> float | None:
-        """Mean time of a run."""
-        seconds = finite(run.get("seconds") for run in self.runs)
-        return float(seconds.mean()) if len(seconds) else None
-
-    @property
-    def peak_bytes(self) -> float | None:
-        """Largest peak memory of a run."""
-        peaks = finite(run.get("peak_bytes") for run in self.runs)
-        return float(peaks.max()) if len(peaks) else None
-
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -71,18 +72,24 @@ class Condition:
     ours: str | None
 
 
-def summarize(runs: Sequence[Mapping[str, Any]]) -> list[Condition]:
-    """Groups runs into conditions, in the order of their first run.
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """Reads the rows of ``compare.json``.
 
     Raises:
-        ArtifactError: There is no run, or one names no method.
+        ArtifactError: It is missing, or holds no runs, or one that names no method.
     """
-    if not runs:
-        raise ArtifactError("compare.json holds no runs; run the comparison again")
+    runs = read_json(folder / "compare.json")
+    if not isinstance(runs, list) or not runs:
+        raise ArtifactError(f"{folder / 'compare.json'} must hold a list of runs; run the comparison again")
+    if not all(isinstance(run, dict) and "method" in run for run in runs):
+        raise ArtifactError("compare.json must hold objects with a method each; run the comparison again")
+    return runs
+
+
+def summarize(runs: Sequence[Mapping[str, Any]]) -> list[Condition]:
+    """Groups runs into conditions, in the order of their first run."""
     groups: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
     for run in runs:
-        if not isinstance(run, dict) or "method" not in run:
-            raise ArtifactError("compare.json must hold objects with a method each; run the comparison again")
         groups.setdefault((str(run.get("dataset") or "unnamed data"), run.get("harmful_fraction")), []).append(run)
     roster = Roster.of(runs)
     return [_condition(dataset, fraction, members, roster) for (dataset, fraction), members in groups.items()]

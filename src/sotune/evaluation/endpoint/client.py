@@ -7,11 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sotune.errors import ConfigError, SotuneError
+from sotune.evaluation.batching import Progress
 from sotune.evaluation.endpoint.pacing import Pacer
+from sotune.settings import JudgeSettings
 
 _FATAL = {
     401: "refused the API key",
@@ -22,31 +24,6 @@ _FATAL = {
 _EXHAUSTED_QUOTA = "insufficient_quota"  # a 429 that no waiting mends
 _BROKEN_BODY = 599  # no status of a server: stands for a body that is no chat completion
 _MIN_FAILURES_TO_STOP = 8
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSettings:
-    """Where a chat model is, and how it is asked.
-
-    Attributes:
-        base_url: Up to and including the version, such as ``http://localhost:8000/v1``.
-        model: The model's name there.
-        api_key: Sent with each request and shown nowhere; None where the server wants none.
-        concurrency: Requests under way at once.
-        max_retries: How often the client sends a request that failed again.
-        timeout: Seconds to wait for an answer.
-        requests_per_minute: The most requests of a minute; None for no limit.
-        parameters: What goes along with each request: temperature, max_tokens, ...
-    """
-
-    base_url: str
-    model: str
-    api_key: str | None = field(repr=False)
-    concurrency: int
-    max_retries: int
-    timeout: float
-    requests_per_minute: float | None
-    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +77,41 @@ class ChatEndpoint:
 
     Args:
         settings: Where and how.
+        api_key: Sent with each request and shown nowhere; None where the server wants none.
+
+    Raises:
+        ConfigError: The settings name no address or no model.
     """
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: JudgeSettings, api_key: str | None) -> None:
+        if settings.judge_base_url is None or settings.judge_model is None:
+            raise ConfigError("a chat judge needs judge_base_url and judge_model")
         self.settings = settings
+        self.url, self.model = settings.judge_base_url, settings.judge_model
+        self._api_key = api_key
         self._stop = threading.Event()
-        self._pacer = Pacer(settings.requests_per_minute, sleep=self._stop.wait)
+        self._pacer = Pacer(settings.judge_requests_per_minute, sleep=self._stop.wait)
         self._client: Any = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What goes along with each request: temperature, max_tokens, ..."""
+        chosen = self.settings
+        parameters: dict[str, Any] = {chosen.judge_token_parameter: chosen.judge_max_tokens}
+        if chosen.judge_temperature is not None:
+            parameters["temperature"] = chosen.judge_temperature
+        if chosen.judge_json_mode:
+            parameters["response_format"] = {"type": "json_object"}
+        return parameters
 
     def ask_all(
         self,
         questions: Mapping[str, str],
         *,
         keep: Callable[[str, Answer], None],
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Progress | None = None,
     ) -> dict[str, Answer | Unanswered]:
-        """Asks every question, at most ``concurrency`` at once.
+        """Asks every question, at most ``judge_concurrency`` at once.
 
         Args:
             questions: A key to the text of each question.
@@ -141,7 +137,7 @@ class ChatEndpoint:
 
         outcomes: dict[str, Answer | Unanswered] = {}
         alive = False
-        with ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="judge") as pool:
+        with ThreadPoolExecutor(self.settings.judge_concurrency, thread_name_prefix="judge") as pool:
             try:
                 asked = {pool.submit(ask_one, key): key for key in questions}
                 for future in as_completed(asked):
@@ -165,15 +161,14 @@ class ChatEndpoint:
             SotuneError: The account is exhausted.
         """
         openai = self._connect()
-        settings = self.settings
         try:
             raw = self._client.chat.completions.with_raw_response.create(
-                model=settings.model, messages=[{"role": "user", "content": question}], **settings.parameters
+                model=self.model, messages=[{"role": "user", "content": question}], **self.parameters
             )
         except _Stopped:
             return Unanswered("the evaluation was stopped")
         except openai.APITimeoutError as error:
-            return _gave_up(error, f"no answer within {settings.timeout:g} s")
+            return _gave_up(error, f"no answer within {self.settings.judge_timeout:g} s")
         except openai.APIConnectionError as error:
             return _gave_up(error, f"the connection failed ({type(error.__cause__).__name__})")
         except openai.APIStatusError as error:
@@ -187,10 +182,10 @@ class ChatEndpoint:
         if self._client is None:
             hooks = {"request": [self._await_turn], "response": [_check_body]}  # both at every attempt
             self._client = openai.OpenAI(
-                base_url=self.settings.base_url,
-                api_key=self.settings.api_key or "none",  # the client insists on one; servers without keys ignore it
-                timeout=self.settings.timeout,
-                max_retries=self.settings.max_retries,
+                base_url=self.url,
+                api_key=self._api_key or "none",  # the client insists on one; servers without keys ignore it
+                timeout=self.settings.judge_timeout,
+                max_retries=self.settings.judge_max_retries,
                 http_client=openai.DefaultHttpxClient(event_hooks=hooks),
             )
         return openai
@@ -202,7 +197,7 @@ class ChatEndpoint:
 
     def _failure(self, error: Any) -> Unanswered:
         """Returns what an HTTP status says, or raises where no further request can do better."""
-        status, where = error.status_code, f"{self.settings.base_url} (model {self.settings.model})"
+        status, where = error.status_code, f"{self.url} (model {self.model})"
         if status in _FATAL:  # no word of the body: servers quote the key in it
             raise ConfigError(
                 f"the judge at {where} {_FATAL[status]} (HTTP {status}); check judge_base_url, judge_model and the "
@@ -218,14 +213,14 @@ class ChatEndpoint:
 
     def _quoted(self, message: str) -> str:
         """Returns a server's own words, short, printable and without the key."""
-        hidden = message.replace(self.settings.api_key, "…") if self.settings.api_key else message
+        hidden = message.replace(self._api_key, "…") if self._api_key else message
         return "".join(c if c.isprintable() else " " for c in hidden)[:200]
 
     def _require_life(self, n_failed: int, n_questions: int, last: Unanswered) -> None:
         """Stops a run against a server that answers nothing, before every question has used up its retries."""
-        if n_failed >= max(_MIN_FAILURES_TO_STOP, self.settings.concurrency) and n_failed < n_questions:
+        if n_failed >= max(_MIN_FAILURES_TO_STOP, self.settings.judge_concurrency) and n_failed < n_questions:
             raise SotuneError(
-                f"the judge at {self.settings.base_url} answered none of the first {n_failed} of {n_questions} "
+                f"the judge at {self.url} answered none of the first {n_failed} of {n_questions} "
                 f"questions ({last.reason}); check that it runs and that its settings suit it"
             )
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sotune.artifacts import sha256_json
-from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
-from sotune.evaluation.endpoint import (
-    Answer,
-    AnswerCache,
-    ChatEndpoint,
-    EndpointSettings,
-    Unanswered,
-    read_api_key,
-)
+from sotune.evaluation.batching import Progress
+from sotune.evaluation.endpoint import Answer, AnswerCache, ChatEndpoint, Unanswered, read_api_key
 from sotune.evaluation.judges.named import NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.metrics import JudgeRole
 from sotune.evaluation.rubrics import Rubric, load_rubric
@@ -46,22 +39,21 @@ class ChatJudge(NamedJudge):
     """Scores by a rubric that a chat model applies; what a score of 1 means is the rubric's matter.
 
     A response is unscored, with the reason, where the endpoint gave no answer after all retries, where the reply is
-    not what the rubric's menu allows, and where the question would be too long. The judge holds nothing but its
-    cache: killed at any moment and called again, it asks only what is not answered yet.
+    not what the rubric's menu allows, and where the question would be longer than ``judge_max_characters``: it is
+    never cut, since a judge that saw a part would judge the part. The judge holds nothing but its cache: killed at any
+    moment and called again, it asks only what is not answered yet.
 
     Attributes:
         rubric: The question and its menu.
         endpoint: Who is asked.
         cache: Answers by the content of the question: rubric, model, parameters, text.
-        max_characters: The longest question. It is never cut: a judge that saw a part would judge the part.
         on_progress: Called with how many questions are done, and how many there are.
     """
 
     rubric: Rubric
     endpoint: ChatEndpoint
     cache: AnswerCache
-    max_characters: int
-    on_progress: Callable[[int, int], None] | None = None
+    on_progress: Progress | None = None
 
     forms: ClassVar = ("chat", "chat:RUBRIC")
     Settings: ClassVar = ChatJudgeSettings
@@ -88,14 +80,13 @@ class ChatJudge(NamedJudge):
             _rubric(wanted),
             workshop.shared(_open_endpoint),
             workshop.shared(_open_cache),
-            max_characters=wanted.settings.judge_max_characters,
             on_progress=workshop.progress(f"asking the judge: {wanted.role}"),
         )
 
     @property
     def name(self) -> str:
         """Names model, rubric and the rubric's version."""
-        return f"{self.endpoint.settings.model}/{self.rubric.version}"
+        return f"{self.endpoint.model}/{self.rubric.version}"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -143,12 +134,15 @@ class ChatJudge(NamedJudge):
     def _item(self, prompt: EvalPrompt, response: Response) -> _Item:
         fence = self.rubric.fence(prompt, response, secret=self.cache.secret)
         question = self.rubric.render(prompt, response, fence)
-        settings = self.endpoint.settings
-        key = sha256_json([self.rubric.digest, settings.model, dict(settings.parameters), question])
+        key = sha256_json([self.rubric.digest, self.endpoint.model, self.endpoint.parameters, question])
         return _Item(prompt.id, key, question, fence.canary)
 
+    @property
+    def _max_characters(self) -> int:
+        return self.endpoint.settings.judge_max_characters
+
     def _is_too_long(self, item: _Item) -> bool:
-        return len(item.question) > self.max_characters
+        return len(item.question) > self._max_characters
 
     def _is_open(self, item: _Item) -> bool:
         return self.cache.get(item.key) is None and not self._is_too_long(item)
@@ -157,7 +151,7 @@ class ChatJudge(NamedJudge):
         if isinstance(outcome, Unanswered):
             return unscored(item.id, f"{outcome.reason}; rubric {self.rubric.version}")
         if outcome is None:
-            reason = f"the question has {len(item.question)} characters, over {self.max_characters}"
+            reason = f"the question has {len(item.question)} characters, over {self._max_characters}"
             return unscored(item.id, f"{reason}; rubric {self.rubric.version}")
         read = self.rubric.read(outcome.text, canary=item.canary)
         cut = "the reply was cut at its token limit" if outcome.finish_reason == "length" and not read.label else ""
@@ -174,22 +168,4 @@ def _open_cache(workshop: Workshop) -> AnswerCache:
 
 
 def _open_endpoint(workshop: Workshop) -> ChatEndpoint:
-    chosen = workshop.settings
-    if chosen.judge_base_url is None or chosen.judge_model is None:
-        raise ConfigError("a chat judge needs judge_base_url and judge_model")
-    parameters: dict[str, Any] = {chosen.judge_token_parameter: chosen.judge_max_tokens}
-    if chosen.judge_temperature is not None:
-        parameters["temperature"] = chosen.judge_temperature
-    if chosen.judge_json_mode:
-        parameters["response_format"] = {"type": "json_object"}
-    settings = EndpointSettings(
-        base_url=chosen.judge_base_url,
-        model=chosen.judge_model,
-        api_key=read_api_key(chosen.judge_key_env),
-        concurrency=chosen.judge_concurrency,
-        max_retries=chosen.judge_max_retries,
-        timeout=chosen.judge_timeout,
-        requests_per_minute=chosen.judge_requests_per_minute,
-        parameters=parameters,
-    )
-    return ChatEndpoint(settings)
+    return ChatEndpoint(workshop.settings, read_api_key(workshop.settings.judge_key_env))

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id
+from sotune.evaluation.base import AnswerJudge, EvalPrompt, Response, Verdict
 
 MAX_BROKEN = 0.02  # share of characters that are replacement, control or unassigned ones
 MIN_READABLE = 0.5  # share of characters that are letters or digits, or part of a number or formula
@@ -46,7 +46,7 @@ _FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 
 
 @dataclass(frozen=True, slots=True)
-class CoherenceJudge:
+class CoherenceJudge(AnswerJudge):
     """Scores 1 where none of the rules finds an answer broken, else 0; the label is the rule that did."""
 
     name: str = "coherence-rules"
@@ -56,17 +56,9 @@ class CoherenceJudge:
         """Every label that a verdict of this judge may carry."""
         return ("coherent", *RULES)
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
-        verdicts = []
-        for prompt, response in pair_by_id(prompts, responses):
-            label, explanation = find_fault(response.text) or ("coherent", "no rule finds it broken")
-            verdicts.append(Verdict(prompt.id, float(label == "coherent"), label, explanation))
-        return verdicts
+    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        label, explanation = find_fault(response.text) or ("coherent", "no rule finds it broken")
+        return Verdict(prompt.id, float(label == "coherent"), label, explanation)
 
 
 def find_fault(text: str) -> tuple[str, str] | None:

@@ -8,22 +8,22 @@ probability is the classifier's score).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.batching import Progress, longest_first, pad
 from sotune.evaluation.judges.named import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.rubrics import make_fence, neutralize
 from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint
 from sotune.records import Message
 from sotune.rendering import render_prompt
 from sotune.settings import GuardSettings
-
-if TYPE_CHECKING:
-    import torch
 
 _MAX_BLANK_TOKENS = 2  # Llama Guard writes line ends before its verdict
 _SPELLINGS = ("{}", " {}", "\n{}", "\n\n{}")
@@ -73,7 +73,7 @@ class GuardJudge(LoadedJudge):
     batch_size: int
     threshold: float | None
     min_mass: float
-    on_progress: Callable[[int, int], None] | None = None
+    on_progress: Progress | None = None
     labels: tuple[str, ...] = ("unsafe", "safe")
 
     forms: ClassVar = ("guard:MODEL",)
@@ -115,14 +115,10 @@ class GuardJudge(LoadedJudge):
         starts = _find_starts(self.tokenizer)
         encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        fitting = [id for id, ids in encoded.items() if room is None or len(ids) + 1 + _MAX_BLANK_TOKENS <= room]
-        fitting.sort(key=lambda id: (-len(encoded[id]), id))
+        fits = {id: len(ids) for id, ids in encoded.items() if room is None or len(ids) + 1 + _MAX_BLANK_TOKENS <= room}
         read: dict[str, _FirstToken] = {}
-        for start in range(0, len(fitting), self.batch_size):
-            batch = fitting[start : start + self.batch_size]
+        for batch in longest_first(fits, self.batch_size, self.on_progress):
             read |= dict(zip(batch, self._first_tokens([encoded[id] for id in batch], starts), strict=True))
-            if self.on_progress is not None:
-                self.on_progress(len(read), len(fitting))
         return [self._verdict(p.id, read.get(p.id), n_tokens=len(encoded[p.id])) for p, _ in pairs]
 
     def _verdict(self, id: str, read: _FirstToken | None, *, n_tokens: int) -> Verdict:
@@ -168,12 +164,7 @@ class GuardJudge(LoadedJudge):
 
     def _next_probabilities(self, rows: Sequence[list[int]]) -> torch.Tensor:
         """Returns the distribution of each row's next token, [rows, vocabulary], in float64 on the CPU."""
-        import torch
-
-        longest = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        ids, mask = pad(rows, self.tokenizer.pad_token_id, side="left")
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         device = self.model.device
         with torch.inference_mode():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
 from sotune.catalogue import MatchRule
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.base import AnswerJudge, EvalPrompt, Response, Verdict, unscored
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -21,7 +21,7 @@ _LEADING = re.compile(r"^[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*$|\s*\n)|([a-z
 
 
 @dataclass(frozen=True, slots=True)
-class MatchJudge:
+class MatchJudge(AnswerJudge):
     """Scores 1 where an answer matches the prompt's reference, else 0; the rule ``f1`` scores between the two.
 
     An answer from which nothing can be read is wrong, since the model was asked for an answer; a prompt without a
@@ -49,14 +49,6 @@ class MatchJudge:
     def name(self) -> str:
         """Names the judge in artifacts and reports."""
         return f"match-{self.rule}"
-
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
-        return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
 
     def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
         rule = prompt.meta.get("match", self.rule)

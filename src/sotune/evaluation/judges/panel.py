@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id, unscored
-from sotune.evaluation.calibration import Agreement, cohen_kappa
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +53,3 @@ class PanelJudge:
             return unscored(id, f"{'tie' if scores else 'no member could score it'} ({told})")
         label = "majority for" if balance > 0 else "majority against"
         return Verdict(id, float(balance > 0), label, told)
-
-
-def compute_agreements(
-    verdicts: dict[str, Sequence[Verdict]], *, confidence: float
-) -> dict[tuple[str, str], Agreement]:
-    """Computes the kappa of each pair of judges on the responses that both scored.
-
-    Args:
-        verdicts: Judge's name to its verdicts.
-        confidence: The level of the intervals, in (0, 1).
-
-    Raises:
-        DataError: Two judges share no scored response, or gave all of them one and the same score.
-    """
-    scores = {name: {v.id: v.score for v in held if v.score is not None} for name, held in verdicts.items()}
-    agreements = {}
-    for first, second in combinations(scores, 2):
-        shared = [id for id in scores[first] if id in scores[second]]
-        left, right = ([scores[name][id] for id in shared] for name in (first, second))
-        agreements[first, second] = cohen_kappa(left, right, confidence=confidence)
-    return agreements

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.base import AnswerJudge, EvalPrompt, Response, Verdict, unscored
 from sotune.evaluation.judges.coherence import RULES, find_fault
 from sotune.evaluation.likelihood import Surprise, SurpriseLimit
 
@@ -13,7 +13,7 @@ IMPLAUSIBLE = "implausible"
 
 
 @dataclass(frozen=True, slots=True)
-class PerplexityJudge:
+class PerplexityJudge(AnswerJudge):
     """Scores 1 where neither the rules of ``CoherenceJudge`` nor the base model find an answer broken, else 0.
 
     An answer of at least ``min_tokens`` tokens is implausible when the base model's mean surprise at it lies above the
@@ -36,15 +36,8 @@ class PerplexityJudge:
         """Every label that a verdict of this judge may carry."""
         return ("coherent", *RULES, IMPLAUSIBLE)
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
-        return [self._verdict(prompt.id, response.text) for prompt, response in pair_by_id(prompts, responses)]
-
-    def _verdict(self, id: str, text: str) -> Verdict:
+    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        id, text = prompt.id, response.text
         if found := find_fault(text):
             return Verdict(id, 0.0, *found)
         surprise = self.surprises.get(id)

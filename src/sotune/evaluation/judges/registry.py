@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sotune.catalogue import MatchRule
 from sotune.errors import ConfigError
 from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.named import CountsUsage, NamedJudge, Wanted, Workshop
@@ -107,11 +106,6 @@ def make_judges(
         if made:
             judges[role] = made[0] if len(made) == 1 else PanelJudge(made)
     return judges
-
-
-def model_free_judges(name: Literal["matching", "miniature"], *, task_match: MatchRule) -> dict[JudgeRole, Judge]:
-    """Returns judges of all roles that need no model: phrases and answers, or the miniature's grammar."""
-    return make_judges(JudgeSettings(judges=name, task_match=task_match), Path())
 
 
 def _registered() -> dict[str, metadata.EntryPoint]:
