@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sotune.artifacts import atomic_path
 from sotune.errors import ArtifactError
-from sotune.representations.base import EncodedSet, find_keys, keys_from_hex
+from sotune.representations.encoder import EncodedSet, find_keys, keys_from_hex
 
 _N_NAMED = 5
 
@@ -82,14 +82,6 @@ class RepresentationCache:
         """
         shards = self.read(fingerprint)
         return CacheIndex({name: shards[name] for name in (shards if names is None else names) if name in shards})
-
-    def load(self, fingerprint: str, keys: Sequence[str]) -> Tensor:
-        """Reads the vectors of texts that are cached, [n, d] float32, in the order of the keys.
-
-        Raises:
-            ArtifactError: A text is not cached.
-        """
-        return self.index(fingerprint).load(keys, keys).values
 
 
 class CacheIndex:

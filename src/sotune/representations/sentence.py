@@ -16,13 +16,13 @@ from sotune.errors import ConfigError
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render
-from sotune.representations.base import OnProgress, PreparedTexts, encode_records, keys_from_hex
+from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 
 Parts = Literal["together", "apart"]
 PARTS: tuple[Parts, ...] = get_args(Parts)
 
 
-class SentenceEncoder:
+class SentenceEncoder(Encoder):
     """Encodes records by a sentence-transformers model, over the paper's rendering.
 
     Long texts are cut before rendering, to the end of the prompt and the start of the completion, since such models
@@ -74,16 +74,6 @@ class SentenceEncoder:
             **({} if self._parts == "together" else {"template": None, "parts": self._parts}),
         }
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Hash of the description; together with a text's key it names a vector."""
-        return sha256_json({key: value for key, value in self.description.items() if key != "name"})[:16]
-
-    @functools.cached_property
-    def dimension(self) -> int:
-        """Width d of the vectors."""
-        return int(self._model.get_embedding_dimension()) * (1 if self._parts == "together" else 2)
-
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of what is read of the record, in hexadecimal."""
         return _key(self._texts(record))
@@ -115,14 +105,6 @@ class SentenceEncoder:
             show_progress_bar=False,
         )
         return values.to(device="cpu", dtype=torch.float32)
-
-    def encode(self, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
-        """Encodes records without a cache, [n, d] float32 on the CPU, in their order.
-
-        Raises:
-            DataError: There are no records, or a representation is not finite.
-        """
-        return encode_records(self, records, progress=progress)
 
     @functools.cached_property
     def _model(self) -> Any:
