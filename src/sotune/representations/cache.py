@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sotune.artifacts import atomic_path
@@ -65,8 +67,6 @@ class RepresentationCache:
 
     def write(self, fingerprint: str, name: str, shard: StoredShard) -> None:
         """Writes one shard, atomically; a damaged one of that name is replaced."""
-        from safetensors.torch import save_file
-
         with atomic_path(self.folder / fingerprint / f"shard-{name}.safetensors") as temporary:
             save_file(shard.tensors(), temporary, metadata={"sha256": shard.checksum()})
 
@@ -186,8 +186,6 @@ class MappedRows:
 
 def _open_shard(path: Path) -> StoredShard | None:
     """Maps a shard file; None, with a warning, for one whose bytes are not those that were written."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             shard = StoredShard(*(file.get_tensor(name) for name in ("keys", "representations", "truncated")))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sotune.artifacts import sha256_json, sha256_text
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, first_line
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render
@@ -121,9 +121,8 @@ class SentenceEncoder(Encoder):
                 self._spec.name, device=self._spec.device, model_kwargs={"use_safetensors": True}
             )
         except (OSError, ValueError, KeyError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConfigError(
-                f"encoder {self._spec.name!r} could not be loaded ({reason}); name a folder that holds a "
+                f"encoder {self._spec.name!r} could not be loaded ({first_line(error)}); name a folder that holds a "
                 f"sentence-transformers model"
             ) from None
         model.max_seq_length = min(self._max_tokens, model.max_seq_length or self._max_tokens)
