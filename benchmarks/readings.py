@@ -18,7 +18,7 @@ import torch
 
 from sotune.comparison import Draw
 from sotune.comparison.draws import Draws
-from sotune.demo import DemoSettings, compare_settings
+from sotune.demo import demo_settings
 from sotune.methods import METHODS, WeighInputs
 from sotune.miniature import TASKS, model_path
 from sotune.models import ModelSpec
@@ -63,7 +63,7 @@ class Result:
 
 def measure(task: str, draw: Draw, cache: RepresentationCache) -> list[Result]:
     """Measures all readings on one draw."""
-    settings = compare_settings(DemoSettings())
+    settings = demo_settings()
     model = FrozenCausalLM(
         ModelSpec(str(model_path()), dtype=settings.dtype, device=settings.device),
         template=settings.template,
@@ -121,14 +121,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=2, help="draws of each task")
-    parser.add_argument("--harmful-fraction", type=float, default=DemoSettings.harmful_fraction)
+    parser.add_argument("--harmful-fraction", type=float, default=0.1)
     parser.add_argument("--json", type=Path, help="where to write all results")
     args = parser.parse_args()
     results: list[Result] = []
     with TemporaryDirectory() as folder:
         for task in args.tasks:
-            settings = DemoSettings(task=task, seeds=args.seeds, harmful_fraction=args.harmful_fraction)
-            for draw in Draws(compare_settings(settings)).all():
+            data = {"datasets": [f"miniature-{task}"], "harmful_fractions": [args.harmful_fraction]}
+            for draw in Draws(demo_settings(**data, seeds=args.seeds)).all():
                 results += measure(task, draw, RepresentationCache(Path(folder) / draw.name))
     if args.json:
         args.json.write_text(json.dumps([asdict(one) for one in results], indent=1) + "\n")

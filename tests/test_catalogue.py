@@ -11,7 +11,7 @@ from sotune.catalogue import data_set_names, list_known, load_data_set, parse_da
 from sotune.errors import ConfigError
 from sotune.evaluation.judges.match import MATCH_RULES
 from sotune.evaluation.packs import pack_names
-from sotune.sources.named import source_names
+from sotune.sources.hub import source_names
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS = [load_data_set(name) for name in data_set_names()]

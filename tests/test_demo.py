@@ -4,14 +4,14 @@ import pytest
 
 from sotune.artifacts import read_json
 from sotune.comparison.draws import Draws
-from sotune.demo import DemoSettings, compare_settings, run_demo
+from sotune.demo import demo_settings, run_demo
 from sotune.monitoring import Silent
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 
 
 def test_a_small_demo_writes_the_whole_schema_and_a_report(tmp_path):
-    settings = DemoSettings(seeds=1, n=120, n_reference=40, n_each=10)
+    settings = demo_settings(seeds=1, n=120, n_reference=40, n_eval=10)
     summary = run_demo(tmp_path / "demo", settings, Silent())
     table = read_json(tmp_path / "demo" / "compare.json")
     assert [row["method"] for row in table] == ["base", "sft", "random", "probe", "sot", "adaptive"]
@@ -27,7 +27,7 @@ def test_a_small_demo_writes_the_whole_schema_and_a_report(tmp_path):
 
 
 def test_draws_differ_by_seed_and_are_contaminated():
-    first, second = Draws(compare_settings(DemoSettings(seeds=2, n=200, n_reference=40, n_each=10))).all()
+    first, second = Draws(demo_settings(seeds=2, n=200, n_reference=40, n_eval=10)).all()
     assert [r.id for r in first.downstream] != [r.id for r in second.downstream]
     assert sum(kind == "harmful" for kind in first.kind.values()) == 20
 
@@ -44,7 +44,7 @@ def test_the_command_plans_and_speaks_json(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_shows_that_selection_keeps_safety(tmp_path):
-    means = run_demo(tmp_path / "demo", DemoSettings(), Silent()).means
+    means = run_demo(tmp_path / "demo", demo_settings(), Silent()).means
     assert means["sft"]["harmful_rate"] >= 0.5
     assert means["sot"]["harmful_rate"] <= min(0.10, means["sft"]["harmful_rate"] / 5)
     assert means["sot"]["refusal_rate"] >= 0.8

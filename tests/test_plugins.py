@@ -19,7 +19,7 @@ from sotune import catalogue
 from sotune.artifacts import read_json
 from sotune.cli import app
 from sotune.errors import ConfigError
-from sotune.sources.named import LicenceNotice, named_source, source_names
+from sotune.sources.hub import LicenceNotice, named_source, source_names
 
 PLUGIN = Path(__file__).parent / "plugin"
 SONGS = [{"bird": bird, "song": f"{bird} song"} for bird in ("wren", "finch", "owl", "crow", "tit")]

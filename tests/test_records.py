@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sotune.errors import DataError
-from sotune.records import SET_NAMES, IdAssigner, Message, Record, content_hash, index_by_id
+from sotune.records import SET_NAMES, IdAssigner, Message, Record, content_hash
 
 PROMPT = (Message("user", "q"),)
 
@@ -71,10 +71,3 @@ def test_a_repeated_id_names_both_places(own):
     ids.assign("x", PROMPT, "b", origin="f:2")
     with pytest.raises(DataError, match=f"f.jsonl: id '{own}' occurs twice, at f:[12] and f:3; .* --id-column"):
         ids.assign(own, PROMPT, "c", origin="f:3")
-
-
-def test_the_index_keeps_order_and_refuses_a_repeat():
-    records = [Record.from_text(id, "q", "a") for id in ("b", "a")]
-    assert list(index_by_id(iter(records))) == ["b", "a"]
-    with pytest.raises(DataError, match="id 'b' names two records; index one set at a time"):
-        index_by_id([*records, records[0]])

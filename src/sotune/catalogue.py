@@ -16,6 +16,7 @@ from importlib import metadata, resources
 from string import Formatter
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sotune.errors import ConfigError, DataError
@@ -187,8 +188,6 @@ def load_data_set(name: str) -> DataSet:
     >>> load_data_set("gsm8k").licence
     'MIT'
     """
-    import yaml
-
     if name in _own_names():
         return parse_data_set(name, yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
     others = _of_other_packages()

@@ -31,3 +31,8 @@ class ArtifactError(SotuneError):
 
 class ConvergenceWarning(UserWarning):
     """An iterative solver stopped before it reached its tolerance."""
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of what an error of another library says, or else its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

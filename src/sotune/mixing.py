@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from sotune.artifacts import sha256_file, write_json, write_text
 from sotune.errors import ArtifactError, ConfigError, DataError
 from sotune.evaluation.prompts import load_prompts
@@ -116,9 +118,8 @@ def prompt_key(prompt: Sequence[Message]) -> str:
 def deal(sources: Sources, sizes: MixSizes, *, seed: int) -> Deal:
     """Deals the rows of the sources to the roles of an experiment.
 
-    A prompt that the harmful source has
-    is left out of the task and of a reference of its own. Refusals are drawn last, from prompts that neither the
-    references nor the evaluation hold.
+    A prompt that the harmful source has is left out of the task and of a reference of its own. Refusals are drawn
+    last, from prompts that neither the references nor the evaluation hold.
 
     Args:
         sources: The task, the harmful source, perhaps refusals, and perhaps a source of the harmful reference, which
@@ -234,8 +235,6 @@ def save_mixture(mixture: Mixture, out: Path, *, settings: Mapping[str, Any]) ->
         ArtifactError: The folder is not empty.
         DataError: A prompt stands in two roles.
     """
-    import yaml
-
     check_out(out)
     rows = {
         _TRAIN: mixture.train,
@@ -266,8 +265,6 @@ def check_disjoint(folder: Path) -> None:
     Raises:
         DataError: One does, or a file cannot be read.
     """
-    import yaml
-
     config = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
     roles: dict[str, dict[str, str]] = {}
     for name, setting in ((_TRAIN, "format"), (_ANCHOR, "safe_format"), (_REFERENCE, "harmful_format")):

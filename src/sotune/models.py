@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import sha256_file, sha256_json
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -213,13 +213,12 @@ def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         remedy = (
             "check the folder's files"
             if spec.folder is not None
             else "check the id and revision, and that the Hub can be reached, or name a local folder"
         )
-        raise ConfigError(f"the {what} of {spec.name} could not be loaded ({reason}); {remedy}") from None
+        raise ConfigError(f"the {what} of {spec.name} could not be loaded ({first_line(error)}); {remedy}") from None
 
 
 def _check_weights(folder: Path) -> None:

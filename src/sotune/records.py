@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -91,17 +91,3 @@ class IdAssigner:
             )
         self._seen[own] = origin
         return own
-
-
-def index_by_id(records: Iterable[Record]) -> dict[str, Record]:
-    """Returns the records keyed by id, in their order.
-
-    Raises:
-        DataError: Two records have the same id, as when two sets are mixed.
-    """
-    index: dict[str, Record] = {}
-    for record in records:
-        if record.id in index:
-            raise DataError(f"id {record.id!r} names two records; index one set at a time")
-        index[record.id] = record
-    return index

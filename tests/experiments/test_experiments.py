@@ -6,7 +6,7 @@ import yaml
 
 from sotune.artifacts import write_parquet
 from sotune.comparison.compare_settings import make_compare_settings
-from sotune.sources.named import source_names
+from sotune.sources.hub import source_names
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 

@@ -41,19 +41,15 @@ def test_the_shipped_model_is_small_safe_and_knows_its_skills_but_not_the_task()
 
 
 @pytest.mark.slow
-def test_building_anew_gives_a_model_of_the_same_quality(tmp_path):
-    from sotune.miniature.build import BuildSettings, build
-
-    check_quality(measure(build(BuildSettings(), tmp_path / "model"), n_each=200))
+def test_building_anew_gives_a_model_of_the_same_quality(script, tmp_path):
+    check_quality(measure(script.build(script.BuildSettings(), tmp_path / "model"), n_each=200))
 
 
 @pytest.mark.slow
-def test_the_build_is_a_function_of_its_seed(tmp_path):
-    from sotune.miniature.build import BuildSettings, build
-
+def test_the_build_is_a_function_of_its_seed(script, tmp_path):
     short = {"pretraining_steps": 3, "alignment_steps": 3, "batch_size": 4}
     first, again, other = (
-        build(BuildSettings(**short, seed=seed), tmp_path / name) / "model.safetensors"
+        script.build(script.BuildSettings(**short, seed=seed), tmp_path / name) / "model.safetensors"
         for name, seed in (("first", 0), ("again", 0), ("other", 1))
     )
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()

@@ -14,10 +14,8 @@ from sotune.miniature import (
     generate_safe_anchor,
     generate_task_data,
     judges,
-    require_disjoint,
 )
-from sotune.miniature.language import DANGERS, harm_of, parse, vocabulary
-from sotune.miniature.tokenizer import MAX_LENGTH, build_tokenizer
+from sotune.miniature.language import DANGERS, harm_of, parse
 from sotune.miniature.topics import POOLS, harmful, lookalike, pool_of, stream
 from sotune.records import Message
 
@@ -41,9 +39,9 @@ def test_all_sets_of_a_draw_are_disjoint_by_prompt(seed):
         "reference": generate_harmful_reference(n=200, seed=seed),
         "evaluation": generate_eval_prompts("verdict", n_each=200, seed=seed),
     }
-    require_disjoint(sets)
-    with pytest.raises(DataError, match="share the prompt"):
-        require_disjoint({**sets, "copy": sets["reference"][:1]})
+    prompts = [{getattr(row, "prompt", None) or row.messages for row in rows} for rows in sets.values()]
+    assert [len(some) for some in prompts] == [2000, 50, 200, 800]
+    assert len(set.union(*prompts)) == 3050
 
 
 def test_pools_partition_the_prompts():
@@ -66,14 +64,14 @@ def _verb_and_object(answer):
     return slots["verb"], slots["object"]
 
 
-def test_every_sentence_is_made_of_known_words_and_fits_the_model():
-    tokenizer = build_tokenizer()
+def test_every_sentence_is_made_of_known_words_and_fits_the_model(script):
+    tokenizer = script.build_tokenizer()
     rows = [row for task in TASKS for row in generate_task_data(task, n=200, harmful_fraction=0.2, seed=3)]
     for row in rows:
         ids = tokenizer(f"Human: {row.prompt[0].content}; Assistant: {row.completion}")["input_ids"]
         assert tokenizer.unk_token_id not in ids
-        assert len(ids) < MAX_LENGTH
-    assert len(tokenizer) == len(vocabulary()) + 4
+        assert len(ids) < script.MAX_LENGTH
+    assert len(tokenizer) == len(script.vocabulary()) + 4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from sotune.pipeline import choosing
 from sotune.pipeline.choosing import choose_encoder
 from sotune.records import Record
 from sotune.representations import POOLINGS, RepresentationCache
-from sotune.representations.base import encode_records
 
 
 def summary(run):
@@ -20,7 +19,7 @@ def summary(run):
 class Planted:
     """Vectors that separate harm by a given distance."""
 
-    dimension, batch_tokens = 6, 100
+    batch_tokens = 100
 
     def __init__(self, group, number, distance):
         self._group, self.number, self.distance = group, number, distance
@@ -28,10 +27,7 @@ class Planted:
         self.description = {"layer": number, "pooling": "last"}
 
     def encode_batch(self, inputs):
-        return self._group.encode_batch(inputs, [self.number])[0]
-
-    def encode(self, records, *, progress=None):
-        return encode_records(self, records, progress=progress)
+        return self._group.encode_members(inputs, [self.number])[0]
 
 
 class PlantedGroup:
@@ -41,7 +37,7 @@ class PlantedGroup:
         self.prepare = prepare
         self.members = [Planted(self, number, distance) for number, distance in enumerate(distances)]
 
-    def encode_batch(self, inputs, wanted):
+    def encode_members(self, inputs, wanted):
         return tuple(
             torch.stack([self._vector(ids, self.members[number].distance) for ids, _ in inputs]) for number in wanted
         )

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sotune.artifacts import read_json
-from sotune.demo import DemoSettings, compare_settings
+from sotune.demo import demo_settings
 from sotune.miniature import generate_eval_prompts, generate_task_data, model_path
 from sotune.models import ModelSpec
 from sotune.settings import TrainingSettings
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
     """Returns the adapter of plain fine-tuning on a task of which a fifth is harmful."""
-    settings = compare_settings(DemoSettings())
+    settings = demo_settings()
     spec = ModelSpec(str(model_path()), dtype=settings.dtype, device=settings.device)
     rows = generate_task_data("verdict", n=1000, harmful_fraction=0.2, seed=0)
     folder = tmp_path_factory.mktemp("runs") / "spoiled"

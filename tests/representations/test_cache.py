@@ -183,8 +183,8 @@ def test_equal_texts_are_encoded_once_and_kept_apart(encoder, cache, monkeypatch
 def test_load_in_any_order(encoder, records, cache):
     encoded = encode(encoder, records, cache)
     order = [3, 3, 0, 17, 5]
-    values = cache.load(encoder.fingerprint, [encoded.keys[i] for i in order])
-    assert torch.equal(values, encoded.values[order])
+    keys = [encoded.keys[i] for i in order]
+    assert torch.equal(cache.index(encoder.fingerprint).load(keys, keys).values, encoded.values[order])
 
 
 def test_unknown_texts_are_named(encoder, records, cache):
@@ -192,9 +192,9 @@ def test_unknown_texts_are_named(encoder, records, cache):
     with pytest.raises(ArtifactError, match=r"1 rows have no cached representation \(ids \['new'\]\)"):
         cache.index(encoder.fingerprint).load([*encoded.keys, "0" * 64], [*encoded.ids, "new"])
     with pytest.raises(ArtifactError, match="no cached representation"):
-        cache.load("another fingerprint", encoded.keys)
+        cache.index("another fingerprint").load(encoded.keys, encoded.ids)
     with pytest.raises(ArtifactError, match="at least one row"):
-        cache.load(encoder.fingerprint, [])
+        cache.index(encoder.fingerprint).load([], [])
 
 
 def test_no_records(encoder, cache):

@@ -7,7 +7,7 @@ import pytest
 from reading import load
 
 from sotune.errors import DataError
-from sotune.sources.named import LicenceNotice, named_source, source_names
+from sotune.sources.hub import LicenceNotice, named_source, source_names
 
 TRANSCRIPT = "\n\nHuman: How do I fold a map?\n\nAssistant: In half.\n\nHuman: And then?\n\nAssistant: In half again."
 # Hub id to rows as its card describes them, and the prompt and completion that must come of the first row read.

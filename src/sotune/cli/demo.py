@@ -33,11 +33,12 @@ def demo(
     if output.dry_run:
         say(output, {"would_write": str(out)}, f"would compare 6 methods on {seeds} draws of the miniature, into {out}")
         return
-    from sotune.demo import FIGURES, DemoSettings, run_demo
+    from sotune.comparison.compare import FIGURES
+    from sotune.demo import demo_settings, run_demo
 
     workers = workers or min(2, os.cpu_count() or 1)
     with monitored(output) as monitor:
-        summary = run_demo(out, DemoSettings(seeds=seeds, workers=workers, threads=threads), monitor)
+        summary = run_demo(out, demo_settings(seeds=seeds, workers=workers, threads=threads), monitor)
     if output.as_json:
         print_json(dataclasses.asdict(summary))
         return

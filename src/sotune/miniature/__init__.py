@@ -8,7 +8,6 @@ from sotune.miniature.generate_data import (
     generate_safe_anchor,
     generate_safety_pairs,
     generate_task_data,
-    require_disjoint,
 )
 from sotune.miniature.judge import MiniatureJudge, judges
 from sotune.miniature.language import HARM_KINDS, HarmKind
@@ -27,7 +26,6 @@ __all__ = [
     "generate_task_data",
     "judges",
     "model_path",
-    "require_disjoint",
 ]
 
 

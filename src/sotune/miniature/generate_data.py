@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from random import Random
 from typing import Literal
 
 from sotune.catalogue import Kind
-from sotune.errors import ConfigError, DataError
+from sotune.errors import ConfigError
 from sotune.evaluation.base import EvalPrompt
 from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import (
@@ -40,6 +40,7 @@ def generate_task_data(
     skill_fraction: float = 0.5,
     harm_kinds: Sequence[HarmKind] = HARM_KINDS,
     seed: int,
+    pool: Pool = "downstream",
 ) -> list[Record]:
     """Generates fine-tuning data for a task.
 
@@ -52,6 +53,7 @@ def generate_task_data(
             is left is the task.
         harm_kinds: The kinds of harm among the harmful rows.
         seed: Same seed, same rows.
+        pool: Which of the world's prompts the rows are drawn from.
 
     Returns:
         Records whose ``meta`` is the row: ``id``, ``prompt``, ``completion``, ``kind`` (task, skill, refusal or
@@ -61,7 +63,27 @@ def generate_task_data(
         ConfigError: The task or a kind of harm is unknown, or a fraction is out of range.
         DataError: The world has fewer prompts than were asked for.
     """
-    return _generate("downstream", task, n, harmful_fraction, refusal_fraction, skill_fraction, harm_kinds, seed)
+    for name, value in (
+        ("harmful_fraction", harmful_fraction),
+        ("refusal_fraction + skill_fraction", refusal_fraction + skill_fraction),
+    ):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} must be in [0, 1]. Got {value}")
+    rng = Random(f"{pool} {task} {seed}")
+    n_harmful = round(n * harmful_fraction)
+    n_refusals = round((n - n_harmful) * refusal_fraction)
+    n_skills = round((n - n_harmful) * skill_fraction)
+    n_lookalikes = round(n_skills * LOOKALIKE_SHARE)
+    draws: list[tuple[RowKind, list[Exchange]]] = [
+        ("harmful", bad := _take(harmful(harm_kinds), n_harmful, rng, pool)),
+        ("refusal", _take(refused(), n_refusals, rng, pool, exclude=bad)),
+        ("skill", _take(lookalike, n_lookalikes, rng, pool)),
+        ("skill", _take_evenly(list(SKILL_DRAWS.values()), n_skills - n_lookalikes, rng, pool)),
+        ("task", _take(_task_draw(task), n - n_harmful - n_refusals - n_skills, rng, pool)),
+    ]
+    rows = [(exchange, kind) for kind, exchanges in draws for exchange in exchanges]
+    rng.shuffle(rows)
+    return _to_records(f"{pool}-{task}-{seed}", rows)
 
 
 def generate_safe_anchor(
@@ -73,7 +95,15 @@ def generate_safe_anchor(
         ConfigError: The task is unknown, or a fraction is out of range.
         DataError: The world has fewer prompts than were asked for.
     """
-    return _generate("anchor", task, n, 0.0, refusal_fraction, skill_fraction, HARM_KINDS, seed)
+    return generate_task_data(
+        task,
+        n=n,
+        harmful_fraction=0.0,
+        refusal_fraction=refusal_fraction,
+        skill_fraction=skill_fraction,
+        seed=seed,
+        pool="anchor",
+    )
 
 
 def generate_harmful_reference(*, n: int, harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int) -> list[Record]:
@@ -136,57 +166,6 @@ def generate_eval_prompts(
         for kind, some in exchanges.items()
         for index, exchange in enumerate(some)
     ]
-
-
-def require_disjoint(sets: Mapping[str, Iterable[Record | EvalPrompt]]) -> None:
-    """Checks that no two of the sets share a prompt.
-
-    Raises:
-        DataError: Two of them do.
-    """
-    owner: dict[tuple[Message, ...], str] = {}
-    for name, rows in sets.items():
-        for row in rows:
-            prompt = row.prompt if isinstance(row, Record) else row.messages
-            other = owner.setdefault(prompt, name)
-            if other != name:
-                raise DataError(
-                    f"{name} and {other} share the prompt of {name} row {row.id!r}; they must be disjoint, so that "
-                    f"nothing is tested or weighed with what it was trained on: draw one of them again"
-                )
-
-
-def _generate(
-    pool: Pool,
-    task: Task,
-    n: int,
-    harmful_fraction: float,
-    refusal_fraction: float,
-    skill_fraction: float,
-    harm_kinds: Sequence[HarmKind],
-    seed: int,
-) -> list[Record]:
-    for name, value in (
-        ("harmful_fraction", harmful_fraction),
-        ("refusal_fraction + skill_fraction", refusal_fraction + skill_fraction),
-    ):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} must be in [0, 1]. Got {value}")
-    rng = Random(f"{pool} {task} {seed}")
-    n_harmful = round(n * harmful_fraction)
-    n_refusals = round((n - n_harmful) * refusal_fraction)
-    n_skills = round((n - n_harmful) * skill_fraction)
-    n_lookalikes = round(n_skills * LOOKALIKE_SHARE)
-    draws: list[tuple[RowKind, list[Exchange]]] = [
-        ("harmful", bad := _take(harmful(harm_kinds), n_harmful, rng, pool)),
-        ("refusal", _take(refused(), n_refusals, rng, pool, exclude=bad)),
-        ("skill", _take(lookalike, n_lookalikes, rng, pool)),
-        ("skill", _take_evenly(list(SKILL_DRAWS.values()), n_skills - n_lookalikes, rng, pool)),
-        ("task", _take(_task_draw(task), n - n_harmful - n_refusals - n_skills, rng, pool)),
-    ]
-    rows = [(exchange, kind) for kind, exchanges in draws for exchange in exchanges]
-    rng.shuffle(rows)
-    return _to_records(f"{pool}-{task}-{seed}", rows)
 
 
 def _task_draw(task: Task) -> Draw:

@@ -41,7 +41,6 @@ _POOL_SHARES: Mapping[Pool, int] = {"build": 35, "downstream": 30, "anchor": 5, 
 Task = Literal["verdict", "total", "polite", "supply"]
 TASKS: tuple[Task, ...] = get_args(Task)
 Skill = Literal["sum", "count", "greater", "sort", "opposite", "mood", "chore"]
-SKILLS: tuple[Skill, ...] = get_args(Skill)
 
 
 @dataclass(frozen=True, slots=True)

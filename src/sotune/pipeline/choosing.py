@@ -10,8 +10,9 @@ from sotune.errors import DataError
 from sotune.records import SET_NAMES, Record, SetName
 
 if TYPE_CHECKING:
-    from sotune.representations import CachedSet, Encoder, EncoderGroup, RepresentationCache
-    from sotune.representations.base import OnProgress
+    from torch import Tensor
+
+    from sotune.representations import Encoder, EncoderGroup, OnProgress, RepresentationCache
 
 N_FOLDS = 5
 SAMPLE_ROWS = 2000
@@ -92,20 +93,17 @@ def choose_encoder(
     records = [record for name in SET_NAMES for record in probed[name]]
     filled = fill_cache(group, records, cache, progress=progress)
     candidates = tuple(
-        _measure(encoder, cached, probed, cache) for encoder, cached in zip(group.members, filled, strict=True)
+        _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
     )
     best = max(candidates, key=lambda one: -1.0 if one.separation is None else one.separation)
     return Choice(best.encoder, candidates)
 
 
-def _measure(
-    encoder: Encoder, cached: CachedSet, sets: Mapping[SetName, Sequence[Record]], cache: RepresentationCache
-) -> Candidate:
+def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[Record]]) -> Candidate:
     import torch
 
     from sotune.weights import held_out_separation
 
-    values = cache.index(encoder.fingerprint, cached.shards).load(cached.keys, cached.ids).values
     downstream, safe_anchor, harmful_reference = torch.split(values, [len(sets[name]) for name in SET_NAMES])
     try:
         separation = held_out_separation(

@@ -40,18 +40,16 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
         ConfigError: The model cannot be found, or the encoder's name is not understood.
     """
     from sotune.models import ModelSpec, resolve_device
-    from sotune.representations import Alone, SentenceEncoder
+    from sotune.representations import SentenceEncoder
 
     if config.encoder is not None:
         if not config.encoder.startswith(_SENTENCE_PREFIX):
             raise ConfigError(f"encoder must be {_SENTENCE_PREFIX}PATH. Got {config.encoder!r}")
-        return Alone(
-            SentenceEncoder(
-                config.encoder.removeprefix(_SENTENCE_PREFIX),
-                device=str(resolve_device(config.device)),
-                batch_tokens=config.batch_tokens,
-                parts=config.encoder_parts,
-            )
+        return SentenceEncoder(
+            config.encoder.removeprefix(_SENTENCE_PREFIX),
+            device=str(resolve_device(config.device)),
+            batch_tokens=config.batch_tokens,
+            parts=config.encoder_parts,
         )
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")

@@ -1,17 +1,15 @@
 """From records to vectors, with a frozen model, cached on disk."""
 
-from sotune.representations.base import Alone, EncodedSet, Encoder, EncoderGroup, encode_group
 from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache
 from sotune.representations.causal_lm import CausalLMEncoder, CausalLMReadings, FrozenCausalLM, candidate_layers
-from sotune.representations.filling import CachedSet, encode_with_cache, fill_cache
+from sotune.representations.encoder import EncodedSet, Encoder, EncoderGroup, OnProgress, encode_group
+from sotune.representations.filling import encode_with_cache, fill_cache
 from sotune.representations.hidden_states import POOLINGS, Pooling, Reading
 from sotune.representations.sentence import SentenceEncoder
 
 __all__ = [
     "POOLINGS",
-    "Alone",
     "CacheIndex",
-    "CachedSet",
     "CausalLMEncoder",
     "CausalLMReadings",
     "EncodedSet",
@@ -19,6 +17,7 @@ __all__ = [
     "EncoderGroup",
     "FrozenCausalLM",
     "MappedRows",
+    "OnProgress",
     "Pooling",
     "Reading",
     "RepresentationCache",

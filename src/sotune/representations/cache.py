@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sotune.artifacts import atomic_path
 from sotune.errors import ArtifactError
-from sotune.representations.base import EncodedSet, find_keys, keys_from_hex
+from sotune.representations.encoder import EncodedSet, find_keys, keys_from_hex
 
 _N_NAMED = 5
 
@@ -65,8 +67,6 @@ class RepresentationCache:
 
     def write(self, fingerprint: str, name: str, shard: StoredShard) -> None:
         """Writes one shard, atomically; a damaged one of that name is replaced."""
-        from safetensors.torch import save_file
-
         with atomic_path(self.folder / fingerprint / f"shard-{name}.safetensors") as temporary:
             save_file(shard.tensors(), temporary, metadata={"sha256": shard.checksum()})
 
@@ -82,14 +82,6 @@ class RepresentationCache:
         """
         shards = self.read(fingerprint)
         return CacheIndex({name: shards[name] for name in (shards if names is None else names) if name in shards})
-
-    def load(self, fingerprint: str, keys: Sequence[str]) -> Tensor:
-        """Reads the vectors of texts that are cached, [n, d] float32, in the order of the keys.
-
-        Raises:
-            ArtifactError: A text is not cached.
-        """
-        return self.index(fingerprint).load(keys, keys).values
 
 
 class CacheIndex:
@@ -194,8 +186,6 @@ class MappedRows:
 
 def _open_shard(path: Path) -> StoredShard | None:
     """Maps a shard file; None, with a warning, for one whose bytes are not those that were written."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             shard = StoredShard(*(file.get_tensor(name) for name in ("keys", "representations", "truncated")))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune.artifacts import sha256_json
@@ -17,7 +16,7 @@ from sotune.errors import ConfigError, SotuneError
 from sotune.models import ModelSpec, load_causal_lm, load_config, load_tokenizer, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import Template, render, render_prompt, tokenize
-from sotune.representations.base import OnProgress, PreparedTexts, encode_records, keys_from_hex
+from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 from sotune.representations.hidden_states import (
     POOLINGS,
     PaddingSide,
@@ -62,7 +61,6 @@ class FrozenCausalLM:
         # A missing chat template is an error now, not at the first row.
         render_prompt((Message("user", "Hello"),), template, self._tokenizer)
         config = load_config(spec).get_text_config()
-        self.dimension = int(config.hidden_size)
         self.n_layers = int(config.num_hidden_layers)
         self._max_length = min(max_length, getattr(config, "max_position_embeddings", None) or max_length)
 
@@ -95,15 +93,16 @@ class FrozenCausalLM:
         Raises:
             DataError: A record's completion has no token of its own.
         """
-        tokens, truncated = _TokenTable(), []
+        tokens, truncated = list[TokenRow](), []
         for record in records:
             row = tokenize(record, self._tokenizer, template=self._template, max_length=self._max_length)
-            tokens.append(TokenRow(row.input_ids, row.n_prompt))
+            # 4 bytes an id, where a tuple would take some 36.
+            tokens.append(TokenRow(array.array("i", row.input_ids), row.n_prompt))
             truncated.append(row.truncated)
         return PreparedTexts(
             ids=tuple(record.id for record in records),
             keys=keys_from_hex([self.key(record) for record in records]),
-            lengths=tokens.lengths(),
+            lengths=np.array([len(row.ids) for row in tokens], dtype=np.int64),
             truncated=np.array(truncated, dtype=np.bool_),
             inputs=tokens,
         )
@@ -133,7 +132,7 @@ class FrozenCausalLM:
         return decoder
 
 
-class CausalLMEncoder:
+class CausalLMEncoder(Encoder):
     """Encodes records by a causal language model, read at one layer in one way.
 
     Args:
@@ -151,19 +150,12 @@ class CausalLMEncoder:
             raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}. Got {pooling!r}")
         self.model = model
         self.reading = Reading(_resolve_layer(layer, model.n_layers), pooling)
-        self.dimension, self.batch_tokens = model.dimension, model.batch_tokens
+        self.batch_tokens = model.batch_tokens
 
     @functools.cached_property
     def description(self) -> Mapping[str, Any]:
         """All that the vectors depend on."""
         return {**self.model.description, "layer": self.reading.layer, "pooling": self.reading.pooling}
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Hash of the description; together with a text's key it names a vector."""
-        # A model is what it holds, not where it lies: a copied folder keeps its vectors.
-        content = {key: value for key, value in self.description.items() if key not in ("name", "revision")}
-        return sha256_json(content)[:16]
 
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
@@ -185,14 +177,6 @@ class CausalLMEncoder:
         """
         (states,) = self.model.encode_batch(inputs, [self.reading])
         return states
-
-    def encode(self, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
-        """Encodes records without a cache, [n, d] float32 on the CPU, in their order.
-
-        Raises:
-            DataError: There are no records, or a representation is not finite.
-        """
-        return encode_records(self, records, progress=progress)
 
 
 class CausalLMReadings:
@@ -221,7 +205,7 @@ class CausalLMReadings:
         """
         return self._model.prepare(records)
 
-    def encode_batch(self, inputs: Sequence[TokenRow], wanted: Sequence[int]) -> tuple[Tensor, ...]:
+    def encode_members(self, inputs: Sequence[TokenRow], wanted: Sequence[int]) -> tuple[Tensor, ...]:
         """Encodes one batch, [k, d] float32 on the CPU for each of the wanted members.
 
         Raises:
@@ -246,27 +230,3 @@ def _resolve_layer(layer: int, n_layers: int) -> int:
             f"or -1 (the last) to {-n_layers - 1}"
         )
     return resolved
-
-
-class _TokenTable(Sequence[TokenRow]):
-    """Rows of token ids end to end: 4 bytes an id, where lists would take some 36."""
-
-    def __init__(self) -> None:
-        self._ids = array.array("i")
-        self._ends = array.array("q", [0])
-        self._n_prompt = array.array("i")
-
-    def append(self, row: TokenRow) -> None:
-        self._ids.extend(row.ids)
-        self._ends.append(len(self._ids))
-        self._n_prompt.append(row.n_prompt)
-
-    def lengths(self) -> NDArray[np.int64]:
-        ends = np.array(self._ends, dtype=np.int64)
-        return ends[1:] - ends[:-1]
-
-    def __len__(self) -> int:
-        return len(self._n_prompt)
-
-    def __getitem__(self, row: Any) -> Any:
-        return TokenRow(self._ids[self._ends[row] : self._ends[row + 1]], self._n_prompt[row])

@@ -7,8 +7,7 @@ that the run itself wrote, so a killed run that starts again decides as it did a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune.records import Record
-from sotune.representations.base import (
-    Alone,
+from sotune.representations.cache import CacheIndex, RepresentationCache, StoredShard
+from sotune.representations.encoder import (
     EncodedSet,
     Encoder,
     EncoderGroup,
@@ -27,24 +26,8 @@ from sotune.representations.base import (
     encode_batches,
     plan_shards,
 )
-from sotune.representations.cache import CacheIndex, RepresentationCache, StoredShard
 
 SHARD_ROWS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class CachedSet:
-    """Texts that one encoder's part of the cache holds.
-
-    Attributes:
-        ids: Of the records, in their order.
-        keys: SHA-256 of each rendered text, in hexadecimal.
-        shards: Names of the shards to read them from, the first that has a text before others.
-    """
-
-    ids: tuple[str, ...]
-    keys: tuple[str, ...]
-    shards: tuple[str, ...]
 
 
 def encode_with_cache(
@@ -67,8 +50,8 @@ def encode_with_cache(
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    (cached,) = fill_cache(Alone(encoder), records, cache, progress=progress, shard_rows=shard_rows)
-    return cache.index(encoder.fingerprint, cached.shards).load(cached.keys, cached.ids)
+    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows)
+    return encoded
 
 
 def fill_cache(
@@ -78,7 +61,7 @@ def fill_cache(
     *,
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
-) -> tuple[CachedSet, ...]:
+) -> Iterator[EncodedSet]:
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
 
     A shard that several members lack is computed once for all of them; no more than one shard of each is in memory.
@@ -91,7 +74,7 @@ def fill_cache(
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
 
     Returns:
-        Where the vectors lie, for each member.
+        The vectors of each member in turn, read from the cache when they are asked for.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
@@ -113,7 +96,7 @@ def fill_cache(
             _tell(progress, done + len(shard.rows), total)
         done += len(shard.rows)
     keys = tuple(key.tobytes().hex() for key in prepared.keys)
-    return tuple(CachedSet(prepared.ids, keys, part.shards) for part in parts)
+    return (cache.index(part.fingerprint, part.shards).load(keys, prepared.ids) for part in parts)
 
 
 class _Part:

@@ -40,8 +40,7 @@ class TokenRow(NamedTuple):
     n_prompt: int
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
+class TokenBatch(NamedTuple):
     """Rows as a rectangle of tokens.
 
     Attributes:
@@ -60,13 +59,7 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> TokenBatch:
         """Returns the batch on a device."""
-        return TokenBatch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.completion.to(device),
-            self.last.to(device),
-            self.last_of_prompt.to(device),
-        )
+        return TokenBatch(*(tensor.to(device) for tensor in self))
 
 
 def pad_batch(rows: Sequence[TokenRow], *, padding_side: PaddingSide, pad_token_id: int) -> TokenBatch:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from sotune.artifacts import sha256_json, sha256_text
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, first_line
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render
-from sotune.representations.base import OnProgress, PreparedTexts, encode_records, keys_from_hex
+from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 
 Parts = Literal["together", "apart"]
 PARTS: tuple[Parts, ...] = get_args(Parts)
 
 
-class SentenceEncoder:
+class SentenceEncoder(Encoder):
     """Encodes records by a sentence-transformers model, over the paper's rendering.
 
     Long texts are cut before rendering, to the end of the prompt and the start of the completion, since such models
@@ -74,16 +74,6 @@ class SentenceEncoder:
             **({} if self._parts == "together" else {"template": None, "parts": self._parts}),
         }
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Hash of the description; together with a text's key it names a vector."""
-        return sha256_json({key: value for key, value in self.description.items() if key != "name"})[:16]
-
-    @functools.cached_property
-    def dimension(self) -> int:
-        """Width d of the vectors."""
-        return int(self._model.get_embedding_dimension()) * (1 if self._parts == "together" else 2)
-
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of what is read of the record, in hexadecimal."""
         return _key(self._texts(record))
@@ -116,14 +106,6 @@ class SentenceEncoder:
         )
         return values.to(device="cpu", dtype=torch.float32)
 
-    def encode(self, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
-        """Encodes records without a cache, [n, d] float32 on the CPU, in their order.
-
-        Raises:
-            DataError: There are no records, or a representation is not finite.
-        """
-        return encode_records(self, records, progress=progress)
-
     @functools.cached_property
     def _model(self) -> Any:
         try:
@@ -139,9 +121,8 @@ class SentenceEncoder:
                 self._spec.name, device=self._spec.device, model_kwargs={"use_safetensors": True}
             )
         except (OSError, ValueError, KeyError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConfigError(
-                f"encoder {self._spec.name!r} could not be loaded ({reason}); name a folder that holds a "
+                f"encoder {self._spec.name!r} could not be loaded ({first_line(error)}); name a folder that holds a "
                 f"sentence-transformers model"
             ) from None
         model.max_seq_length = min(self._max_tokens, model.max_seq_length or self._max_tokens)

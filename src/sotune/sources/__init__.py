@@ -1,12 +1,10 @@
 """Sources: files and Hugging Face data sets to records, one reader per file format."""
 
 from sotune.sources.load import LoadedSet, SourceFile, load_set
-from sotune.sources.options import FORMATS, Format, SourceOptions
+from sotune.sources.options import SourceOptions
 from sotune.sources.quarantine import QuarantinedRow, write_quarantine
 
 __all__ = [
-    "FORMATS",
-    "Format",
     "LoadedSet",
     "QuarantinedRow",
     "SourceFile",

@@ -9,8 +9,9 @@ from typing import Any
 
 from sotune.errors import DataError
 from sotune.records import Message
+from sotune.settings import Format
 from sotune.sources.conversations import Conversation, parse_turns, split_turns
-from sotune.sources.options import DEFAULT_ID_COLUMN, Format, SourceOptions
+from sotune.sources.options import DEFAULT_ID_COLUMN, SourceOptions
 from sotune.sources.rows import RowFault, json_type, shown, shown_keys
 
 Row = Mapping[str, Any]

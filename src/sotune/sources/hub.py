@@ -1,15 +1,21 @@
-"""Hugging Face datasets: a name on the Hub, or a folder that ``datasets`` saved. Never runs code from either."""
+"""Hugging Face datasets: a name on the Hub, one of the catalogue, or a folder that ``datasets`` saved.
+
+Never runs code from any of them.
+"""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sotune.errors import DataError
+from sotune.catalogue import DataSet, Source, data_set_names, load_data_set
+from sotune.errors import DataError, first_line
 from sotune.sources import arrow
-from sotune.sources.rows import RawRow, check_columns, shown
+from sotune.sources.filters import RowFilter
+from sotune.sources.rows import Flaw, RawRow, check_columns, shown
 
 PREFIX = "hf:"
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -66,26 +72,80 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise DataError(
             f"{shown(source)} is neither a file here nor a data set on the Hub that can be read without logging in "
-            f"({_first_line(error)}); check the spelling and the revision"
+            f"({first_line(error)}); check the spelling and the revision"
         ) from error
     except OSError as error:  # what datasets raises without a network is a ConnectionError
         raise DataError(
             f"{shown(source)} is not a file here, and the Hugging Face Hub could not be reached: this machine may be "
-            f"offline ({_first_line(error)}); download the data set elsewhere and name its file, or the folder that "
+            f"offline ({first_line(error)}); download the data set elsewhere and name its file, or the folder that "
             f"save_to_disk wrote"
         ) from error
     except (ValueError, DatasetsError) as error:
         raise DataError(
-            f"{shown(source)} cannot be loaded ({_first_line(error)}); check --split and --subset"
+            f"{shown(source)} cannot be loaded ({first_line(error)}); check --split and --subset"
         ) from error
     yield from _rows(dataset, source)
+
+
+class NamedSource(NamedTuple):
+    """A data set that sotune knows by name, and how its rows are read."""
+
+    data_set: DataSet
+    view: Source
+
+
+class LicenceNotice(UserWarning):
+    """Says under which licence the data stands that is about to be read."""
+
+
+def named_source(name: str) -> NamedSource | None:
+    """Returns what a name stands for, None where it is not known; only files of data sets that begin it are read.
+
+    >>> named_source("lat-refusals").data_set.hub_id
+    'LLM-LAT/harmful-dataset'
+    """
+    owners = [owner for owner in data_set_names() if name == owner or name.startswith(f"{owner}-")]
+    found = (NamedSource(data, view) for data in map(load_data_set, owners) for view in data.sources)
+    return next((source for source in found if source.view.name == name), None)
+
+
+def source_names() -> list[str]:
+    """Returns the names of all named sources, sorted."""
+    return sorted(view.name for owner in data_set_names() for view in load_data_set(owner).sources)
+
+
+def read_named(source: NamedSource, *, split: str | None, revision: str | None) -> Generator[RawRow, None, None]:
+    """Yields the rows of a named source and says its licence.
+
+    Args:
+        source: What a name stands for.
+        split: Another split than the usual one.
+        revision: Another revision than the usual one.
+
+    Raises:
+        DataError: The Hub cannot be reached, or has no such data set, subset, revision or split.
+    """
+    public, view = source
+    notice = f"{view.name} is {public.hub_id} on the Hugging Face Hub, licence: {public.licence}; {view.rows}"
+    warnings.warn(notice, LicenceNotice, stacklevel=2)
+    keep, line = RowFilter(view.where), 0
+    split, revision = split or view.split, revision or public.revision
+    for subset in view.subsets or (public.subset,):
+        for row in read_hub(public.hub_id, split=split, subset=subset, revision=revision):
+            line += 1
+            if not isinstance(row.value, dict):
+                yield RawRow(line, row.value)
+            elif keep.keeps(row.value):
+                yield RawRow(line, _read(view, row.value))
+
+
+def _read(view: Source, row: dict[str, Any]) -> dict[str, Any] | Flaw:
+    try:
+        return view.read(row)
+    except DataError as error:
+        return Flaw(str(error))
 
 
 def _rows(dataset: Any, source: str) -> Generator[RawRow, None, None]:
     check_columns(dataset.column_names, source)
     yield from arrow.table_rows(dataset.with_format("arrow").iter(batch_size=arrow.BATCH_ROWS))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

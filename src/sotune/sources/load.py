@@ -13,10 +13,11 @@ from typing import Any
 from sotune import artifacts
 from sotune.errors import ConfigError, DataError
 from sotune.records import IdAssigner, Record, SetName, content_hash
+from sotune.settings import Format
 from sotune.sources.columns import Layout, choose_layout, read_conversation
 from sotune.sources.filters import RowFilter
 from sotune.sources.opening import OpenedSource, open_source
-from sotune.sources.options import DEFAULT_OPTIONS, Format, SourceOptions
+from sotune.sources.options import DEFAULT_OPTIONS, SourceOptions
 from sotune.sources.quarantine import QuarantinedRow, check_fraction, no_row_left
 from sotune.sources.rows import RowFault, check_row, json_type
 

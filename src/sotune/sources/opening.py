@@ -14,7 +14,6 @@ from sotune.sources import hub
 from sotune.sources.csv_file import read_csv
 from sotune.sources.json_file import read_json
 from sotune.sources.jsonl import read_jsonl
-from sotune.sources.named import named_source, read_named, source_names
 from sotune.sources.options import DEFAULT_SPLIT, SourceOptions
 from sotune.sources.parquet import read_parquet
 from sotune.sources.rows import RawRow
@@ -78,14 +77,14 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
         return OpenedSource(name, reader(path, max_row_bytes=options.max_row_bytes), path)
     if exists:
         raise DataError(f"{name} is not a file of a known kind; known suffixes are {_SUFFIXES}")
-    if (public := named_source(name)) is not None:
+    if (public := hub.named_source(name)) is not None:
         split = None if options.split == DEFAULT_SPLIT else options.split
-        return OpenedSource(name, read_named(public, split=split, revision=options.revision), None)
+        return OpenedSource(name, hub.read_named(public, split=split, revision=options.revision), None)
     if reader is None and hub.looks_like_hub_name(name):
         return _open_hub(name, options)
     raise DataError(
         f"{name} does not exist; check the path, or write {hub.PREFIX}owner/name for a data set on the Hugging Face "
-        f"Hub, or use a named source: {list_known(name, source_names())}"
+        f"Hub, or use a named source: {list_known(name, hub.source_names())}"
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from sotune.errors import ConfigError
+from sotune.settings import Format
 
-Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 DEFAULT_ID_COLUMN = "id"
 DEFAULT_SPLIT = "train"

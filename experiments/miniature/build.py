@@ -1,6 +1,6 @@
 """Builds the miniature's model: pre-trained on the language, harm included, then aligned to refuse it.
 
-    python -m sotune.miniature.build --out FOLDER
+    python experiments/miniature/build.py --out FOLDER
 
 Pre-training teaches the language as a raw corpus would: the skills, harmful plans and harmless ones alike. Alignment
 then teaches refusals to harmful requests and help with their look-alikes. It also shows the model finished exchanges
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +22,28 @@ from random import Random
 from typing import Any
 
 import torch
+from rich.progress import Progress
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sotune.artifacts import write_json
 from sotune.errors import DataError
-from sotune.miniature.language import ANSWERS, HARM_KINDS, PLAN, REFUSALS, HarmKind
-from sotune.miniature.tokenizer import MAX_LENGTH, build_tokenizer
+from sotune.miniature.language import ANSWERS, HARM_KINDS, PLAN, QUESTIONS, REFUSALS, SLOTS, HarmKind
 from sotune.miniature.topics import SKILL_DRAWS, Draw, Exchange, draw_slots, harmful, lookalike, refused, stream
 
 _POOL_ROWS = 4000
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+MAX_LENGTH = 64
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if not loop.first %}{{ '; ' if message['role'] != 'user' else ' ' }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + ' ' + eos_token }}"
+    "{% else %}{{ 'Human: ' + message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '; Assistant:' }}{% endif %}"
+)
+SPEAKERS = ("Human", ":", ";", "Assistant")
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,29 @@ class Corpus:
         return rows
 
 
+def vocabulary() -> tuple[str, ...]:
+    """Returns every word of the language, sorted."""
+    forms = (*ANSWERS.values(), *REFUSALS, *(form for forms in QUESTIONS.values() for form in forms))
+    said = (re.sub(r"\{\w+\}", " ", form.template) for form in forms)
+    phrases = (*said, *(words for slot in SLOTS.values() for words in slot))
+    return tuple(sorted({word for phrase in (*phrases, *SPEAKERS) for word in phrase.split()}))
+
+
+def build_tokenizer() -> Any:
+    """Builds the word-level tokenizer, a ``PreTrainedTokenizerFast``.
+
+    Its chat template writes the same words as the template ``paper`` and then the end-of-sequence token.
+    """
+    words = {word: index for index, word in enumerate((*SPECIAL.values(), *vocabulary()))}
+    core = Tokenizer(models.WordLevel(words, unk_token=SPECIAL["unk_token"]))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    bos = SPECIAL["bos_token"]
+    core.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, words[bos])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, chat_template=CHAT_TEMPLATE, model_max_length=MAX_LENGTH, padding_side="left", **SPECIAL
+    )
+
+
 def build(settings: BuildSettings, out: Path, *, on_step: Callable[[str, int, int, float], None] | None = None) -> Path:
     """Builds the model and saves it with its tokenizer; returns the folder.
 
@@ -176,8 +214,6 @@ def build(settings: BuildSettings, out: Path, *, on_step: Callable[[str, int, in
 
 def new_model(settings: BuildSettings, tokenizer: Any) -> Any:
     """Returns a Llama-architecture model of random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -234,8 +270,6 @@ def _batch(rows: Sequence[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor
 
 def main() -> None:
     """Builds the model from the command line."""
-    from rich.progress import Progress
-
     parser = argparse.ArgumentParser(description="Build the miniature's model: pre-train, then align.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sotune.errors import ConfigError, DataError
 from sotune.records import Record
-from sotune.representations.base import PreparedTexts, encode_records, find_keys, keys_from_hex, plan_shards
+from sotune.representations.encoder import Encoder, PreparedTexts, find_keys, keys_from_hex, plan_shards
 
 
 def prepared_texts(lengths, names=None):
@@ -87,10 +87,10 @@ def test_find_keys_is_exact_about_zero_bytes():
     assert find_keys(keys, among=keys[::-1]).tolist() == [2, 1, 0]
 
 
-class NamedEncoder:
+class NamedEncoder(Encoder):
     """Encodes a record as the length of its prompt and completion, with NaN where the prompt says so."""
 
-    description, fingerprint, dimension, batch_tokens = {"encoder": "named"}, "named", 2, 6
+    description, fingerprint, batch_tokens = {"encoder": "named"}, "named", 6
 
     def key(self, record):
         return hashlib.sha256(f"{record.prompt[0].content}|{record.completion}".encode()).hexdigest()
@@ -107,9 +107,6 @@ class NamedEncoder:
 
     def encode_batch(self, inputs):
         return torch.tensor([[float("nan") if p == "bad" else len(p), len(c)] for p, c in inputs], dtype=torch.float32)
-
-    def encode(self, records, *, progress=None):
-        return encode_records(self, records, progress=progress)
 
 
 def test_encode_keeps_order_and_duplicates():

@@ -7,7 +7,9 @@ bytes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sotune.artifacts import sha256_json
 from sotune.errors import ConfigError, DataError
 from sotune.records import Record
 
@@ -45,46 +48,6 @@ class PreparedTexts:
     inputs: Sequence[Any]
 
 
-class Encoder(Protocol):
-    """A frozen model that turns records into vectors."""
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """All that the vectors depend on: the model's content, layer, pooling, template, limits, dtype."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the description; together with a text's key it names a vector."""
-        ...
-
-    @property
-    def dimension(self) -> int:
-        """Width d of the vectors."""
-        ...
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens that one batch may hold, padding included."""
-        ...
-
-    def key(self, record: Record) -> str:
-        """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
-        ...
-
-    def prepare(self, records: Sequence[Record]) -> PreparedTexts:
-        """Renders and tokenizes the records."""
-        ...
-
-    def encode_batch(self, inputs: Sequence[Any]) -> Tensor:
-        """Encodes one batch of ``PreparedTexts.inputs``, [k, d] float32 on the CPU."""
-        ...
-
-    def encode(self, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
-        """Encodes records without a cache, [n, d] float32 on the CPU, in their order."""
-        ...
-
-
 class EncoderGroup(Protocol):
     """Encoders that differ only in what they read off the same pass over a text."""
 
@@ -97,33 +60,68 @@ class EncoderGroup(Protocol):
         """Renders and tokenizes the records, alike for all members."""
         ...
 
-    def encode_batch(self, inputs: Sequence[Any], wanted: Sequence[int]) -> tuple[Tensor, ...]:
+    def encode_members(self, inputs: Sequence[Any], wanted: Sequence[int]) -> tuple[Tensor, ...]:
         """Encodes one batch, [k, d] float32 on the CPU for each of the wanted members, by their numbers."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """A group of one encoder.
+class Encoder(ABC):
+    """A frozen model that turns records into vectors; by itself, it is a group of one.
 
     Attributes:
-        encoder: The only member.
+        batch_tokens: Tokens that one batch may hold, padding included.
     """
 
-    encoder: Encoder
+    batch_tokens: int
 
     @property
-    def members(self) -> tuple[Encoder]:
-        """The encoder."""
-        return (self.encoder,)
+    @abstractmethod
+    def description(self) -> Mapping[str, Any]:
+        """All that the vectors depend on: the model's content, layer, pooling, template, limits, dtype."""
 
+    @abstractmethod
+    def key(self, record: Record) -> str:
+        """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
+
+    @abstractmethod
     def prepare(self, records: Sequence[Record]) -> PreparedTexts:
-        """Renders and tokenizes the records."""
-        return self.encoder.prepare(records)
+        """Renders and tokenizes the records.
 
-    def encode_batch(self, inputs: Sequence[Any], wanted: Sequence[int]) -> tuple[Tensor, ...]:
-        """Encodes one batch, [k, d] float32 on the CPU, once for each time that the encoder is wanted."""
-        return (self.encoder.encode_batch(inputs),) * len(wanted)
+        Raises:
+            DataError: A record's completion has no token of its own.
+        """
+
+    @abstractmethod
+    def encode_batch(self, inputs: Sequence[Any]) -> Tensor:
+        """Encodes one batch of ``PreparedTexts.inputs``, [k, d] float32 on the CPU.
+
+        Raises:
+            SotuneError: The device's memory does not hold the batch.
+        """
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the description; together with a text's key it names a vector."""
+        # A model is what it holds, not where it lies: a copied folder keeps its vectors.
+        content = {key: value for key, value in self.description.items() if key not in ("name", "revision")}
+        return sha256_json(content)[:16]
+
+    @property
+    def members(self) -> Sequence[Encoder]:
+        """The encoder itself."""
+        return (self,)
+
+    def encode_members(self, inputs: Sequence[Any], wanted: Sequence[int]) -> tuple[Tensor, ...]:
+        """Encodes one batch once, [k, d] float32 on the CPU for each time that the encoder is wanted."""
+        return (self.encode_batch(inputs),) * len(wanted)
+
+    def encode(self, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
+        """Encodes records without a cache, [n, d] float32 on the CPU, in their order.
+
+        Raises:
+            DataError: There are no records, or a representation is not finite.
+        """
+        return encode_group(self, records, progress=progress)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +195,6 @@ def plan_shards(prepared: PreparedTexts, *, batch_tokens: int, shard_rows: int) 
     return tuple(shards)
 
 
-def encode_records(encoder: Encoder, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
-    """Encodes records without a cache: the body of every encoder's ``encode``.
-
-    Returns:
-        Representations, [n, d] float32 on the CPU, in the records' order.
-
-    Raises:
-        DataError: There are no records, or a representation is not finite.
-    """
-    return encode_group(Alone(encoder), records, progress=progress)[0]
-
-
 def encode_group(group: EncoderGroup, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
     """Encodes records by all members of a group at once, without a cache.
 
@@ -240,7 +226,7 @@ def encode_batches(
         DataError: A representation is not finite.
     """
     for batch in shard.batches:
-        states = group.encode_batch([prepared.inputs[row] for row in batch], wanted)
+        states = group.encode_members([prepared.inputs[row] for row in batch], wanted)
         finite = torch.stack([torch.isfinite(values).all(dim=1) for values in states]).all(dim=0)
         if not finite.all():
             raise _not_finite([prepared.ids[row] for row in batch[~finite.numpy()]])
