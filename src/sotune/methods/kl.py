@@ -1,8 +1,8 @@
 """KL: on risky prompts, and on a few harmless ones, the model stays close to the aligned one that it was.
 
 Not the method of one paper, but what several come to: ``loss + β·KL(p_0(· | x, y_<t) ‖ p(· | x, y_<t))``, averaged over
-the tokens of y, the greedy answer of p_0, the model before fine-tuning. Prompts are the first of the harmful reference and
-a few of the safe anchor; some of them are drawn for each step. It needs no data that a filter does not have, keeps
+the tokens of y, the greedy answer of p_0, the model before fine-tuning. Prompts are the first of the harmful reference
+and a few of the safe anchor; some of them are drawn for each step. It needs no data that a filter does not have, keeps
 every row, and costs two more passes over a few short answers a step. p_0 is the model with its adapter off, so that no
 second one is held in memory.
 """
