@@ -247,6 +247,11 @@ def test_a_broken_model_is_flagged_and_changes_are_shown(make_run):
     change = {
         "only_first": 3,
         "only_second": 1,
+        "difference": 0.06,
+        "low": -0.05,
+        "high": 0.2,
+        "gained": ["p1"],
+        "lost": [],
         "p_value": 0.6,
         "p_adjusted": 1.0,
         "detectable": 0.2,

@@ -22,6 +22,17 @@ RESULTS, PROMPTS = "evaluation.json", "prompts.jsonl"
 TUNED = "tuned"
 """The one model of a run that is compared with the base."""
 
+NOT_EVALUATED: Mapping[str, Any] = {
+    "metrics": {},
+    "assessments": {},
+    "diagnostics": {},
+    "judging": {"usage": {}, "unscored": {}},
+    "judges": {},
+    "n_prompts": {},
+}
+"""What stands for the figures where there are none."""
+
+_RUN_PREFIX = {TUNED: ""}  # of a run's files of answers; the other models' own names
 _METRICS, _DIAGNOSTICS, _ASSESSMENT, _JUDGING = "metrics.json", "diagnostics.json", "assessment.json", "judging.json"
 
 
@@ -88,16 +99,16 @@ def save_evaluation(
         kind: ``models`` have one file of figures, and answers under each model's name. A ``run`` has its figures in
             parts, and the tuned model's answers under no name.
     """
-    files = []
+    write_text(folder / PROMPTS, "".join(f"{_prompt_line(prompt)}\n" for prompt in found.prompts))
+    files = [PROMPTS]
     for name, entry in found.models.items():
-        prefix = f"{name}." if kind == "models" else "" if name == TUNED else f"{name}_"
+        prefix = f"{name}." if kind == "models" else _RUN_PREFIX.get(name, f"{name}_")
         save_responses(folder / f"{prefix}responses.parquet", entry.responses)
         save_verdicts(folder / f"{prefix}verdicts.parquet", entry.result.verdicts)
         files += [f"{prefix}responses.parquet", f"{prefix}verdicts.parquet"]
     if kind == "models":
-        write_text(folder / PROMPTS, "".join(f"{_prompt_line(prompt)}\n" for prompt in found.prompts))
         write_json(folder / RESULTS, {**found.as_json(), **(about or {})})
-        return [PROMPTS, *files, RESULTS]
+        return [*files, RESULTS]
     parts = _as_parts(found.as_json())
     for part, value in parts.items():
         write_json(folder / part, value)
@@ -119,13 +130,19 @@ def load_evaluation(folder: Path) -> dict[str, Any]:
         metrics = {"model": metrics}  # of a single model
     judges = assessment.pop("judges", {})
     return {
+        **NOT_EVALUATED,
         "metrics": {name: entry for name, entry in metrics.items() if isinstance(entry, dict)},
         "assessments": {TUNED: assessment} if "label" in assessment else {},
         "diagnostics": _read_object(folder / _DIAGNOSTICS),
-        "judging": _read_object(folder / _JUDGING) or {"usage": {}, "unscored": {}},
+        "judging": _read_object(folder / _JUDGING) or NOT_EVALUATED["judging"],
         "judges": judges,
-        "n_prompts": {},
     }
+
+
+def answers_file(folder: Path, name: str) -> Path:
+    """Returns where the answers of a model lie in a folder of either kind."""
+    own = folder / f"{name}.responses.parquet"
+    return own if own.exists() else folder / f"{_RUN_PREFIX.get(name, f'{name}_')}responses.parquet"
 
 
 def _as_parts(figures: Mapping[str, Any]) -> dict[str, Any]:

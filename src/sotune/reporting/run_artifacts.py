@@ -10,6 +10,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, read_json, read_parquet
 from sotune.errors import ArtifactError
+from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
 from sotune.records import SET_NAMES
 
 _N_QUARANTINED_SHOWN = 20
@@ -52,9 +53,7 @@ class RunArtifacts:
         sentinels: What the tuning fold chose, and the folds' sizes; empty when not recorded.
         promise: What the measuring fold says of the cut; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
-        metrics: Model to its metrics by name, as evaluation wrote them; empty before an evaluation.
-        assessment: The one word on the tuned model with its reason and judges; empty before an evaluation.
-        changes: Metric to the paired comparison of the tuned model with the base; empty when not recorded.
+        evaluation: The figures of the evaluation, as ``load_evaluation`` returns them; empty before one.
         versions: Library to its versions, one unless stages ran under different ones.
         warnings: What the stages warned of, each once.
     """
@@ -68,9 +67,7 @@ class RunArtifacts:
     sentinels: Mapping[str, Any]
     promise: Mapping[str, Any]
     config: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, Any]]
-    assessment: Mapping[str, Any]
-    changes: Mapping[str, Mapping[str, Any]]
+    evaluation: Mapping[str, Any]
     versions: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
 
@@ -85,7 +82,6 @@ def read_run(run: RunFolder) -> RunArtifacts:
     """
     records = _read_object(run, "records.json")
     solver = _read_object(run, "solver.json")
-    metrics = _read_metrics(run)
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
         sets=_in_order(records.get("sets") or {}),
@@ -97,9 +93,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
         sentinels=_read_object(run, "sentinels.json"),
         promise=_read_object(run, "promise.json"),
         config=_read_object(run, "config.json"),
-        metrics=metrics,
-        assessment=_read_object(run, "assessment.json") if metrics else {},
-        changes=_read_changes(run) if metrics else {},
+        evaluation=_read_evaluation(run),
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
     )
@@ -156,20 +150,10 @@ def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
             raise ArtifactError(f"{path} is not readable JSON lines ({error}); run the stage again") from error
 
 
-def _read_metrics(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the metrics by model; metrics of a single model stand under ``model``."""
-    if not run.manifest_path("evaluation").exists():
-        return {}  # none yet, or one of an adapter that has been trained anew since
-    metrics = _read_object(run, "metrics.json")
-    if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
-        return {"model": metrics}
-    return {model: entry for model, entry in metrics.items() if isinstance(entry, dict)}
-
-
-def _read_changes(run: RunFolder) -> Mapping[str, Mapping[str, Any]]:
-    """Returns what changed in the tuned model, by metric."""
-    changes = _read_object(run, "diagnostics.json").get("changes") or {}
-    return dict(changes.get("tuned") or {})
+def _read_evaluation(run: RunFolder) -> Mapping[str, Any]:
+    """Returns the evaluation of the adapter that lies there, as ``load_evaluation`` does; empty where there is none."""
+    finished = run.manifest_path("evaluation").exists()  # else of an adapter that has been trained anew since
+    return load_evaluation(run.path) if finished else NOT_EVALUATED
 
 
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from sotune.artifacts import RunFolder
+from sotune.reporting.evaluation_view import evaluation_view
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
 from sotune.reporting.page import flatten, write_page
@@ -41,17 +42,20 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
     rows = artifacts.rows
     top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
+    shown = evaluation_view(run.path, artifacts.evaluation, show_text=show_text)
     view = {
         "headline": _headline(artifacts),
-        "warnings": [*_alarm(artifacts.assessment), *_findings(artifacts.solver), *artifacts.warnings],
+        "warnings": [
+            *_alarm(artifacts.evaluation["assessments"].get("tuned", {})),
+            *_findings(artifacts.solver),
+            *artifacts.warnings,
+        ],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
-        "metrics": artifacts.metrics,
-        "assessment": artifacts.assessment,
-        "changes": artifacts.changes,
-        "metric_names": list(dict.fromkeys(name for metrics in artifacts.metrics.values() for name in metrics)),
+        **shown,
+        "metric_names": list(dict.fromkeys(name for metrics in shown["metrics"].values() for name in metrics)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
@@ -61,8 +65,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "promise": promise_view(artifacts.promise, artifacts.sentinels),
         "solver": _solver_table(artifacts.solver),
         "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
-        "texts": texts,
-        "show_text": show_text,
+        "row_texts": texts,
         "config": flatten(artifacts.config),
         "versions": artifacts.versions,
     }
