@@ -6,7 +6,7 @@ from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.guard import GuardJudge
 from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge, MatchRule
 from sotune.evaluation.judges.matching import default_judges
-from sotune.evaluation.judges.named import CountsUsage, NamedJudge, Usage, Wanted, Workshop
+from sotune.evaluation.judges.naming import CountsUsage, NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.judges.panel import PanelJudge, compute_agreements
 from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.judges.registry import JUDGES, check_judges, judge_key, make_judges, model_free_judges

@@ -18,7 +18,7 @@ from sotune.evaluation.endpoint import (
     Unanswered,
     read_api_key,
 )
-from sotune.evaluation.judges.named import NamedJudge, Usage, Wanted, Workshop
+from sotune.evaluation.judges.naming import NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.metrics import JudgeRole
 from sotune.evaluation.rubrics import Rubric, load_rubric
 from sotune.settings import ChatJudgeSettings

@@ -57,11 +57,7 @@ class CoherenceJudge:
         return ("coherent", *RULES)
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         verdicts = []
         for prompt, response in pair_by_id(prompts, responses):
             label, explanation = find_fault(response.text) or ("coherent", "no rule finds it broken")

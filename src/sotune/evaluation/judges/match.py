@@ -52,11 +52,7 @@ class MatchJudge:
         return f"match-{self.rule}"
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
 
     def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:

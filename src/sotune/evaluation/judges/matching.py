@@ -7,7 +7,7 @@ from typing import ClassVar
 from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.match import MatchJudge, MatchRule
-from sotune.evaluation.judges.named import NamedJudge, Wanted, Workshop
+from sotune.evaluation.judges.naming import NamedJudge, Wanted, Workshop
 from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.metrics import JudgeRole
 from sotune.settings import MatchingSettings

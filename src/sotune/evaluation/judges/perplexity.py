@@ -37,11 +37,7 @@ class PerplexityJudge:
         return ("coherent", *RULES, IMPLAUSIBLE)
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         return [self._verdict(prompt.id, response.text) for prompt, response in pair_by_id(prompts, responses)]
 
     def _verdict(self, id: str, text: str) -> Verdict:

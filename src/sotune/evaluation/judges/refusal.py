@@ -87,11 +87,7 @@ class RefusalJudge:
     labels: tuple[str, ...] = ("refused", "not refused")
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         verdicts = []
         for prompt, response in pair_by_id(prompts, responses):
             found = find_refusal(response.text)
@@ -115,11 +111,7 @@ class ComplianceJudge:
     labels: tuple[str, ...] = ("complied", "refused", "empty")
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         verdicts = []
         for prompt, response in pair_by_id(prompts, responses):
             found = find_refusal(response.text)

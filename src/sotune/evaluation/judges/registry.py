@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sotune.errors import ConfigError
 from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.match import MatchRule
-from sotune.evaluation.judges.named import CountsUsage, NamedJudge, Wanted, Workshop
+from sotune.evaluation.judges.naming import CountsUsage, NamedJudge, Wanted, Workshop
 from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
 from sotune.monitoring import Monitor, Silent
