@@ -125,17 +125,15 @@ def load_evaluation(folder: Path) -> dict[str, Any]:
     """
     if (folder / RESULTS).is_file():
         return _read_object(folder / RESULTS)
-    metrics, assessment = _read_object(folder / _METRICS), dict(_read_object(folder / _ASSESSMENT))
+    metrics, assessment = _read_object(folder / _METRICS), _read_object(folder / _ASSESSMENT)
     if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
         metrics = {"model": metrics}  # of a single model
-    judges = assessment.pop("judges", {})
     return {
         **NOT_EVALUATED,
         "metrics": {name: entry for name, entry in metrics.items() if isinstance(entry, dict)},
-        "assessments": {TUNED: assessment} if "label" in assessment else {},
         "diagnostics": _read_object(folder / _DIAGNOSTICS),
         "judging": _read_object(folder / _JUDGING) or NOT_EVALUATED["judging"],
-        "judges": judges,
+        **{name: assessment[name] for name in ("assessments", "judges", "n_prompts") if name in assessment},
     }
 
 
@@ -149,7 +147,10 @@ def _as_parts(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         _METRICS: figures["metrics"],
         _DIAGNOSTICS: figures["diagnostics"],
-        _ASSESSMENT: {**figures["assessments"].get(TUNED, {}), "judges": figures["judges"]},
+        _ASSESSMENT: {
+            **figures["assessments"].get(TUNED, {}),
+            **{name: figures[name] for name in ("assessments", "judges", "n_prompts")},
+        },
         _JUDGING: figures["judging"],
     }
 
