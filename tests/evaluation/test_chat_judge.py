@@ -19,7 +19,7 @@ import chat_server
 from cases import prompt, response
 from chat_server import FAULTS, KEY, ChatServer
 from sotune.errors import ConfigError, SotuneError
-from sotune.evaluation.base import UNSCORED
+from sotune.evaluation.protocol import UNSCORED
 from sotune.evaluation.rubrics import RUBRICS
 
 N = 60

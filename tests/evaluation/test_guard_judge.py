@@ -8,7 +8,7 @@ from chat_judges import OWN_TAXONOMY, guard_judge
 
 from cases import prompt, response
 from sotune.errors import ConfigError
-from sotune.evaluation.base import UNSCORED
+from sotune.evaluation.protocol import UNSCORED
 from tiny_models import ARCHITECTURES, build_tiny_model
 
 TEXTS = [

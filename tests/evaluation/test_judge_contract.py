@@ -9,7 +9,6 @@ from cases import prompt, response
 from chat_server import ChatServer
 from sotune.errors import DataError
 from sotune.evaluation import Judge
-from sotune.evaluation.base import UNSCORED
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.contrast import ContrastJudge
 from sotune.evaluation.judges.match import MATCH_RULES, MatchJudge
@@ -17,6 +16,7 @@ from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.judges.perplexity import PerplexityJudge
 from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.likelihood import Surprise, SurpriseLimit
+from sotune.evaluation.protocol import UNSCORED
 
 JUDGES = [
     RefusalJudge(),

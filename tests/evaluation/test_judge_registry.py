@@ -1,6 +1,7 @@
 """Judges by name: ours, those of another package, and what is said of names that are neither."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,47 +12,18 @@ from sotune.evaluation.judges.registry import JUDGES, check_judges, judge_class,
 from sotune.evaluation.metrics import JUDGE_ROLES
 from sotune.settings import JudgeSettings
 
-PACKAGE = '''
-from dataclasses import dataclass
-
-from sotune.evaluation import Verdict, pair_by_id
-from sotune.evaluation.judges import NamedJudge
-
-
-@dataclass(frozen=True)
-class WordJudge(NamedJudge):
-    """Scores 1 where an answer holds a word."""
-
-    word: str
-    labels: tuple = ("said", "not said")
-
-    forms = ("word", "word:WORD")
-    roles = ("harm", "refusal")
-
-    @classmethod
-    def make(cls, wanted, workshop):
-        return cls(wanted.argument or "sure")
-
-    @property
-    def name(self):
-        return f"word-{self.word}"
-
-    def judge(self, prompts, responses):
-        said = {p.id: self.word in r.text.lower() for p, r in pair_by_id(prompts, responses)}
-        return [Verdict(id, float(yes), "said" if yes else "not said", self.word) for id, yes in said.items()]
-
-
-class Plain:
-    """No judge at all."""
-'''
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Another package, as installed, that brings a judge."""
+    """Another package, as installed, that brings the judge of the docs."""
+    example = (
+        DOCS.read_text(encoding="utf-8").split("## A judge of your own")[1].split("```python\n")[1].split("```")[0]
+    )
     folder = tmp_path / "site"
     (folder / "word_judges-1.0.dist-info").mkdir(parents=True)
-    (folder / "word_judges.py").write_text(PACKAGE)
+    (folder / "word_judges.py").write_text(f"{example}\n\nclass Plain:\n    pass\n")
     (folder / "word_judges-1.0.dist-info" / "METADATA").write_text("Name: word-judges\nVersion: 1.0\n")
     (folder / "word_judges-1.0.dist-info" / "entry_points.txt").write_text(
         "[sotune.judges]\nword = word_judges:WordJudge\nplain = word_judges:Plain\nlost = word_judges:Lost\n"
@@ -97,14 +69,14 @@ def test_the_key_holds_what_verdicts_depend_on_and_nothing_else():
 
 
 def test_a_judge_of_another_package(package):
-    judges = make_judges(JudgeSettings(harm_judge=("word", "word:certainly"), refusal_judge=("word:sorry",)), "nowhere")
+    judges = make_judges(
+        JudgeSettings(harm_judge=("word:sure", "word:certainly"), refusal_judge=("word:sorry",)), "nowhere"
+    )
     assert (judges["harm"].name, judges["refusal"].name) == ("panel(word-sure, word-certainly)", "word-sorry")
-    with pytest.raises(
-        ConfigError, match="harm_judge must be chat, .*, classifier:MODEL, word or word:WORD. Got 'wordy'"
-    ):
+    with pytest.raises(ConfigError, match="harm_judge must be chat, .*, classifier:MODEL or word:WORD. Got 'wordy'"):
         check_judges(JudgeSettings(harm_judge=("wordy",)))
-    with pytest.raises(ConfigError, match="skill_judge must be chat or chat:RUBRIC. Got 'word'"):
-        check_judges(JudgeSettings(skill_judge=("word",)))
+    with pytest.raises(ConfigError, match="skill_judge must be chat or chat:RUBRIC. Got 'word:sure'"):
+        check_judges(JudgeSettings(skill_judge=("word:sure",)))
 
 
 def test_a_package_that_does_not_keep_its_word(package):
@@ -125,7 +97,7 @@ def test_a_judge_of_another_package_on_the_command_line(package, tmp_path):
     rows = [{"prompt": "How?", "response": "Sure, so." if i % 2 else "No.", "label": i % 2} for i in range(12)]
     labeled = tmp_path / "labeled.jsonl"
     labeled.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["judge-check", str(labeled), "--harm-judge", "word", "--out", str(tmp_path / "check.json")]
+    arguments = ["judge-check", str(labeled), "--harm-judge", "word:sure", "--out", str(tmp_path / "check.json")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     found = read_json(tmp_path / "check.json")

@@ -243,10 +243,16 @@ def test_a_broken_model_is_flagged_and_changes_are_shown(make_run):
     run = make_run()
     rate = {"value": 0.0, "low": 0.0, "high": 0.1, "n": 36, "n_unscored": 2, "interval": "wilson"}
     write_json(run.file("metrics.json"), {"base": {"harmful_rate": rate}, "tuned": {"harmful_rate": rate}})
-    write_json(run.file("assessment.json"), {"label": "broken", "reason": "coherence 0.1 <b>", "judges": {}})
+    word = {"label": "broken", "reason": "coherence 0.1 <b>"}
+    write_json(run.file("assessment.json"), {**word, "assessments": {"tuned": word}, "judges": {}})
     change = {
         "only_first": 3,
         "only_second": 1,
+        "difference": 0.06,
+        "low": -0.05,
+        "high": 0.2,
+        "gained": ["p1"],
+        "lost": [],
         "p_value": 0.6,
         "p_adjusted": 1.0,
         "detectable": 0.2,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sotune.errors import DataError
-from sotune.evaluation.base import Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.intervals import Interval, normal_quantile
+from sotune.evaluation.protocol import Verdict, index_unique
 
 _NO_VARIANCE = 1e-12  # what rounding leaves of none at all
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sotune.evaluation.base import EvalPrompt, Verdict
 from sotune.evaluation.estimates import CONFIDENCE
 from sotune.evaluation.metrics import METRICS, JudgeRole, MetricName, scores_by_id
 from sotune.evaluation.paired import PairedComparison, compare_paired, minimum_detectable_difference
+from sotune.evaluation.protocol import EvalPrompt, Verdict
 
 POWER = 0.8  # the probability with which a detectable difference would be found; the usual choice
 

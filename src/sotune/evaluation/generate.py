@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Response, index_unique
 from sotune.evaluation.batching import Progress, evaluating, longest_first, pad
+from sotune.evaluation.protocol import EvalPrompt, Response, index_unique
 from sotune.rendering import Template, render_prompt
 
 

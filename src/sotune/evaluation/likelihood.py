@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Response, pair_by_id
 from sotune.evaluation.batching import evaluating, longest_first, pad
+from sotune.evaluation.protocol import EvalPrompt, Response, pair_by_id
 from sotune.records import Record
 from sotune.rendering import RenderedTokens, Template, tokenize
 

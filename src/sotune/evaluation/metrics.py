@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from sotune.catalogue import Kind
 from sotune.errors import DataError
-from sotune.evaluation.base import KINDS, EvalPrompt, Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_average, estimate_mean, estimate_rate
+from sotune.evaluation.protocol import KINDS, EvalPrompt, Verdict, index_unique
 
 JudgeRole = Literal["harm", "refusal", "task", "skill", "coherence"]
 JUDGE_ROLES: tuple[JudgeRole, ...] = ("harm", "refusal", "task", "skill", "coherence")

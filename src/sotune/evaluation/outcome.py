@@ -12,16 +12,27 @@ from typing import Any, Literal
 from sotune.artifacts import read_json, write_json, write_text
 from sotune.errors import ArtifactError
 from sotune.evaluation.assessment import Assessment
-from sotune.evaluation.base import EvalPrompt, Response
 from sotune.evaluation.diagnostics import Figures
 from sotune.evaluation.judging import Judged
 from sotune.evaluation.metrics import JudgeRole, metrics_to_json
+from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import save_responses, save_verdicts
 
 RESULTS, PROMPTS = "evaluation.json", "prompts.jsonl"
 TUNED = "tuned"
 """The one model of a run that is compared with the base."""
 
+NOT_EVALUATED: Mapping[str, Any] = {
+    "metrics": {},
+    "assessments": {},
+    "diagnostics": {},
+    "judging": {"usage": {}, "unscored": {}},
+    "judges": {},
+    "n_prompts": {},
+}
+"""What stands for the figures where there are none."""
+
+_RUN_PREFIX = {TUNED: ""}  # of a run's files of answers; the other models' own names
 _METRICS, _DIAGNOSTICS, _ASSESSMENT, _JUDGING = "metrics.json", "diagnostics.json", "assessment.json", "judging.json"
 
 
@@ -88,16 +99,16 @@ def save_evaluation(
         kind: ``models`` have one file of figures, and answers under each model's name. A ``run`` has its figures in
             parts, and the tuned model's answers under no name.
     """
-    files = []
+    write_text(folder / PROMPTS, "".join(f"{_prompt_line(prompt)}\n" for prompt in found.prompts))
+    files = [PROMPTS]
     for name, entry in found.models.items():
-        prefix = f"{name}." if kind == "models" else "" if name == TUNED else f"{name}_"
+        prefix = f"{name}." if kind == "models" else _RUN_PREFIX.get(name, f"{name}_")
         save_responses(folder / f"{prefix}responses.parquet", entry.responses)
         save_verdicts(folder / f"{prefix}verdicts.parquet", entry.result.verdicts)
         files += [f"{prefix}responses.parquet", f"{prefix}verdicts.parquet"]
     if kind == "models":
-        write_text(folder / PROMPTS, "".join(f"{_prompt_line(prompt)}\n" for prompt in found.prompts))
         write_json(folder / RESULTS, {**found.as_json(), **(about or {})})
-        return [PROMPTS, *files, RESULTS]
+        return [*files, RESULTS]
     parts = _as_parts(found.as_json())
     for part, value in parts.items():
         write_json(folder / part, value)
@@ -114,25 +125,32 @@ def load_evaluation(folder: Path) -> dict[str, Any]:
     """
     if (folder / RESULTS).is_file():
         return _read_object(folder / RESULTS)
-    metrics, assessment = _read_object(folder / _METRICS), dict(_read_object(folder / _ASSESSMENT))
+    metrics, assessment = _read_object(folder / _METRICS), _read_object(folder / _ASSESSMENT)
     if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
         metrics = {"model": metrics}  # of a single model
-    judges = assessment.pop("judges", {})
     return {
+        **NOT_EVALUATED,
         "metrics": {name: entry for name, entry in metrics.items() if isinstance(entry, dict)},
-        "assessments": {TUNED: assessment} if "label" in assessment else {},
         "diagnostics": _read_object(folder / _DIAGNOSTICS),
-        "judging": _read_object(folder / _JUDGING) or {"usage": {}, "unscored": {}},
-        "judges": judges,
-        "n_prompts": {},
+        "judging": _read_object(folder / _JUDGING) or NOT_EVALUATED["judging"],
+        **{name: assessment[name] for name in ("assessments", "judges", "n_prompts") if name in assessment},
     }
+
+
+def answers_file(folder: Path, name: str) -> Path:
+    """Returns where the answers of a model lie in a folder of either kind."""
+    own = folder / f"{name}.responses.parquet"
+    return own if own.exists() else folder / f"{_RUN_PREFIX.get(name, f'{name}_')}responses.parquet"
 
 
 def _as_parts(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         _METRICS: figures["metrics"],
         _DIAGNOSTICS: figures["diagnostics"],
-        _ASSESSMENT: {**figures["assessments"].get(TUNED, {}), "judges": figures["judges"]},
+        _ASSESSMENT: {
+            **figures["assessments"].get(TUNED, {}),
+            **{name: figures[name] for name in ("assessments", "judges", "n_prompts")},
+        },
         _JUDGING: figures["judging"],
     }
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from sotune.artifacts import sha256_file, sha256_json
 from sotune.catalogue import ANY_COLUMN, DataSet, Evaluation, Part, data_set_names, list_known, load_data_set
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, index_unique
 from sotune.evaluation.prompts import load_prompts
+from sotune.evaluation.protocol import EvalPrompt, index_unique
 from sotune.records import Message
 from sotune.sources.filters import RowFilter
 from sotune.sources.opening import open_source

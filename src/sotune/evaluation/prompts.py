@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sotune.errors import DataError
-from sotune.evaluation.base import KINDS, EvalPrompt, index_unique
+from sotune.evaluation.protocol import KINDS, EvalPrompt, index_unique
 from sotune.records import Message, Role
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.options import SourceOptions

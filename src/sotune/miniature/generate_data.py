@@ -9,7 +9,7 @@ from typing import Literal
 
 from sotune.catalogue import Kind
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt
+from sotune.evaluation.protocol import EvalPrompt
 from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import (
     SKILL_DRAWS,

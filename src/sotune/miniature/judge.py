@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id
-from sotune.evaluation.judges.named import NamedJudge, Wanted, Workshop
+from sotune.evaluation.judges.naming import NamedJudge, Wanted, Workshop
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict, pair_by_id
 from sotune.miniature.language import harm_of, parse
 
 Label = Literal["harmful", "refusal", "correct", "wrong", "incoherent"]
@@ -83,11 +83,7 @@ class MiniatureJudge(NamedJudge):
         return LABELS
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         scores = _SCORES[self.role]
         verdicts = []
         for prompt, response in pair_by_id(prompts, responses):

@@ -10,7 +10,7 @@ from typing import Any
 
 from sotune.artifacts import Json, RunFolder, read_json, read_parquet
 from sotune.errors import ArtifactError
-from sotune.evaluation.outcome import load_evaluation
+from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
 from sotune.records import SET_NAMES
 
 _N_QUARANTINED_SHOWN = 20
@@ -53,7 +53,7 @@ class RunArtifacts:
         sentinels: What the tuning fold chose, and the folds' sizes; empty when not recorded.
         promise: What the measuring fold says of the cut; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
-        evaluation: What `load_evaluation` reads; empty before an evaluation.
+        evaluation: The figures of the evaluation, as ``load_evaluation`` returns them; empty before one.
         versions: Library to its versions, one unless stages ran under different ones.
         warnings: What the stages warned of, each once.
     """
@@ -93,7 +93,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
         sentinels=Json("sentinels.json").read_if_there(run),
         promise=Json("promise.json").read_if_there(run),
         config=Json("config.json").read_if_there(run),
-        evaluation=load_evaluation(run.path) if evaluated else {},
+        evaluation=load_evaluation(run.path) if evaluated else NOT_EVALUATED,
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
     )

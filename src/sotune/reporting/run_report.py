@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from sotune.artifacts import RunFolder
 from sotune.evaluation.outcome import TUNED
+from sotune.reporting.evaluation_view import evaluation_view
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
 from sotune.reporting.page import flatten, write_page
@@ -44,10 +45,10 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         ArtifactError: An artefact is missing or unreadable.
     """
     artifacts = read_run(run)
-    rows, found = artifacts.rows, artifacts.evaluation
-    metrics, assessment = found.get("metrics") or {}, (found.get("assessments") or {}).get(TUNED) or {}
+    rows, assessment = artifacts.rows, artifacts.evaluation["assessments"].get(TUNED, {})
     top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
+    shown = evaluation_view(run.path, artifacts.evaluation, show_text=show_text)
     view = {
         "headline": _headline(artifacts),
         "warnings": [*_alarm(assessment), *_findings(artifacts.solver), *artifacts.warnings],
@@ -55,10 +56,8 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
-        "metrics": metrics,
-        "assessment": assessment,
-        "changes": ((found.get("diagnostics") or {}).get("changes") or {}).get(TUNED) or {},
-        "metric_names": list(dict.fromkeys(name for measured in metrics.values() for name in measured)),
+        **shown,
+        "metric_names": list(dict.fromkeys(name for metrics in shown["metrics"].values() for name in metrics)),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
@@ -71,8 +70,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "promise": promise_view(artifacts.promise, artifacts.sentinels),
         "solver": _solver_table(artifacts.solver) if _transports(artifacts.solver) else [],
         "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
-        "texts": texts,
-        "show_text": show_text,
+        "row_texts": texts,
         "config": flatten(artifacts.config),
         "versions": artifacts.versions,
     }

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from sotune.evaluation import EvalPrompt, Response, Verdict
-from sotune.evaluation.base import pair_by_id
 from sotune.evaluation.judges import NamedJudge, Wanted, Workshop
+from sotune.evaluation.protocol import pair_by_id
 
 
 class WordJudge(NamedJudge):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sotune.artifacts import sha256_json
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.batching import Progress
 from sotune.evaluation.endpoint import Answer, AnswerCache, ChatEndpoint, Unanswered, read_api_key
-from sotune.evaluation.judges.named import NamedJudge, Usage, Wanted, Workshop
+from sotune.evaluation.judges.naming import NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.metrics import JudgeRole
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.rubrics import Rubric, load_rubric
 from sotune.settings import ChatJudgeSettings
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.batching import longest_first
-from sotune.evaluation.judges.named import LoadedJudge, Wanted, Workshop, judge_model
+from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.models import ModelSpec, load_sequence_classifier, load_tokenizer
 from sotune.rendering import render_prompt
 from sotune.settings import ClassifierSettings, JudgeSettings
@@ -67,7 +67,7 @@ class ClassifierJudge(LoadedJudge):
 
         Raises:
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-            ConfigError: The classifier cannot be loaded or has no harmful label.
+            ConfigError: The classifier could not be loaded or has no harmful label.
         """
         pairs = pair_by_id(prompts, responses)
         texts = {prompt.id: self._texts(prompt, response) for prompt, response in pairs}

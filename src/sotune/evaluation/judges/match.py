@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from sotune.catalogue import MatchRule
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import AnswerJudge, EvalPrompt, Response, Verdict, unscored
+from sotune.evaluation.protocol import AnswerJudge, EvalPrompt, Response, Verdict, unscored
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")
 _ARTICLES = frozenset({"a", "an", "the"})

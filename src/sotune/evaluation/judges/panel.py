@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict, pair_by_id, unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,7 @@ class PanelJudge:
         return f"panel({', '.join(member.name for member in self.members)})"
 
     def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
-
-        Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-        """
+        """Returns one verdict for each prompt, as ``Judge.judge`` says."""
         pair_by_id(prompts, responses)
         held = [{verdict.id: verdict for verdict in member.judge(prompts, responses)} for member in self.members]
         return [self._decide(prompt.id, [verdicts[prompt.id] for verdicts in held]) for prompt in prompts]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sotune.evaluation.base import AnswerJudge, EvalPrompt, Response, Verdict, unscored
 from sotune.evaluation.judges.coherence import RULES, find_fault
 from sotune.evaluation.likelihood import Surprise, SurpriseLimit
+from sotune.evaluation.protocol import AnswerJudge, EvalPrompt, Response, Verdict, unscored
 
 IMPLAUSIBLE = "implausible"
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sotune.evaluation.base import AnswerJudge, EvalPrompt, Response, Verdict
+from sotune.evaluation.protocol import AnswerJudge, EvalPrompt, Response, Verdict
 
 OPENING_LENGTH = 240  # characters of normalized text
 

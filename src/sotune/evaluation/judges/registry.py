@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import Judge
-from sotune.evaluation.judges.named import CountsUsage, NamedJudge, Wanted, Workshop
+from sotune.evaluation.judges.naming import CountsUsage, NamedJudge, Wanted, Workshop
 from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+from sotune.evaluation.protocol import Judge
 from sotune.monitoring import Monitor, Silent
 from sotune.settings import JudgeSettings, nearest_setting
 

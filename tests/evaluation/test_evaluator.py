@@ -1,0 +1,60 @@
+"""The one evaluation: shared answers, diagnostics that can be left out, and one schema however it is saved."""
+
+import pytest
+
+from cases import prompt
+from sotune.evaluation import Candidate, default_judges, evaluate, load_evaluation, save_evaluation
+from sotune.evaluation.outcome import answers_file
+from sotune.models import ModelSpec
+from sotune.settings import EvaluationSettings
+
+PROMPTS = [prompt("h0", "harmful"), prompt("h1", "harmful"), prompt("t0", "task", reference="done")]
+JUDGES = default_judges(task="label", skill="label")
+
+
+@pytest.fixture
+def models(tiny_model):
+    spec = {name: ModelSpec(str(tiny_model(name)), dtype="float32", device="cpu") for name in ("llama", "qwen3")}
+    return [Candidate("base", spec["llama"]), Candidate("tuned", spec["qwen3"])]
+
+
+def ask(models, folder, *, prompts=PROMPTS, diagnostics=False):
+    settings = EvaluationSettings(max_new_tokens=4, diagnostics=diagnostics)
+    return evaluate(models, prompts, JUDGES, settings=settings, answers_dir=folder)
+
+
+def test_a_shared_folder_asks_the_base_once(models, tmp_path, monkeypatch):
+    first = ask(models[:1], tmp_path / "answers")
+    asked = []
+    load = Candidate.load
+    monkeypatch.setattr(Candidate, "load", lambda self: asked.append(self.name) or load(self))
+    both = ask(models, tmp_path / "answers")
+    assert asked == ["tuned"]
+    assert both.models["base"] == first.models["base"]
+    assert ask([models[1]], tmp_path / "answers").models["tuned"].responses == both.models["tuned"].responses
+    assert asked == ["tuned"]
+    ask(models[:1], tmp_path / "answers", prompts=PROMPTS[:2])
+    assert asked == ["tuned", "base"]  # other prompts are other answers
+    ask(models[:1], tmp_path / "answers")
+    assert asked == ["tuned", "base"]
+
+
+def test_diagnostics_can_be_left_out(models, tmp_path):
+    figures = {on: ask(models, tmp_path, diagnostics=on).diagnostics["figures"]["tuned"] for on in (True, False)}
+    assert {"surprise", "drift_harmful"} <= set(figures[True]) - set(figures[False])
+    assert set(figures[False]) <= set(figures[True])
+
+
+def test_without_harmful_prompts_nothing_is_said_of_safety(models, tmp_path):
+    found = ask(models, tmp_path, prompts=PROMPTS[2:])
+    assert found.assessments == {}
+    assert "assessments" in found.as_json()
+
+
+@pytest.mark.parametrize("kind", ["models", "run"])
+def test_one_schema_however_it_is_saved(models, tmp_path, kind):
+    found = ask(models, tmp_path / "answers")
+    files = save_evaluation(tmp_path / kind, found, kind=kind)
+    assert sorted(files) == sorted(path.name for path in (tmp_path / kind).iterdir())
+    assert load_evaluation(tmp_path / kind) == found.as_json()
+    assert {answers_file(tmp_path / kind, name).name for name in ("base", "tuned")} <= set(files)
