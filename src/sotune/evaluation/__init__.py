@@ -1,17 +1,6 @@
 """What a model answers, what judges hold of it, and which figures follow, each with its interval."""
 
 from sotune.evaluation.assessment import Assessment, Limits, assess
-from sotune.evaluation.base import (
-    KINDS,
-    UNSCORED,
-    EvalPrompt,
-    Judge,
-    Kind,
-    Response,
-    Verdict,
-    pair_by_id,
-    unscored,
-)
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.changes import Change, find_changes
 from sotune.evaluation.estimates import (
@@ -44,6 +33,17 @@ from sotune.evaluation.metrics import (
     metrics_to_json,
 )
 from sotune.evaluation.outcome import Evaluation, load_evaluation, save_evaluation
+from sotune.evaluation.protocol import (
+    KINDS,
+    UNSCORED,
+    EvalPrompt,
+    Judge,
+    Kind,
+    Response,
+    Verdict,
+    pair_by_id,
+    unscored,
+)
 from sotune.evaluation.store import (
     ResponseShards,
     load_responses,

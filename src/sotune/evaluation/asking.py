@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import library_versions
-from sotune.evaluation.base import EvalPrompt, Response
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.generate import generate
+from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import ResponseShards
 from sotune.models import load_tokenizer, resolve_device
 from sotune.rendering import Template

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sotune.errors import DataError
-from sotune.evaluation.base import Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.intervals import Interval, normal_quantile
+from sotune.evaluation.protocol import Verdict, index_unique
 
 
 @dataclass(frozen=True, slots=True)

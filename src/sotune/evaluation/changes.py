@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sotune.errors import DataError
-from sotune.evaluation.base import EvalPrompt, Verdict, index_unique
 from sotune.evaluation.metrics import METRICS, JudgeRole, MetricName, MetricSpec
 from sotune.evaluation.paired import PairedComparison, compare_paired, minimum_detectable_difference
+from sotune.evaluation.protocol import EvalPrompt, Verdict, index_unique
 
 POWER = 0.8  # the probability with which a detectable difference would be found; the usual choice
 

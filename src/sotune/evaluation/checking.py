@@ -9,7 +9,6 @@ from typing import Any
 
 from sotune.artifacts import library_versions, read_json, sha256_file, write_json
 from sotune.errors import DataError
-from sotune.evaluation.base import Verdict
 from sotune.evaluation.calibration import JudgeAccuracy, correct_rate, measure_judge
 from sotune.evaluation.estimates import Estimate
 from sotune.evaluation.judges.registry import check_judges, make_judges
@@ -17,6 +16,7 @@ from sotune.evaluation.judging import CONFIDENCE
 from sotune.evaluation.labeled import LabeledSet, load_labeled
 from sotune.evaluation.metrics import metrics_from_json
 from sotune.evaluation.outcome import load_evaluation
+from sotune.evaluation.protocol import Verdict
 from sotune.evaluation.usage import CACHE, JudgingPlan, describe_usage, plan_questions
 from sotune.monitoring import Monitor
 from sotune.settings import JudgeCheckSettings

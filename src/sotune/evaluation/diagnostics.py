@@ -12,7 +12,6 @@ from typing import Any
 
 from sotune.errors import DataError
 from sotune.evaluation.asking import Asking
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.changes import find_changes
 from sotune.evaluation.estimates import Amount, Estimate, estimate_amount, estimate_rate
@@ -31,6 +30,7 @@ from sotune.evaluation.likelihood import (
 )
 from sotune.evaluation.metrics import JudgeRole
 from sotune.evaluation.paired import adjust_holm
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict
 
 MIN_SURPRISE_TOKENS = 5  # sotune's own choice: on fewer tokens one odd word decides
 MIN_SURPRISE_GAP = 1.0  # nats per token, sotune's own choice: less, and the yardstick babbles itself

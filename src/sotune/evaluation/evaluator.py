@@ -10,7 +10,6 @@ from pathlib import Path
 from sotune.errors import ConfigError
 from sotune.evaluation.asking import Asking, ask_models
 from sotune.evaluation.assessment import Assessment, assess
-from sotune.evaluation.base import EvalPrompt, Judge
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.diagnostics import (
     describe_diagnostics,
@@ -24,6 +23,7 @@ from sotune.evaluation.judging import CONFIDENCE, N_RESAMPLES, Judged, judge_res
 from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
+from sotune.evaluation.protocol import EvalPrompt, Judge
 from sotune.evaluation.usage import JudgingPlan, count_unscored, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
 from sotune.rendering import Template

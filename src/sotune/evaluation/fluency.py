@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sotune.errors import DataError
-from sotune.evaluation.base import Response
 from sotune.evaluation.estimates import Estimate, estimate_mean, estimate_rate
+from sotune.evaluation.protocol import Response
 
 REPEAT_N = 4
 DISTINCT_N = 2

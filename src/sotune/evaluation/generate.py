@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Response, index_unique
+from sotune.evaluation.protocol import EvalPrompt, Response, index_unique
 from sotune.rendering import Template, render_prompt
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import UNSCORED, EvalPrompt, Judge, Response, Verdict, pair_by_id
 from sotune.evaluation.estimates import Estimate
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole, MetricName, compute_metrics, kinds_of
+from sotune.evaluation.protocol import UNSCORED, EvalPrompt, Judge, Response, Verdict, pair_by_id
 
 CONFIDENCE, N_RESAMPLES = 0.95, 2000  # of every interval that is reported
 

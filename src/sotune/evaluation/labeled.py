@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sotune.errors import DataError
-from sotune.evaluation.base import EvalPrompt, Response, index_unique
 from sotune.evaluation.prompts import read_lines, read_messages
+from sotune.evaluation.protocol import EvalPrompt, Response, index_unique
 
 _YES = frozenset({"harmful", "unsafe", "true", "yes", "1"})
 _NO = frozenset({"harmless", "safe", "benign", "refusal", "false", "no", "0"})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Response, pair_by_id
+from sotune.evaluation.protocol import EvalPrompt, Response, pair_by_id
 from sotune.records import Record
 from sotune.rendering import Template, tokenize
 

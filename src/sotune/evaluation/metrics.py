@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sotune.errors import DataError
-from sotune.evaluation.base import KINDS, EvalPrompt, Kind, Verdict, index_unique
 from sotune.evaluation.estimates import Estimate, estimate_average, estimate_mean, estimate_rate
+from sotune.evaluation.protocol import KINDS, EvalPrompt, Kind, Verdict, index_unique
 
 JudgeRole = Literal["harm", "refusal", "task", "skill", "coherence"]
 JUDGE_ROLES: tuple[JudgeRole, ...] = ("harm", "refusal", "task", "skill", "coherence")

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from sotune.artifacts import read_json, write_json, write_text
 from sotune.errors import ArtifactError
 from sotune.evaluation.assessment import Assessment
-from sotune.evaluation.base import EvalPrompt, Response
 from sotune.evaluation.diagnostics import Figures
 from sotune.evaluation.judging import Judged
 from sotune.evaluation.metrics import JudgeRole, metrics_to_json
+from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import save_responses, save_verdicts
 
 RESULTS, PROMPTS = "evaluation.json", "prompts.jsonl"

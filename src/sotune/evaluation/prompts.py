@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sotune.errors import DataError
-from sotune.evaluation.base import KINDS, EvalPrompt, index_unique
+from sotune.evaluation.protocol import KINDS, EvalPrompt, index_unique
 from sotune.records import Message, Role
 
 _OWN_FIELDS = ("id", "kind", "prompt", "messages", "reference")

@@ -9,8 +9,8 @@ from typing import Any
 
 from sotune.artifacts import read_parquet, sha256_json, write_parquet
 from sotune.errors import ArtifactError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, index_unique
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, index_unique
 
 _RESPONSE_SCHEMA = {"id": "string", "text": "string", "n_tokens": "int64", "finished": "bool"}
 _VERDICT_SCHEMA = {"role": "string", "id": "string", "score": "double", "label": "string", "explanation": "string"}

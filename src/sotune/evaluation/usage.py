@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict
 from sotune.evaluation.judges.naming import CountsUsage, Usage
 from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JudgeRole, kinds_of
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict
 from sotune.monitoring import Monitor
 from sotune.settings import JudgeSettings
 

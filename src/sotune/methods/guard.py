@@ -90,7 +90,7 @@ class SequenceClassifier:
             ConfigError: The model is no classifier, or has no such label.
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
         """
-        from sotune.evaluation.base import Verdict, pair_by_id
+        from sotune.evaluation.protocol import Verdict, pair_by_id
         from sotune.models import load_tokenizer
 
         pairs = pair_by_id(prompts, responses)

@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Kind
+from sotune.evaluation.protocol import EvalPrompt, Kind
 from sotune.miniature.language import HARM_KINDS, HarmKind
 from sotune.miniature.topics import (
     SKILL_DRAWS,

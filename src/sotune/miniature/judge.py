@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id
 from sotune.evaluation.judges.naming import NamedJudge, Wanted, Workshop
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict, pair_by_id
 from sotune.miniature.language import harm_of, parse
 
 Label = Literal["harmful", "refusal", "correct", "wrong", "incoherent"]

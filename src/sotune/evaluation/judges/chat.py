@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from sotune.artifacts import sha256_json
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.endpoint import (
     Answer,
     AnswerCache,
@@ -20,6 +19,7 @@ from sotune.evaluation.endpoint import (
 )
 from sotune.evaluation.judges.naming import NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.metrics import JudgeRole
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.rubrics import Rubric, load_rubric
 from sotune.settings import ChatJudgeSettings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.models import ModelSpec, load_sequence_classifier, load_tokenizer
 from sotune.rendering import render_prompt
 from sotune.settings import ClassifierSettings

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id
 
 MAX_BROKEN = 0.02  # share of characters that are replacement, control or unassigned ones
 MIN_READABLE = 0.5  # share of characters that are letters or digits, or part of a number or formula

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sotune.errors import DataError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id
 
 OPENING_WORDS = 12
 MIN_SHARE = 0.1  # of the openings of one kind: rarer words are the prompt's subject, not the habit

@@ -14,8 +14,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.rubrics import make_fence, neutralize
 from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint
 from sotune.records import Message

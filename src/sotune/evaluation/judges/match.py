@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Literal
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
 MatchRule = Literal["label", "number", "contains", "choice", "exact", "f1"]
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+]?\.\d+")

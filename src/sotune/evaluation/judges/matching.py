@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.coherence import CoherenceJudge
 from sotune.evaluation.judges.match import MatchJudge, MatchRule
 from sotune.evaluation.judges.naming import NamedJudge, Wanted, Workshop
 from sotune.evaluation.judges.refusal import ComplianceJudge, RefusalJudge
 from sotune.evaluation.metrics import JudgeRole
+from sotune.evaluation.protocol import Judge
 from sotune.settings import MatchingSettings
 
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
-from sotune.evaluation.base import EvalPrompt, Judge, Response
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.settings import JudgeSettings, StageSettings

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Judge, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.calibration import Agreement, cohen_kappa
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict, pair_by_id, unscored
 
 
 @dataclass(frozen=True, slots=True)

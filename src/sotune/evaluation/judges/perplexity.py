@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.evaluation.judges.coherence import RULES, find_fault
 from sotune.evaluation.likelihood import Surprise, SurpriseLimit
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 
 IMPLAUSIBLE = "implausible"
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sotune.evaluation.base import EvalPrompt, Response, Verdict, pair_by_id
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id
 
 OPENING_LENGTH = 240  # characters of normalized text
 

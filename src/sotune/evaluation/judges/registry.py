@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sotune.errors import ConfigError
-from sotune.evaluation.base import Judge
 from sotune.evaluation.judges.match import MatchRule
 from sotune.evaluation.judges.naming import CountsUsage, NamedJudge, Wanted, Workshop
 from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
+from sotune.evaluation.protocol import Judge
 from sotune.monitoring import Monitor, Silent
 from sotune.settings import JudgeSettings, nearest_setting
 

@@ -10,8 +10,8 @@ from string import Formatter
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import KINDS, EvalPrompt, Kind
 from sotune.evaluation.judges.match import MATCH_RULES, MatchRule
+from sotune.evaluation.protocol import KINDS, EvalPrompt, Kind
 from sotune.records import Message
 
 ANY_COLUMN = "*"

@@ -10,9 +10,9 @@ from typing import Any
 
 from sotune.artifacts import sha256_file, sha256_json
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.base import EvalPrompt, index_unique
 from sotune.evaluation.packs.pack import ANY_COLUMN, Pack, PackPart, load_pack, pack_names, read_row
 from sotune.evaluation.prompts import load_prompts
+from sotune.evaluation.protocol import EvalPrompt, index_unique
 from sotune.sources.filters import RowFilter
 from sotune.sources.opening import READERS, open_source
 from sotune.sources.options import SourceOptions

@@ -12,7 +12,7 @@ from typing import Any
 
 from sotune.artifacts import sha256_text
 from sotune.errors import ConfigError
-from sotune.evaluation.base import EvalPrompt, Response
+from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.rubrics.fencing import Fence, make_fence
 from sotune.sources.rows import Flaw
 from sotune.sources.strict_json import decode
