@@ -3,8 +3,10 @@
 import pytest
 
 from cases import prompt
-from sotune.evaluation import Candidate, default_judges, evaluate, load_evaluation, save_evaluation
-from sotune.evaluation.outcome import answers_file
+from sotune.evaluation.candidates import Candidate
+from sotune.evaluation.evaluator import evaluate
+from sotune.evaluation.judges.matching import default_judges
+from sotune.evaluation.outcome import answers_file, load_evaluation, save_evaluation
 from sotune.models import ModelSpec
 from sotune.settings import EvaluationSettings
 
