@@ -12,7 +12,6 @@ from sotune.api.keywords import plain, takes
 from sotune.api.run_handle import Run
 from sotune.api.watching import watched
 from sotune.monitoring import Monitor
-from sotune.pipeline import JudgingPlan, RunSummary
 from sotune.settings import (
     JudgeCheckSettings,
     ModelEvaluation,
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from sotune.comparison import PlannedCell
     from sotune.comparison.compare import CompareSummary
     from sotune.comparison.compare_settings import CompareSettings
-    from sotune.pipeline.model_comparison import ModelComparison
+    from sotune.evaluation.usage import JudgingPlan
+    from sotune.pipeline import ModelComparison, RunSummary
 
 Config = str | PathLike[str] | Mapping[str, Any]
 """A YAML file of settings, or the settings themselves."""
@@ -99,10 +99,8 @@ def evaluate(*, monitor: Monitor | None = None, **settings: Any) -> ModelCompari
     Raises:
         SotuneError: Prompts, models or settings are at fault; the message says what to do.
     """
-    from sotune.pipeline.model_comparison import compare_models
-
     with watched(monitor) as watch:
-        return compare_models(make_settings(ModelEvaluation, plain(settings)), watch)
+        return pipeline.compare_models(make_settings(ModelEvaluation, plain(settings)), watch)
 
 
 def plan_evaluation(**settings: Any) -> dict[str, Any]:
@@ -117,10 +115,8 @@ def plan_evaluation(**settings: Any) -> dict[str, Any]:
 
 def plan_judging(*, monitor: Monitor | None = None, **settings: Any) -> JudgingPlan:
     """Answers the prompts of `evaluate`, and says what chat judges would be asked; asks them nothing."""
-    from sotune.pipeline.model_comparison import plan_model_judging
-
     with watched(monitor) as watch:
-        return plan_model_judging(make_settings(ModelEvaluation, plain(settings)), watch)
+        return pipeline.plan_model_judging(make_settings(ModelEvaluation, plain(settings)), watch)
 
 
 @takes(JudgeCheckSettings)

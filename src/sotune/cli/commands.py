@@ -14,6 +14,7 @@ from sotune.cli.console import Output, monitored, print_json, print_table, say
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
 from sotune.errors import ConfigError
+from sotune.run_files import SCORES
 from sotune.settings import (
     ALL_SETTINGS,
     DataSettings,
@@ -205,7 +206,7 @@ def score(
 ) -> None:
     """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
     if output.dry_run:
-        target = scores or run / "scores.parquet"
+        target = scores or run / SCORES.name
         say(output, {"would_write": str(target)}, f"would score {data} with the potentials of {run}, into {target}")
         return
     with monitored(output) as monitor:

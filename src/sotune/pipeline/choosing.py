@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sotune.errors import DataError
 from sotune.records import SET_NAMES, Record, SetName
-
-if TYPE_CHECKING:
-    from sotune.representations import CachedSet, Encoder, EncoderGroup, RepresentationCache
-    from sotune.representations.base import OnProgress
+from sotune.representations import CachedSet, Encoder, EncoderGroup, RepresentationCache, fill_cache
+from sotune.representations.base import OnProgress
+from sotune.weights import held_out_separation
 
 N_FOLDS = 5
 SAMPLE_ROWS = 2000
@@ -86,8 +87,6 @@ def choose_encoder(
     Raises:
         DataError: A representation is NaN or infinite.
     """
-    from sotune.representations import fill_cache
-
     probed = {**sets, "downstream": _sample(sets["downstream"])}
     records = [record for name in SET_NAMES for record in probed[name]]
     filled = fill_cache(group, records, cache, progress=progress)
@@ -101,10 +100,6 @@ def choose_encoder(
 def _measure(
     encoder: Encoder, cached: CachedSet, sets: Mapping[SetName, Sequence[Record]], cache: RepresentationCache
 ) -> Candidate:
-    import torch
-
-    from sotune.weights import held_out_separation
-
     values = cache.index(encoder.fingerprint, cached.shards).load(cached.keys, cached.ids).values
     downstream, safe_anchor, harmful_reference = torch.split(values, [len(sets[name]) for name in SET_NAMES])
     try:
@@ -123,8 +118,6 @@ def _measure(
 
 
 def _sample(records: Sequence[Record]) -> Sequence[Record]:
-    import torch
-
     if len(records) <= SAMPLE_ROWS:
         return records
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(_SEED))

@@ -6,12 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json
-from sotune.pipeline.sentinel_files import SENTINEL_SUMMARY, SentinelScores, read_sentinels, require_sentinels
-from sotune.selection import keep_count
-from sotune.settings import RunConfig
+import torch
+from torch import Tensor
 
-PROMISE = "promise.json"
+from sotune.artifacts import RunFolder
+from sotune.pipeline.sentinel_files import SentinelScores, read_sentinels, require_sentinels
+from sotune.run_files import SENTINEL_SUMMARY
+from sotune.selection import keep_count
+from sotune.sentinels import (
+    HarmfulShare,
+    Rate,
+    cut_at_harmful_share,
+    cut_at_pass_rate,
+    estimate_harmful_share,
+    harmful_rows_kept,
+    log_relative,
+)
+from sotune.settings import RunConfig
 
 
 @dataclass(frozen=True)
@@ -42,74 +53,69 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         ConfigError: ``keep`` is ``auto``, and no cut can promise what is asked; the message says what would be needed.
         DataError: More rows are to be kept than there are.
     """
-    import torch
-
-    from sotune.sentinels import (
-        Rate,
-        cut_at_harmful_share,
-        cut_at_pass_rate,
-        estimate_harmful_share,
-        harmful_rows_kept,
-        log_relative,
-    )
-
-    scores = log_relative(torch.tensor(weights, dtype=torch.float64))
-    n = len(scores)
-    by_sentinels = config.keep == "auto" and k is None
-    sentinels = require_sentinels(run) if by_sentinels else read_sentinels(run)
-    if k is None and not by_sentinels:
+    n = len(weights)
+    if k is None and config.keep != "auto":
         k = keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
+    sentinels = require_sentinels(run) if k is None else read_sentinels(run)
+    about = {"keep": config.keep, "n": n}
     if sentinels is None:
         assert k is not None  # what the sentinels place needs them
-        note = read_json(run.file(SENTINEL_SUMMARY))["note"]
-        return Promise(k, sorted(weights, reverse=True)[k - 1], {"keep": config.keep, "k": k, "n": n, "note": note})
+        described = {**about, "k": k, "note": SENTINEL_SUMMARY.read(run)["note"]}
+        return Promise(k, sorted(weights, reverse=True)[k - 1], described)
+    scores = log_relative(torch.tensor(weights, dtype=torch.float64))
     share = estimate_harmful_share(
         scores,
         sentinels.harmful,
         safe_outranked=sentinels.safe_outranked,
         tuning_outranked=sentinels.tuning_outranked,
     )
-    bound: dict[str, Any] = {}
-    if k is not None:
-        # At a cut that no sentinel placed: a sentinel passes when it weighs no less than the smallest kept row.
-        cut = float(scores.sort(descending=True).values[k - 1])
-        passing = sentinels.harmful >= cut
-    else:
-        if config.max_harmful_share is None:
-            found = cut_at_pass_rate(scores, sentinels.harmful, max_harmful_pass=config.max_harmful_pass)
-            bound = {"promised": "harmful_pass", "limit": config.max_harmful_pass, "bound": found.bound}
-        else:
-            found = cut_at_harmful_share(
-                scores,
-                sentinels.harmful,
-                share,
-                tuning_outranked=sentinels.tuning_outranked,
-                max_harmful_share=config.max_harmful_share,
-            )
-            bound = {"promised": "harmful_share", "limit": config.max_harmful_share, "bound": found.bound}
-        k, passing = found.k, sentinels.harmful > found.score
-        cut = found.score if found.score > -float("inf") else float(scores.min())
-    passed = Rate.of(passing)
+    placed = _place(config, scores, sentinels, share) if k is None else _at_count(k, scores, sentinels)
+    passed = Rate.of(placed.passing)
     n_harmful = round(share.estimate * n)
-    return Promise(
-        k,
-        float(torch.tensor(cut, dtype=torch.float64).exp()) / n,
-        {
-            "keep": config.keep,
-            "k": k,
-            "n": n,
-            "note": "",
-            **bound,
-            "harmful_pass": asdict(passed),
-            "safe_lost": _safe_lost(sentinels, k, n),
-            "harmful_share": asdict(share),
-            "n_harmful_estimate": n_harmful,
-            "harmful_rows_kept_at_most": harmful_rows_kept(passed, n_harmful),
-        },
-    )
+    described = {
+        **about,
+        "k": placed.k,
+        "note": "",
+        **placed.bound,
+        "harmful_pass": asdict(passed),
+        "safe_lost": _safe_lost(sentinels, placed.k, n),
+        "harmful_share": asdict(share),
+        "n_harmful_estimate": n_harmful,
+        "harmful_rows_kept_at_most": harmful_rows_kept(passed, n_harmful),
+    }
+    return Promise(placed.k, float(torch.tensor(placed.score, dtype=torch.float64).exp()) / n, described)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A cut: how many rows it keeps, the score at it, which sentinels pass, and what it promises."""
+
+    k: int
+    score: float
+    passing: Tensor
+    bound: dict[str, Any]
+
+
+def _at_count(k: int, scores: Tensor, sentinels: SentinelScores) -> _Placed:
+    """Returns a cut that no sentinel placed: one passes when it weighs no less than the smallest kept row."""
+    score = float(scores.sort(descending=True).values[k - 1])
+    return _Placed(k, score, sentinels.harmful >= score, {})
+
+
+def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: HarmfulShare) -> _Placed:
+    """Returns the cut that keeps as many rows as the limit of the settings allows."""
+    if config.max_harmful_share is None:
+        promised, limit = "harmful_pass", config.max_harmful_pass
+        found = cut_at_pass_rate(scores, sentinels.harmful, max_harmful_pass=limit)
+    else:
+        promised, limit = "harmful_share", config.max_harmful_share
+        found = cut_at_harmful_share(
+            scores, sentinels.harmful, share, tuning_outranked=sentinels.tuning_outranked, max_harmful_share=limit
+        )
+    score = found.score if found.score > -float("inf") else float(scores.min())
+    bound = {"promised": promised, "limit": limit, "bound": found.bound}
+    return _Placed(found.k, score, sentinels.harmful > found.score, bound)
 
 
 def _safe_lost(sentinels: SentinelScores, k: int, n: int) -> dict[str, Any] | None:
-    from sotune.sentinels import Rate
-
     return asdict(Rate.of(sentinels.safe_outranked >= k / n)) if len(sentinels.safe_outranked) else None

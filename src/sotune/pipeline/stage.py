@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sotune.artifacts import RunFolder, library_versions, write_json
+from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
+from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
 
 Key = Mapping[str, Any]
@@ -102,7 +103,7 @@ def run_stages(
                 for name in later[stage.name]:
                     run.discard(name)
                 run.commit(stage.name, key, outputs)
-                write_json(run.file("config.json"), config.model_dump(mode="json"))
+                CONFIG.write(run, config.model_dump(mode="json"))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))

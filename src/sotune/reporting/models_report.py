@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sotune.artifacts import RunFolder, read_json, read_parquet
+from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.reporting.figures import Estimate, Interval, estimate_chart
 from sotune.reporting.formatting import counted
 from sotune.reporting.page import flatten, write_page
+from sotune.run_files import EVALUATION, PROMPTS, RESPONSES
 
 _LEVEL = 0.05
 _N_PROMPTS_SHOWN = 200
@@ -71,12 +71,12 @@ def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:
     Raises:
         ArtifactError: A file is missing or unreadable.
     """
-    results = read_json(run.file("evaluation.json"))
+    results = EVALUATION.read(run)
     try:
         view = _view(run, results, show_text)
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{run.file('evaluation.json')} is not what this version writes ({error}); run again"
+            f"{run.file(EVALUATION.name)} is not what this version writes ({error}); run again"
         ) from None
     return write_page(run.file("report.html"), "models.html.j2", view)
 
@@ -172,15 +172,13 @@ def _texts(
         for id in line.change[side][:_N_PROMPTS_SHOWN]
     }
     texts: dict[str, dict[str, str]] = {}
-    for line in run.file("prompts.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in PROMPTS.read(run):
         if row["id"] in wanted:
             texts[row["id"]] = {"prompt": "\n".join(turn["content"] for turn in row["messages"])}
     for name in names:
-        answers = read_parquet(run.file(f"{name}.responses.parquet"))
-        for id, text in zip(answers["id"], answers["text"], strict=True):
-            if id in texts:
-                texts[id][name] = text
+        answers = RESPONSES.named(f"{name}.{RESPONSES.name}")
+        for row in answers.rows_of(run, "id", "text", where={"id": texts}):
+            texts[row["id"]][name] = row["text"]
     return texts
 
 

@@ -2,7 +2,7 @@
 
 from sotune.sources.load import LoadedSet, SourceFile, load_set
 from sotune.sources.options import FORMATS, Format, SourceOptions
-from sotune.sources.quarantine import QuarantinedRow, write_quarantine
+from sotune.sources.quarantine import QuarantinedRow
 
 __all__ = [
     "FORMATS",
@@ -12,5 +12,4 @@ __all__ = [
     "SourceFile",
     "SourceOptions",
     "load_set",
-    "write_quarantine",
 ]
