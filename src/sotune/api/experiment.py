@@ -34,11 +34,12 @@ class Mixed:
 
 
 @takes(MixSettings)
-def mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> Mixed:
+def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | None = None, **settings: Any) -> Mixed:
     """Builds a contaminated experiment: training rows, both references and evaluation prompts, disjoint.
 
     Args:
         task: Rows of the task: a file, a saved dataset folder, or a Hub id.
+        dry_run: Say what would be made, and write nothing.
         monitor: Is told of what is left out.
         settings: ``harmful`` and ``out`` are required.
 
@@ -51,16 +52,12 @@ def mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings
 
     made = make_mix_settings(plain({"task": task, **settings}))
     mixture = _mixture(made, monitor)
+    if dry_run:
+        return Mixed(made.out, mixture.account, ())
     # Where the user's files lie is nobody's business; mix.json has their names and digests.
     recorded = made.model_dump(mode="json", exclude={"task", "harmful", "refusals", "out"})
     files = save_mixture(mixture, Path(made.out), settings=recorded)
     return Mixed(made.out, mixture.account, tuple(str(path) for path in files))
-
-
-def plan_mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> Mixed:
-    """Says what `mix` would make, and writes nothing."""
-    made = make_mix_settings(plain({"task": task, **settings}))
-    return Mixed(made.out, _mixture(made, monitor).account, ())
 
 
 def _mixture(settings: MixSettings, monitor: Monitor | None) -> Mixture:
