@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sotune.api.keywords import plain, takes
 from sotune.api.watching import watched
 from sotune.monitoring import Monitor
-from sotune.settings import Format, MixSettings, make_mix_settings
+from sotune.settings import Format, MixSettings
 
 if TYPE_CHECKING:
     from sotune.mixing import Mixture, SourceName
@@ -50,7 +50,7 @@ def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | 
     """
     from sotune.mixing import save_mixture
 
-    made = make_mix_settings(plain({"task": task, **settings}))
+    made = MixSettings.of(plain({"task": task, **settings}))
     mixture = _mixture(made, monitor)
     if dry_run:
         return Mixed(made.out, mixture.account, ())

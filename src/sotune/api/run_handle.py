@@ -51,32 +51,27 @@ class Run:
     @property
     def weights(self) -> pa.Table:
         """One line for each valid row: id, weight, costs, potentials, nearest references."""
-        self._check_finished("weights", WEIGHTS)
-        return WEIGHTS.read(self._folder)
+        return WEIGHTS.read(self._finished("weights", WEIGHTS))
 
     @property
     def selection(self) -> pa.Table:
         """One line for each valid row by rank: kept or dropped, loss weight, the reason in words."""
-        self._check_finished("selection", SELECTION)
-        return SELECTION.read(self._folder)
+        return SELECTION.read(self._finished("selection", SELECTION))
 
     @property
     def kept(self) -> pa.Table:
         """Your own rows that were kept, each with its weight for the loss; values of mixed types are JSON text."""
-        self._check_finished("selection", KEPT)
-        return _as_table(KEPT.read(self._folder))
+        return _as_table(KEPT.read(self._finished("selection", KEPT)))
 
     @property
     def promise(self) -> dict[str, Any]:
         """What sentinels measured at the cut, with bounds."""
-        self._check_finished("selection", PROMISE)
-        return PROMISE.read(self._folder)
+        return PROMISE.read(self._finished("selection", PROMISE))
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Model, ``base`` or ``tuned``, to its metrics by name, each with its interval and n."""
-        self._check_finished("evaluation", METRICS)
-        return METRICS.read(self._folder)
+        return METRICS.read(self._finished("evaluation", METRICS))
 
     @takes(SelectionSettings, changes=True)
     def select(self, *, monitor: Monitor | None = None, **settings: Any) -> Run:
@@ -131,12 +126,13 @@ class Run:
             self.summary = pipeline.run(config, watch, until=verb)
         return self
 
-    def _check_finished(self, stage: str, artefact: Table | Json | Lines) -> None:
-        """Raises an ArtifactError where an artefact does not belong to what the run holds now."""
+    def _finished(self, stage: str, artefact: Table | Json | Lines) -> RunFolder:
+        """Returns the folder, if an artefact belongs to what the run holds now."""
         if not self._folder.manifest_path(stage).exists():
             raise ArtifactError(
                 f"{self.path} holds no finished {stage}, and so no {artefact.name}; run `sotune {artefact.verb}` first"
             )
+        return self._folder
 
     def __fspath__(self) -> str:
         return str(self.path)

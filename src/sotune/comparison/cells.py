@@ -17,7 +17,14 @@ from typing import Any
 from sotune.artifacts import Json, RunFolder, library_versions, sha256_json
 from sotune.comparison.draw import KIND, DrawFiles
 from sotune.comparison.variant import BASE, Variant
+from sotune.evaluation.prompts import load_prompts
+from sotune.methods import settle
+from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
+from sotune.pipeline.method_tools import base_model
+from sotune.pipeline.model_comparison import compare_models
+from sotune.pipeline.record_sets import kinds_of, read_own_rows
+from sotune.pipeline.verbs import STAGES, run
 from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, WEIGHTS
 from sotune.settings import ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
 
@@ -99,11 +106,6 @@ class CellPlan:
 
     def key(self) -> str:
         """Returns what the result depends on."""
-        from sotune.methods import settle
-        from sotune.models import model_fingerprint
-        from sotune.pipeline.method_tools import base_model
-        from sotune.pipeline.verbs import STAGES
-
         config = self.config
         elsewhere = {"out", "cache_dir", "answers_dir", *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
@@ -129,8 +131,6 @@ class CellPlan:
         return cell
 
     def _base(self, meter: _Meter) -> Cell:
-        from sotune.pipeline.model_comparison import compare_models
-
         config = self.config
         names = ModelEvaluation.model_fields.keys() & RunConfig.model_fields.keys() & config.model_fields_set
         compare_models(ModelEvaluation(**{name: getattr(config, name) for name in names}), meter)
@@ -139,8 +139,6 @@ class CellPlan:
         return Cell(self._row(found["metrics"][BASE], meter, seconds=0.0), examples=examples)
 
     def _run(self, meter: _Meter) -> Cell:
-        from sotune.pipeline import run
-
         run(self.config, meter)
         metrics, promise = METRICS.read(self.out), PROMISE.read(self.out)
         weights, kinds = WEIGHTS.columns_of(self.out, "id", "weight"), self._kinds()
@@ -152,8 +150,6 @@ class CellPlan:
         return Cell(row, kept, relative, self._examples(RESPONSES.name))
 
     def _kinds(self) -> dict[str, str]:
-        from sotune.pipeline.record_sets import kinds_of, read_own_rows
-
         return kinds_of(self.config, read_own_rows(RunFolder.open(self.out)))
 
     def _row(self, metrics: Mapping[str, Any], meter: _Meter, *, seconds: float) -> dict[str, Any]:
@@ -171,8 +167,6 @@ class CellPlan:
         }
 
     def _examples(self, name: str) -> dict[str, str]:
-        from sotune.evaluation.prompts import load_prompts
-
         answers = RESPONSES.named(name).columns_of(self.out, "id", "text")
         text = dict(zip(answers["id"], answers["text"], strict=True))
         chosen: dict[str, list[str]] = {}

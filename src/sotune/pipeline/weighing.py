@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
-from sotune.pipeline.stage import Figures, Stage
+from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
 from sotune.records import SET_NAMES
 from sotune.run_files import POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
@@ -47,8 +46,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     method, sets = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
     ids, downstream = map_representations(config, run, "downstream")
     anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
         weighing = method.weigh(
             WeighInputs(
                 downstream,
@@ -66,9 +64,6 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 monitor=monitor,
             )
         )
-    messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    for message in messages:
-        monitor.warn(message)
     weights = _on_simplex(weighing, method.name)
     columns = {"id": ids, "weight": weights.numpy()}
     run.file(POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
