@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
         SotuneError: Prompts, models or settings are at fault; the message says what to do.
     """
     watch = monitor or Silent()
-    check_judges(settings)
-    _limit_threads(settings)
-    run = RunFolder(Path(settings.out))
-    with run.lock():
+    with _opened(settings) as run:
         prompts, candidates = load_eval_prompts(settings, seed=settings.seed), find_candidates(settings)
         watch.stage(f"asking {len(candidates)} models {len(prompts)} prompts", "running")
         found = evaluate_in(run, settings, candidates, prompts, watch, answers=_ANSWERS)
@@ -73,10 +71,7 @@ def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None
     Raises:
         SotuneError: Prompts, models or settings are at fault, or no chat judge is named; the message says what to do.
     """
-    check_judges(settings)
-    _limit_threads(settings)
-    run = RunFolder(Path(settings.out))
-    with run.lock():
+    with _opened(settings) as run:
         candidates, prompts = find_candidates(settings), load_eval_prompts(settings, seed=settings.seed)
         return count_in(run, settings, candidates, prompts, monitor or Silent(), answers=_ANSWERS)
 
@@ -108,6 +103,12 @@ def _bare(source: str, separator: str) -> str:
     return f"{name}{mark}{Path(path).name}"
 
 
-def _limit_threads(settings: ModelEvaluation) -> None:
+@contextlib.contextmanager
+def _opened(settings: ModelEvaluation) -> Iterator[RunFolder]:
+    """Yields the folder of an evaluation that can be done, held for this process."""
+    check_judges(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    run = RunFolder(Path(settings.out))
+    with run.lock():
+        yield run
