@@ -19,7 +19,7 @@ def make_rows(weight_of_yes: float, weight_of_no: float) -> list[dict]:
     answers = {YES: weight_of_yes, NO: weight_of_no}
     return [
         # -100 masks the question: only the answer is learned.
-        {"input_ids": [*QUESTION, answer], "labels": [-100] * len(QUESTION) + [answer], "sample_weight": weight}
+        {"input_ids": [*QUESTION, answer], "labels": [-100] * len(QUESTION) + [answer], "loss_weight": weight}
         for answer, weight in answers.items()
     ] * 16
 

@@ -15,7 +15,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sotune.artifacts import read_parquet, write_text
+import pyarrow.parquet as pq
+
+from sotune.artifacts import write_text
 from sotune.evaluation.replication import mean_interval
 
 HERE = Path(__file__).parent
@@ -43,7 +45,7 @@ def main() -> None:
 
 def write_summary(source: Path, target: Path) -> None:
     """Writes means over seeds of a comparison's cells."""
-    columns = read_parquet(source)
+    columns = pq.read_table(source).to_pydict()
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, unit in enumerate(zip(*(columns[name] for name in UNIT), strict=True)):
         groups.setdefault(unit, []).append(index)

@@ -4,10 +4,11 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sotune import artifacts
+from sotune import artifacts, run_files
 from sotune.artifacts import (
     Json,
     Lines,
@@ -15,9 +16,7 @@ from sotune.artifacts import (
     Table,
     atomic_path,
     read_json,
-    read_parquet,
     write_json,
-    write_parquet,
     write_text,
 )
 from sotune.errors import ArtifactError
@@ -84,24 +83,29 @@ def test_json_that_cannot_be_read_is_an_artifact_error(tmp_path, content):
 
 
 def test_a_missing_artifact_names_the_remedy(tmp_path):
-    for read in (read_json, read_parquet):
-        with pytest.raises(ArtifactError, match="is missing; run the stage that writes it first"):
-            read(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="is missing; run the stage that writes it first"):
+        read_json(tmp_path / "a")
+    for artefact in (Table("a", {}, verb="weigh"), Json("a", verb="weigh"), Lines("a", verb="weigh")):
+        with pytest.raises(ArtifactError, match="is missing; run `sotune weigh` first"):
+            artefact.read(tmp_path)
     with pytest.raises(ArtifactError, match="not readable JSON"):
         read_json(tmp_path)
 
 
 def test_parquet_is_read_back_and_the_same_bytes_each_time(tmp_path):
     columns = {"id": ["a", "b"], "weight": [0.25, 0.75], "reason": [None, None]}
+    table = Table("a.parquet", {"id": "string", "weight": "float32", "reason": "string?"}, verb="weigh")
     for name in ("a", "b"):
-        write_parquet(tmp_path / f"{name}.parquet", columns, schema={"reason": "string", "weight": "float32"})
-    assert read_parquet(tmp_path / "a.parquet") == columns
+        table.named(f"{name}.parquet").write(tmp_path, columns)
+    assert table.columns_of(tmp_path) == columns
+    assert table.rows_of(tmp_path, "id") == [{"id": "a"}, {"id": "b"}]
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-    write_parquet(tmp_path / "empty.parquet", {"id": []}, schema={"id": "string"})
-    assert read_parquet(tmp_path / "empty.parquet") == {"id": []}
+    empty = Table("empty.parquet", {"id": "string"}, verb="weigh")
+    empty.write(tmp_path, {"id": []})
+    assert empty.columns_of(tmp_path) == {"id": []}
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ArtifactError, match="not readable Parquet .* delete it and run again"):
-        read_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ArtifactError, match="not readable Parquet .* delete it and run `sotune weigh` again"):
+        table.read(tmp_path)
 
 
 def test_a_run_folder_is_made_and_opened_again(tmp_path):
@@ -224,7 +228,7 @@ def test_the_lock_goes_with_the_process(tmp_path):
     assert json.loads((run.path / ".sotune-run").read_text()) == {"format": artifacts.FORMAT}
 
 
-ROWS = Table("rows.parquet", {"set": "string", "id": "string", "weight": "float64", "near": "string[]"})
+ROWS = Table("rows.parquet", {"set": "string", "id": "string", "weight": "float64?", "near": "string[]?"}, verb="weigh")
 
 
 @pytest.fixture
@@ -238,13 +242,20 @@ def test_a_table_is_read_by_column_and_by_row(run):
     assert list(ROWS.columns_of(run)) == ["set", "id", "weight", "near"]
     assert ROWS.columns_of(run, "id", "weight") == {"id": ["1", "2", "3"], "weight": [1.0, 2.0, None]}
     assert ROWS.columns_of(run, "near", where={"set": ["a"]}) == {"near": [["x"], None]}
-    assert ROWS.read(run, "id", where={"set": ["c"]}).num_rows == 0
+    assert ROWS.read(run, "id", where={"set": ["c"]}).num_rows == ROWS.read(run, "id", where={"set": []}).num_rows == 0
+    assert ROWS.columns_of(run, "id", where={"set": ["a"], "id": ["3", "2"]}) == {"id": ["3"]}
+
+
+def test_a_column_that_may_hold_nulls_may_be_left_out(run):
+    ROWS.write(run, {"set": ["a"], "id": ["1"]})
+    assert ROWS.rows_of(run) == [{"set": "a", "id": "1", "weight": None, "near": None}]
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"set": [], "id": []}, r"these are amiss: \['near', 'weight'\]"),
+        ({"near": [], "weight": []}, r"these are amiss: \['id', 'set'\]"),
+        ({"set": ["a", None], "id": [None, "1"]}, r"\['id', 'set'\] hold nulls"),
         ({"set": [], "id": [], "weight": [], "near": [], "more": []}, r"these are amiss: \['more'\]"),
         ({"set": ["a"], "id": [1], "weight": [1.0], "near": [[]]}, "does not fit its columns"),
         ({"set": ["a"], "id": [], "weight": [], "near": []}, "does not fit its columns"),
@@ -257,9 +268,9 @@ def test_a_table_takes_its_own_columns_alone(run, columns, message):
 
 
 def test_a_table_that_is_missing_broken_or_of_another_kind_is_an_artifact_error(run):
-    with pytest.raises(ArtifactError, match=r"rows\.parquet is missing; run the stage"):
+    with pytest.raises(ArtifactError, match=r"rows\.parquet is missing; run `sotune weigh` first"):
         ROWS.read(run)
-    write_parquet(run.file("rows.parquet"), {"set": ["a"], "id": [1]})
+    Table("rows.parquet", {"set": "string", "id": "int64"}, verb="weigh").write(run, {"set": ["a"], "id": [1]})
     with pytest.raises(ArtifactError, match=r"lacks the columns \['id', 'near', 'weight'\] or their types"):
         ROWS.read(run)
     assert ROWS.columns_of(run, "set") == {"set": ["a"]}
@@ -269,7 +280,7 @@ def test_a_table_that_is_missing_broken_or_of_another_kind_is_an_artifact_error(
 
 
 def test_a_json_artefact_is_one_object(run):
-    figures = Json("figures.json")
+    figures = Json("figures.json", verb="weigh")
     assert figures.read_if_there(run) == {}
     with pytest.raises(ArtifactError, match=r"figures\.json is missing"):
         figures.read(run)
@@ -281,7 +292,7 @@ def test_a_json_artefact_is_one_object(run):
 
 
 def test_lines_are_read_back_or_the_first_of_them(run):
-    lines = Lines("rows.jsonl")
+    lines = Lines("rows.jsonl", verb="select")
     with pytest.raises(ArtifactError, match=r"rows\.jsonl is missing"):
         lines.read(run)
     rows = [{"id": "a", "text": "grün\u2028"}, {"id": "b"}]
@@ -291,3 +302,12 @@ def test_lines_are_read_back_or_the_first_of_them(run):
     run.file("rows.jsonl").write_text("{}\n{")
     with pytest.raises(ArtifactError, match="not readable JSON lines"):
         lines.read(run)
+
+
+def test_the_files_of_a_run_are_named_in_one_place():
+    named = {one.name for one in vars(run_files).values() if isinstance(one, Table | Json | Lines)}
+    package = Path(run_files.__file__).parent
+    theirs = ("models.py", "candidates.py")  # a model of Hugging Face has a config.json too
+    elsewhere = [path for path in package.rglob("*.py") if path.name not in ("run_files.py", *theirs)]
+    spelt = {path: f'"{name}"' for path in elsewhere for name in named if f'"{name}"' in path.read_text()}
+    assert spelt == {}

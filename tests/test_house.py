@@ -74,3 +74,9 @@ def test_every_module_stands_in_a_layer():
     known = set.union(*contract())
     tops = {module.relative_to(ROOT / "src" / "sotune").parts[0].removesuffix(".py") for module in MODULES}
     assert tops - {"__init__", "__main__"} == known
+
+
+def test_the_help_of_the_command_line_loads_nothing_heavy():
+    code = "import sys, sotune.cli; print(*{'torch', 'transformers', 'numpy', 'pyarrow', 'scipy'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sotune.errors import ConfigError
-from sotune.settings import RunConfig, WeightSettings, make_config, parse_bytes
+from sotune.settings import MixSettings, RunConfig, WeightSettings, make_config, parse_bytes
 
 NEEDED = {"data": "d.jsonl", "safe_anchor": "a.jsonl", "harmful_reference": "h.jsonl", "model": "m"}
 
@@ -100,3 +100,8 @@ def test_an_infinite_relaxation_survives_the_file_and_no_other_number_may_be_inf
     assert make_config({k: v for k, v in saved.items() if k in config.model_fields_set}) == config
     with pytest.raises(ConfigError, match="epsilon: must be a finite number"):
         make_config({**NEEDED, "epsilon": float("inf")})
+
+
+def test_a_share_of_refusals_needs_refusals():
+    with pytest.raises(ConfigError, match="refusal_fraction is given, and no rows to take refusals from"):
+        MixSettings(task="t.jsonl", harmful="h.jsonl", out="o", refusal_fraction=0.1)

@@ -10,22 +10,26 @@ any moment.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
+import operator
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sotune.errors import ArtifactError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
 _MARKER = ".sotune-run"
 _LOCK = ".lock"
@@ -99,44 +103,6 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is not readable JSON ({error}); delete it and run again") from error
 
 
-def write_parquet(path: Path, columns: Mapping[str, Any], *, schema: Mapping[str, str] | None = None) -> None:
-    """Writes columns of equal length as a Parquet file, atomically.
-
-    Args:
-        path: Where to.
-        columns: Column name to values (lists or arrays).
-        schema: Column name to Arrow type name, for columns whose type the values do not settle.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = schema or {}
-    arrays = {
-        name: pa.array(values, type=pa.type_for_alias(types[name]) if name in types else None)
-        for name, values in columns.items()
-    }
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(arrays), temporary)
-
-
-def read_parquet(path: Path) -> dict[str, list[Any]]:
-    """Reads a Parquet file into column name to list of values.
-
-    Raises:
-        ArtifactError: The file is missing or is not Parquet.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.exists():
-        raise ArtifactError(f"{path} is missing; run the stage that writes it first")
-    try:
-        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(f"{path} is not readable Parquet ({error}); delete it and run again") from error
-    return columns
-
-
 def _umask() -> int:
     """Returns the permissions that the user's umask takes away; it can only be read by setting it."""
     mask = os.umask(0o077)
@@ -182,6 +148,9 @@ class RunFolder:
         if not (path / _MARKER).exists():
             raise ArtifactError(f"{path} is not a run folder of sotune; name the --out of an earlier command")
         return cls(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     def file(self, name: str) -> Path:
         """Returns the path of a file of the run."""
@@ -262,19 +231,45 @@ def _is_empty(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A Parquet artefact of a run.
+class _Artefact:
+    """A file of a folder.
 
     Attributes:
-        name: Its file.
-        columns: Column name to Arrow type, ``string`` or ``float64``; ``string[]`` is a list of them.
+        name: The file.
+        verb: The command that writes it.
     """
 
     name: str
+    verb: str = field(kw_only=True)
+
+    def named(self, name: str) -> Self:
+        """Returns the same kind of file under another name."""
+        return replace(self, name=name)
+
+    def _missing(self, path: Path) -> ArtifactError:
+        return ArtifactError(f"{path} is missing; run `sotune {self.verb}` first")
+
+    def _broken(self, path: Path, fault: str) -> ArtifactError:
+        return ArtifactError(f"{path} {fault}; delete it and run `sotune {self.verb}` again")
+
+
+@dataclass(frozen=True)
+class Table(_Artefact):
+    """A Parquet file.
+
+    Attributes:
+        columns: Column name to Arrow type, ``string`` or ``float64``; ``string[]`` is a list of them, and ``string?``
+            may be null.
+    """
+
     columns: Mapping[str, str]
 
-    def write(self, run: RunFolder, columns: Mapping[str, Any]) -> str:
+    def write(self, folder: str | PathLike[str], columns: Mapping[str, Any]) -> str:
         """Writes the table, its columns in the order of the schema; returns its file name.
+
+        Args:
+            folder: Where to.
+            columns: Column name to values; those that may be null may be left out.
 
         Raises:
             ArtifactError: The columns are others than the table's, differ in length, or do not fit their types.
@@ -282,19 +277,27 @@ class Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if columns.keys() != self.columns.keys():
-            odd = sorted(columns.keys() ^ self.columns.keys())
-            raise ArtifactError(f"{self.name} must have the columns {list(self.columns)}; these are amiss: {odd}")
+        needed = {name for name, kind in self.columns.items() if not kind.endswith("?")}
+        odd = (needed - columns.keys()) | (columns.keys() - self.columns.keys())
+        if odd:
+            raise ArtifactError(
+                f"{self.name} must have the columns {list(self.columns)}; these are amiss: {sorted(odd)}"
+            )
         schema = pa.schema([(name, _arrow_type(kind)) for name, kind in self.columns.items()])
+        empty = [None] * len(next(iter(columns.values())))
         try:
-            table = pa.table({name: columns[name] for name in self.columns}, schema=schema)
+            table = pa.table({name: columns.get(name, empty) for name in self.columns}, schema=schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise ArtifactError(f"{self.name} does not fit its columns {dict(self.columns)}: {error}") from error
-        with atomic_path(run.file(self.name)) as temporary:
+        if nulls := sorted(name for name in needed if table.column(name).null_count):
+            raise ArtifactError(f"{self.name} does not fit its columns {dict(self.columns)}: {nulls} hold nulls")
+        with atomic_path(Path(folder) / self.name) as temporary:
             pq.write_table(table, temporary)
         return self.name
 
-    def read(self, run: RunFolder, *names: str, where: Mapping[str, Sequence[Any]] | None = None) -> pa.Table:
+    def read(
+        self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
+    ) -> pa.Table:
         """Reads some columns, all unless some are named, of the rows whose values are among those of ``where``.
 
         Raises:
@@ -303,88 +306,106 @@ class Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path, wanted = run.file(self.name), names or tuple(self.columns)
+        path, wanted = Path(folder) / self.name, names or tuple(self.columns)
         if not path.exists():
-            raise ArtifactError(f"{path} is missing; run the stage that writes it first")
+            raise self._missing(path)
         try:
             found = pq.read_schema(path)
             faults = [name for name in {*wanted, *(where or ())} if not self._fits(found, name)]
             if faults:
-                raise ArtifactError(f"{path} lacks the columns {sorted(faults)} or their types; run its stage again")
-            filters = [(name, "in", list(values)) for name, values in where.items()] if where else None
-            return pq.read_table(path, columns=list(wanted), filters=filters)
+                raise self._broken(path, f"lacks the columns {sorted(faults)} or their types")
+            filters = [self._is_among(name, values) for name, values in (where or {}).items()]
+            kept = functools.reduce(operator.and_, filters) if filters else None
+            return pq.read_table(path, columns=list(wanted), filters=kept)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ArtifactError(f"{path} is not readable Parquet ({error}); delete it and run again") from error
+            raise self._broken(path, f"is not readable Parquet ({error})") from error
 
     def columns_of(
-        self, run: RunFolder, *names: str, where: Mapping[str, Sequence[Any]] | None = None
+        self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
     ) -> dict[str, list[Any]]:
         """Reads columns as lists; see `read`."""
-        columns: dict[str, list[Any]] = self.read(run, *names, where=where).to_pydict()
+        columns: dict[str, list[Any]] = self.read(folder, *names, where=where).to_pydict()
         return columns
+
+    def rows_of(
+        self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Reads rows, each by column name; see `read`."""
+        rows: list[dict[str, Any]] = self.read(folder, *names, where=where).to_pylist()
+        return rows
+
+    def _is_among(self, name: str, values: Iterable[Any]) -> pc.Expression:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        return pc.field(name).isin(pa.array(list(values), type=_arrow_type(self.columns[name])))
 
     def _fits(self, schema: pa.Schema, name: str) -> bool:
         return name in schema.names and schema.field(name).type == _arrow_type(self.columns[name])
 
 
 @dataclass(frozen=True)
-class Json:
-    """A JSON artefact of a run: one object."""
+class Json(_Artefact):
+    """A JSON file of one object."""
 
-    name: str
-
-    def write(self, run: RunFolder, value: Mapping[str, Any]) -> str:
+    def write(self, folder: str | PathLike[str], value: Mapping[str, Any]) -> str:
         """Writes the object; returns its file name."""
-        write_json(run.file(self.name), value)
+        write_json(Path(folder) / self.name, value)
         return self.name
 
-    def read(self, run: RunFolder) -> dict[str, Any]:
+    def read(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Reads the object.
 
         Raises:
             ArtifactError: The file is missing, or holds no JSON object.
         """
-        value = read_json(run.file(self.name))
+        path = Path(folder) / self.name
+        if not path.exists():
+            raise self._missing(path)
+        value = read_json(path)
         if not isinstance(value, dict):
-            raise ArtifactError(
-                f"{run.file(self.name)} must hold a JSON object. Got a {type(value).__name__}; run its stage again"
-            )
+            raise self._broken(path, f"must hold a JSON object. Got a {type(value).__name__}")
         return value
 
-    def read_if_there(self, run: RunFolder) -> dict[str, Any]:
+    def read_if_there(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Reads the object, an empty one where the file is missing."""
-        return self.read(run) if run.file(self.name).exists() else {}
+        return self.read(folder) if (Path(folder) / self.name).exists() else {}
 
 
 @dataclass(frozen=True)
-class Lines:
-    """An artefact of JSON lines: one object each."""
+class Lines(_Artefact):
+    """A file of JSON lines: one object each.
 
-    name: str
+    Attributes:
+        ascii: Whether all other characters are escaped, so that no text can break a line or a terminal.
+    """
 
-    def write(self, run: RunFolder, rows: Iterable[Mapping[str, Any]]) -> str:
+    ascii: bool = False
+
+    def write(self, folder: str | PathLike[str], rows: Iterable[Mapping[str, Any]]) -> str:
         """Writes the rows; returns the file's name."""
-        with atomic_path(run.file(self.name)) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with atomic_path(Path(folder) / self.name) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=self.ascii) + "\n" for row in rows)
         return self.name
 
-    def read(self, run: RunFolder, *, most: int | None = None) -> list[dict[str, Any]]:
+    def read(self, folder: str | PathLike[str], *, most: int | None = None) -> list[dict[str, Any]]:
         """Reads the rows, or the first of them.
 
         Raises:
             ArtifactError: The file is missing, or is not JSON lines.
         """
-        path = run.file(self.name)
+        path = Path(folder) / self.name
         try:
             with path.open(encoding="utf-8") as file:
                 return [json.loads(line) for line in itertools.islice(file, most)]
         except FileNotFoundError:
-            raise ArtifactError(f"{path} is missing; run the stage that writes it first") from None
+            raise self._missing(path) from None
         except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"{path} is not readable JSON lines ({error}); run its stage again") from error
+            raise self._broken(path, f"is not readable JSON lines ({error})") from error
 
 
 def _arrow_type(kind: str) -> pa.DataType:
     import pyarrow as pa
 
+    kind = kind.removesuffix("?")
     return pa.list_(_arrow_type(kind[:-2])) if kind.endswith("[]") else pa.type_for_alias(kind)

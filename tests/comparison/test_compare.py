@@ -12,8 +12,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sotune.artifacts import read_json, read_parquet
+from sotune.artifacts import read_json
 from sotune.cli import app
+from sotune.run_files import WEIGHTS
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 SMALL = {"n": 60, "n_anchor": 10, "n_reference": 20, "n_eval": 4, "num_train_epochs": 1}
@@ -80,7 +81,7 @@ def test_a_cell_is_a_run_folder(tmp_path):
         (cells / name / "report.html").unlink()
         assert CliRunner().invoke(app, ["report", str(cells / name)]).exit_code == 0
         assert title in (cells / name / "report.html").read_text()
-        first = read_parquet(cells / name / "weights.parquet")["id"][0]
+        first = WEIGHTS.columns_of(cells / name)["id"][0]
         explained = json.loads(CliRunner().invoke(app, ["explain", str(cells / name), first, "--json"]).stdout)
         assert explained[0]["id"] == first
         again = json.loads(CliRunner().invoke(app, ["evaluate", str(cells / name), "--json"]).stdout)

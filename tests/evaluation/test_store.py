@@ -1,7 +1,7 @@
 import pytest
 
 from cases import prompt, response
-from sotune.artifacts import write_parquet
+from sotune.artifacts import Table
 from sotune.errors import ArtifactError, DataError
 from sotune.evaluation import Response, Verdict
 from sotune.evaluation.store import ResponseShards, load_responses, load_verdicts, save_responses, save_verdicts
@@ -44,8 +44,8 @@ def test_verdicts_and_back(tmp_path):
 
 @pytest.mark.parametrize("load", [load_responses, load_verdicts])
 def test_a_file_of_something_else(tmp_path, load):
-    write_parquet(tmp_path / "x.parquet", {"id": ["a"]})
-    with pytest.raises(ArtifactError, match="must have the columns .* Got id"):
+    Table("x.parquet", {"id": "string"}, verb="evaluate").write(tmp_path, {"id": ["a"]})
+    with pytest.raises(ArtifactError, match=r"lacks the columns .*; delete it and run `sotune evaluate` again"):
         load(tmp_path / "x.parquet")
 
 

@@ -1,10 +1,11 @@
 import importlib.util
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from sotune.artifacts import write_parquet
 from sotune.comparison.compare_settings import make_compare_settings
 from sotune.sources.hub import source_names
 
@@ -45,7 +46,7 @@ def test_the_page_is_filled_from_the_tables(render, tmp_path):
         "avg": [0.9, 0.8, 0.4, 0.7, 0.8, 0.4],
         "weight_auroc": [0.97, 0.97, None, 0.99, 0.97, None],
     }
-    write_parquet(tmp_path / "compare.parquet", rows)
+    pq.write_table(pa.table(rows), tmp_path / "compare.parquet")
     render.write_summary(tmp_path / "compare.parquet", render.TABLES / "x.csv")
     first = (render.TABLES / "x.csv").read_text().splitlines()[1]
     assert first == "d,0.1,sot keep_fraction=0.5,2,0.8,0,1,0.98"

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from sotune.artifacts import read_json, read_parquet
+from sotune.artifacts import read_json
 from sotune.pipeline import choosing
 from sotune.pipeline.choosing import choose_encoder
 from sotune.records import Record
 from sotune.representations import POOLINGS, RepresentationCache
+from sotune.run_files import SCORES, WEIGHTS
 
 
 def summary(run):
@@ -156,7 +157,7 @@ def test_unseen_rows_are_read_as_the_run_chose(cli, flags, tmp_path, data, monke
     found = summary(tmp_path / "run")["description"]
     assert (found["layer"], found["pooling"]) == (2, "completion_minus_prompt")
     assert cli("score", tmp_path / "run", data / "train.jsonl").exit_code == 0
-    weights, scores = (read_parquet(tmp_path / "run" / name) for name in ("weights.parquet", "scores.parquet"))
+    weights, scores = (table.columns_of(tmp_path / "run") for table in (WEIGHTS, SCORES))
     assert scores["weight"] == pytest.approx(weights["weight"], rel=1e-5)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from chat_server import KEY, ChatServer
 from pipeline_rows import rows
-from sotune.artifacts import read_json, read_parquet
+from sotune.artifacts import read_json
+from sotune.run_files import VERDICTS
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_chat_judges_take_their_roles(cli, run_file, server, tmp_path, monkeypat
     judges = read_json(run / "assessment.json")["judges"]
     assert judges["harm"].startswith("rule/harmfulness@")
     assert judges["refusal"] == "refusal-patterns"
-    verdicts = read_parquet(run / "verdicts.parquet")
+    verdicts = VERDICTS.columns_of(run)
     assert {e for e, r in zip(verdicts["label"], verdicts["role"], strict=True) if r == "task"} <= set("12345")
 
     again = json.loads(cli("evaluate", run, "--judge-concurrency", "3", "--json").stdout)
@@ -96,7 +97,7 @@ def test_a_panel_of_chat_models_and_a_guard(cli, run_file, server, tmp_path, tin
     run = tmp_path / "run"
     name = read_json(run / "assessment.json")["judges"]["harm"]
     assert re.fullmatch(r"panel\(rule/harmfulness@\w{12}, rule/own@\w{12}, guard-\w{12}\)", name)
-    verdicts = read_parquet(run / "verdicts.parquet")
+    verdicts = VERDICTS.columns_of(run)
     harm = [i for i, role in enumerate(verdicts["role"]) if role == "harm"]
     assert [verdicts["score"][i] for i in harm] == [0.0] * 5  # the two chat judges outvote whatever the guard says
     assert all(re.search(r"guard-\w{12}: (safe|unsafe|unscored)", verdicts["explanation"][i]) for i in harm)

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from pipeline_rows import rows
-from sotune.artifacts import read_json, read_parquet
+from sotune.artifacts import read_json
+from sotune.run_files import RESPONSES
 from tiny_models import ARCHITECTURES
 
 TRAINING = {
@@ -57,7 +58,7 @@ def test_every_architecture_goes_the_whole_way(cli, config, tmp_path, architectu
     assert set(metrics) == {"base", "tuned"}
     assert 0 <= metrics["tuned"]["harmful_rate"]["low"] <= metrics["tuned"]["harmful_rate"]["high"] <= 1
     assert metrics["tuned"]["harmful_rate"]["n"] == 5
-    assert len(read_parquet(run / "responses.parquet")["id"]) == 10
+    assert len(RESPONSES.columns_of(run)["id"]) == 10
     # Random weights babble: whatever the harmful rate says, this is not a safe model.
     assert read_json(run / "assessment.json")["label"] != "safe"
     assert "coherence" in (run / "report.html").read_text().lower()

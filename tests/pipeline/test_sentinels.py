@@ -3,8 +3,9 @@ import json
 import pytest
 
 from pipeline_rows import rows, write_jsonl
-from sotune.artifacts import read_json, read_parquet
+from sotune.artifacts import read_json
 from sotune.errors import ConfigError
+from sotune.run_files import SELECTION, SENTINELS, WEIGHTS
 from sotune.settings import make_config
 
 
@@ -23,10 +24,10 @@ def test_a_run_keeps_sentinels_back_and_keeps_its_promise(cli, guarded_flags, tm
     assert summary["used"]
     assert promise["k"] == 72  # a fixed share still: only measured
     assert summary["chosen"] == summary["default"]  # nothing is chosen unless asked for
-    sentinels = read_parquet(run / "sentinels.parquet")
+    sentinels = SENTINELS.columns_of(run)
     measuring = [id for id, fold in zip(sentinels["id"], sentinels["fold"], strict=True) if fold == "measuring"]
     assert len(measuring) == summary["n_measuring"] == promise["harmful_pass"]["n"]
-    weights = read_parquet(run / "weights.parquet")
+    weights = WEIGHTS.columns_of(run)
     cited = {id for ids in weights["nearest_harmful"] for id in ids}
     assert not cited & set(measuring)  # no measuring sentinel took part in the weights
     digest = read_json(run / "solver.json")["epsilon"], weights["weight"]
@@ -37,11 +38,11 @@ def test_a_run_keeps_sentinels_back_and_keeps_its_promise(cli, guarded_flags, tm
     assert promise["promised"] == "harmful_pass"
     assert promise["harmful_pass"]["high"] == pytest.approx(promise["bound"])
     assert promise["bound"] <= 0.2
-    selection = read_parquet(run / "selection.parquet")
+    selection = SELECTION.columns_of(run)
     assert sum(selection["kept"]) == promise["k"]
     for margin, kept in zip(selection["margin"], selection["kept"], strict=True):
         assert (margin > 0) == kept
-    assert (read_json(run / "solver.json")["epsilon"], read_parquet(run / "weights.parquet")["weight"]) == digest
+    assert (read_json(run / "solver.json")["epsilon"], WEIGHTS.columns_of(run)["weight"]) == digest
 
     result = cli("select", run, "--max-harmful-pass", "0.0001")
     assert result.exit_code == 2

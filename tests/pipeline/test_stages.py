@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from sotune.artifacts import RunFolder
-from sotune.pipeline.record_sets import RECORDS
+from sotune.pipeline.record_sets import READ
 from sotune.settings import make_config
 
 
@@ -13,7 +13,7 @@ def test_what_a_lower_version_of_a_stage_left_is_never_taken_up(data, tmp_path):
     config = make_config({name: str(data / file) for name, file in sets.items()} | {"model": "m", "out": str(tmp_path)})
     run = RunFolder(tmp_path / "run")
     with run.lock():
-        run.commit(RECORDS.name, RECORDS.full_key(config, run), [])
-    assert run.is_current(RECORDS.name, RECORDS.full_key(config, run))
-    later = dataclasses.replace(RECORDS, version=RECORDS.version + 1)
-    assert not run.is_current(RECORDS.name, later.full_key(config, run))
+        run.commit(READ.name, READ.full_key(config, run), [])
+    assert run.is_current(READ.name, READ.full_key(config, run))
+    later = dataclasses.replace(READ, version=READ.version + 1)
+    assert not run.is_current(READ.name, later.full_key(config, run))

@@ -10,7 +10,8 @@ import time
 import pytest
 
 import sotune
-from sotune.artifacts import read_json, read_parquet
+from sotune.artifacts import read_json
+from sotune.run_files import RECORDS, SCORES, SELECTION, WEIGHTS
 
 WEIGHT_COLUMNS = [
     "id", "weight", "pull_cost", "push_cost", "pull_potential", "push_potential",
@@ -27,12 +28,12 @@ def test_weigh_writes_what_it_promises(cli, flags, tmp_path, data):
     result = cli("weigh", *flags)
     assert result.exit_code == 0, result.output
     run = tmp_path / "run"
-    weights = read_parquet(run / "weights.parquet")
+    weights = WEIGHTS.columns_of(run)
     assert list(weights) == WEIGHT_COLUMNS
     lines = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
     assert weights["id"] == [row["id"] for row in lines]
     assert sum(weights["weight"]) == pytest.approx(1)
-    selection = read_parquet(run / "selection.parquet")
+    selection = SELECTION.columns_of(run)
     assert list(selection) == ["id", "weight", "loss_weight", "rank", "kept", "reason", "margin", "explanation"]
     assert sum(selection["kept"]) == 72
     kept = [json.loads(line) for line in (run / "kept.jsonl").read_text().splitlines()]
@@ -59,7 +60,7 @@ def test_a_second_call_skips_and_a_changed_setting_reruns_what_depends_on_it(cli
 
 def test_rows_are_streamed_where_the_kernel_does_not_fit(cli, flags, tmp_path, monkeypatch):
     cli("weigh", *flags)
-    dense = read_parquet(tmp_path / "run" / "weights.parquet")
+    dense = WEIGHTS.columns_of(tmp_path / "run")
     assert read_json(tmp_path / "run" / "solver.json")["n_passes"] == 0
     monkeypatch.setattr("sotune.weights.streaming._LEAST_SAMPLE", 45)
     result = cli("weigh", *flags, "--max-memory", "1KB", "--streamed-tolerance", "1e-5", "--json")
@@ -67,7 +68,7 @@ def test_rows_are_streamed_where_the_kernel_does_not_fit(cli, flags, tmp_path, m
     solver = read_json(tmp_path / "run" / "solver.json")
     assert solver["n_passes"] >= 2
     assert solver["converged"]
-    streamed = read_parquet(tmp_path / "run" / "weights.parquet")
+    streamed = WEIGHTS.columns_of(tmp_path / "run")
     assert streamed["id"] == dense["id"]
     assert streamed["weight"] == pytest.approx(dense["weight"], rel=0.02)
 
@@ -93,9 +94,9 @@ def test_select_keeps_another_share_without_solving_again(cli, flags, tmp_path):
     cli("weigh", *flags)
     before = digests(tmp_path / "run", "weights.parquet")
     assert cli("select", tmp_path / "run", "--keep-fraction", "0.5").exit_code == 0
-    assert sum(read_parquet(tmp_path / "run" / "selection.parquet")["kept"]) == 45
+    assert sum(SELECTION.columns_of(tmp_path / "run")["kept"]) == 45
     assert cli("select", tmp_path / "run", "--k", "7", "--loss-weight-rule", "exp").exit_code == 0
-    assert sum(read_parquet(tmp_path / "run" / "selection.parquet")["kept"]) == 7
+    assert sum(SELECTION.columns_of(tmp_path / "run")["kept"]) == 7
     assert digests(tmp_path / "run", "weights.parquet") == before
 
 
@@ -115,8 +116,8 @@ def test_score_gives_the_training_rows_their_weights(cli, flags, tmp_path, data,
     summary = json.loads(result.stdout)
     assert summary["n_scored"] == 90
     assert summary["n_would_keep"] == 72
-    scores = read_parquet(tmp_path / "run" / "scores.parquet")
-    weights = read_parquet(tmp_path / "run" / "weights.parquet")
+    scores = SCORES.columns_of(tmp_path / "run")
+    weights = WEIGHTS.columns_of(tmp_path / "run")
     by_id = dict(zip(weights["id"], weights["weight"], strict=True))
     for id, weight in zip(scores["id"], scores["weight"], strict=True):
         assert weight == pytest.approx(by_id[id], rel=1e-5)
@@ -126,7 +127,7 @@ def test_score_tells_harmful_rows_from_others_and_the_paper_preset_cannot_score(
     cli("weigh", *flags)
     where = ["--scores", tmp_path / "h.parquet", "--where", "label=harmful"]
     assert cli("score", tmp_path / "run", data / "harm.jsonl", *where).exit_code == 0
-    relative = read_parquet(tmp_path / "h.parquet")["relative_weight"]
+    relative = SCORES.named("h.parquet").columns_of(tmp_path)["relative_weight"]
     assert sum(relative) / len(relative) < 1
     assert cli("weigh", *flags, "--preset", "paper").exit_code == 0
     solver = read_json(tmp_path / "run" / "solver.json")
@@ -142,7 +143,7 @@ def test_python_api_is_the_same_verbs(data, tmp_path, tiny_model):
         harmful_where=("label=harmful",), model=tiny_model("gpt2"), out=tmp_path / "api", k=5,
     )  # fmt: skip
     assert [outcome.status for outcome in run.summary.stages] == ["done"] * 5
-    assert sum(read_parquet(tmp_path / "api" / "selection.parquet")["kept"]) == 5
+    assert sum(SELECTION.columns_of(tmp_path / "api")["kept"]) == 5
     with pytest.raises(AttributeError, match="no attribute 'wiegh'"):
         sotune.wiegh  # noqa: B018
 
@@ -156,7 +157,7 @@ def test_settings_come_from_yaml_and_flags_override_them(cli, data, tmp_path, ti
     )
     assert cli("weigh", "--config", file, "--epsilon", "0.2").exit_code == 0
     assert read_json(tmp_path / "yaml" / "config.json")["epsilon"] == 0.2
-    assert sum(read_parquet(tmp_path / "yaml" / "selection.parquet")["kept"]) == 45
+    assert sum(SELECTION.columns_of(tmp_path / "yaml")["kept"]) == 45
 
 
 def test_quiet_prints_nothing(cli, flags):
@@ -212,3 +213,19 @@ def test_a_killed_run_ends_with_the_same_bytes(flags, tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_at_ten_moments_ends_with_the_same_bytes(flags, tmp_path):
     kill_test(flags, tmp_path, moments=10)
+
+
+def test_records_are_read_by_column_and_set_and_never_whole(cli, flags, monkeypatch):
+    read, calls = RECORDS.__class__.read, []
+
+    def noted(table, folder, *names, where=None):
+        if table.name == RECORDS.name:
+            calls.append((set(names), where))
+        return read(table, folder, *names, where=where)
+
+    monkeypatch.setattr(RECORDS.__class__, "read", noted)
+    assert cli("weigh", *flags, "--quiet").exit_code == 0
+    assert calls
+    assert all(names and names < set(RECORDS.columns) and "set" in where for names, where in calls)
+    assert sum("prompt" in names for names, _ in calls) == 2  # to encode, and to hand to the method
+    assert sum("row" in names for names, _ in calls) == 1  # to write the kept ones

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from report_pages import described
-from sotune.artifacts import RunFolder, write_json, write_parquet
+from sotune.artifacts import RunFolder, write_json
+from sotune.run_files import SELECTION, WEIGHTS
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",
@@ -52,12 +53,10 @@ def make_run(tmp_path) -> Callable[..., RunFolder]:
         rank = {index: place + 1 for place, index in enumerate(order)}
         costs = np.random.default_rng(0).random((4, n)).tolist()
         names = ("pull_cost", "push_cost", "pull_potential", "push_potential")
-        write_parquet(
-            run.file("weights.parquet"), {"id": ids, "weight": weights, **dict(zip(names, costs, strict=True))}
-        )
+        WEIGHTS.write(run, {"id": ids, "weight": weights, **dict(zip(names, costs, strict=True))})
         shuffled = order[::-1]  # joined by id, never by position
-        write_parquet(
-            run.file("selection.parquet"),
+        SELECTION.write(
+            run,
             {
                 "id": [ids[index] for index in shuffled],
                 "weight": [weights[index] for index in shuffled],
@@ -65,8 +64,9 @@ def make_run(tmp_path) -> Callable[..., RunFolder]:
                 "rank": [rank[index] for index in shuffled],
                 "kept": [index in kept for index in shuffled],
                 "reason": ["among the largest" if index in kept else "below the cut" for index in shuffled],
+                "margin": [0.0] * n,
+                "explanation": [""] * n,
             },
-            schema={"loss_weight": "float64"},
         )
         for file, value in (("solver.json", solver), ("records.json", records), ("config.json", config)):
             if value is not None:

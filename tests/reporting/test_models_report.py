@@ -3,9 +3,10 @@ import json
 import pytest
 
 from report_pages import read
-from sotune.artifacts import RunFolder, write_json, write_parquet
+from sotune.artifacts import RunFolder, write_json
 from sotune.errors import ArtifactError
 from sotune.reporting import write_models_report
+from sotune.run_files import RESPONSES
 
 RATE = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 36, "n_unscored": 2, "interval": "wilson"}
 CHANGE = {
@@ -39,8 +40,8 @@ def make(tmp_path, name="tuned", text=SECRET, label="broken", **changes):
     row = {"id": "p1", "kind": "harmful", "messages": [{"role": "user", "content": text}], "reference": None}
     run.file("prompts.jsonl").write_text(json.dumps(row) + "\n")
     for model in ("base", name):
-        answers = {"id": ["p1"], "text": [f"{model} says {text}"]}
-        write_parquet(run.file(f"{model}.responses.parquet"), answers)
+        answers = {"id": ["p1"], "text": [f"{model} says {text}"], "n_tokens": [3], "finished": [True]}
+        RESPONSES.named(f"{model}.responses.parquet").write(run, answers)
     return run
 
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from report_pages import Page, read
-from sotune.artifacts import RunFolder, write_json, write_parquet
+from sotune.artifacts import RunFolder, write_json
 from sotune.errors import ArtifactError
 from sotune.reporting import write_run_report
+from sotune.run_files import RECORDS as RECORD_TABLE
+from sotune.run_files import WEIGHTS
 
 SOLVER = {
     "method": "mirror",
@@ -112,10 +114,7 @@ def test_degenerate_weights(make_run, weights, n_kept):
 def test_costs_that_are_not_finite_are_left_out_of_the_figure(make_run):
     run = make_run()
     columns = {"id": [f"row-{i}" for i in range(4)], "weight": [0.4, 0.3, 0.2, 0.1]}
-    write_parquet(
-        run.file("weights.parquet"), {**columns, "pull_cost": [None] * 4, "push_cost": [1.0] * 4},
-        schema={"pull_cost": "float64"},
-    )  # fmt: skip
+    WEIGHTS.write(run, {**columns, "push_cost": [1.0] * 4})
     assert read(write_run_report(run)).tags.count("svg") == 1
 
 
@@ -154,7 +153,7 @@ def test_texts_are_shown_only_on_request(make_run):
     columns["completion"] = [f"<b>answer {index}</b>" for index in range(4)]
     columns = {name: [*values, values[0]] for name, values in columns.items()}
     columns["set"][-1], columns["completion"][-1] = "harmful_reference", "of another set"
-    write_parquet(run.file("records.parquet"), columns)
+    RECORD_TABLE.write(run, {**columns, "row": ["{}"] * 5, "origin": ["data.jsonl:1"] * 5})
     assert "<b>" not in read(write_run_report(run)).text
     page = read(write_run_report(run, show_text=True))
     assert "question 0 → <b>answer 0</b>" in page.text
@@ -216,11 +215,11 @@ def test_many_reasons_are_summed(make_run):
     assert "88 88 other reasons" in page.text
 
 
-@pytest.mark.parametrize("name", ["weights.parquet", "selection.parquet"])
-def test_missing_tables_are_errors(make_run, name):
+@pytest.mark.parametrize(("name", "verb"), [("weights.parquet", "weigh"), ("selection.parquet", "select")])
+def test_missing_tables_are_errors(make_run, name, verb):
     run = make_run()
     run.file(name).unlink()
-    with pytest.raises(ArtifactError, match="run the stage that writes it first"):
+    with pytest.raises(ArtifactError, match=f"{name} is missing; run `sotune {verb}` first"):
         write_run_report(run)
 
 

@@ -1,12 +1,14 @@
 import hashlib
 import json
 import os
+from dataclasses import asdict
 
 import pytest
 from reading import GOOD, good, load, load_with_bad, write_jsonl
 
 from sotune.errors import ConfigError, DataError
-from sotune.sources import QuarantinedRow, SourceFile, load_set, write_quarantine
+from sotune.run_files import QUARANTINE
+from sotune.sources import QuarantinedRow, SourceFile, load_set
 
 
 def test_the_account_adds_up(tmp_path):
@@ -53,7 +55,7 @@ def test_the_quarantine_holds_no_text_of_the_row(tmp_path):
         {"prompt": secret, "completion": secret, "id": [secret]},
     ]
     loaded = load_with_bad(write_jsonl(tmp_path / "a.jsonl", good(1), *bad))
-    write_quarantine(tmp_path / "quarantine.jsonl", loaded.quarantined)
+    QUARANTINE.write(tmp_path, map(asdict, loaded.quarantined))
     text = (tmp_path / "quarantine.jsonl").read_text()
     assert secret not in text
     rows = [json.loads(line) for line in text.splitlines()]
@@ -62,7 +64,7 @@ def test_the_quarantine_holds_no_text_of_the_row(tmp_path):
 
 
 def test_an_empty_quarantine_is_an_empty_file(tmp_path):
-    write_quarantine(tmp_path / "quarantine.jsonl", [])
+    QUARANTINE.write(tmp_path, [])
     assert (tmp_path / "quarantine.jsonl").read_bytes() == b""
 
 

@@ -30,7 +30,7 @@ def test_masked_tokens_carry_no_loss_and_the_others_keep_their_share(tiny_model)
     assert gone.nonzero().flatten().tolist() == [plain.n_prompt, plain.n_prompt + 2]
     assert (after["labels"][gone] == -100).all()
     # The row's mean is over the n − 2 tokens that stay: weight · (n − 2)/n · 1/(n − 2) = weight/n for each.
-    assert after["sample_weight"] == pytest.approx(WEIGHTS["r1"] * (n - 2) / n)
+    assert after["loss_weight"] == pytest.approx(WEIGHTS["r1"] * (n - 2) / n)
 
 
 def test_a_mask_changes_the_digest_and_a_full_one_nothing_else(tiny_model, tmp_path):

@@ -25,7 +25,7 @@ def gradient_by_hand(rows):
     for row in rows:
         logits = model(input_ids=row["input_ids"][None]).logits[0]
         mean_nll = functional.cross_entropy(logits[:-1], row["labels"][1:])
-        (row["sample_weight"] * mean_nll / len(rows)).backward()
+        (row["loss_weight"] * mean_nll / len(rows)).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
@@ -43,7 +43,7 @@ def test_changing_one_weight_changes_the_gradient_as_eq_8_says(tmp_path):
     before = gradient_of_first_step(make_rows(8, weights=WEIGHTS), tmp_path, **arguments)
     rows = make_rows(8, weights=[*WEIGHTS[:3], WEIGHTS[3] + 1.5, *WEIGHTS[4:]])
     after = gradient_of_first_step(rows, tmp_path, **arguments)
-    one_row = gradient_by_hand([{**rows[3], "sample_weight": 1.5}]) / 8
+    one_row = gradient_by_hand([{**rows[3], "loss_weight": 1.5}]) / 8
     assert one_row.abs().max() > 1e-2
     assert (after - before - one_row).abs().max() < 1e-5 * one_row.abs().max() + 1e-6
 
@@ -100,19 +100,19 @@ def test_stock_trainer_still_drops_the_weight_column(tmp_path):
     """What the override guards against; when this fails, the override may go."""
     trainer = make_trainer(make_rows(2), tmp_path, trainer_class=Trainer)
     trainer._set_signature_columns_if_needed()
-    assert "sample_weight" not in trainer._signature_columns
+    assert "loss_weight" not in trainer._signature_columns
 
 
 def test_a_batch_without_weights_raises(tmp_path):
     trainer = make_trainer(make_rows(4), tmp_path, collator=stock_collator)
-    with pytest.raises(DataError, match="a batch lacks sample_weight.*use WeightedCollator"):
+    with pytest.raises(DataError, match="a batch lacks loss_weight.*use WeightedCollator"):
         trainer.train()
 
 
 def test_a_batch_without_labels_raises(tmp_path):
     trainer = make_trainer(make_rows(4), tmp_path)
     with pytest.raises(DataError, match="a batch lacks labels"):
-        trainer.compute_loss(trainer.model, {"input_ids": torch.ones(1, 2), "sample_weight": torch.ones(1)})
+        trainer.compute_loss(trainer.model, {"input_ids": torch.ones(1, 2), "loss_weight": torch.ones(1)})
 
 
 @pytest.mark.parametrize("arguments", [{"label_smoothing_factor": 0.1}])
@@ -133,7 +133,7 @@ def test_evaluation_loss_is_the_mean_over_rows(tmp_path):
     model = make_model()
     with torch.no_grad():
         expected = sum(
-            row["sample_weight"]
+            row["loss_weight"]
             * functional.cross_entropy(model(input_ids=row["input_ids"][None]).logits[0, :-1], row["labels"][1:])
             for row in rows
         )

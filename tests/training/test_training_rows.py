@@ -34,7 +34,7 @@ def test_labels_cover_the_completion_and_its_end_and_nothing_else():
     learned = [token for token in features["labels"].tolist() if token != IGNORE_INDEX]
     assert "".join(map(chr, learned[:-1])) == " yesyes"
     assert learned[-1] == EOS
-    assert features["sample_weight"] == 1.5
+    assert features["loss_weight"] == 1.5
     n_prompt = len("Human: ask 1; Assistant:")
     assert features["labels"][:n_prompt].eq(IGNORE_INDEX).all()
     assert torch.equal(features["labels"][n_prompt:], features["input_ids"][n_prompt:])
@@ -42,7 +42,7 @@ def test_labels_cover_the_completion_and_its_end_and_nothing_else():
 
 def test_weights_are_joined_by_id_whatever_the_order():
     rows = build(make_records(), {"other": 9.0, "r2": 3.0, "r0": 1.0, "r1": 2.0}).rows
-    assert {row.id: row.sample_weight for row in rows} == {"r0": 1.0, "r1": 2.0, "r2": 3.0}
+    assert {row.id: row.loss_weight for row in rows} == {"r0": 1.0, "r1": 2.0, "r2": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def _ones(n):
 
 
 def feature(**columns):
-    return {"input_ids": [5, 6, 7], "labels": [IGNORE_INDEX, 6, 7], "sample_weight": 0.5, **columns}
+    return {"input_ids": [5, 6, 7], "labels": [IGNORE_INDEX, 6, 7], "loss_weight": 0.5, **columns}
 
 
 def test_collator_pads_on_the_right_and_keeps_the_weight():
-    short = {"input_ids": torch.tensor([8]), "labels": torch.tensor([8]), "sample_weight": torch.tensor(2.0)}
+    short = {"input_ids": torch.tensor([8]), "labels": torch.tensor([8]), "loss_weight": torch.tensor(2.0)}
     batch = WeightedCollator(pad_token_id=0, pad_to_multiple_of=4)([feature(), short])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7, -100], [8, -100, -100, -100]]
-    assert batch["sample_weight"].tolist() == [0.5, 2.0]
+    assert batch["loss_weight"].tolist() == [0.5, 2.0]
 
 
 def test_collator_keeps_a_mask_of_the_users_own():
@@ -137,8 +137,8 @@ def test_collator_keeps_a_mask_of_the_users_own():
         ({"seq_lengths": [2, 1]}, "packed rows cannot be weighted.*seq_lengths"),
         ({"pixel_values": [0.0]}, "does not know how to pad pixel_values"),
         ({"labels": [1, 2]}, "equal lengths"),
-        ({"sample_weight": [0.5, 0.5, 0.5]}, "one finite number a row"),
-        ({"sample_weight": float("inf")}, "one finite number a row"),
+        ({"loss_weight": [0.5, 0.5, 0.5]}, "one finite number a row"),
+        ({"loss_weight": float("inf")}, "one finite number a row"),
     ],
 )
 def test_collator_refuses_what_it_cannot_weigh(columns, message):
@@ -146,7 +146,7 @@ def test_collator_refuses_what_it_cannot_weigh(columns, message):
         WeightedCollator(pad_token_id=0)([feature(**columns)])
 
 
-@pytest.mark.parametrize("column", ["input_ids", "labels", "sample_weight"])
+@pytest.mark.parametrize("column", ["input_ids", "labels", "loss_weight"])
 def test_collator_names_a_missing_column(column):
     row = feature()
     del row[column]

@@ -35,7 +35,7 @@ def make_rows(n, *, equal_lengths=False, weights=None):
         labels = input_ids.clone()
         labels[:n_prompt] = IGNORE_INDEX
         weight = 1.0 if weights is None else weights[i]
-        rows.append({"input_ids": input_ids, "labels": labels, "sample_weight": weight})
+        rows.append({"input_ids": input_ids, "labels": labels, "loss_weight": weight})
     return rows
 
 
@@ -91,7 +91,7 @@ def gradient_of_first_step(rows, output_dir, **arguments):
 def stock_collator(rows):
     """Batches for a stock Trainer: the same padding without the weight."""
     batch = WeightedCollator(pad_token_id=0)(rows)
-    del batch["sample_weight"]
+    del batch["loss_weight"]
     return batch
 
 
@@ -100,4 +100,4 @@ class StockTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
-        self._signature_columns.append("sample_weight")
+        self._signature_columns.append("loss_weight")

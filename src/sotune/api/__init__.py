@@ -1,6 +1,6 @@
 """The functions and the one class that notebooks, scripts and the command line call."""
 
-from sotune.api.experiment import mix, plan_mix
+from sotune.api.experiment import mix
 from sotune.api.functions import (
     compare,
     evaluate,
@@ -31,7 +31,6 @@ __all__ = [
     "plan_evaluation",
     "plan_judge_check",
     "plan_judging",
-    "plan_mix",
     "run",
     "score",
     "watched",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sotune.api.keywords import plain, takes
 from sotune.api.watching import watched
 from sotune.monitoring import Monitor
-from sotune.settings import Format, MixSettings, make_mix_settings
+from sotune.settings import Format, MixSettings
 
 if TYPE_CHECKING:
     from sotune.mixing import Mixture, SourceName
@@ -34,11 +34,12 @@ class Mixed:
 
 
 @takes(MixSettings)
-def mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> Mixed:
+def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | None = None, **settings: Any) -> Mixed:
     """Builds a contaminated experiment: training rows, both references and evaluation prompts, disjoint.
 
     Args:
         task: Rows of the task: a file, a saved dataset folder, or a Hub id.
+        dry_run: Say what would be made, and write nothing.
         monitor: Is told of what is left out.
         settings: ``harmful`` and ``out`` are required.
 
@@ -49,18 +50,14 @@ def mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings
     """
     from sotune.mixing import save_mixture
 
-    made = make_mix_settings(plain({"task": task, **settings}))
+    made = MixSettings.of(plain({"task": task, **settings}))
     mixture = _mixture(made, monitor)
+    if dry_run:
+        return Mixed(made.out, mixture.account, ())
     # Where the user's files lie is nobody's business; mix.json has their names and digests.
     recorded = made.model_dump(mode="json", exclude={"task", "harmful", "refusals", "out"})
     files = save_mixture(mixture, Path(made.out), settings=recorded)
     return Mixed(made.out, mixture.account, tuple(str(path) for path in files))
-
-
-def plan_mix(task: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> Mixed:
-    """Says what `mix` would make, and writes nothing."""
-    made = make_mix_settings(plain({"task": task, **settings}))
-    return Mixed(made.out, _mixture(made, monitor).account, ())
 
 
 def _mixture(settings: MixSettings, monitor: Monitor | None) -> Mixture:

@@ -12,7 +12,6 @@ from sotune.api.keywords import plain, takes
 from sotune.api.run_handle import Run
 from sotune.api.watching import watched
 from sotune.monitoring import Monitor
-from sotune.pipeline import JudgingPlan, RunSummary
 from sotune.settings import (
     JudgeCheckSettings,
     ModelEvaluation,
@@ -27,8 +26,11 @@ if TYPE_CHECKING:
     from sotune.comparison import PlannedCell
     from sotune.comparison.compare import CompareSummary
     from sotune.comparison.compare_settings import CompareSettings
-    from sotune.pipeline.model_comparison import ModelComparison
+    from sotune.evaluation.usage import JudgingPlan
+    from sotune.pipeline import ModelComparison, RunSummary
 
+Source = str | PathLike[str]
+"""A file, a saved dataset folder, or a Hub id."""
 Config = str | PathLike[str] | Mapping[str, Any]
 """A YAML file of settings, or the settings themselves."""
 
@@ -37,11 +39,7 @@ _PAGE = "compare.html"
 
 @takes(RunConfig)
 def extract(
-    data: str | PathLike[str] | None = None,
-    *,
-    config: Config | None = None,
-    monitor: Monitor | None = None,
-    **settings: Any,
+    data: Source | None = None, *, config: Config | None = None, monitor: Monitor | None = None, **settings: Any
 ) -> Run:
     """Reads the three sets and encodes them with the frozen model. See `weigh` for the arguments."""
     return _start("extract", data, config, settings, monitor)
@@ -49,11 +47,7 @@ def extract(
 
 @takes(RunConfig)
 def weigh(
-    data: str | PathLike[str] | None = None,
-    *,
-    config: Config | None = None,
-    monitor: Monitor | None = None,
-    **settings: Any,
+    data: Source | None = None, *, config: Config | None = None, monitor: Monitor | None = None, **settings: Any
 ) -> Run:
     """Weighs rows, keeps the best, and writes a report; resumes, and skips what is done.
 
@@ -74,7 +68,7 @@ def weigh(
 
 @takes(RunConfig)
 def run(
-    data: str | PathLike[str] | None = None,
+    data: Source | None = None,
     *,
     config: Config | None = None,
     until: str = "evaluate",
@@ -85,9 +79,7 @@ def run(
     return _start(until, data, config, settings, monitor)
 
 
-def plan(
-    verb: str, data: str | PathLike[str] | None = None, *, config: Config | None = None, **settings: Any
-) -> RunSummary:
+def plan(verb: str, data: Source | None = None, *, config: Config | None = None, **settings: Any) -> RunSummary:
     """Tells which stages a verb would run, and touches nothing. See `weigh` for the arguments."""
     return pipeline.plan(verb, _config(data, config, settings))
 
@@ -99,10 +91,8 @@ def evaluate(*, monitor: Monitor | None = None, **settings: Any) -> ModelCompari
     Raises:
         SotuneError: Prompts, models or settings are at fault; the message says what to do.
     """
-    from sotune.pipeline.model_comparison import compare_models
-
     with watched(monitor) as watch:
-        return compare_models(make_settings(ModelEvaluation, plain(settings)), watch)
+        return pipeline.compare_models(make_settings(ModelEvaluation, plain(settings)), watch)
 
 
 def plan_evaluation(**settings: Any) -> dict[str, Any]:
@@ -117,14 +107,12 @@ def plan_evaluation(**settings: Any) -> dict[str, Any]:
 
 def plan_judging(*, monitor: Monitor | None = None, **settings: Any) -> JudgingPlan:
     """Answers the prompts of `evaluate`, and says what chat judges would be asked; asks them nothing."""
-    from sotune.pipeline.model_comparison import plan_model_judging
-
     with watched(monitor) as watch:
-        return plan_model_judging(make_settings(ModelEvaluation, plain(settings)), watch)
+        return pipeline.plan_model_judging(make_settings(ModelEvaluation, plain(settings)), watch)
 
 
 @takes(JudgeCheckSettings)
-def judge_check(labeled: str | PathLike[str], *, monitor: Monitor | None = None, **settings: Any) -> dict[str, Any]:
+def judge_check(labeled: Source, *, monitor: Monitor | None = None, **settings: Any) -> dict[str, Any]:
     """Measures a judge against human labels, and corrects rates for its known error (Rogan and Gladen).
 
     Args:
@@ -145,7 +133,7 @@ def judge_check(labeled: str | PathLike[str], *, monitor: Monitor | None = None,
         return check_judge(Path(labeled), make_settings(JudgeCheckSettings, plain(settings)), watch)
 
 
-def plan_judge_check(labeled: str | PathLike[str], **settings: Any) -> JudgingPlan:
+def plan_judge_check(labeled: Source, **settings: Any) -> JudgingPlan:
     """Says what `judge_check` would ask a chat judge; asks it nothing."""
     from sotune.evaluation.checking import plan_judge_check as count_questions
 
@@ -153,11 +141,7 @@ def plan_judge_check(labeled: str | PathLike[str], **settings: Any) -> JudgingPl
 
 
 def compare(
-    config: Config,
-    *,
-    out: str | PathLike[str] = "sotune-compare",
-    monitor: Monitor | None = None,
-    **settings: Any,
+    config: Config, *, out: Source = "sotune-compare", monitor: Monitor | None = None, **settings: Any
 ) -> CompareSummary:
     """Compares methods on data sets, harmful shares and seeds under one budget; resumes where it stood.
 
@@ -177,9 +161,7 @@ def compare(
         return run_comparison(made, Path(out), watch, page=_PAGE)
 
 
-def plan_comparison(
-    config: Config, *, out: str | PathLike[str] = "sotune-compare", **settings: Any
-) -> list[PlannedCell]:
+def plan_comparison(config: Config, *, out: Source = "sotune-compare", **settings: Any) -> list[PlannedCell]:
     """Lists the cells of a comparison and which are done; touches nothing."""
     from sotune.comparison.compare import plan_comparison as list_cells
 
@@ -187,11 +169,7 @@ def plan_comparison(
 
 
 def _start(
-    verb: str,
-    data: str | PathLike[str] | None,
-    config: Config | None,
-    settings: Mapping[str, Any],
-    monitor: Monitor | None,
+    verb: str, data: Source | None, config: Config | None, settings: Mapping[str, Any], monitor: Monitor | None
 ) -> Run:
     made = _config(data, config, settings)
     with watched(monitor) as watch:
@@ -199,7 +177,7 @@ def _start(
     return Run(made.out, summary)
 
 
-def _config(data: str | PathLike[str] | None, config: Config | None, settings: Mapping[str, Any]) -> RunConfig:
+def _config(data: Source | None, config: Config | None, settings: Mapping[str, Any]) -> RunConfig:
     given = plain(settings) if data is None else plain({"data": data, **settings})
     if config is None:
         return make_config(given)

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from sotune import pipeline
 from sotune.api.keywords import plain, takes
 from sotune.api.watching import printable, watched
-from sotune.artifacts import Lines, RunFolder, read_json
+from sotune.artifacts import Json, Lines, RunFolder, Table
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
-from sotune.pipeline import Explanation, JudgingPlan, RunSummary, ScoreSummary
-from sotune.pipeline.unseen_rows import run_config
+from sotune.run_files import KEPT, METRICS, PROMISE, SCORES, SELECTION, WEIGHTS
 from sotune.settings import EvaluationSettings, RunConfig, SelectionSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from sotune.evaluation.usage import JudgingPlan
+    from sotune.pipeline import Explanation, RunSummary, ScoreSummary
 
 
 class Run:
@@ -39,37 +41,37 @@ class Run:
         """
         self._folder = RunFolder.open(Path(path))
         self.path = self._folder.path
-        self.summary = summary or RunSummary(folder=str(path), stages=(), files=())
+        self.summary = summary or pipeline.RunSummary(folder=str(path), stages=(), files=())
 
     @property
     def settings(self) -> RunConfig:
         """All settings, as the last verb left them."""
-        return run_config(self._folder)
+        return pipeline.run_config(self._folder)
 
     @property
     def weights(self) -> pa.Table:
         """One line for each valid row: id, weight, costs, potentials, nearest references."""
-        return self._table("weights", "weights.parquet")
+        return WEIGHTS.read(self._finished("weights", WEIGHTS))
 
     @property
     def selection(self) -> pa.Table:
         """One line for each valid row by rank: kept or dropped, loss weight, the reason in words."""
-        return self._table("selection", "selection.parquet")
+        return SELECTION.read(self._finished("selection", SELECTION))
 
     @property
     def kept(self) -> pa.Table:
         """Your own rows that were kept, each with its weight for the loss; values of mixed types are JSON text."""
-        return _as_table(Lines(self._finished("selection", "kept.jsonl").name).read(self._folder))
+        return _as_table(KEPT.read(self._finished("selection", KEPT)))
 
     @property
     def promise(self) -> dict[str, Any]:
         """What sentinels measured at the cut, with bounds."""
-        return dict(read_json(self._finished("selection", "promise.json")))
+        return PROMISE.read(self._finished("selection", PROMISE))
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Model, ``base`` or ``tuned``, to its metrics by name, each with its interval and n."""
-        return dict(read_json(self._finished("evaluation", "metrics.json")))
+        return METRICS.read(self._finished("evaluation", METRICS))
 
     @takes(SelectionSettings, changes=True)
     def select(self, *, monitor: Monitor | None = None, **settings: Any) -> Run:
@@ -111,29 +113,26 @@ class Run:
 
     def plan(self, verb: str, **settings: Any) -> RunSummary:
         """Tells which stages a verb would run with these settings changed, and touches nothing."""
-        return pipeline.plan(verb, run_config(self._folder, plain(settings)))
+        return pipeline.plan(verb, pipeline.run_config(self._folder, plain(settings)))
 
     def plan_judging(self, *, monitor: Monitor | None = None, **settings: Any) -> JudgingPlan:
         """Answers the evaluation prompts, and says what chat judges would be asked; asks them nothing."""
         with watched(monitor) as watch:
-            return pipeline.plan_judging(run_config(self._folder, plain(settings)), watch)
+            return pipeline.plan_judging(pipeline.run_config(self._folder, plain(settings)), watch)
 
     def _do(self, verb: str, settings: Mapping[str, Any], monitor: Monitor | None) -> Run:
-        config = run_config(self._folder, plain(settings))
+        config = pipeline.run_config(self._folder, plain(settings))
         with watched(monitor) as watch:
             self.summary = pipeline.run(config, watch, until=verb)
         return self
 
-    def _finished(self, stage: str, name: str) -> Path:
-        """Returns the path of an artefact that belongs to what the run holds now."""
+    def _finished(self, stage: str, artefact: Table | Json | Lines) -> RunFolder:
+        """Returns the folder, if an artefact belongs to what the run holds now."""
         if not self._folder.manifest_path(stage).exists():
-            raise ArtifactError(f"{self.path} holds no finished {stage}, and so no {name}; run that stage first")
-        return self._folder.file(name)
-
-    def _table(self, stage: str, name: str) -> pa.Table:
-        import pyarrow.parquet as pq
-
-        return pq.read_table(self._finished(stage, name))
+            raise ArtifactError(
+                f"{self.path} holds no finished {stage}, and so no {artefact.name}; run `sotune {artefact.verb}` first"
+            )
+        return self._folder
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -203,7 +202,7 @@ def score(
         ArtifactError: The folder is no run, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
-    target = Path(run) / "scores.parquet" if out is None else Path(out)
+    target = Path(run) / SCORES.name if out is None else Path(out)
     with watched(monitor) as watch:
         return pipeline.score(Path(run), str(data), out=target, where=tuple(where), monitor=watch)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sotune import __version__, api
-from sotune.cli.console import Output, monitored, print_json, print_table, say
+from sotune.cli.console import Output, figure_table
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
 from sotune.errors import ConfigError
+from sotune.run_files import SCORES
 from sotune.settings import (
     ALL_SETTINGS,
     DataSettings,
@@ -32,7 +33,7 @@ from sotune.settings import (
 )
 
 if TYPE_CHECKING:
-    from sotune.pipeline import RunSummary
+    from sotune.pipeline import Explanation, RunSummary
 
 app = typer.Typer(
     name="sotune",
@@ -141,7 +142,7 @@ def evaluate(
     if alone:
         raise ConfigError(f"{', '.join(alone)} cannot change a run's evaluation; give RUN, or --model without it")
     if judge_dry_run and not output.dry_run:
-        with monitored(output) as monitor:
+        with output.monitored() as monitor:
             print_judging_plan(output, api.open_run(run).plan_judging(monitor=monitor, **given))
     else:
         _go_on("evaluate", run, given, output)
@@ -170,25 +171,25 @@ def explain(
 ) -> None:
     """Say why rows of RUN were kept or dropped: costs, nearest references, margin to the cut."""
     if output.dry_run:
-        say(output, {"would_explain": ids}, f"would explain {len(ids)} rows of {run}")
+        output.say({"would_explain": ids}, f"would explain {len(ids)} rows of {run}")
         return
     found = api.explain(run, ids, show_text=show_text)
-    if output.as_json:
-        print_json([dataclasses.asdict(one) for one in found])
-        return
-    for one in found:
-        costs = {"pull cost": one.pull_cost, "push cost": one.push_cost}
-        near = {"nearest safe": one.nearest_safe, "nearest harmful": one.nearest_harmful}
-        cited = {side: ", ".join(f"{id} ({share:.1%})" for id, share in ids.items()) for side, ids in near.items()}
-        print_table(output, one.id, {
-            "decision": one.sentence,
-            "rank": f"{one.rank:,}",
-            "n · weight": f"{one.relative_weight:.4g}",
-            "margin": f"{one.margin:+.4f} in log weight",
-            **{name: f"{cost:.4f}" for name, cost in costs.items() if cost is not None},
-            **{side: ids for side, ids in cited.items() if ids},
-            **one.texts,
-        }, [])  # fmt: skip
+    output.show([asdict(one) for one in found], *(figure_table(one.id, _reasons(one)) for one in found), files=())
+
+
+def _reasons(one: Explanation) -> dict[str, str]:
+    costs = {"pull cost": one.pull_cost, "push cost": one.push_cost}
+    near = {"nearest safe": one.nearest_safe, "nearest harmful": one.nearest_harmful}
+    cited = {side: ", ".join(f"{id} ({share:.1%})" for id, share in ids.items()) for side, ids in near.items()}
+    return {
+        "decision": one.sentence,
+        "rank": f"{one.rank:,}",
+        "n · weight": f"{one.relative_weight:.4g}",
+        "margin": f"{one.margin:+.4f} in log weight",
+        **{name: f"{cost:.4f}" for name, cost in costs.items() if cost is not None},
+        **{side: ids for side, ids in cited.items() if ids},
+        **one.texts,
+    }
 
 
 @app.command()
@@ -205,18 +206,17 @@ def score(
 ) -> None:
     """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
     if output.dry_run:
-        target = scores or run / "scores.parquet"
-        say(output, {"would_write": str(target)}, f"would score {data} with the potentials of {run}, into {target}")
+        target = scores or run / SCORES.name
+        output.say({"would_write": str(target)}, f"would score {data} with the potentials of {run}, into {target}")
         return
-    with monitored(output) as monitor:
+    with output.monitored() as monitor:
         summary = api.score(run, data, out=scores, where=where or (), monitor=monitor)
-    if output.as_json:
-        print_json(dataclasses.asdict(summary))
-        return
-    print_table(output, "scored", {
-        "rows scored": f"{summary.n_scored:,}", "would be kept": f"{summary.n_would_keep:,}",
+    figures = {
+        "rows scored": f"{summary.n_scored:,}",
+        "would be kept": f"{summary.n_would_keep:,}",
         "quarantined": f"{summary.n_quarantined:,}",
-    }, [summary.file, summary.quarantine])  # fmt: skip
+    }
+    output.show(summary, figure_table("scored", figures), files=[summary.file, summary.quarantine])
 
 
 @app.command()
@@ -228,7 +228,8 @@ def env(given: Mapping[str, Any], output: Output) -> None:
     from sotune.artifacts import library_versions
 
     names = ("sotune", "torch", "transformers", "peft", "datasets", "pyarrow", "safetensors", "numpy")
-    print_json({"python": platform.python_version(), "system": platform.platform(), **library_versions(*names)})
+    found = {"python": platform.python_version(), "system": platform.platform(), **library_versions(*names)}
+    Output(quiet=False, as_json=True, dry_run=False).say(found, "")
 
 
 def main() -> None:
@@ -240,7 +241,7 @@ def _begin(verb: str, given: Mapping[str, Any], output: Output) -> None:
     if output.dry_run:
         _print_plan(output, api.plan(verb, **given))
         return
-    with monitored(output) as monitor:
+    with output.monitored() as monitor:
         done = api.run(until=verb, monitor=monitor, **given)
     _print_summary(verb, output, done.summary)
 
@@ -250,7 +251,7 @@ def _go_on(verb: str, run: Path, changes: Mapping[str, Any], output: Output) -> 
     if output.dry_run:
         _print_plan(output, opened.plan(verb, **changes))
         return
-    with monitored(output) as monitor:
+    with output.monitored() as monitor:
         getattr(opened, verb)(monitor=monitor, **changes)
     _print_summary(verb, output, opened.summary)
 
@@ -259,27 +260,21 @@ def _evaluate_models(given: Mapping[str, Any], output: Output, *, plan_only: boo
     if output.dry_run:
         planned = api.plan_evaluation(**given)
         names = ", ".join(planned["models"])
-        say(output, planned, f"would ask {names} {planned['n_prompts']} prompts, into {planned['would_write']}")
+        output.say(planned, f"would ask {names} {planned['n_prompts']} prompts, into {planned['would_write']}")
         return
-    with monitored(output) as monitor:
+    with output.monitored() as monitor:
         if plan_only:
             print_judging_plan(output, api.plan_judging(monitor=monitor, **given))
             return
         found = api.evaluate(monitor=monitor, **given)
-    if output.as_json:
-        print_json({**found.results, "files": found.files})
-        return
     print_models(output, found.results, found.files)
 
 
 def _print_plan(output: Output, planned: RunSummary) -> None:
     lines = [f"{o.title}: {o.status}" for o in planned.stages]
-    say(output, dataclasses.asdict(planned), f"in {planned.folder}\n" + "\n".join(lines))
+    output.say(planned, f"in {planned.folder}\n" + "\n".join(lines))
 
 
 def _print_summary(verb: str, output: Output, summary: RunSummary) -> None:
-    if output.as_json:
-        print_json(dataclasses.asdict(summary))
-        return
     figures = {f"{o.title}: {name}": value for o in summary.stages for name, value in o.figures.items()}
-    print_table(output, f"sotune {verb}", figures, summary.files)
+    output.show(summary, figure_table(f"sotune {verb}", figures), files=summary.files)

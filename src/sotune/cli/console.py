@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import typer
@@ -17,7 +18,7 @@ from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Output:
     """How a command speaks."""
 
@@ -25,83 +26,69 @@ class Output:
     as_json: bool
     dry_run: bool
 
+    @contextlib.contextmanager
+    def monitored(self) -> Iterator[Monitor]:
+        """Yields a console monitor, or a silent one where the user wants silence."""
+        if self.quiet or self.as_json:
+            yield Silent()
+        else:
+            with ConsoleMonitor(Console(stderr=True)) as monitor:
+                yield monitor
 
-class monitored:  # noqa: N801 - used like a function
-    """A console monitor, or a silent one where the user wants silence."""
+    def say(self, value: Any, text: str) -> None:
+        """Prints ``value`` as JSON or ``text`` as it is, whichever the user asked for."""
+        self.show(value, text, files=())
 
-    def __init__(self, output: Output) -> None:
-        quiet = output.quiet or output.as_json
-        self._monitor = None if quiet else ConsoleMonitor(Console(stderr=True))
+    def show(self, value: Any, *parts: Table | str, files: Iterable[str]) -> None:
+        """Prints a value as JSON, or else some tables, lines of text, and the files that were written."""
+        if self.as_json:
+            shown = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+        elif not self.quiet:
+            console = Console()
+            for part in (*parts, *(f"wrote {file}" for file in files)):
+                shown = escaped(part) if isinstance(part, str) else part
+                console.print(shown, highlight=False, soft_wrap=isinstance(part, str))
 
-    def __enter__(self) -> Monitor:
-        return self._monitor.__enter__() if self._monitor else Silent()
 
-    def __exit__(self, *details: object) -> None:
-        if self._monitor:
-            self._monitor.__exit__(*details)
-
-
-class errors_told:  # noqa: N801 - used like a function
+@contextlib.contextmanager
+def errors_told(output: Output) -> Iterator[None]:
     """Prints our own errors without a traceback and leaves with their exit status."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, SotuneError):
-            if self._output.as_json:
-                print_json({"error": type(error).__name__, "message": str(error)})
-            Console(stderr=True).print(f"[red]error:[/red] {escaped(str(error))}", highlight=False, soft_wrap=True)
-            raise typer.Exit(error.exit_status)
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            message = f"{error.filename or 'a file'}: {error.strerror or error}"
-            Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
-            raise typer.Exit(1)
+    try:
+        yield
+    except SotuneError as error:
+        if output.as_json:
+            output.say({"error": type(error).__name__, "message": str(error)}, "")
+        raise _told(str(error), error.exit_status) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _told(f"{error.filename or 'a file'}: {error.strerror or error}", 1) from None
 
 
-def print_table(output: Output, title: str, figures: Mapping[str, str], files: Iterable[str]) -> None:
-    """Prints figures as a short table, and the files that were written."""
-    if output.quiet:
-        return
-    console = Console()
-    table = Table(title=title, show_header=False, title_justify="left")
+def _told(message: str, exit_status: int) -> typer.Exit:
+    Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
+    return typer.Exit(exit_status)
+
+
+def figure_table(title: str, figures: Mapping[str, str]) -> Table:
+    """Returns figures as a short table."""
+    table = Table(title=escaped(title), show_header=False, title_justify="left")
     for name, value in figures.items():
         table.add_row(escaped(name), escaped(value))
-    console.print(table)
-    for file in files:
-        console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)
+    return table
 
 
-def print_figures(
-    output: Output,
-    title: str,
-    rows: Mapping[str, Mapping[str, float]],
-    columns: Iterable[str],
-    files: Iterable[str],
-) -> None:
-    """Prints figures by name as a table, and the files that were written."""
-    if output.quiet:
-        return
-    console = Console()
-    table = Table("", *(name.replace("_", " ") for name in columns), title=title, title_justify="left")
-    for name, figures in rows.items():
-        table.add_row(escaped(name), *(f"{figures[column]:.3f}" for column in columns))
-    console.print(table)
-    for file in files:
-        console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)
+def grid_table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Table:
+    """Returns rows of figures by name, under the names of their columns."""
+    table = Table("", *map(escaped, columns), title=escaped(title), title_justify="left")
+    for name, values in rows.items():
+        table.add_row(escaped(name), *values)
+    return table
 
 
-def say(output: Output, value: Any, text: str) -> None:
-    """Prints ``value`` as JSON or ``text`` as it is, whichever the user asked for."""
-    if output.as_json:
-        print_json(value)
-    elif not output.quiet:
-        Console().print(escaped(text), highlight=False, soft_wrap=True)
-
-
-def print_json(value: Any) -> None:
-    """Prints one JSON value on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def means_table(title: str, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> Table:
+    """Returns the figures of methods that all of them have."""
+    measured = [name for name in names if all(name in figures for figures in means.values())]
+    columns = [name.replace("_", " ") for name in measured]
+    return grid_table(title, columns, {m: [f"{own[name]:.3f}" for name in measured] for m, own in means.items()})

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from sotune.api.watching import escaped
-from sotune.cli.console import Output, print_json, print_table
+from sotune.cli.console import Output, figure_table, grid_table
 
 if TYPE_CHECKING:
     from sotune.evaluation.usage import JudgingPlan
@@ -23,48 +20,38 @@ JudgeDryRun = Annotated[
 
 def print_judging_plan(output: Output, planned: JudgingPlan) -> None:
     """Prints what judging would ask of the endpoint."""
-    if output.as_json:
-        print_json(dataclasses.asdict(planned))
-        return
     cost = "unknown: set judge_input_price and judge_output_price" if planned.cost is None else f"{planned.cost:.4f}"
-    print_table(output, "judging, if it were done", {
+    figures = {
         "answers to judge, once for each role": f"{planned.n_items:,}",
         "calls": f"{planned.n_calls:,}",
         "answered already": f"{planned.n_cached:,}",
         "input tokens, about": f"{planned.input_tokens:,}",
         "cost, at most about": cost,
-    }, [])  # fmt: skip
+    }
+    output.show(planned, figure_table("judging, if it were done", figures), files=())
 
 
 def print_models(output: Output, results: Mapping[str, Any], files: Iterable[str]) -> None:
     """Prints one table of all models' metrics, one of what changed, and the files that were written."""
     from sotune.evaluation.usage import summarize_judging
 
-    if output.quiet:
-        return
-    console, metrics = Console(), results["metrics"]
-    table = Table("", *map(escaped, metrics), title="sotune evaluate", title_justify="left")
-    for name in dict.fromkeys(metric for own in metrics.values() for metric in own):
-        table.add_row(name.replace("_", " "), *(show_estimate(own.get(name)) for own in metrics.values()))
-    words = results["assessments"]
-    table.add_row("verdict", *(words[name]["label"] if name in words else "-" for name in metrics))
-    console.print(table)
-    for name, changes in results["diagnostics"]["changes"].items():
-        console.print(_change_table(name, changes))
-    for name, value in summarize_judging(results["judging"]).items():
-        console.print(f"{name}: {value}", highlight=False)
-    for note in results["diagnostics"]["notes"].values():
-        console.print(f"note: {escaped(note)}", highlight=False, soft_wrap=True)
-    for file in files:
-        console.print(f"wrote {escaped(file)}", highlight=False, soft_wrap=True)
+    metrics, words = results["metrics"], results["assessments"]
+    rows = {
+        name.replace("_", " "): [show_estimate(own.get(name)) for own in metrics.values()]
+        for name in dict.fromkeys(metric for own in metrics.values() for metric in own)
+    }
+    rows["verdict"] = [words[name]["label"] if name in words else "-" for name in metrics]
+    table = grid_table("sotune evaluate", metrics, rows)
+    changes = [_change_table(name, own) for name, own in results["diagnostics"]["changes"].items()]
+    took = [f"{name}: {value}" for name, value in summarize_judging(results["judging"]).items()]
+    notes = [f"note: {note}" for note in results["diagnostics"]["notes"].values()]
+    output.show({**results, "files": files}, table, *changes, *took, *notes, files=files)
 
 
 def _change_table(name: str, changes: Mapping[str, Any]) -> Table:
-    columns = ("", "difference", "rose on", "fell on", "p", "p adjusted", "detectable", "n", "unscored")
-    table = Table(*columns, title=escaped(f"{name} against base, on the same prompts"), title_justify="left")
-    for metric, change in changes.items():
-        table.add_row(
-            metric.replace("_", " "),
+    columns = ("difference", "rose on", "fell on", "p", "p adjusted", "detectable", "n", "unscored")
+    rows = {
+        metric.replace("_", " "): (
             f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]",
             str(change["only_first"]),
             str(change["only_second"]),
@@ -74,7 +61,9 @@ def _change_table(name: str, changes: Mapping[str, Any]) -> Table:
             str(change["n"]),
             str(change["n_unscored"]),
         )
-    return table
+        for metric, change in changes.items()
+    }
+    return grid_table(f"{name} against base, on the same prompts", columns, rows)
 
 
 def show_estimate(estimate: Mapping[str, Any] | None) -> str:

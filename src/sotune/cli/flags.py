@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from sotune.cli.console import Output, errors_told
 from sotune.errors import ConfigError
@@ -22,10 +23,8 @@ _OUTPUT_PARAMETERS = {
 
 
 def _optional(annotation: Any) -> Any:
-    """Returns the command-line type of a setting: its own or None; a tuple becomes a repeatable list."""
-    if annotation == tuple[str, ...]:
-        return list[str] | None
-    if annotation == dict[str, Any]:
+    """Returns the command-line type of a setting: its own or None; a tuple or mapping becomes a repeatable list."""
+    if annotation in (tuple[str, ...], dict[str, Any]):
         return list[str] | None
     if annotation in (int | Literal["auto"], Bytes | None):
         return str | None  # the setting itself reads a number, a word or a size
@@ -45,12 +44,30 @@ def _entries(name: str, given: Iterable[str]) -> dict[str, Any]:
     return entries
 
 
-def _shown(default: Any) -> str:
-    return ", ".join(default) if isinstance(default, tuple) else str(default)
+def _flag(name: str, field: FieldInfo, *, panel: str, alias: str | None) -> Any:
+    """Returns the option of a setting; its own default is "not given", so that YAML and presets can be told apart."""
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        flag = f"{flag}/--no-{name.replace('_', '-')}"
+    if field.annotation == dict[str, Any]:
+        flag = flag.removesuffix("s")  # one flag for each entry
+    text, default = str(field.description), field.default
+    if not (field.is_required() or default in (None, (), {})):
+        text = f"{text} Default: {', '.join(default) if isinstance(default, tuple) else default}."
+    return typer.Option(*filter(None, (flag, alias)), help=text, show_default=False, rich_help_panel=panel)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_CONFIG = _keyword(
+    "config",
+    Annotated[
+        Path | None, typer.Option("--config", help="YAML file with settings; flags override it.", show_default=False)
+    ],
+    None,
+)
 
 
 def with_settings(
@@ -69,43 +86,24 @@ def with_settings(
     file of settings, if any, as ``config``.
     """
     fixed = {name for group in leave_out for name in group.model_fields}
-    fields = {name: field for group in groups for name, field in group.model_fields.items() if name not in fixed}
-    positional = set(arguments)
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            p
-            for p in inspect.signature(command, eval_str=True).parameters.values()
-            if p.name not in ("given", "output")
-        ]
-        parameters = list(own)
-        for name, field in fields.items():
-            kind = _optional(field.annotation)
-            flag = f"--{name.replace('_', '-')}"
-            if name in positional:
+    fields: dict[str, FieldInfo] = {}
+    options: dict[str, inspect.Parameter] = {}
+    for group in groups:
+        panel = str(group.__doc__).partition(":")[0]
+        for name, field in group.model_fields.items():
+            if name in fixed or name in fields:
+                continue
+            fields[name] = field
+            if name in arguments:
                 option: Any = typer.Argument(help=field.description, show_default=False)
             else:
-                # The parameter's own default is "not given", so that YAML and presets can be told from flags.
-                text = str(field.description)
-                if not (field.is_required() or field.default in (None, (), {})):
-                    text = f"{text} Default: {_shown(field.default)}."
-                panel = next(g.__doc__ for g in groups if name in g.model_fields)
-                title = str(panel).partition(":")[0]
-                if field.annotation is bool:
-                    flag = f"{flag}/--no-{name.replace('_', '-')}"
-                if field.annotation == dict[str, Any]:
-                    flag = flag.removesuffix("s")  # one flag for each entry
-                flags = [flag, *([aliases[name]] if aliases and name in aliases else [])]
-                option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=title)
-            parameters.append(
-                inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
-                )
-            )
-        if config_file:
-            option = typer.Option("--config", help="YAML file with settings; flags override it.", show_default=False)
-            parameters.append(_keyword("config", Annotated[Path | None, option], None))
-        parameters += [_keyword(name, kind, default=False) for name, kind in _OUTPUT_PARAMETERS.items()]
+                option = _flag(name, field, panel=panel, alias=(aliases or {}).get(name))
+            options[name] = _keyword(name, Annotated[_optional(field.annotation), option], None)
+    output_options = [_keyword(name, kind, default=False) for name, kind in _OUTPUT_PARAMETERS.items()]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        declared = inspect.signature(command, eval_str=True).parameters.values()
+        own = [parameter for parameter in declared if parameter.name not in ("given", "output")]
 
         def wrapper(**values: Any) -> None:
             output = Output(*(values.pop(name) for name in _OUTPUT_PARAMETERS))
@@ -117,6 +115,7 @@ def with_settings(
                 command(given={**typed, "config": path} if path else typed, output=output, **values)
 
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        parameters = [*own, *options.values(), *([_CONFIG] if config_file else []), *output_options]
         ordered = sorted(parameters, key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)
         wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in ordered]

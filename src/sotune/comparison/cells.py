@@ -15,13 +15,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, sha256_json, write_json
+from sotune.artifacts import Json, RunFolder, library_versions, sha256_json
 from sotune.comparison.draw import KIND, DrawFiles
 from sotune.comparison.variant import BASE, Variant
+from sotune.evaluation.prompts import load_prompts
+from sotune.methods import settle
+from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
+from sotune.pipeline.method_tools import base_model
+from sotune.pipeline.model_comparison import compare_models
+from sotune.pipeline.record_sets import kinds_of, read_own_rows
+from sotune.pipeline.verbs import STAGES, run
+from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, WEIGHTS
 from sotune.settings import ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
 
-_RESULT = "result.json"
+_RESULT = Json("result.json", verb="compare")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
 _EXAMPLES = 3  # answers of each kind of prompt that are kept for the report
 
@@ -99,11 +107,6 @@ class CellPlan:
 
     def key(self) -> str:
         """Returns what the result depends on."""
-        from sotune.methods import settle
-        from sotune.models import model_fingerprint
-        from sotune.pipeline.method_tools import base_model
-        from sotune.pipeline.verbs import STAGES
-
         config = self.config
         elsewhere = {"out", "cache_dir", "answers_dir", *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
@@ -114,10 +117,8 @@ class CellPlan:
 
     def saved(self) -> Cell | None:
         """Returns the result of an earlier call under the same settings, if it lies there."""
-        if not (self.out / _RESULT).exists():
-            return None
-        saved = read_json(self.out / _RESULT)
-        return Cell(**saved["cell"]) if saved["key"] == self.key() else None
+        saved = _RESULT.read_if_there(self.out)
+        return Cell(**saved["cell"]) if saved and saved["key"] == self.key() else None
 
     def measure(self, monitor: Monitor) -> Cell:
         """Does the cell's run and returns what it found.
@@ -127,36 +128,30 @@ class CellPlan:
         """
         meter = _Meter(monitor)
         cell = self._base(meter) if self.variant.method == BASE else self._run(meter)
-        write_json(self.out / _RESULT, {"key": self.key(), "cell": asdict(cell)})
+        _RESULT.write(self.out, {"key": self.key(), "cell": asdict(cell)})
         return cell
 
     def _base(self, meter: _Meter) -> Cell:
-        from sotune.pipeline.model_comparison import compare_models
-
         config = self.config
         names = ModelEvaluation.model_fields.keys() & RunConfig.model_fields.keys() & config.model_fields_set
         compare_models(ModelEvaluation(**{name: getattr(config, name) for name in names}), meter)
-        found = read_json(self.out / "evaluation.json")
-        return Cell(self._row(found["metrics"][BASE], meter, seconds=0.0), examples=self._examples("base.responses"))
+        found = EVALUATION.read(self.out)
+        examples = self._examples(f"{BASE}.{RESPONSES.name}")
+        return Cell(self._row(found["metrics"][BASE], meter, seconds=0.0), examples=examples)
 
     def _run(self, meter: _Meter) -> Cell:
-        from sotune.pipeline import run
-
         run(self.config, meter)
-        metrics, promise = (read_json(self.out / name) for name in ("metrics.json", "promise.json"))
-        weights, kinds = read_parquet(self.out / "weights.parquet"), self._kinds()
+        metrics, promise = METRICS.read(self.out), PROMISE.read(self.out)
+        weights, kinds = WEIGHTS.columns_of(self.out, "id", "weight"), self._kinds()
         relative: dict[str, list[float]] = {"harmful": [], "other": []}
         for id, weight in zip(weights["id"], weights["weight"], strict=True):
             relative["harmful" if kinds[id] == "harmful" else "other"].append(self.draw.n * weight)
         kept = {kind: counts["kept"] / counts["n"] for kind, counts in promise["kinds"].items()}
         row = self._row(metrics["tuned"], meter, seconds=meter.seconds)
-        return Cell(row, kept, relative, self._examples("responses"))
+        return Cell(row, kept, relative, self._examples(RESPONSES.name))
 
     def _kinds(self) -> dict[str, str]:
-        from sotune.pipeline.method_tools import kinds_of
-        from sotune.pipeline.record_sets import read_records
-
-        return kinds_of(self.config, read_records(RunFolder.open(self.out), "downstream")["downstream"])
+        return kinds_of(self.config, read_own_rows(RunFolder.open(self.out)))
 
     def _row(self, metrics: Mapping[str, Any], meter: _Meter, *, seconds: float) -> dict[str, Any]:
         ends = {"": "value", "_low": "low", "_high": "high"}
@@ -173,9 +168,7 @@ class CellPlan:
         }
 
     def _examples(self, name: str) -> dict[str, str]:
-        from sotune.evaluation.prompts import load_prompts
-
-        answers = read_parquet(self.out / f"{name}.parquet")
+        answers = RESPONSES.named(name).columns_of(self.out, "id", "text")
         text = dict(zip(answers["id"], answers["text"], strict=True))
         chosen: dict[str, list[str]] = {}
         for prompt in load_prompts(Path(self.draw.paths["eval_prompts"])):

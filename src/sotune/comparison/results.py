@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import write_json, write_parquet
+from sotune.artifacts import Table, write_json
 from sotune.comparison.cells import Cell
 from sotune.comparison.grid import DrawResults, Results
 from sotune.errors import SotuneError
@@ -77,9 +77,14 @@ def _weights(draw: DrawResults) -> dict[str, Any]:
 def _write_table(path: Path, cells: Sequence[Cell]) -> None:
     """Writes the rows of compare.json with what each cell kept and how its weights tell harmful rows from others."""
     rows = [{**cell.row, **_selection_figures(cell)} for cell in cells]
-    columns = dict.fromkeys(name for row in rows for name in row)
-    figures = {name: "double" for name in columns if name.startswith(("kept_", "weight_"))}
-    write_parquet(path, {name: [row.get(name) for row in rows] for name in columns}, schema=figures)
+    values = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    Table(path.name, {name: _kind(each) for name, each in values.items()}, verb="compare").write(path.parent, values)
+
+
+def _kind(values: Sequence[Any]) -> str:
+    """Returns the type of a column of a line for each cell; a cell may lack any of them."""
+    found = {type(value) for value in values} - {type(None)}
+    return "string?" if found == {str} else "int64?" if found == {int} else "float64?"
 
 
 def _selection_figures(cell: Cell) -> dict[str, float]:

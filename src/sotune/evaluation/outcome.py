@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sotune.artifacts import read_json, write_json, write_text
-from sotune.errors import ArtifactError
 from sotune.evaluation.assessment import Assessment
 from sotune.evaluation.diagnostics import Figures
 from sotune.evaluation.judging import Judged
 from sotune.evaluation.metrics import JudgeRole, metrics_to_json
 from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import save_responses, save_verdicts
+from sotune.run_files import ASSESSMENT, DIAGNOSTICS, EVALUATION, JUDGING, METRICS, PROMPTS, RESPONSES, VERDICTS
 
-RESULTS, PROMPTS = "evaluation.json", "prompts.jsonl"
 TUNED = "tuned"
 """The one model of a run that is compared with the base."""
 
@@ -33,7 +30,6 @@ NOT_EVALUATED: Mapping[str, Any] = {
 """What stands for the figures where there are none."""
 
 _RUN_PREFIX = {TUNED: ""}  # of a run's files of answers; the other models' own names
-_METRICS, _DIAGNOSTICS, _ASSESSMENT, _JUDGING = "metrics.json", "diagnostics.json", "assessment.json", "judging.json"
 
 
 @dataclass(frozen=True)
@@ -99,20 +95,20 @@ def save_evaluation(
         kind: ``models`` have one file of figures, and answers under each model's name. A ``run`` has its figures in
             parts, and the tuned model's answers under no name.
     """
-    write_text(folder / PROMPTS, "".join(f"{_prompt_line(prompt)}\n" for prompt in found.prompts))
-    files = [PROMPTS]
+    files = [PROMPTS.write(folder, map(_prompt_line, found.prompts))]
     for name, entry in found.models.items():
         prefix = f"{name}." if kind == "models" else _RUN_PREFIX.get(name, f"{name}_")
-        save_responses(folder / f"{prefix}responses.parquet", entry.responses)
-        save_verdicts(folder / f"{prefix}verdicts.parquet", entry.result.verdicts)
-        files += [f"{prefix}responses.parquet", f"{prefix}verdicts.parquet"]
+        answers, verdicts = f"{prefix}{RESPONSES.name}", f"{prefix}{VERDICTS.name}"
+        save_responses(folder / answers, entry.responses)
+        save_verdicts(folder / verdicts, entry.result.verdicts)
+        files += [answers, verdicts]
+    figures = found.as_json()
     if kind == "models":
-        write_json(folder / RESULTS, {**found.as_json(), **(about or {})})
-        return [*files, RESULTS]
-    parts = _as_parts(found.as_json())
-    for part, value in parts.items():
-        write_json(folder / part, value)
-    return [*files, *parts]
+        return [*files, EVALUATION.write(folder, {**figures, **(about or {})})]
+    shared = {name: figures[name] for name in ("assessments", "judges", "n_prompts")}
+    word = {**figures["assessments"].get(TUNED, {}), **shared}
+    files += [METRICS.write(folder, figures["metrics"]), DIAGNOSTICS.write(folder, figures["diagnostics"])]
+    return [*files, ASSESSMENT.write(folder, word), JUDGING.write(folder, figures["judging"])]
 
 
 def load_evaluation(folder: Path) -> dict[str, Any]:
@@ -123,52 +119,30 @@ def load_evaluation(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: A file is unreadable, or holds something else.
     """
-    if (folder / RESULTS).is_file():
-        return _read_object(folder / RESULTS)
-    metrics, assessment = _read_object(folder / _METRICS), _read_object(folder / _ASSESSMENT)
+    if found := EVALUATION.read_if_there(folder):
+        return found
+    metrics, assessment = METRICS.read_if_there(folder), ASSESSMENT.read_if_there(folder)
     if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
         metrics = {"model": metrics}  # of a single model
     return {
         **NOT_EVALUATED,
         "metrics": {name: entry for name, entry in metrics.items() if isinstance(entry, dict)},
-        "diagnostics": _read_object(folder / _DIAGNOSTICS),
-        "judging": _read_object(folder / _JUDGING) or NOT_EVALUATED["judging"],
+        "diagnostics": DIAGNOSTICS.read_if_there(folder),
+        "judging": JUDGING.read_if_there(folder) or NOT_EVALUATED["judging"],
         **{name: assessment[name] for name in ("assessments", "judges", "n_prompts") if name in assessment},
     }
 
 
 def answers_file(folder: Path, name: str) -> Path:
     """Returns where the answers of a model lie in a folder of either kind."""
-    own = folder / f"{name}.responses.parquet"
-    return own if own.exists() else folder / f"{_RUN_PREFIX.get(name, f'{name}_')}responses.parquet"
+    own = folder / f"{name}.{RESPONSES.name}"
+    return own if own.exists() else folder / f"{_RUN_PREFIX.get(name, f'{name}_')}{RESPONSES.name}"
 
 
-def _as_parts(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _prompt_line(prompt: EvalPrompt) -> dict[str, Any]:
     return {
-        _METRICS: figures["metrics"],
-        _DIAGNOSTICS: figures["diagnostics"],
-        _ASSESSMENT: {
-            **figures["assessments"].get(TUNED, {}),
-            **{name: figures[name] for name in ("assessments", "judges", "n_prompts")},
-        },
-        _JUDGING: figures["judging"],
-    }
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} must hold a JSON object. Got a {type(value).__name__}; run the stage again")
-    return value
-
-
-def _prompt_line(prompt: EvalPrompt) -> str:
-    line = {
         "id": prompt.id,
         "kind": prompt.kind,
         "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
         "reference": prompt.reference,
     }
-    return json.dumps(line, ensure_ascii=False)

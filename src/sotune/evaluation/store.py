@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import read_parquet, sha256_json, write_parquet
+from sotune.artifacts import sha256_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, index_unique
-
-_RESPONSE_SCHEMA = {"id": "string", "text": "string", "n_tokens": "int64", "finished": "bool"}
-_VERDICT_SCHEMA = {"role": "string", "id": "string", "score": "double", "label": "string", "explanation": "string"}
+from sotune.run_files import RESPONSES, VERDICTS
 
 
 def save_responses(path: Path, responses: Sequence[Response]) -> None:
     """Writes responses as Parquet: id, text, n_tokens, finished."""
-    columns = {name: [getattr(response, name) for response in responses] for name in _RESPONSE_SCHEMA}
-    write_parquet(path, columns, schema=_RESPONSE_SCHEMA)
+    columns = {name: [getattr(response, name) for response in responses] for name in RESPONSES.columns}
+    RESPONSES.named(path.name).write(path.parent, columns)
 
 
 def load_responses(path: Path) -> list[Response]:
@@ -28,7 +26,7 @@ def load_responses(path: Path) -> list[Response]:
     Raises:
         ArtifactError: The file is missing, or holds something else.
     """
-    return [Response(**row) for row in _rows(path, _RESPONSE_SCHEMA)]
+    return [Response(**row) for row in RESPONSES.named(path.name).rows_of(path.parent)]
 
 
 def save_verdicts(path: Path, verdicts: Mapping[JudgeRole, Sequence[Verdict]]) -> None:
@@ -37,7 +35,7 @@ def save_verdicts(path: Path, verdicts: Mapping[JudgeRole, Sequence[Verdict]]) -
     columns: dict[str, list[Any]] = {"role": [role for role, _ in rows]}
     for name in ("id", "score", "label", "explanation"):
         columns[name] = [getattr(verdict, name) for _, verdict in rows]
-    write_parquet(path, columns, schema=_VERDICT_SCHEMA)
+    VERDICTS.named(path.name).write(path.parent, columns)
 
 
 def load_verdicts(path: Path) -> dict[JudgeRole, tuple[Verdict, ...]]:
@@ -47,7 +45,7 @@ def load_verdicts(path: Path) -> dict[JudgeRole, tuple[Verdict, ...]]:
         ArtifactError: The file is missing, or holds something else.
     """
     verdicts: dict[str, list[Verdict]] = {}
-    for row in _rows(path, _VERDICT_SCHEMA):
+    for row in VERDICTS.named(path.name).rows_of(path.parent):
         verdicts.setdefault(row.pop("role"), []).append(Verdict(**row))
     return {role: tuple(verdicts[role]) for role in JUDGE_ROLES if role in verdicts}
 
@@ -112,10 +110,3 @@ def _of_these_prompts(path: Path, prompts: Sequence[EvalPrompt]) -> list[Respons
             f"{path} does not hold the responses of its {len(prompts)} prompts; delete it and run again"
         )
     return [by_id[prompt.id] for prompt in prompts]
-
-
-def _rows(path: Path, schema: Mapping[str, str]) -> list[dict[str, Any]]:
-    columns = read_parquet(path)
-    if columns.keys() != schema.keys():
-        raise ArtifactError(f"{path} must have the columns {', '.join(schema)}. Got {', '.join(columns)}; run again")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

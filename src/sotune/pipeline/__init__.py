@@ -1,21 +1,48 @@
-"""The verbs: each does its stage of a run, and what has to come before it."""
+"""The verbs: each does its stage of a run, and what has to come before it.
 
-from sotune.evaluation.usage import JudgingPlan
-from sotune.pipeline.explaining import Explanation, explain
-from sotune.pipeline.stage import RunSummary, StageOutcome
-from sotune.pipeline.unseen_rows import ScoreSummary, score
-from sotune.pipeline.verbs import figures, plan, plan_judging, run
+Its modules load torch and the models' libraries; here each is imported when something of it is first used, so that
+the command line can show its help and Python its names at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sotune.pipeline.explaining import Explanation, explain
+    from sotune.pipeline.model_comparison import ModelComparison, compare_models, plan_model_judging
+    from sotune.pipeline.stage import RunSummary, StageOutcome
+    from sotune.pipeline.unseen_rows import ScoreSummary, run_config, score
+    from sotune.pipeline.verbs import figures, plan, plan_judging, run
+
+_HOMES = {
+    "explaining": ("Explanation", "explain"),
+    "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
+    "stage": ("RunSummary", "StageOutcome"),
+    "unseen_rows": ("ScoreSummary", "run_config", "score"),
+    "verbs": ("figures", "plan", "plan_judging", "run"),
+}
 
 __all__ = [
     "Explanation",
-    "JudgingPlan",
+    "ModelComparison",
     "RunSummary",
     "ScoreSummary",
     "StageOutcome",
+    "compare_models",
     "explain",
     "figures",
     "plan",
     "plan_judging",
+    "plan_model_judging",
     "run",
+    "run_config",
     "score",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a verb with all that it needs when it is first used."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"sotune.pipeline.{home}"), name)
+    raise AttributeError(f"module 'sotune.pipeline' has no attribute {name!r}")

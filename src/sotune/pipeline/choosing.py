@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from sotune.errors import DataError
 from sotune.records import SET_NAMES, Record, SetName
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sotune.representations import Encoder, EncoderGroup, OnProgress, RepresentationCache
+from sotune.representations import Encoder, EncoderGroup, OnProgress, RepresentationCache, fill_cache
+from sotune.weights import held_out_separation
 
 N_FOLDS = 5
 SAMPLE_ROWS = 2000
@@ -87,8 +87,6 @@ def choose_encoder(
     Raises:
         DataError: A representation is NaN or infinite.
     """
-    from sotune.representations import fill_cache
-
     probed = {**sets, "downstream": _sample(sets["downstream"])}
     records = [record for name in SET_NAMES for record in probed[name]]
     filled = fill_cache(group, records, cache, progress=progress)
@@ -100,10 +98,6 @@ def choose_encoder(
 
 
 def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[Record]]) -> Candidate:
-    import torch
-
-    from sotune.weights import held_out_separation
-
     downstream, safe_anchor, harmful_reference = torch.split(values, [len(sets[name]) for name in SET_NAMES])
     try:
         separation = held_out_separation(
@@ -121,8 +115,6 @@ def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[R
 
 
 def _sample(records: Sequence[Record]) -> Sequence[Record]:
-    import torch
-
     if len(records) <= SAMPLE_ROWS:
         return records
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(_SEED))

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, write_json, write_parquet
+from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError, ConfigError
+from sotune.models import resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.choosing import choose_encoder
+from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName
+from sotune.representations import (
+    POOLINGS,
+    CacheIndex,
+    CausalLMReadings,
+    EncodedSet,
+    Encoder,
+    EncoderGroup,
+    FrozenCausalLM,
+    MappedRows,
+    RepresentationCache,
+    SentenceEncoder,
+    candidate_layers,
+    encode_with_cache,
+)
+from sotune.run_files import ENCODING, REPRESENTATIONS
 from sotune.settings import RepresentationSettings, RunConfig
 
-if TYPE_CHECKING:
-    from sotune.models import ModelSpec
-    from sotune.rendering import Template
-    from sotune.representations import (
-        CacheIndex,
-        CausalLMReadings,
-        EncodedSet,
-        Encoder,
-        EncoderGroup,
-        MappedRows,
-        Pooling,
-        RepresentationCache,
-    )
-
-_INDEX, _SUMMARY, _SHARDS = "representations.parquet", "representations.json", "representations"
+_SHARDS = "representations"
 _SENTENCE_PREFIX = "sentence-transformers:"
 
 
@@ -37,11 +40,8 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
     """Returns the encoders that the settings leave to choose among: the model itself, or another for the weights alone.
 
     Raises:
-        ConfigError: The model cannot be found, or the encoder's name is not understood.
+        ConfigError: The model cannot be found or has no such layer, or the encoder's name is not understood.
     """
-    from sotune.models import ModelSpec, resolve_device
-    from sotune.representations import SentenceEncoder
-
     if config.encoder is not None:
         if not config.encoder.startswith(_SENTENCE_PREFIX):
             raise ConfigError(f"encoder must be {_SENTENCE_PREFIX}PATH. Got {config.encoder!r}")
@@ -53,37 +53,13 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
         )
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
-    return model_readings(
-        ModelSpec(config.model, config.revision, config.dtype, config.device, config.trust_remote_code),
-        layer=config.layer,
-        pooling=config.pooling,
-        template=config.template,
-        max_length=config.max_length,
-        batch_tokens=config.batch_tokens,
+    model = FrozenCausalLM(
+        base_model(config), template=config.template, max_length=config.max_length, batch_tokens=config.batch_tokens
     )
-
-
-def model_readings(
-    spec: ModelSpec,
-    *,
-    layer: int | Literal["auto"],
-    pooling: Pooling | Literal["auto"],
-    template: Template,
-    max_length: int,
-    batch_tokens: int,
-) -> CausalLMReadings:
-    """Returns the readings of a causal LM that the settings leave to choose among, the paper's first.
-
-    Raises:
-        ConfigError: The model cannot be found, or has no such layer.
-    """
-    from sotune.representations import POOLINGS, CausalLMReadings, FrozenCausalLM, candidate_layers
-
-    model = FrozenCausalLM(spec, template=template, max_length=max_length, batch_tokens=batch_tokens)
-    return CausalLMReadings(
+    return CausalLMReadings(  # the paper's reading comes first
         model,
-        layers=candidate_layers(model.n_layers) if layer == "auto" else (layer,),
-        poolings=POOLINGS if pooling == "auto" else (pooling,),
+        layers=candidate_layers(model.n_layers) if config.layer == "auto" else (config.layer,),
+        poolings=POOLINGS if config.pooling == "auto" else (config.pooling,),
     )
 
 
@@ -93,7 +69,7 @@ def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
     Raises:
         ArtifactError: It is none of those that the settings name.
     """
-    wanted = read_json(run.file(_SUMMARY))["fingerprint"]
+    wanted = ENCODING.read(run)["fingerprint"]
     for encoder in make_encoders(config).members:
         if encoder.fingerprint == wanted:
             return encoder
@@ -102,8 +78,6 @@ def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
 
 def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> EncodedSet:
     """Encodes any records with the encoder that the run chose, through its cache."""
-    from sotune.representations import encode_with_cache
-
     encoder = chosen_encoder(config, run)
     return encode_with_cache(encoder, records, _cache(config, run), progress=_told(monitor, "encoding"))
 
@@ -129,17 +103,14 @@ def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> tup
 
 
 def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, list[str], list[str]]:
-    columns = read_parquet(run.file(_INDEX))
-    members = [i for i, set_name in enumerate(columns["set"]) if set_name == name]
-    summary = read_json(run.file(_SUMMARY))
+    members = REPRESENTATIONS.columns_of(run, "id", "key", where={"set": [name]})
+    summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
     index = _cache(config, run).index(summary["fingerprint"], summary["shards"])
-    return index, [columns["key"][i] for i in members], [columns["id"][i] for i in members]
+    return index, members["key"], members["id"]
 
 
 def _cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
-    from sotune.representations import RepresentationCache
-
     return RepresentationCache(Path(config.cache_dir) if config.cache_dir else run.file(_SHARDS))
 
 
@@ -154,8 +125,6 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from sotune.representations import encode_with_cache
-
     group, cache = make_encoders(config), _cache(config, run)
     sets = read_records(run)
     encoder, choice = group.members[0], None
@@ -172,35 +141,30 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     encoded = encode_with_cache(encoder, everything, cache, progress=_told(monitor, "encoding"))
     if not encoded.values.isfinite().all():
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
-    write_parquet(
-        run.file(_INDEX),
-        {
-            "set": [name for name in SET_NAMES for _ in sets[name]],
-            "id": list(encoded.ids),
-            "key": list(encoded.keys),
-        },
-    )
+    index = {
+        "set": [name for name in SET_NAMES for _ in sets[name]],
+        "id": list(encoded.ids),
+        "key": list(encoded.keys),
+    }
     if encoded.n_truncated:
         monitor.warn(
             f"{encoded.n_truncated:,} of {len(everything):,} rows are longer than the encoder reads; they keep the end "
             f"of the prompt and the start of the completion (see max_length)"
         )
-    write_json(
-        run.file(_SUMMARY),
-        {
-            "fingerprint": encoder.fingerprint,
-            "description": dict(encoder.description),
-            "dimension": encoded.values.shape[1],
-            "n_rows": len(everything),
-            "n_truncated": encoded.n_truncated,
-            "shards": list(encoded.shards),
-            "choice": None if choice is None else choice.as_dict(),
-        },
-    )
+    summary = {
+        "fingerprint": encoder.fingerprint,
+        "description": dict(encoder.description),
+        "dimension": encoded.values.shape[1],
+        "n_rows": len(everything),
+        "n_truncated": encoded.n_truncated,
+        "shards": list(encoded.shards),
+        "choice": None if choice is None else choice.as_dict(),
+    }
+    written = [REPRESENTATIONS.write(run, index), ENCODING.write(run, summary)]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
-        return [_INDEX, _SUMMARY]
+        return written
     read = [p for p in cache.shards(encoder.fingerprint) if p.stem.removeprefix("shard-") in encoded.shards]
-    return [_INDEX, _SUMMARY, *(str(path.relative_to(run.path)) for path in read)]
+    return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 
 def _told(monitor: Monitor, label: str) -> Any:
@@ -208,7 +172,7 @@ def _told(monitor: Monitor, label: str) -> Any:
 
 
 def _summarize(run: RunFolder) -> Figures:
-    summary = read_json(run.file(_SUMMARY))
+    summary = ENCODING.read(run)
     figures = {"representations": f"{summary['n_rows']:,} × {summary['dimension']}"}
     if summary.get("choice"):
         description, n = summary["description"], len(summary["choice"]["candidates"])
@@ -216,4 +180,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-REPRESENTATIONS = Stage("representations", "encode", "records", _key, _work, _summarize)
+ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize)

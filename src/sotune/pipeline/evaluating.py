@@ -12,13 +12,14 @@ from sotune.artifacts import RunFolder, library_versions
 from sotune.evaluation.candidates import BASE, Candidate
 from sotune.evaluation.evaluator import evaluate, load_eval_prompts, plan_evaluation, prompt_sources
 from sotune.evaluation.judges.registry import judge_key, make_judges
-from sotune.evaluation.outcome import TUNED, load_evaluation, save_evaluation
+from sotune.evaluation.outcome import TUNED, Evaluation, load_evaluation, save_evaluation
+from sotune.evaluation.protocol import EvalPrompt
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.monitoring import Monitor
-from sotune.pipeline.fine_tuning import ADAPTER
 from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.stage import Figures, Stage
-from sotune.settings import RunConfig
+from sotune.run_files import ADAPTER
+from sotune.settings import ModelEvaluation, RunConfig
 
 _ANSWERS = "evaluation-parts"
 
@@ -43,16 +44,8 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    found = evaluate(
-        _candidates(config, run),
-        load_eval_prompts(config, seed=config.seed),
-        functools.partial(make_judges, config, run.file(CACHE), monitor),
-        settings=config,
-        template=config.template,
-        seed=config.seed,
-        answers_dir=_answers(config, run),
-        monitor=monitor,
-    )
+    prompts = load_eval_prompts(config, seed=config.seed)
+    found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
     shutil.rmtree(run.file(_ANSWERS), ignore_errors=True)  # all that they held is in the responses now
     return outputs
@@ -71,20 +64,51 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
     run = RunFolder.open(Path(config.out))
     run.digests("training")
     with run.lock():
-        return plan_evaluation(
-            _candidates(config, run),
-            prompts,
-            settings=config,
-            template=config.template,
-            seed=config.seed,
-            answers_dir=_answers(config, run),
-            judge_answers=run.file(CACHE),
-            monitor=monitor,
-        )
+        return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
 
 
-def _answers(config: RunConfig, run: RunFolder) -> Path:
-    return run.file(_ANSWERS) if config.answers_dir is None else Path(config.answers_dir)
+def evaluate_in(
+    run: RunFolder,
+    settings: RunConfig | ModelEvaluation,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[EvalPrompt],
+    monitor: Monitor,
+    *,
+    answers: str,
+) -> Evaluation:
+    """Asks models some prompts and judges, as the settings say; answers lie in the run unless these name a folder."""
+    return evaluate(
+        candidates,
+        prompts,
+        functools.partial(make_judges, settings, run.file(CACHE), monitor),
+        settings=settings,
+        template=settings.template,
+        seed=settings.seed,
+        answers_dir=Path(settings.answers_dir or run.file(answers)),
+        monitor=monitor,
+    )
+
+
+def count_in(
+    run: RunFolder,
+    settings: RunConfig | ModelEvaluation,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[EvalPrompt],
+    monitor: Monitor,
+    *,
+    answers: str,
+) -> JudgingPlan:
+    """Asks models the same, and counts what judging would ask of the endpoint."""
+    return plan_evaluation(
+        candidates,
+        prompts,
+        settings=settings,
+        template=settings.template,
+        seed=settings.seed,
+        answers_dir=Path(settings.answers_dir or run.file(answers)),
+        judge_answers=run.file(CACHE),
+        monitor=monitor,
+    )
 
 
 def _candidates(config: RunConfig, run: RunFolder) -> list[Candidate]:
@@ -105,4 +129,4 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
-EVALUATION = Stage("evaluation", "evaluate", "training", _key, _work, _summarize)
+EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_parquet
+from sotune.artifacts import RunFolder
 from sotune.errors import DataError
 from sotune.pipeline.record_sets import read_records
+from sotune.records import SetName
+from sotune.run_files import SELECTION, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -57,47 +59,46 @@ def explain(folder: str | Path, ids: Sequence[str], *, show_text: bool = False) 
         DataError: There is no such row.
     """
     run = RunFolder.open(Path(folder))
-    weights, selection = read_parquet(run.file("weights.parquet")), read_parquet(run.file("selection.parquet"))
-    weighed = {id: position for position, id in enumerate(weights["id"])}
-    selected = {id: position for position, id in enumerate(selection["id"])}
+    n = WEIGHTS.read(run, "id").num_rows
+    weighed, selected = ({row["id"]: row for row in t.rows_of(run, where={"id": ids})} for t in (WEIGHTS, SELECTION))
     unknown = [id for id in ids if id not in weighed or id not in selected]
     if unknown:
-        raise DataError(f"no such rows among the {len(weighed)} that were weighed: {unknown[:5]}; check their ids")
-    texts = _texts(run) if show_text else {}
-    return [_explain(id, _at(weights, weighed[id]), _at(selection, selected[id]), len(weighed), texts) for id in ids]
-
-
-def _at(columns: Mapping[str, Sequence[Any]], position: int) -> dict[str, Any]:
-    return {name: values[position] for name, values in columns.items()}
+        raise DataError(f"no such rows among the {n} that were weighed: {unknown[:5]}; check their ids")
+    return [_explain(run, weighed[id], selected[id], n, show_text=show_text) for id in ids]
 
 
 def _explain(
-    id: str, weighed: Mapping[str, Any], selected: Mapping[str, Any], n: int, texts: Mapping[tuple[str, str], str]
+    run: RunFolder, weighed: Mapping[str, Any], selected: Mapping[str, Any], n: int, *, show_text: bool
 ) -> Explanation:
     nearest = {
-        side: dict(zip(weighed.get(f"nearest_{side}", ()), weighed.get(f"nearest_{side}_shares", ()), strict=True))
+        side: dict(zip(weighed[f"nearest_{side}"] or (), weighed[f"nearest_{side}_shares"] or (), strict=True))
         for side in ("safe", "harmful")
     }
-    cited = [("downstream", id), *(("safe_anchor", other) for other in nearest["safe"])]
-    cited += [("harmful_reference", other) for other in nearest["harmful"]]
+    id: str = weighed["id"]
+    cited: dict[SetName, list[str]] = {
+        "downstream": [id],
+        "safe_anchor": list(nearest["safe"]),
+        "harmful_reference": list(nearest["harmful"]),
+    }
     return Explanation(
         id=id,
         kept=selected["kept"],
         rank=selected["rank"],
         relative_weight=n * weighed["weight"],
         margin=selected["margin"],
-        pull_cost=weighed.get("pull_cost"),
-        push_cost=weighed.get("push_cost"),
+        pull_cost=weighed["pull_cost"],
+        push_cost=weighed["push_cost"],
         nearest_safe=nearest["safe"],
         nearest_harmful=nearest["harmful"],
         sentence=selected["explanation"],
-        texts={f"{name}/{other}": texts[name, other] for name, other in cited if (name, other) in texts},
+        texts=_texts(run, cited) if show_text else {},
     )
 
 
-def _texts(run: RunFolder) -> dict[tuple[str, str], str]:
+def _texts(run: RunFolder, cited: Mapping[SetName, Sequence[str]]) -> dict[str, str]:
+    """Returns the texts of some rows by set and id, in the order in which they are cited."""
     return {
-        (name, record.id): "\n".join(f"{m.role}: {m.content}" for m in record.messages)
-        for name, records in read_records(run).items()
-        for record in records
+        f"{name}/{record.id}": "\n".join(f"{m.role}: {m.content}" for m in record.messages)
+        for name, ids in cited.items()
+        for record in sorted(read_records(run, name, ids=ids)[name], key=lambda record: ids.index(record.id))
     }

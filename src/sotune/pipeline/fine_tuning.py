@@ -7,23 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, write_json
+from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ConfigError
+from sotune.methods import TrainInputs, method_named
+from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.pipeline.method_tools import NO_MODEL, base_model, input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
+from sotune.run_files import ADAPTER, SELECTION, TRAINING
 from sotune.settings import RunConfig, TrainingSettings
-
-_SUMMARY, _LOG = "training.json", "training_log.jsonl"
-ADAPTER = "adapter"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
-    from sotune.methods import method_named
-    from sotune.models import model_fingerprint
-
     method = method_named(config.method)
     shared = {name: getattr(config, name) for name in ("dtype", "device", "threads")}
     return {
@@ -38,12 +35,8 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from sotune.methods import TrainInputs, method_named
-
-    selection = read_parquet(run.file("selection.parquet"))
-    loss_weights = {
-        id: weight for id, weight in zip(selection["id"], selection["loss_weight"], strict=True) if weight is not None
-    }
+    selected = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
+    loss_weights = {row["id"]: row["loss_weight"] for row in selected}
     method, read = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
     sets = input_records(read)
     with tempfile.TemporaryDirectory() as folder:
@@ -64,23 +57,20 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         )
     if result.n_dropped:
         monitor.warn(f"{result.n_dropped} kept rows have no completion left within max_length and were not trained on")
-    write_json(
-        run.file(_SUMMARY),
-        {
-            **method.described("train", "edit"),
-            "n_rows": result.n_rows,
-            "n_steps": result.n_steps,
-            "n_truncated": result.n_truncated,
-            "final_loss": result.final_loss,
-            "dropped": dict(result.dropped),
-        },
-    )
+    summary = {
+        **method.described("train", "edit"),
+        "n_rows": result.n_rows,
+        "n_steps": result.n_steps,
+        "n_truncated": result.n_truncated,
+        "final_loss": result.final_loss,
+        "dropped": dict(result.dropped),
+    }
     adapter = sorted(str(path.relative_to(run.path)) for path in result.adapter.rglob("*") if path.is_file())
-    return [*adapter, result.log.name, _SUMMARY]
+    return [*adapter, result.log.name, TRAINING.write(run, summary)]
 
 
 def _summarize(run: RunFolder) -> Figures:
-    summary = read_json(run.file(_SUMMARY))
+    summary = TRAINING.read(run)
     return {
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
@@ -88,4 +78,4 @@ def _summarize(run: RunFolder) -> Figures:
     }
 
 
-TRAINING = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))
+TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))

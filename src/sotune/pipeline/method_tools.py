@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.usage import CACHE
+from sotune.methods import InputRecords, Method, Seam, Tools
+from sotune.models import ModelSpec, model_fingerprint
 from sotune.monitoring import Monitor
+from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.records import Record, SetName
 from sotune.settings import RunConfig, TrainingSettings
-
-if TYPE_CHECKING:
-    from sotune.methods import InputRecords, Method, Seam, Tools
-    from sotune.models import ModelSpec
 
 HARMFUL = "harmful"
 """What the truth column calls harmful rows; any other value is not."""
@@ -32,8 +30,6 @@ def base_model(config: RunConfig) -> ModelSpec:
     Raises:
         ConfigError: Only an encoder is named, which cannot be fine-tuned.
     """
-    from sotune.models import ModelSpec
-
     if config.model is None:
         raise ConfigError(NO_MODEL)
     return ModelSpec(config.model, config.revision, config.dtype, config.device, config.trust_remote_code)
@@ -41,23 +37,14 @@ def base_model(config: RunConfig) -> ModelSpec:
 
 def input_records(sets: Mapping[SetName, Sequence[Record]]) -> InputRecords:
     """Returns the rows as methods see them: texts and ids, and no other column, which might tell the truth."""
-    from sotune.methods import InputRecords
-
-    names: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
-    return InputRecords(*([replace(record, meta={}) for record in sets[name]] for name in names))
+    return InputRecords(sets["downstream"], sets["safe_anchor"], sets["harmful_reference"])
 
 
-def kinds_of(config: RunConfig, downstream: Sequence[Record]) -> dict[str, str]:
-    """Returns what each row is, by id; nothing where no column says so."""
-    if config.truth_column is None:
-        return {}
-    return {record.id: str(record.meta.get(config.truth_column, "unknown")) for record in downstream}
-
-
-def read_truth(config: RunConfig, downstream: Sequence[Record]) -> dict[str, bool] | None:
+def read_truth(config: RunConfig, run: RunFolder) -> dict[str, bool] | None:
     """Returns whether each row is harmful, by id; ``None`` where no column says so."""
-    kinds = kinds_of(config, downstream)
-    return {id: kind == HARMFUL for id, kind in kinds.items()} or None
+    if config.truth_column is None:
+        return None
+    return {id: kind == HARMFUL for id, kind in kinds_of(config, read_own_rows(run)).items()}
 
 
 def make_tools(
@@ -74,8 +61,6 @@ def make_tools(
     Raises:
         ConfigError: A judge that the method needs cannot be loaded.
     """
-    from sotune.methods import Tools
-
     if config.model is None:
         return None
     judges = make_judges(config, run.file(CACHE), monitor) if "judge" in method.needs else {}
@@ -91,8 +76,6 @@ def make_tools(
 
 def tools_key(config: RunConfig, method: Method, *seams: Seam) -> dict[str, Any]:
     """Returns what a method's work at some seams depends on besides the data and its constants."""
-    from sotune.models import model_fingerprint
-
     found: dict[str, Any] = {}
     acting = [part for part in method.parts or (method,) if set(seams) & set(part.seams)]
     needs = {need for part in acting for need in part.needs}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sotune.artifacts import RunFolder, library_versions
 from sotune.evaluation.candidates import Candidate, find_candidates
-from sotune.evaluation.evaluator import evaluate, load_eval_prompts, plan_evaluation
-from sotune.evaluation.judges.registry import check_judges, make_judges
+from sotune.evaluation.evaluator import load_eval_prompts
+from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.metrics import JUDGE_ROLES
 from sotune.evaluation.outcome import load_evaluation, save_evaluation
-from sotune.evaluation.usage import CACHE, JudgingPlan
+from sotune.evaluation.usage import JudgingPlan
 from sotune.monitoring import Monitor, Silent
+from sotune.pipeline.evaluating import count_in, evaluate_in
+from sotune.reporting import write_models_report
+from sotune.run_files import PAGE
 from sotune.settings import ModelEvaluation
 
 _ANSWERS = "answers"
@@ -44,26 +49,11 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
     Raises:
         SotuneError: Prompts, models or settings are at fault; the message says what to do.
     """
-    from sotune.reporting import write_models_report
-
     watch = monitor or Silent()
-    check_judges(settings)
-    _limit_threads(settings)
-    run = RunFolder(Path(settings.out))
-    with run.lock():
-        prompts = load_eval_prompts(settings, seed=settings.seed)
-        candidates = find_candidates(settings)
+    with _opened(settings) as run:
+        prompts, candidates = load_eval_prompts(settings, seed=settings.seed), find_candidates(settings)
         watch.stage(f"asking {len(candidates)} models {len(prompts)} prompts", "running")
-        found = evaluate(
-            candidates,
-            prompts,
-            functools.partial(make_judges, settings, run.file(CACHE), watch),
-            settings=settings,
-            template=settings.template,
-            seed=settings.seed,
-            answers_dir=_answers(settings, run),
-            monitor=watch,
-        )
+        found = evaluate_in(run, settings, candidates, prompts, watch, answers=_ANSWERS)
         about = {
             "models": {c.name: _describe(c) for c in candidates},
             "settings": _recorded(settings),
@@ -71,12 +61,8 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
         }
         files = save_evaluation(run.path, found, about=about)
         write_models_report(run, show_text=settings.show_text)
-    paths = tuple(str(run.file(name)) for name in (*files, "report.html"))
+    paths = tuple(str(run.file(name)) for name in (*files, PAGE))
     return ModelComparison(str(run.path), load_evaluation(run.path), paths)
-
-
-def _answers(settings: ModelEvaluation, run: RunFolder) -> Path:
-    return run.file(_ANSWERS) if settings.answers_dir is None else Path(settings.answers_dir)
 
 
 def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None) -> JudgingPlan:
@@ -85,20 +71,9 @@ def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None
     Raises:
         SotuneError: Prompts, models or settings are at fault, or no chat judge is named; the message says what to do.
     """
-    check_judges(settings)
-    _limit_threads(settings)
-    run = RunFolder(Path(settings.out))
-    with run.lock():
-        return plan_evaluation(
-            find_candidates(settings),
-            load_eval_prompts(settings, seed=settings.seed),
-            settings=settings,
-            template=settings.template,
-            seed=settings.seed,
-            answers_dir=_answers(settings, run),
-            judge_answers=run.file(CACHE),
-            monitor=monitor or Silent(),
-        )
+    with _opened(settings) as run:
+        candidates, prompts = find_candidates(settings), load_eval_prompts(settings, seed=settings.seed)
+        return count_in(run, settings, candidates, prompts, monitor or Silent(), answers=_ANSWERS)
 
 
 def _describe(candidate: Candidate) -> dict[str, Any]:
@@ -128,8 +103,12 @@ def _bare(source: str, separator: str) -> str:
     return f"{name}{mark}{Path(path).name}"
 
 
-def _limit_threads(settings: ModelEvaluation) -> None:
+@contextlib.contextmanager
+def _opened(settings: ModelEvaluation) -> Iterator[RunFolder]:
+    """Yields the folder of an evaluation that can be done, held for this process."""
+    check_judges(settings)
     if settings.threads is not None:
-        import torch
-
         torch.set_num_threads(settings.threads)
+    run = RunFolder(Path(settings.out))
+    with run.lock():
+        yield run

@@ -4,33 +4,54 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json, read_parquet, sha256_file, write_json, write_parquet
+from sotune.artifacts import RunFolder, sha256_file
 from sotune.errors import DataError
 from sotune.monitoring import Monitor
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Message, Record, SetName
+from sotune.run_files import QUARANTINE, READING, RECORDS
 from sotune.settings import DataSettings, RunConfig
-from sotune.sources import LoadedSet, SourceOptions, load_set, write_quarantine
-
-_RECORDS, _SUMMARY, _QUARANTINE = "records.parquet", "records.json", "quarantine.jsonl"
+from sotune.sources import LoadedSet, SourceOptions, load_set
 
 
-def read_records(run: RunFolder, *names: SetName) -> dict[SetName, list[Record]]:
-    """Reads record sets of a run back, the three that are weighed unless some are named."""
+@dataclass(frozen=True)
+class OwnRow:
+    """A row as the user's file has it, and where that is."""
+
+    row: Mapping[str, Any]
+    origin: str
+
+
+def read_records(run: RunFolder, *names: SetName, ids: Sequence[str] | None = None) -> dict[SetName, list[Record]]:
+    """Reads the texts of record sets of a run, the three that are weighed unless some are named, or of some rows.
+
+    The user's own rows, which may tell what is harmful, stay where they are; see `read_own_rows`.
+    """
     sets: dict[SetName, list[Record]] = {name: [] for name in names or SET_NAMES}
-    columns = read_parquet(run.file(_RECORDS))
-    rows = zip(*(columns[c] for c in ("set", "id", "prompt", "completion", "row", "origin")), strict=True)
-    for set_name, id, prompt, completion, row, origin in rows:
-        if set_name in sets:
-            messages = tuple(Message(role, content) for role, content in json.loads(prompt))
-            sets[set_name].append(Record(id, messages, completion, json.loads(row), origin))
+    where = {"set": sets} if ids is None else {"set": sets, "id": ids}
+    for row in RECORDS.rows_of(run, "set", "id", "prompt", "completion", where=where):
+        messages = tuple(Message(role, content) for role, content in json.loads(row["prompt"]))
+        sets[row["set"]].append(Record(row["id"], messages, row["completion"]))
     return sets
+
+
+def read_own_rows(run: RunFolder) -> dict[str, OwnRow]:
+    """Reads the user's own downstream rows, by id."""
+    rows = RECORDS.rows_of(run, "id", "row", "origin", where={"set": ["downstream"]})
+    return {row["id"]: OwnRow(json.loads(row["row"]), row["origin"]) for row in rows}
+
+
+def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
+    """Returns what each row is, by id; nothing where no column says so."""
+    if config.truth_column is None:
+        return {}
+    return {id: str(own.row.get(config.truth_column, "unknown")) for id, own in rows.items()}
 
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
@@ -89,24 +110,20 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             max_quarantine_fraction=config.max_quarantine_fraction,
             progress=partial(_report_reading, monitor, name),
         )
-    check_weight_column(sets["downstream"].records, config.weight_column)  # before the long work, not after it
-    _check_truth_column(sets["downstream"].records, config.truth_column)
+    own = [OwnRow(record.meta, record.origin) for record in sets["downstream"].records]
+    check_weight_column(own, config.weight_column)  # before the long work, not after it
+    _check_truth_column(own, config.truth_column)
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
-    write_quarantine(run.file(_QUARANTINE), quarantined)
     warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
     for message in warnings:
         monitor.warn(message)
-    _write_records(run.file(_RECORDS), sets)
-    write_json(
-        run.file(_SUMMARY),
-        {
-            "sets": {name: _describe(loaded, source) for (name, loaded), source in zip(
-                sets.items(), _sources(config).values(), strict=True)},
-            "quarantine_reasons": dict(Counter(row.kind for row in quarantined).most_common()),
-            "warnings": warnings,
-        },
-    )  # fmt: skip
-    return [_RECORDS, _SUMMARY, _QUARANTINE]
+    summary = {
+        "sets": {name: _describe(sets[name], source) for name, source in _sources(config).items()},
+        "quarantine_reasons": dict(Counter(row.kind for row in quarantined).most_common()),
+        "warnings": warnings,
+    }
+    lines = (asdict(row) for row in quarantined)
+    return [_write_records(run, sets), READING.write(run, summary), QUARANTINE.write(run, lines)]
 
 
 def _report_reading(monitor: Monitor, name: SetName, done: int) -> None:
@@ -147,25 +164,25 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
     return found
 
 
-def check_weight_column(records: Sequence[Record], weight_column: str) -> None:
+def check_weight_column(rows: Iterable[OwnRow], weight_column: str) -> None:
     """Raises a DataError where a row has a column already of the name that kept.jsonl would add."""
-    for record in records:
-        if weight_column in record.meta:
+    for own in rows:
+        if weight_column in own.row:
             raise DataError(
-                f"{record.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
+                f"{own.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
                 f"overwritten; name another with --weight-column"
             )
 
 
-def _check_truth_column(records: Sequence[Record], truth_column: str | None) -> None:
-    if truth_column is not None and not any(truth_column in record.meta for record in records):
+def _check_truth_column(rows: Sequence[OwnRow], truth_column: str | None) -> None:
+    if truth_column is not None and not any(truth_column in own.row for own in rows):
         raise DataError(
-            f"{records[0].origin}: neither this row nor any other has the column {truth_column!r} that truth_column "
+            f"{rows[0].origin}: neither this row nor any other has the column {truth_column!r} that truth_column "
             f"names; name one that says what a row is"
         )
 
 
-def _write_records(path: Path, sets: Mapping[SetName, LoadedSet]) -> None:
+def _write_records(run: RunFolder, sets: Mapping[SetName, LoadedSet]) -> str:
     rows = [(name, record) for name, loaded in sets.items() for record in loaded.records]
     columns = {
         "set": [name for name, _ in rows],
@@ -175,7 +192,7 @@ def _write_records(path: Path, sets: Mapping[SetName, LoadedSet]) -> None:
         "row": [json.dumps(dict(record.meta), ensure_ascii=True) for _, record in rows],
         "origin": [record.origin for _, record in rows],
     }
-    write_parquet(path, columns, schema=dict.fromkeys(columns, "string"))
+    return RECORDS.write(run, columns)
 
 
 def _describe(loaded: LoadedSet, source: str) -> dict[str, Any]:
@@ -191,10 +208,10 @@ def _describe(loaded: LoadedSet, source: str) -> dict[str, Any]:
 
 
 def _summarize(run: RunFolder) -> Figures:
-    sets = read_json(run.file(_SUMMARY))["sets"]
+    sets = READING.read(run)["sets"]
     figures = {name.replace("_", " "): f"{entry['n_valid']:,} rows" for name, entry in sets.items()}
     n_quarantined = sum(entry["n_quarantined"] for entry in sets.values())
     return {**figures, "quarantined": f"{n_quarantined:,} rows"}
 
 
-RECORDS = Stage("records", "read", None, _key, _work, _summarize)
+READ = Stage("records", "read", None, _key, _work, _summarize)

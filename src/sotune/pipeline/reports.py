@@ -8,9 +8,9 @@ from typing import Any
 from sotune.artifacts import RunFolder
 from sotune.monitoring import Monitor
 from sotune.pipeline.stage import Figures, Stage
+from sotune.reporting import write_run_report
+from sotune.run_files import PAGE
 from sotune.settings import RunConfig
-
-_REPORT = "report.html"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -18,14 +18,11 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from sotune.reporting import write_run_report
-
-    write_run_report(run, show_text=config.show_text)
-    return [_REPORT]
+    return [write_run_report(run, show_text=config.show_text).name]
 
 
 def _summarize(run: RunFolder) -> Figures:
-    return {"report": str(run.file(_REPORT))}
+    return {"report": str(run.file(PAGE))}
 
 
 REPORT = Stage("report", "report", "selection", _key, _work, _summarize, reads=("training", "evaluation"))

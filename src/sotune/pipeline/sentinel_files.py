@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sotune.artifacts import RunFolder, read_json, read_parquet, write_json, write_parquet
+import torch
+from torch import Tensor
+
+from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError
+from sotune.methods import Weighing
+from sotune.run_files import SENTINEL_SUMMARY, SENTINELS
+from sotune.sentinels import Tried
 from sotune.settings import WeightSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sotune.methods import Weighing
-    from sotune.sentinels import Tried
-
-SENTINELS, SENTINEL_SUMMARY = "sentinels.parquet", "sentinels.json"
+from sotune.weights import cost_of, relaxation_of
 
 
 def written_settings(settings: WeightSettings) -> dict[str, Any]:
     """Returns what may be chosen as it is written to files: as it was used, and ``None`` for infinite."""
-    from sotune.weights import cost_of, relaxation_of
-
     cost = cost_of(settings)
     relaxation = relaxation_of(settings, cost)
     return {
@@ -47,9 +44,8 @@ def write_sentinels(
     """
     sentinels = weighing.sentinels
     if sentinels is None:
-        run.file(SENTINELS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
-        write_json(run.file(SENTINEL_SUMMARY), {"used": False, "note": weighing.note})
-        return [SENTINEL_SUMMARY]
+        run.file(SENTINELS.name).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
+        return [SENTINEL_SUMMARY.write(run, {"used": False, "note": weighing.note})]
     folds = sentinels.folds
     rows: list[tuple[str, str, float | None, float | None]] = [
         (harmful_ids[position], "measuring", score, None)
@@ -60,12 +56,7 @@ def write_sentinels(
         for position, place in zip(folds.tuning, sentinels.tuning_outranked, strict=True)
     ]
     rows += [(id, "safe", None, place) for id, place in zip(safe_ids, sentinels.safe_outranked.tolist(), strict=False)]
-    names = ("id", "fold", "score", "outranked")
-    write_parquet(
-        run.file(SENTINELS),
-        {name: [row[number] for row in rows] for number, name in enumerate(names)},
-        schema={"id": "string", "fold": "string", "score": "float64", "outranked": "float64"},
-    )
+    columns = {name: [row[number] for row in rows] for number, name in enumerate(SENTINELS.columns)}
     summary: dict[str, Any] = {
         "used": True,
         "note": weighing.note,
@@ -82,8 +73,7 @@ def write_sentinels(
             "gain_error": tuned.gain_error,
             "tried": [_tried(one) for one in tuned.tried],
         }
-    write_json(run.file(SENTINEL_SUMMARY), summary)
-    return [SENTINELS, SENTINEL_SUMMARY]
+    return [SENTINELS.write(run, columns), SENTINEL_SUMMARY.write(run, summary)]
 
 
 def _tried(one: Tried) -> dict[str, Any]:
@@ -107,14 +97,11 @@ class SentinelScores:
 
 def read_sentinels(run: RunFolder) -> SentinelScores | None:
     """Reads the sentinels of a run; ``None`` where it has none."""
-    import torch
-
-    if not run.file(SENTINEL_SUMMARY).exists() or not read_json(run.file(SENTINEL_SUMMARY))["used"]:
+    if not SENTINEL_SUMMARY.read_if_there(run).get("used"):
         return None
-    columns = read_parquet(run.file(SENTINELS))
     of_fold: dict[str, list[float]] = {"measuring": [], "tuning": [], "safe": []}
-    for fold, score, place in zip(columns["fold"], columns["score"], columns["outranked"], strict=True):
-        of_fold[fold].append(score if fold == "measuring" else place)
+    for row in SENTINELS.rows_of(run, "fold", "score", "outranked"):
+        of_fold[row["fold"]].append(row["score"] if row["fold"] == "measuring" else row["outranked"])
     return SentinelScores(
         torch.tensor(of_fold["measuring"], dtype=torch.float64),
         of_fold["tuning"],
@@ -130,7 +117,6 @@ def require_sentinels(run: RunFolder) -> SentinelScores:
     """
     found = read_sentinels(run)
     if found is None:
-        summary = run.file(SENTINEL_SUMMARY)
-        note = read_json(summary)["note"] if summary.exists() else "the weights are of an older version"
+        note = SENTINEL_SUMMARY.read(run)["note"]
         raise ConfigError(f"keep auto needs sentinels. {note}; give a larger harmful reference, or keep a fraction")
     return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sotune.artifacts import RunFolder, library_versions, write_json
+from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
+from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
 
 Key = Mapping[str, Any]
@@ -96,13 +98,13 @@ def run_stages(
             current = run.is_current(stage.name, key)
             monitor.stage(stage.title, "skipped" if current else "running")
             if not current:
-                with _forwarded_warnings(monitor):
+                with forwarded_warnings(monitor):
                     outputs = stage.work(config, run, monitor)
                 # Only now is what came after it stale: a command that fails must not cost what stood there before.
                 for name in later[stage.name]:
                     run.discard(name)
                 run.commit(stage.name, key, outputs)
-                write_json(run.file("config.json"), config.model_dump(mode="json"))
+                CONFIG.write(run, config.model_dump(mode="json"))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))
@@ -128,18 +130,15 @@ def plan_stages(stages: Sequence[Stage], config: RunConfig) -> RunSummary:
     return RunSummary(folder=config.out, stages=tuple(outcomes), files=())
 
 
-class _forwarded_warnings:  # noqa: N801 - used like a function
-    """Collects Python warnings of a stage and passes each distinct one to the monitor."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-        self._catcher = warnings.catch_warnings(record=True)
-
-    def __enter__(self) -> None:
-        self._caught = self._catcher.__enter__()
-        warnings.simplefilter("default")
-
-    def __exit__(self, *details: Any) -> None:
-        self._catcher.__exit__(*details)
-        for message in dict.fromkeys(str(w.message) for w in self._caught or () if issubclass(w.category, UserWarning)):
-            self._monitor.warn(message)
+@contextlib.contextmanager
+def forwarded_warnings(monitor: Monitor) -> Iterator[list[str]]:
+    """Passes each distinct warning of Python to the monitor when the block ends; they are then in the list too."""
+    messages: list[str] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield messages
+    finally:
+        messages += dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))
+        for message in messages:
+            monitor.warn(message)

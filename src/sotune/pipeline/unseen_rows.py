@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json, read_parquet, write_parquet
+from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError
+from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
+from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
 from sotune.settings import RunConfig, make_config, override
-from sotune.sources import load_set, write_quarantine
+from sotune.sources import load_set
+from sotune.weights import Scorer
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,12 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ArtifactError: The folder holds none.
         ConfigError: A change is wrong.
     """
-    saved = read_json(run.file("config.json"))
-    if not isinstance(saved, dict):
-        raise ArtifactError(f"{run.file('config.json')} holds no settings; run `sotune weigh` again")
-    given = {key: value for key, value in saved.items() if value is not None}
+    given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":
         given = override(given, {"keep": "auto"})
     if "method" in (changes or {}):
-        from sotune.methods import method_named
-
         brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
         given = {key: value for key, value in given.items() if brought.get(key) != value}
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
@@ -74,15 +72,13 @@ def score(
         ArtifactError: The folder is no run, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
-    from sotune.weights import Scorer
-
     watch = monitor or Silent()
     run = RunFolder.open(Path(folder))
     config = run_config(run)
     solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
     if solved != run.digests("representations"):
         raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
-    scorer = Scorer.load(run.file("potentials.safetensors"))
+    scorer = Scorer.load(run.file(POTENTIALS))
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(
         data,
@@ -95,20 +91,17 @@ def score(
     scores = scorer.score(encoded.values)
     cut = _cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]
-    write_parquet(
-        out,
-        {
-            "id": encoded.ids,
-            "weight": scores.weights.double().numpy(),
-            "relative_weight": (scores.weights.double() * scorer.n).numpy(),
-            "would_keep": would_keep,
-            "pull_potential": scores.pull_potential.double().numpy(),
-            "push_potential": scores.push_potential.double().numpy(),
-        },
-        schema={"id": "string"},
-    )
+    columns = {
+        "id": encoded.ids,
+        "weight": scores.weights.double().numpy(),
+        "relative_weight": (scores.weights.double() * scorer.n).numpy(),
+        "would_keep": would_keep,
+        "pull_potential": scores.pull_potential.double().numpy(),
+        "push_potential": scores.push_potential.double().numpy(),
+    }
+    SCORES.named(out.name).write(out.parent, columns)
     quarantine = out.with_suffix(".quarantine.jsonl")
-    write_quarantine(quarantine, loaded.quarantined)
+    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, loaded.quarantined))
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),
@@ -120,6 +113,5 @@ def score(
 
 def _cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
-    rows = read_parquet(run.file("selection.parquet"))
-    kept = [weight for weight, kept in zip(rows["weight"], rows["kept"], strict=True) if kept]
+    kept = SELECTION.columns_of(run, "weight", where={"kept": [True]})["weight"]
     return float(min(kept)) * (1 - 1e-6)

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import torch
+
 from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
+from sotune.methods import method_named, settle
 from sotune.monitoring import Monitor, Silent
-from sotune.pipeline.encoding import REPRESENTATIONS
-from sotune.pipeline.evaluating import EVALUATION, count_judging
-from sotune.pipeline.fine_tuning import TRAINING
+from sotune.pipeline.encoding import ENCODE
+from sotune.pipeline.evaluating import EVALUATE, count_judging
+from sotune.pipeline.fine_tuning import TRAIN
 from sotune.pipeline.method_tools import base_model, check_needs
-from sotune.pipeline.record_sets import RECORDS
+from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
-from sotune.pipeline.selecting import SELECTION
+from sotune.pipeline.selecting import SELECT
 from sotune.pipeline.stage import Figures, RunSummary, Stage, plan_stages, run_stages
-from sotune.pipeline.weighing import WEIGHTS
+from sotune.pipeline.weighing import WEIGH
 from sotune.settings import RunConfig
 
-STAGES: tuple[Stage, ...] = (RECORDS, REPRESENTATIONS, WEIGHTS, SELECTION, TRAINING, EVALUATION, REPORT)
+STAGES: tuple[Stage, ...] = (READ, ENCODE, WEIGH, SELECT, TRAIN, EVALUATE, REPORT)
 """All stages, in the order of the data."""
 
-_FILTER = (RECORDS, REPRESENTATIONS, WEIGHTS, SELECTION)
+_FILTER = (READ, ENCODE, WEIGH, SELECT)
 _STAGES_OF: dict[str, tuple[Stage, ...]] = {
-    "extract": (RECORDS, REPRESENTATIONS),
+    "extract": (READ, ENCODE),
     "weigh": (*_FILTER, REPORT),
     "select": (*_FILTER, REPORT),
-    "train": (*_FILTER, TRAINING, REPORT),
-    "evaluate": (*_FILTER, TRAINING, EVALUATION, REPORT),
+    "train": (*_FILTER, TRAIN, REPORT),
+    "evaluate": (*_FILTER, TRAIN, EVALUATE, REPORT),
     "report": (REPORT,),
 }
 """What each verb brings up to date; all but the first leave a report too."""
@@ -40,8 +43,6 @@ def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPl
     Raises:
         SotuneError: Data, settings or the work itself are at fault; the message says what to do.
     """
-    from sotune.methods import settle
-
     config = settle(config)
     _check_needs("evaluate", config)
     return count_judging(config, monitor or Silent())
@@ -53,10 +54,6 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     Raises:
         SotuneError: Data, settings or the work itself are at fault; the message says what to do.
     """
-    import torch
-
-    from sotune.methods import settle
-
     config = settle(config)
     _check_needs(until, config)
     if config.threads is not None:
@@ -68,8 +65,6 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
 
 def plan(verb: str, config: RunConfig) -> RunSummary:
     """Tells which stages a verb would run, and touches nothing."""
-    from sotune.methods import settle
-
     return plan_stages(_stages(verb), settle(config))
 
 
@@ -80,14 +75,12 @@ def figures(run: RunFolder) -> dict[str, Figures]:
 
 def _check_needs(verb: str, config: RunConfig) -> None:
     """Finds what a verb lacks before any work is done for it."""
-    from sotune.methods import method_named
-
     stages = _stages(verb)
-    if WEIGHTS in stages:
+    if WEIGH in stages:
         check_needs(config, method_named(config.method))
-    if TRAINING in stages:
+    if TRAIN in stages:
         base_model(config)
-    if EVALUATION in stages:
+    if EVALUATE in stages:
         load_eval_prompts(config, seed=config.seed)
         check_judges(config)
 

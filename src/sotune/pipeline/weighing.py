@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sotune.artifacts import RunFolder, library_versions, read_json, write_json, write_parquet
+import torch
+from torch import Tensor
+
+from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import DataError
+from sotune.methods import Method, Solution, Weighing, WeighInputs, method_named
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
-from sotune.pipeline.stage import Figures, Stage
+from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
 from sotune.records import SET_NAMES
+from sotune.run_files import POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sotune.methods import Method, Solution, Weighing
-    from sotune.transport import Rows
+from sotune.transport import Rows
+from sotune.weights.nearest import nearest_by_mass
 
 _N_NEAREST = 3
-_WEIGHTS, _POTENTIALS, SOLVER = "weights.parquet", "potentials.safetensors", "solver.json"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
-    from sotune.methods import method_named
-
     method = method_named(config.method)
     settings = {**config.part(WeightSettings).model_dump(mode="json")}
     return {
@@ -46,13 +43,10 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    from sotune.methods import WeighInputs, method_named
-
     method, sets = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
     ids, downstream = map_representations(config, run, "downstream")
     anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
         weighing = method.weigh(
             WeighInputs(
                 downstream,
@@ -63,31 +57,26 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 tools=make_tools(
                     config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)
                 ),
-                truth=read_truth(config, sets["downstream"]),
+                truth=read_truth(config, run),
                 settings=config.part(WeightSettings),
                 sentinels=config.part(SentinelSettings),
                 method_settings=config.method_settings,
                 monitor=monitor,
             )
         )
-    messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    for message in messages:
-        monitor.warn(message)
     weights = _on_simplex(weighing, method.name)
     columns = {"id": ids, "weight": weights.numpy()}
-    run.file(_POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
-    outputs = [_WEIGHTS, SOLVER, *write_sentinels(run, weighing, safe_ids=anchor.ids, harmful_ids=harmful.ids)]
+    run.file(POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
+    outputs = write_sentinels(run, weighing, safe_ids=anchor.ids, harmful_ids=harmful.ids)
     solved: dict[str, Any] = {}
     if weighing.solution is not None:
         columns |= _solved_columns(weighing.solution, downstream, anchor.values, anchor.ids, harmful.ids)
         solved = _describe_solution(weighing.solution)
         if weighing.solution.scorer is not None:
-            weighing.solution.scorer.save(run.file(_POTENTIALS))
-            outputs.append(_POTENTIALS)
-    write_parquet(run.file(_WEIGHTS), columns, schema={"id": "string"})
+            weighing.solution.scorer.save(run.file(POTENTIALS))
+            outputs.append(POTENTIALS)
     described = {**_describe_weights(method, weighing, weights), **solved, "warnings": messages}
-    write_json(run.file(SOLVER), described)
-    return outputs
+    return [*outputs, WEIGHTS.write(run, columns), SOLVER.write(run, described)]
 
 
 def _on_simplex(weighing: Weighing, method: str) -> Tensor:
@@ -96,8 +85,6 @@ def _on_simplex(weighing: Weighing, method: str) -> Tensor:
     Raises:
         DataError: They cannot be scaled to that.
     """
-    import torch
-
     weights = weighing.weights.double().cpu()
     if weighing.solution is not None:
         return weights
@@ -143,8 +130,6 @@ def _nearest(
     name: str, downstream: Rows, solution: Solution, number: int, reference: Tensor, ids: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the columns that say which rows of a reference each row's mass goes to, and the least cost."""
-    from sotune.weights.nearest import nearest_by_mass
-
     learned = solution.learned
     cost = learned.fitted_cost.between(downstream, reference)
     found = nearest_by_mass(cost, learned.references[number].g, solution.settings.epsilon, most=_N_NEAREST)
@@ -179,7 +164,7 @@ def _describe_solution(solution: Solution) -> dict[str, Any]:
 
 
 def _summarize(run: RunFolder) -> Figures:
-    solver = read_json(run.file(SOLVER))
+    solver = SOLVER.read(run)
     figures = {"method": solver["title"], "effective sample size": f"{solver['effective_sample_size']:.3f}"}
     if "converged" in solver:
         figures["converged"] = "yes" if solver["converged"] else "NO"
@@ -188,4 +173,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-WEIGHTS = Stage("weights", "weigh", "representations", _key, _work, _summarize)
+WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=2)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import read_parquet
-from sotune.evaluation.outcome import PROMPTS, answers_file
+from sotune.evaluation.outcome import answers_file
 from sotune.evaluation.usage import tell_usage
 from sotune.reporting.summary import METRIC_TITLES
+from sotune.run_files import PROMPTS, RESPONSES
 
 _LEVEL = 0.05
 _N_PROMPTS_SHOWN = 200
@@ -118,13 +117,11 @@ def _texts(
         for id in line.change[side][:_N_PROMPTS_SHOWN]
     }
     texts: dict[str, dict[str, str]] = {}
-    for line in (folder / PROMPTS).read_text(encoding="utf-8").splitlines() if wanted else ():
-        row = json.loads(line)
+    for row in PROMPTS.read(folder) if wanted else ():
         if row["id"] in wanted:
             texts[row["id"]] = {"prompt": "\n".join(turn["content"] for turn in row["messages"])}
     for name in names if texts else ():
-        answers = read_parquet(answers_file(folder, name))
-        for id, text in zip(answers["id"], answers["text"], strict=True):
-            if id in texts:
-                texts[id][name] = text
+        answers = answers_file(folder, name)
+        for row in RESPONSES.named(answers.name).rows_of(answers.parent, "id", "text", where={"id": texts}):
+            texts[row["id"]][name] = row["text"]
     return texts

@@ -16,6 +16,7 @@ from sotune.reporting.figures import Interval, tradeoff_chart
 from sotune.reporting.formatting import counted
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.summary import METRIC_TITLES
+from sotune.run_files import EVALUATION
 
 
 def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:
@@ -35,7 +36,7 @@ def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:
         view = _view(run, found, show_text)
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{run.file('evaluation.json')} is not what this version writes ({error}); run again"
+            f"{run.file(EVALUATION.name)} is not what this version writes ({error}); run again"
         ) from None
     return write_page(run.file("report.html"), "models.html.j2", view)
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotune.artifacts import Json, RunFolder, read_json, read_parquet
+from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
 from sotune.records import SET_NAMES
+from sotune.run_files import (
+    CONFIG,
+    ENCODING,
+    PROMISE,
+    QUARANTINE,
+    READING,
+    RECORDS,
+    SELECTION,
+    SENTINEL_SUMMARY,
+    SOLVER,
+    WEIGHTS,
+)
 
 _N_QUARANTINED_SHOWN = 20
 
@@ -27,7 +38,7 @@ class Row:
         push_cost: Mean cost of its transport to the harmful reference, likewise.
         rank: 1 for the largest weight.
         kept: Whether it is trained on.
-        explanation: The decision and its evidence in words; ``None`` when not recorded.
+        explanation: The decision and its evidence in words.
     """
 
     id: str
@@ -36,7 +47,7 @@ class Row:
     push_cost: float | None
     rank: int
     kept: bool
-    explanation: str | None = None
+    explanation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
     Raises:
         ArtifactError: A needed file is missing, unreadable, empty, or the two tables hold different rows.
     """
-    records, solver = (Json(name).read_if_there(run) for name in ("records.json", "solver.json"))
+    records, solver = READING.read_if_there(run), SOLVER.read_if_there(run)
     evaluated = run.manifest_path("evaluation").exists()  # else none yet, or one of an adapter trained anew since
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
@@ -88,11 +99,11 @@ def read_run(run: RunFolder) -> RunArtifacts:
         quarantine_reasons=records.get("quarantine_reasons") or {},
         quarantined=_read_quarantined(run),
         rows=_read_rows(run),
-        representations=Json("representations.json").read_if_there(run),
+        representations=ENCODING.read_if_there(run),
         solver=solver,
-        sentinels=Json("sentinels.json").read_if_there(run),
-        promise=Json("promise.json").read_if_there(run),
-        config=Json("config.json").read_if_there(run),
+        sentinels=SENTINEL_SUMMARY.read_if_there(run),
+        promise=PROMISE.read_if_there(run),
+        config=CONFIG.read_if_there(run),
         evaluation=load_evaluation(run.path) if evaluated else NOT_EVALUATED,
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),
@@ -104,41 +115,32 @@ def _in_order(sets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_rows(run: RunFolder) -> list[Row]:
-    weights = read_parquet(run.file("weights.parquet"))
-    selection = read_parquet(run.file("selection.parquet"))
-    position = {id: index for index, id in enumerate(weights["id"])}
-    if not position or position.keys() != set(selection["id"]):
+    weights = {row["id"]: row for row in WEIGHTS.rows_of(run, "id", "weight", "pull_cost", "push_cost")}
+    selection = SELECTION.rows_of(run, "id", "rank", "kept", "explanation")
+    if not weights or weights.keys() != {row["id"] for row in selection}:
         raise ArtifactError(
-            f"{run.path}: weights.parquet holds {len(position)} rows and selection.parquet "
-            f"{len(selection['id'])}, which must be the same, and at least one; run weigh and select again"
+            f"{run.path}: {WEIGHTS.name} holds {len(weights)} rows and {SELECTION.name} "
+            f"{len(selection)}, which must be the same, and at least one; run weigh and select again"
         )
-    costs = [weights.get(name) or [None] * len(position) for name in ("pull_cost", "push_cost")]
-    rows = []
-    for index, id in enumerate(selection["id"]):
-        weighed = position[id]
-        rows.append(
-            Row(
-                id=id,
-                relative_weight=len(position) * weights["weight"][weighed],
-                pull_cost=costs[0][weighed],
-                push_cost=costs[1][weighed],
-                rank=selection["rank"][index],
-                kept=selection["kept"][index],
-                explanation=selection["explanation"][index] if "explanation" in selection else None,
-            )
+    rows = [
+        Row(
+            id=selected["id"],
+            relative_weight=len(weights) * weighed["weight"],
+            pull_cost=weighed["pull_cost"],
+            push_cost=weighed["push_cost"],
+            rank=selected["rank"],
+            kept=selected["kept"],
+            explanation=selected["explanation"],
         )
+        for selected in selection
+        for weighed in (weights[selected["id"]],)
+    ]
     return sorted(rows, key=lambda row: row.rank)
 
 
 def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
-    path = run.file("quarantine.jsonl")
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        try:
-            return [json.loads(line) for line in itertools.islice(lines, _N_QUARANTINED_SHOWN)]
-        except ValueError as error:
-            raise ArtifactError(f"{path} is not readable JSON lines ({error}); run the stage again") from error
+    there = run.file(QUARANTINE.name).exists()
+    return [*QUARANTINE.read(run, most=_N_QUARANTINED_SHOWN)] if there else []
 
 
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:
@@ -159,17 +161,10 @@ def read_texts(run: RunFolder, ids: Sequence[str]) -> dict[str, tuple[str, str]]
     Raises:
         ArtifactError: ``records.parquet`` is unreadable.
     """
-    path = run.file("records.parquet")
-    if not path.exists():
+    if not run.file(RECORDS.name).exists():
         return {}
-    columns = read_parquet(path)
-    wanted = set(ids)
-    table = zip(columns["set"], columns["id"], columns["prompt"], columns["completion"], strict=True)
-    return {
-        id: (_prompt_text(prompt), completion)
-        for set_name, id, prompt, completion in table
-        if set_name == "downstream" and id in wanted
-    }
+    rows = RECORDS.rows_of(run, "id", "prompt", "completion", where={"set": ["downstream"], "id": ids})
+    return {row["id"]: (_prompt_text(row["prompt"]), row["completion"]) for row in rows}
 
 
 def _prompt_text(turns: str) -> str:

@@ -11,6 +11,8 @@ from pydantic import Field, field_validator
 from sotune.settings.extract import LoadingSettings
 from sotune.settings.schema import StageSettings, absolute_source
 
+_JUDGES = ("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge")
+
 
 class JudgeRoleSettings(StageSettings):
     """Who takes which role."""
@@ -28,7 +30,7 @@ class JudgeRoleSettings(StageSettings):
     skill_judge: tuple[str, ...] = Field((), description="The same for skill prompts.")
     coherence_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
 
-    @field_validator("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge", mode="before")
+    @field_validator(*_JUDGES, mode="before")
     @classmethod
     def _named_from_anywhere(cls, value: object) -> object:
         """Makes files and folders absolute: a run is usable from any folder."""
@@ -158,9 +160,6 @@ class JudgeCheckSettings(JudgeSettings):
     category_column: str = Field("category", description="Column to break the figures down by, where rows have it.")
     correct: str | None = Field(None, description="metrics.json, evaluation.json or their folder: correct its rate.")
     out: str = Field("judge-check.json", description="File to write.")
-
-
-_JUDGES = ("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge")
 
 
 def _absolute_judge(source: str) -> str:

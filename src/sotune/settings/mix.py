@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from sotune.settings.extract import Format
 from sotune.settings.schema import StageSettings
@@ -33,3 +35,9 @@ class MixSettings(StageSettings):
     max_quarantine_fraction: float = Field(
         0.05, ge=0, le=1, description="Stop when more than this share of a file's rows cannot be read."
     )
+
+    @model_validator(mode="after")
+    def _has_refusals(self) -> Self:
+        if self.refusals is None and "refusal_fraction" in self.model_fields_set:
+            raise ValueError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
+        return self

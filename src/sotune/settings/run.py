@@ -18,7 +18,6 @@ from sotune.settings.evaluate import (
     endpoint_faults,
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
-from sotune.settings.mix import MixSettings
 from sotune.settings.schema import SeedSettings, StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
@@ -143,19 +142,6 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
     if contradictions:
         raise ConfigError(f"{origin}: " + "; ".join(contradictions))
     return config
-
-
-def make_mix_settings(given: Mapping[str, Any]) -> MixSettings:
-    """Builds the settings of a mixture from those given, over the defaults.
-
-    Raises:
-        ConfigError: A setting is unknown, missing, of the wrong type or out of range, or refusals have a share but
-            no source.
-    """
-    settings = MixSettings.of(given)
-    if settings.refusals is None and "refusal_fraction" in given:
-        raise ConfigError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
-    return settings
 
 
 _Settings = TypeVar("_Settings", ModelEvaluation, JudgeCheckSettings)

@@ -2,7 +2,7 @@
 
 from sotune.sources.load import LoadedSet, SourceFile, load_set
 from sotune.sources.options import SourceOptions
-from sotune.sources.quarantine import QuarantinedRow, write_quarantine
+from sotune.sources.quarantine import QuarantinedRow
 
 __all__ = [
     "LoadedSet",
@@ -10,5 +10,4 @@ __all__ = [
     "SourceFile",
     "SourceOptions",
     "load_set",
-    "write_quarantine",
 ]

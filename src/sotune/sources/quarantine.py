@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sotune import artifacts
 from sotune.errors import DataError
 from sotune.records import SetName
 
@@ -38,11 +35,6 @@ class QuarantinedRow:
     def kind(self) -> str:
         """The reason without its detail, by which rows are counted."""
         return self.reason.partition(":")[0]
-
-
-def write_quarantine(path: Path, rows: Iterable[QuarantinedRow]) -> None:
-    """Writes the rows as JSON Lines, atomically. Without rows the file is empty."""
-    artifacts.write_text(path, "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
 
 
 def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *, max_fraction: float) -> None:

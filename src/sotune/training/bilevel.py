@@ -26,7 +26,7 @@ from sotune.training.finetune import isolated_randomness, load_with_adapter
 from sotune.training.loss import compute_row_losses
 from sotune.training.progress import OnStep, TrainStep
 from sotune.training.training_rows import (
-    SAMPLE_WEIGHT,
+    LOSS_WEIGHT,
     TrainingRow,
     TrainingRows,
     WeightedCollator,
@@ -192,7 +192,7 @@ class _Loop:
     def _losses(self, rows: Sequence[TrainingRow]) -> Tensor:
         batch = self._collate([row.features() for row in rows])
         batch = {name: value.to(self._network.device) for name, value in batch.items()}
-        labels, fixed = batch.pop("labels"), batch.pop(SAMPLE_WEIGHT)
+        labels, fixed = batch.pop("labels"), batch.pop(LOSS_WEIGHT)
         half = self._network.dtype == torch.bfloat16
         with torch.autocast(self._network.device.type, dtype=torch.bfloat16, enabled=half):
             logits = self._network(**batch).logits

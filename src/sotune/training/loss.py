@@ -21,7 +21,7 @@ _CHUNK_ELEMENTS = 1 << 24
 """Most logits that are held in float32 at a time: 64 MiB."""
 
 
-def compute_weighted_loss(logits: Tensor, labels: Tensor, sample_weight: Tensor, *, n_rows: Tensor | int) -> Tensor:
+def compute_weighted_loss(logits: Tensor, labels: Tensor, loss_weight: Tensor, *, n_rows: Tensor | int) -> Tensor:
     r"""Computes a micro-batch's share of the loss of Eq. 8.
 
     ``Σ_i w_i · (1/|y_i|) Σ_j −log π(y_ij | x_i, y_i,<j) / n_rows``, with ``n_rows`` the rows of the whole accumulated
@@ -34,7 +34,7 @@ def compute_weighted_loss(logits: Tensor, labels: Tensor, sample_weight: Tensor,
     Args:
         logits: Scores of the next token ``[rows, length, vocabulary]``, finite.
         labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
-        sample_weight: One loss weight a row ``[rows]``; a mean of 1 over the data keeps the learning rate's scale.
+        loss_weight: One loss weight a row ``[rows]``; a mean of 1 over the data keeps the learning rate's scale.
         n_rows: Rows of the accumulated batch, at least 1.
 
     Returns:
@@ -43,9 +43,9 @@ def compute_weighted_loss(logits: Tensor, labels: Tensor, sample_weight: Tensor,
     Raises:
         DataError: Shapes disagree, or a row has no token to learn.
     """
-    _check_shapes(logits, labels, sample_weight)
+    _check_shapes(logits, labels, loss_weight)
     row_loss = compute_row_losses(logits, labels)
-    return torch.sum(sample_weight.to(row_loss) * row_loss) / n_rows
+    return torch.sum(loss_weight.to(row_loss) * row_loss) / n_rows
 
 
 def compute_row_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -85,11 +85,11 @@ def _shifted(labels: Tensor) -> Tensor:
     return targets
 
 
-def _check_shapes(logits: Tensor, labels: Tensor, sample_weight: Tensor) -> None:
-    if logits.ndim != 3 or logits.shape[:2] != labels.shape or sample_weight.shape != labels.shape[:1]:
+def _check_shapes(logits: Tensor, labels: Tensor, loss_weight: Tensor) -> None:
+    if logits.ndim != 3 or logits.shape[:2] != labels.shape or loss_weight.shape != labels.shape[:1]:
         raise DataError(
-            f"logits must be [rows, length, vocabulary], labels [rows, length] and sample_weight [rows]. "
-            f"Got {list(logits.shape)}, {list(labels.shape)} and {list(sample_weight.shape)}"
+            f"logits must be [rows, length, vocabulary], labels [rows, length] and loss_weight [rows]. "
+            f"Got {list(logits.shape)}, {list(labels.shape)} and {list(loss_weight.shape)}"
         )
 
 

@@ -15,7 +15,7 @@ from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
 from sotune.settings import TrainingSettings
 from sotune.training.loss import compute_token_losses
-from sotune.training.training_rows import SAMPLE_WEIGHT, TrainingRow, WeightedCollator, build_equal_rows
+from sotune.training.training_rows import LOSS_WEIGHT, TrainingRow, WeightedCollator, build_equal_rows
 
 
 def score_tokens(
@@ -69,7 +69,7 @@ def load_with(model: ModelSpec, adapter: Path | None) -> Any:
 def _token_losses(batch: Sequence[TrainingRow], network: Any, collate: WeightedCollator) -> list[Tensor]:
     inputs = {name: value.to(network.device) for name, value in collate([row.features() for row in batch]).items()}
     labels = inputs.pop("labels")
-    del inputs[SAMPLE_WEIGHT]
+    del inputs[LOSS_WEIGHT]
     losses = compute_token_losses(network(**inputs).logits, labels).cpu()
     # The loss of the token at place t stands at place t − 1.
     return [losses[i, max(row.n_prompt - 1, 0) : len(row.input_ids) - 1].clone() for i, row in enumerate(batch)]

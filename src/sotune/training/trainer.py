@@ -16,13 +16,13 @@ from transformers import Trainer
 from sotune.errors import ConfigError, DataError
 from sotune.training.change import StepChange
 from sotune.training.loss import compute_weighted_loss
-from sotune.training.training_rows import SAMPLE_WEIGHT
+from sotune.training.training_rows import LOSS_WEIGHT
 
 
 class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes without types
     """Trains a causal language model on the weighted loss of Eq. 8.
 
-    Use it as Trainer, with rows of ``input_ids``, ``labels`` and ``sample_weight`` and a `WeightedCollator`. The loss
+    Use it as Trainer, with rows of ``input_ids``, ``labels`` and ``loss_weight`` and a `WeightedCollator`. The loss
     of one optimizer step is the mean over all its rows, whatever their number a device, the accumulation steps and
     the processes, of weight times mean token loss. Data parallelism only. As with any Trainer, when the rows do not
     divide among several processes, accelerate fills the last batch of an epoch with rows from its start.
@@ -60,8 +60,8 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if SAMPLE_WEIGHT not in self._signature_columns:
-            self._signature_columns.append(SAMPLE_WEIGHT)
+        if LOSS_WEIGHT not in self._signature_columns:
+            self._signature_columns.append(LOSS_WEIGHT)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
@@ -91,21 +91,21 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         Raises:
             DataError: The batch has no weights or no labels.
         """
-        if missing := [name for name in (SAMPLE_WEIGHT, "labels") if name not in inputs]:
+        if missing := [name for name in (LOSS_WEIGHT, "labels") if name not in inputs]:
             raise DataError(
                 f"a batch lacks {' and '.join(missing)}. Got {', '.join(sorted(inputs))}; give each row "
-                f"{SAMPLE_WEIGHT} and labels, and use WeightedCollator as data_collator"
+                f"{LOSS_WEIGHT} and labels, and use WeightedCollator as data_collator"
             )
         change = self._change if model.training else None
         if change is not None:
             inputs = change.batch(inputs, self.state.global_step)
-        labels, sample_weight = inputs["labels"], inputs[SAMPLE_WEIGHT]
-        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", SAMPLE_WEIGHT)})
+        labels, loss_weight = inputs["labels"], inputs[LOSS_WEIGHT]
+        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", LOSS_WEIGHT)})
         if not model.training or num_items_in_batch is None:
             # Outside a training step, where Trainer counts tokens or nothing: the mean over this batch's own rows.
-            loss = compute_weighted_loss(outputs["logits"], labels, sample_weight, n_rows=len(labels))
+            loss = compute_weighted_loss(outputs["logits"], labels, loss_weight, n_rows=len(labels))
         else:
-            loss = compute_weighted_loss(outputs["logits"], labels, sample_weight, n_rows=num_items_in_batch)
+            loss = compute_weighted_loss(outputs["logits"], labels, loss_weight, n_rows=num_items_in_batch)
             if change is not None:
                 # Shares of the step's micro-batches and processes, which will be summed.
                 loss = loss + change.penalty(model, self.state.global_step) * (len(labels) / num_items_in_batch)

@@ -20,7 +20,7 @@ from sotune.rendering import Template, tokenize
 from sotune.settings import TrainingSettings
 from sotune.training.loss import IGNORE_INDEX
 
-SAMPLE_WEIGHT = "sample_weight"
+LOSS_WEIGHT = "loss_weight"
 """The column that carries a row's loss weight to the trainer."""
 
 _PADDED_COLUMNS = frozenset({"input_ids", "attention_mask", "labels"})
@@ -37,7 +37,7 @@ class TrainingRow:
         id: The record.
         input_ids: Prompt and completion, ``[length]``, int32 to halve the memory of a large set.
         n_prompt: How many of the tokens, from the left, carry no loss.
-        sample_weight: The row's weight in the loss, ≥ 0.
+        loss_weight: The row's weight in the loss, ≥ 0.
         learned: Which completion tokens carry loss, bool ``[length − n_prompt]``; ``None`` for all of them. What is
             left out keeps its share in the row's mean, so that a token counts as much as it would among all.
     """
@@ -45,19 +45,19 @@ class TrainingRow:
     id: str
     input_ids: Tensor
     n_prompt: int
-    sample_weight: float
+    loss_weight: float
     learned: Tensor | None = None
 
     def features(self) -> dict[str, Any]:
-        """Returns what a collator takes: ``input_ids``, ``labels`` masked on the prompt, ``sample_weight``."""
+        """Returns what a collator takes: ``input_ids``, ``labels`` masked on the prompt, ``loss_weight``."""
         input_ids = self.input_ids.long()
         labels = input_ids.clone()
         labels[: self.n_prompt] = IGNORE_INDEX
         if self.learned is None:
-            return {"input_ids": input_ids, "labels": labels, SAMPLE_WEIGHT: self.sample_weight}
+            return {"input_ids": input_ids, "labels": labels, LOSS_WEIGHT: self.loss_weight}
         labels[self.n_prompt :][~self.learned] = IGNORE_INDEX
         share = float(self.learned.double().mean())
-        return {"input_ids": input_ids, "labels": labels, SAMPLE_WEIGHT: self.sample_weight * share}
+        return {"input_ids": input_ids, "labels": labels, LOSS_WEIGHT: self.loss_weight * share}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class TrainingRows:
         """Returns a SHA-256 that changes with any row, its weight or its place."""
         sha = hashlib.sha256()
         for row in self.rows:
-            header = [row.id, row.n_prompt, len(row.input_ids), row.sample_weight]
+            header = [row.id, row.n_prompt, len(row.input_ids), row.loss_weight]
             sha.update(json.dumps(header).encode())
             sha.update(row.input_ids.numpy().tobytes())
             if row.learned is not None:
@@ -134,7 +134,7 @@ def build_training_rows(
             dropped[record.id] = "none of its completion tokens is to be learned"
             continue
         rows.append(TrainingRow(record.id, input_ids, tokens.n_prompt, float(loss_weights[record.id]), learned))
-    if not any(row.sample_weight for row in rows):
+    if not any(row.loss_weight for row in rows):
         example = next((f", for instance: {reason}" for reason in dropped.values()), "")
         raise DataError(
             f"nothing to learn: of {len(records)} records, {len(dropped)} cannot be trained on and {len(rows)} have "
@@ -213,9 +213,9 @@ class ShuffledRows(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class WeightedCollator:
-    """Pads rows on the right to a batch, and keeps each row's ``sample_weight``.
+    """Pads rows on the right to a batch, and keeps each row's ``loss_weight``.
 
-    Takes features with ``input_ids``, ``labels`` and ``sample_weight``, and perhaps ``attention_mask``; lists or
+    Takes features with ``input_ids``, ``labels`` and ``loss_weight``, and perhaps ``attention_mask``; lists or
     tensors. Packed rows are refused: after packing, one sequence holds tokens of several weights.
 
     Attributes:
@@ -224,8 +224,8 @@ class WeightedCollator:
 
     Example:
         >>> collator = WeightedCollator(pad_token_id=0)
-        >>> row = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "sample_weight": 0.5}
-        >>> collator([row])["sample_weight"]
+        >>> row = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "loss_weight": 0.5}
+        >>> collator([row])["loss_weight"]
         tensor([0.5000])
     """
 
@@ -233,7 +233,7 @@ class WeightedCollator:
     pad_to_multiple_of: int = 1
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Builds one batch: ``[rows, length]`` each, and ``sample_weight [rows]`` in float32.
+        """Builds one batch: ``[rows, length]`` each, and ``loss_weight [rows]`` in float32.
 
         Raises:
             DataError: A column is missing or unknown, rows are packed, or lengths within a row disagree.
@@ -253,8 +253,8 @@ class WeightedCollator:
             columns = {"attention_mask": torch.ones(n_tokens), **feature}
             for name, padded in batch.items():
                 padded[i, :n_tokens] = torch.as_tensor(columns[name])
-        weights = [float(feature[SAMPLE_WEIGHT]) for feature in features]
-        return {**batch, SAMPLE_WEIGHT: torch.tensor(weights, dtype=torch.float32)}
+        weights = [float(feature[LOSS_WEIGHT]) for feature in features]
+        return {**batch, LOSS_WEIGHT: torch.tensor(weights, dtype=torch.float32)}
 
 
 def _check_columns(feature: Mapping[str, Any]) -> None:
@@ -263,18 +263,18 @@ def _check_columns(feature: Mapping[str, Any]) -> None:
             f"packed rows cannot be weighted: one sequence would hold tokens with different weights. "
             f"Got {', '.join(packed)}; turn packing off"
         )
-    if missing := sorted({"input_ids", "labels", SAMPLE_WEIGHT} - feature.keys()):
+    if missing := sorted({"input_ids", "labels", LOSS_WEIGHT} - feature.keys()):
         raise DataError(
             f"a row lacks {', '.join(missing)}. Got {', '.join(sorted(feature))}; the dataset must give each row "
-            f"input_ids, labels and {SAMPLE_WEIGHT}"
+            f"input_ids, labels and {LOSS_WEIGHT}"
         )
-    if unknown := sorted(feature.keys() - _PADDED_COLUMNS - {SAMPLE_WEIGHT}):
+    if unknown := sorted(feature.keys() - _PADDED_COLUMNS - {LOSS_WEIGHT}):
         raise DataError(
             f"WeightedCollator does not know how to pad {', '.join(unknown)}; remove the column from the dataset"
         )
     lengths = {name: len(feature[name]) for name in sorted(_PADDED_COLUMNS & feature.keys())}
     if len(set(lengths.values())) != 1:
         raise DataError(f"columns of one row must have equal lengths. Got {lengths}")
-    weight = torch.as_tensor(feature[SAMPLE_WEIGHT])
+    weight = torch.as_tensor(feature[LOSS_WEIGHT])
     if weight.numel() != 1 or not weight.isfinite().all():
-        raise DataError(f"{SAMPLE_WEIGHT} must be one finite number a row. Got {feature[SAMPLE_WEIGHT]!r}")
+        raise DataError(f"{LOSS_WEIGHT} must be one finite number a row. Got {feature[LOSS_WEIGHT]!r}")

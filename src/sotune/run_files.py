@@ -1,0 +1,108 @@
+"""The files of a run, each with the columns that it has and the verb that writes it.
+
+Whoever writes or reads one does it through its constant. A column whose type ends in ``?`` may hold nulls and may be
+left out when the table is written, as what a method does not measure: only push-pull transport has potentials, costs
+and nearest references, and only it has ``potentials.safetensors``.
+"""
+
+from sotune.artifacts import Json, Lines, Table
+
+CONFIG = Json("config.json", verb="weigh")
+"""The settings, as the last verb left them."""
+
+RECORDS = Table(
+    "records.parquet",
+    dict.fromkeys(("set", "id", "prompt", "completion", "row", "origin"), "string"),
+    verb="extract",
+)
+"""All rows of all sets: the prompt as JSON pairs of role and content, the user's own row as JSON."""
+READING = Json("records.json", verb="extract")
+QUARANTINE = Lines("quarantine.jsonl", verb="extract", ascii=True)
+
+REPRESENTATIONS = Table("representations.parquet", dict.fromkeys(("set", "id", "key"), "string"), verb="extract")
+"""Which vector of the cache each row has."""
+ENCODING = Json("representations.json", verb="extract")
+
+WEIGHTS = Table(
+    "weights.parquet",
+    {
+        "id": "string",
+        "weight": "float64",
+        "pull_cost": "float64?",
+        "push_cost": "float64?",
+        "pull_potential": "float64?",
+        "push_potential": "float64?",
+        "nearest_safe": "string[]?",
+        "nearest_safe_shares": "float64[]?",
+        "least_safe_cost": "float64?",
+        "nearest_harmful": "string[]?",
+        "nearest_harmful_shares": "float64[]?",
+        "least_harmful_cost": "float64?",
+    },
+    verb="weigh",
+)
+"""One line for each downstream row; its weight is on the simplex. All else is null without transport."""
+SOLVER = Json("solver.json", verb="weigh")
+SENTINELS = Table(
+    "sentinels.parquet", {"id": "string", "fold": "string", "score": "float64?", "outranked": "float64?"}, verb="weigh"
+)
+"""One line for each row that was kept back: the score of those that measure, the place of all others."""
+SENTINEL_SUMMARY = Json("sentinels.json", verb="weigh")
+POTENTIALS = "potentials.safetensors"
+"""Read and written by `sotune.weights.Scorer`."""
+
+SELECTION = Table(
+    "selection.parquet",
+    {
+        "id": "string",
+        "weight": "float64",
+        "loss_weight": "float64?",
+        "rank": "int64",
+        "kept": "bool",
+        "reason": "string",
+        "margin": "float64",
+        "explanation": "string",
+    },
+    verb="select",
+)
+"""One line for each downstream row; the loss weight of a dropped one is null."""
+KEPT = Lines("kept.jsonl", verb="select")
+"""The user's own kept rows; the column that the settings call ``weight_column`` holds the loss weight."""
+PROMISE = Json("promise.json", verb="select")
+
+TRAINING = Json("training.json", verb="train")
+ADAPTER = "adapter"
+"""The folder that PEFT reads."""
+
+METRICS = Json("metrics.json", verb="evaluate")
+DIAGNOSTICS = Json("diagnostics.json", verb="evaluate")
+ASSESSMENT = Json("assessment.json", verb="evaluate")
+JUDGING = Json("judging.json", verb="evaluate")
+EVALUATION = Json("evaluation.json", verb="evaluate")
+"""All figures of models that were evaluated without a run."""
+PROMPTS = Lines("prompts.jsonl", verb="evaluate")
+RESPONSES = Table(
+    "responses.parquet", {"id": "string", "text": "string", "n_tokens": "int64", "finished": "bool"}, verb="evaluate"
+)
+VERDICTS = Table(
+    "verdicts.parquet",
+    {"role": "string", "id": "string", "score": "float64?", "label": "string", "explanation": "string"},
+    verb="evaluate",
+)
+"""What judges said of each answer; an unscored one has no score."""
+
+PAGE = "report.html"
+
+SCORES = Table(
+    "scores.parquet",
+    {
+        "id": "string",
+        "weight": "float64",
+        "relative_weight": "float64",
+        "would_keep": "bool",
+        "pull_potential": "float64",
+        "push_potential": "float64",
+    },
+    verb="score",
+)
+"""One line for each row that the run had never seen."""
