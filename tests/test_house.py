@@ -35,13 +35,11 @@ def layer_table():
     return [(int(number), set(re.findall(r"`(\w+)`", cell))) for number, cell in rows]
 
 
-@pytest.mark.xfail(reason="branches that rename modules have not landed: api, eval, path, wts", strict=False)
 def test_no_two_modules_have_one_name():
     counts = Counter(module.stem for module in MODULES if module.stem not in ("__init__", "__main__"))
     assert {name for name, count in counts.items() if count > 1} == set()
 
 
-@pytest.mark.xfail(reason="branches that split functions have not landed: api, path, wts", strict=False)
 def test_no_function_is_longer_than_a_screen():
     lengths = {
         f"{module.relative_to(ROOT)}:{node.name}": node.end_lineno - node.lineno + 1

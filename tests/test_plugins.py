@@ -87,12 +87,11 @@ def test_its_data_set_is_a_task_pack_too(plugin):
     assert named_source("birds-songs").data_set.licence == "CC0"
 
 
-@pytest.mark.xfail(reason="methods of other packages come with the branch path", strict=False)
 def test_its_method_weighs_in_a_run(plugin, tmp_path, tiny_model):
     downstream = rows("benign", 30, 1)
     sotune(
         "weigh", write_jsonl(tmp_path / "train.jsonl", downstream), "--method", "shortest",
-        "--safe-anchor", write_jsonl(tmp_path / "anchor.jsonl", rows("benign", 8, 2)),
+        "--safe-anchor", write_jsonl(tmp_path / "anchor.jsonl", rows("benign", 12, 2)),
         "--harmful-reference", write_jsonl(tmp_path / "harm.jsonl", rows("harmful", 12, 3)),
         "--model", tiny_model("llama"), "--out", tmp_path / "run", "--keep-fraction", 0.5,
     )  # fmt: skip

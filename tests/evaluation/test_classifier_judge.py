@@ -81,6 +81,14 @@ def test_probability_is_that_of_the_model(folder):
     assert probabilities(judge.judge(PROMPTS[:1], RESPONSES[:1])) == pytest.approx([expected], abs=1e-3)
 
 
+def test_grades_are_the_probabilities_that_the_verdicts_are_cut_from(folder):
+    judge = judge_in(folder)
+    grades = judge.grade(PROMPTS, RESPONSES)
+    told = probabilities(judge.judge(PROMPTS, RESPONSES))
+    assert list(map(grades.__getitem__, (p.id for p in PROMPTS))) == pytest.approx(told, abs=1e-3)
+    assert len(set(grades.values())) > 1
+
+
 def test_threshold_and_label_by_name_or_number(folder):
     [high] = judge_in(folder, threshold=0.999).judge(PROMPTS[:1], RESPONSES[:1])
     [low] = judge_in(folder, threshold=0.001).judge(PROMPTS[:1], RESPONSES[:1])

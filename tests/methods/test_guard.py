@@ -21,6 +21,24 @@ def test_a_given_guard_decides_and_what_it_cannot_score_ranks_last(weigh_inputs)
     assert set(order[1:3]) == {"x0", "x1"}
 
 
+class Grader(Guard):
+    """Every verdict is the same; the grades are not."""
+
+    def judge(self, prompts, responses):
+        return [Verdict(r.id, 0.0, "harmless", "") for r in responses]
+
+    def grade(self, prompts, responses):
+        return {r.id: float("nan") if r.id == "d09" else 0.4 if "hook" in r.text else 0.1 for r in responses}
+
+
+def test_grades_count_where_a_guard_has_them(weigh_inputs):
+    given = replace(weigh_inputs, tools=replace(weigh_inputs.tools, guard=Grader()))
+    weights = METHODS["guard"].weigh(given).weights
+    order = [given.records.downstream[i].id for i in weights.argsort().tolist()]
+    assert order[0] == "d09"
+    assert set(order[1:3]) == {"x0", "x1"}
+
+
 def test_pairs_that_are_given_come_first_else_the_model_answers_itself(weigh_inputs):
     tools, reference = weigh_inputs.tools, weigh_inputs.records.harmful_reference
     given = safety_pairs(tools, reference, most=3)

@@ -102,6 +102,15 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class GradingJudge(Protocol):
+    """A judge whose verdicts are a threshold on a number, and that tells the number."""
+
+    def grade(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> Mapping[str, float]:
+        """Returns a grade by prompt id: the larger, the nearer to a score of 1; NaN where there is none."""
+        ...
+
+
 def unscored(id: str, why: str) -> Verdict:
     """Returns the verdict of a judge that could not score a response."""
     return Verdict(id, None, UNSCORED, why)

@@ -1,14 +1,15 @@
 """A guard decides on each row: any judge of harm, or the aligned model itself.
 
-A rival that papers leave out. With a guard among the tools, a row's score is the guard's verdict on its prompt and
-completion, and what it cannot score ranks last. Without one, the model that is to be fine-tuned guards itself: a row
-is the more suspect the likelier the model's own refusals are as answers to its prompt. That reads prompts alone, so
-that it drops harmful requests that are refused along with those that are answered.
+A rival that papers leave out. With a guard among the tools, a row's score is the guard's grade of its prompt and
+completion, or its verdict where it gives no grades, and what it cannot score ranks last. Without one, the model that is
+to be fine-tuned guards itself: a row is the more suspect the likelier the model's own refusals are as answers to its
+prompt. That reads prompts alone, so that it drops harmful requests that are refused along with those that are answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -40,12 +41,16 @@ def weigh(inputs: WeighInputs) -> Tensor:
 
 def _guard(rows: Sequence[Record], tools: Tools) -> Tensor:
     from sotune.evaluation import EvalPrompt, Response
+    from sotune.evaluation.protocol import GradingJudge
 
     assert tools.guard is not None
     prompts = [EvalPrompt(row.id, "harmful", row.prompt) for row in rows]
     answers = [Response(row.id, row.completion, n_tokens=len(row.completion.split()), finished=True) for row in rows]
-    scores = {verdict.id: verdict.score for verdict in tools.guard.judge(prompts, answers)}
-    harm = [torch.inf if (score := scores[row.id]) is None else score for row in rows]
+    if isinstance(tools.guard, GradingJudge):
+        scores: Mapping[str, float | None] = tools.guard.grade(prompts, answers)
+    else:
+        scores = {verdict.id: verdict.score for verdict in tools.guard.judge(prompts, answers)}
+    harm = [torch.inf if (score := scores[row.id]) is None or math.isnan(score) else score for row in rows]
     return torch.tensor(harm, dtype=torch.float64)
 
 

@@ -12,4 +12,4 @@ def weigh(inputs: WeighInputs) -> Tensor:
     return torch.tensor([1 / (1 + len(row.completion)) for row in rows], dtype=torch.float64)
 
 
-SHORTEST = Method("shortest", "shortest first", citation="Bird, Short answers (2026)", weigher=weigh)
+SHORTEST = Method("shortest", "shortest first", weigher=weigh)

@@ -69,15 +69,26 @@ class ClassifierJudge(LoadedJudge):
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
             ConfigError: The classifier could not be loaded or has no harmful label.
         """
-        pairs = pair_by_id(prompts, responses)
-        texts = {prompt.id: self._texts(prompt, response) for prompt, response in pairs}
-        verdicts: dict[str, Verdict] = {}
-        for batch in longest_first(
-            {id: sum(map(len, text)) for id, text in texts.items()}, self.settings.eval_batch_size
-        ):
-            for id, (probability, cut) in zip(batch, self._classify([texts[id] for id in batch]), strict=True):
-                verdicts[id] = self._verdict(id, probability, cut)
-        return [verdicts[prompt.id] for prompt, _ in pairs]
+        read = self._read(prompts, responses)
+        return [self._verdict(prompt.id, *read[prompt.id]) for prompt in prompts]
+
+    def grade(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> dict[str, float]:
+        """Returns the probability of harm by prompt id, in [0, 1]: what the verdicts are a threshold on.
+
+        Raises:
+            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
+            ConfigError: The classifier could not be loaded or has no harmful label.
+        """
+        return {id: probability for id, (probability, _) in self._read(prompts, responses).items()}
+
+    def _read(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> dict[str, tuple[float, bool]]:
+        """Returns the probability of harm by prompt id, and whether the text was cut."""
+        texts = {p.id: self._texts(p, response) for p, response in pair_by_id(prompts, responses)}
+        sizes = {id: sum(map(len, text)) for id, text in texts.items()}
+        read: dict[str, tuple[float, bool]] = {}
+        for batch in longest_first(sizes, self.settings.eval_batch_size):
+            read.update(zip(batch, self._classify([texts[id] for id in batch]), strict=True))
+        return read
 
     def _verdict(self, id: str, probability: float, cut: bool) -> Verdict:
         if not math.isfinite(probability):
