@@ -91,10 +91,22 @@ def sweep(
                 means[number][start:stop] = kernels[number].mean_cost(block)
         if on_rows is not None:
             on_rows(stop, n)
+    return _finish(kernels, f, log_masses, [column.log() + level for column in sums], corrections, means)
+
+
+def _finish(
+    kernels: Sequence[Kernel],
+    f: Sequence[Tensor],
+    log_masses: Tensor,
+    log_sums: Sequence[Tensor],
+    corrections: Sequence[Tensor] | None,
+    means: Sequence[Tensor],
+) -> Sweep:
+    """Normalizes the masses, now that all of them are known, and finds the columns' masses, changes and errors."""
     log_total = torch.logsumexp(log_masses.double(), dim=0)
     found = [
-        _column_log_masses(kernel, column.log() + level, potential, log_masses - log_total.to(dtype), log_total)
-        for kernel, column, potential in zip(kernels, sums, f, strict=True)
+        _column_log_masses(kernel, log_sum, potential, log_masses - log_total.to(log_masses), log_total)
+        for kernel, log_sum, potential in zip(kernels, log_sums, f, strict=True)
     ]
     if corrections is not None:
         found = [log_mass + correction for log_mass, correction in zip(found, corrections, strict=True)]
