@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 TABLES, TEMPLATE, PAGE = HERE / "results", HERE / "results.md.in", HERE.parent / "docs" / "results.md"
 UNIT = ("dataset", "harmful_fraction", "method")
 METRICS = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
+BOTH = "both_errors"  # harm plus over-refusal: what a method that only trades one for the other does not lower
+TITLES = {BOTH: "harm + over-refusal", "over_refusal": "over-refusal"}
 MEANS = ("kept_harmful", "kept_refusal", "weight_harmful", "weight_other", "weight_auroc", "seconds", "peak_bytes")
 NOT_RUN = "*Not run yet.*"
 LEVEL = 0.005  # of Avg; closer means are called level
@@ -82,30 +84,40 @@ def fill(template: str) -> str:
         if not path.exists():
             return NOT_RUN
         with path.open(newline="", encoding="utf-8") as file:
-            return FILLERS[name](list(csv.DictReader(file)), arguments)
+            return FILLERS[name]([with_both(row) for row in csv.DictReader(file)], arguments)
 
     return re.sub(r"\{\{([^{}]+)\}\}", replaced, template)
 
 
+def with_both(row: Row) -> Row:
+    """Returns the row with its harmful rate and over-refusal added up, where it has both."""
+    harm, refused = row.get("harmful_rate"), row.get("over_refusal")
+    return {**row, BOTH: shown(float(harm) + float(refused))} if harm and refused else row
+
+
 def methods_by_data(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """A line for each method, for each data set its harmful rate, utility and Avg, and the mean Avg at the end."""
+    """A line for each method: for each data set the named figures, then the mean Avg, and what Avg does not see."""
     data = list(dict.fromkeys(row["dataset"] for row in rows))
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row["method"], {})[row["dataset"]] = row
+    last = [name for name in ("over_refusal", BOTH) if any(name in row for row in rows)]
     lines = []
     for method, by_data in found.items():
         cells = [" / ".join(figure(by_data[d].get(m)) for m in metrics) if d in by_data else "" for d in data]
-        means = [float(row["avg"]) for row in by_data.values()]
-        lines.append([method, *cells, figure(str(statistics.fmean(means)))])
-    return table(["method", *data, "mean Avg"], lines)
+        averages = [statistics.fmean(float(row[name]) for row in by_data.values()) for name in ("avg", *last)]
+        lines.append([method, *cells, *(figure(str(mean)) for mean in averages)])
+    return table(["method", *data, "mean Avg", *(f"mean {title(name)}" for name in last)], lines)
 
 
 def means(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """A line for each method: the named figures, means over data sets, the largest of the last one first."""
     by_metric = [mean_by_method(rows, name) for name in metrics]
     ordered = sorted(by_metric[-1], key=lambda method: -by_metric[-1][method])
-    return table(["method", *metrics], [[method, *(figure(str(by[method])) for by in by_metric)] for method in ordered])
+    return table(
+        ["method", *map(title, metrics)],
+        [[method, *(figure(str(by[method])) for by in by_metric)] for method in ordered],
+    )
 
 
 def plain(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -130,7 +142,7 @@ def curve(rows: Sequence[Row], arguments: Sequence[str]) -> str:
         [place.replace("=", " = "), *(figure(str(statistics.fmean(by[m]))) if m in by else "" for m in methods)]
         for place, by in found.items()
     ]
-    return table([metric, *methods], lines)
+    return table([title(metric), *methods], lines)
 
 
 def order(rows: Sequence[Row], methods: Sequence[str]) -> str:
@@ -174,6 +186,10 @@ def mean_by_method(rows: Sequence[Row], metric: str) -> dict[str, float]:
     for row in rows:
         values.setdefault(row["method"], []).append(float(row[metric]))
     return {method: statistics.fmean(each) for method, each in values.items()}
+
+
+def title(metric: str) -> str:
+    return TITLES.get(metric, metric)
 
 
 def figure(text: str | None) -> str:

@@ -1,5 +1,7 @@
 """Every snippet of the README and the docs: Python is run, commands are parsed, settings are checked."""
 
+import ast
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -11,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+import sotune
 from pipeline_rows import rows, write_jsonl
 from sotune.cli import app
 from sotune.comparison.compare_settings import make_compare_settings
@@ -32,6 +35,15 @@ ELSEWHERE = {
 """Commands that no test can run, each with the reason."""
 NOT_RUN = {"records → representations": "a drawing of the path of the data"}
 """How blocks begin that are no code, each with the reason."""
+WITHIN = [
+    ROOT / folder
+    for folder in ("", "src/sotune", "src/sotune/evaluation", "benchmarks", "experiments", "tests", "docs")
+]
+"""Folders that paths on the pages start from."""
+OF_THE_READER = ("runs/", "cells/", "draws/", "red-team-attempts/", "abercrombie/", ".bench-cache/")
+"""How paths begin that lie with whoever runs the commands, or on the Hub."""
+GROUPS = {"sotune.judges", "sotune.methods", "sotune.sources"}
+"""Of entry points; not every one is a package too."""
 TASK_SETS = {"data": "train.jsonl", "safe_anchor": "trusted.jsonl", "harmful_reference": "harm.jsonl", "model": "M"}
 PROGRAM = typer.main.get_command(app)
 
@@ -169,3 +181,46 @@ def test_flags_within_sentences_exist():
     scripts = "".join(script.read_text(encoding="utf-8") for script in (ROOT / "benchmarks").glob("*.py"))
     for page, match in inline(r"(--[a-z-]+)"):
         assert match[1] in known or f'"{match[1]}"' in scripts, f"{page}: {match[1]}"
+
+
+def test_python_names_within_sentences_exist():
+    packages = "|".join(module.name for module in pkgutil.iter_modules(sotune.__path__))
+    found = list(inline(rf"(?:sotune\.)?((?:{packages}|\w+)(?:\.\w+)*)(?:\(.*\))?$"))
+    names = {(page, match[1]) for page, match in found if re.match(rf"sotune\.|(?:{packages})\.", match[0])}
+    assert len(names) > 20
+    for page, name in names:
+        if f"sotune.{name}" not in GROUPS and not name.endswith((".json", ".parquet")):
+            assert pkgutil.resolve_name(f"sotune.{name}"), f"{page}: {name}"
+
+
+def test_paths_within_sentences_exist():
+    paths = {(page, match[1]) for page, match in inline(r"((?:[\w.*-]+/)+(?:[\w.*-]+)?)$")}
+    ours = {(page, path) for page, path in paths if not path.startswith(OF_THE_READER) and "NAME" not in path}
+    assert len(ours) > 15
+    missing = [(page, path) for page, path in ours if not any(list(folder.glob(path)) for folder in WITHIN)]
+    written = "".join(module.read_text(encoding="utf-8") for module in (ROOT / "src").rglob("*.py"))
+    assert [one for one in missing if one[1].strip("/").rpartition("/")[2] not in written] == []
+
+
+def test_files_within_sentences_are_ours_or_written_by_a_command():
+    kinds = "json|jsonl|parquet|safetensors|html|tex|sqlite|yaml|py|md"
+    files = {(page, match[1]) for page, match in inline(rf"(?:[\w./-]+/)?([\w-]+\.(?:{kinds}))$")}
+    written = "".join(module.read_text(encoding="utf-8") for module in (ROOT / "src").rglob("*.py"))
+    ours = {path.name for folder in WITHIN for path in folder.rglob("*")}
+    assert len(files) > 30
+    unknown = {(page, file) for page, file in files - {("CONTRIBUTING.md", "NAME.yaml")} if file not in ours}
+    assert [one for one in unknown if not re.search(rf"[\"}}]{re.escape(one[1])}\"", written)] == []
+
+
+def test_tests_within_sentences_exist():
+    trees = (ast.parse(test.read_text(encoding="utf-8")) for test in (ROOT / "tests").rglob("*.py"))
+    known = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    named = {match[1] for _, match in inline(r"(test_\w+)$")}
+    assert len(named) > 10
+    assert named - known == set()
+
+
+def test_methods_on_their_page_are_those_that_there_are():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for method in METHODS.values():
+        assert f"`{method.name}`" in page, f"docs/methods.md does not say what {method.name} is"

@@ -57,6 +57,15 @@ def test_the_page_is_filled_from_the_tables(render, tmp_path):
     assert render.fill("{{curve missing avg}}") == render.NOT_RUN
 
 
+def test_what_avg_does_not_see_stands_beside_it(render):
+    rates = {"harmful_rate": "0.1", "over_refusal": "0.25", "avg": "0.95"}
+    rows = [render.with_both({**rates, "dataset": "d", "method": "a", "harmful_fraction": "0.1"})]
+    head = "| method | d | mean Avg | mean over-refusal | mean harm + over-refusal |"
+    assert render.methods_by_data(rows, ["avg"]).splitlines()[::2] == [head, "| a | .950 | .950 | .250 | .350 |"]
+    assert "| harm + over-refusal | a |" in render.curve(rows, [render.BOTH])
+    assert render.with_both({"harmful_rate": "0.1"}) == {"harmful_rate": "0.1"}
+
+
 def test_whether_the_order_is_the_papers(render):
     rows = [
         {"method": method, "avg": avg, "dataset": "d"} for method, avg in (("a", "0.9"), ("b", "0.5"), ("c", "0.7"))
