@@ -204,7 +204,7 @@ def test_conversations_of_several_turns_keep_all_of_them(mix, files):
         (["--n-anchor", "900"], "task source has 60 distinct prompts.*safe_anchor needs 900 rows"),
         (["--label-column", "response"], "column 'response' already.*--label-column"),
         (["--harmful-where", "kind=bad"], "no row has the column"),
-        (["--refusal-fraction", "0.1"], "name them with refusals"),
+        (["--refusal-fraction", "0.1"], "name one with refusals"),
         (["--harmful-fraction", "1.5"], "harmful_fraction: .*Got 1.5"),
     ],
 )

@@ -103,5 +103,5 @@ def test_an_infinite_relaxation_survives_the_file_and_no_other_number_may_be_inf
 
 
 def test_a_share_of_refusals_needs_refusals():
-    with pytest.raises(ConfigError, match="refusal_fraction is given, and no rows to take refusals from"):
+    with pytest.raises(ConfigError, match="refusal_fraction is given without a file of refusals"):
         MixSettings(task="t.jsonl", harmful="h.jsonl", out="o", refusal_fraction=0.1)

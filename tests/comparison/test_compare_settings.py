@@ -59,8 +59,8 @@ def test_a_variant_says_what_it_changes():
         ({"methods": [{"method": "sot", "preset": "papers"}]}, "sot: preset: must be 'default' or 'paper'"),
         ({"methods": []}, "methods"),
         ({"datasets": [{"name": "../x", "task": "a", "harmful": "b"}]}, "should match pattern"),
-        ({"encoder": "sentence-transformers:x"}, "encoder is no setting of a comparison"),
-        ({"datasets": [{"name": "x", "task": "a", "harmful": "b"}]}, "judges: miniature reads the miniature's"),
+        ({"encoder": "sentence-transformers:x"}, "encoder is not a setting of a comparison"),
+        ({"datasets": [{"name": "x", "task": "a", "harmful": "b"}]}, "judges: miniature only reads the miniature's"),
     ],
 )
 def test_faults_name_the_file_the_setting_and_the_remedy(changes, message):

@@ -100,7 +100,7 @@ def test_files_are_dealt_to_roles(files):
     assert all("(pairs " in record.prompt[0].content for record in draw.safety_pairs)
     replaced = draws.redraw(draw, Variant("v", "sot", references=References(reference=other)))
     assert all("(other " in record.prompt[0].content for record in replaced.harmful_reference)
-    with pytest.raises(DataError, match="has 40 rows whose prompts stand nowhere else, and 99 were asked for"):
+    with pytest.raises(DataError, match="has 40 rows whose prompts occur nowhere else, but 99 were asked for"):
         draws.redraw(draw, Variant("v", "sot", references=References(reference=other, n_reference=99)))
     with pytest.raises(ConfigError, match="kinds of harm are the miniature's"):
         draws.redraw(draw, Variant("v", "sot", references=References(reference=("theft",))))
@@ -114,5 +114,5 @@ def test_an_evaluation_prompt_in_another_role_is_an_error(role):
     loud = tuple(replace(message, content=f" {message.content.upper()} ") for message in asked.messages)
     assert prompt_key(loud) == prompt_key(asked.messages)
     leaked = replace(getattr(draw, role)[0], prompt=loud)
-    with pytest.raises(DataError, match="1 prompts stand both in the evaluation .* remove them from one"):
+    with pytest.raises(DataError, match="1 prompts are both in the evaluation .* remove them from one"):
         check_disjoint(replace(draw, **{role: [leaked, *getattr(draw, role)[1:]]}))

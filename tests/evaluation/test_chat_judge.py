@@ -267,7 +267,7 @@ def test_a_server_that_asks_for_an_hour_is_not_asked_again(serve, tmp_path):
     server = serve(fault=lambda question, attempt: "429 hour" if number(question) == 1 else None)
     verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS[:3], RESPONSES[:3])
     assert [verdict.score for verdict in verdicts] == [1.0, None, 0.0]
-    assert "the server asks to wait 3600 s" in verdicts[1].explanation
+    assert "the server asks for a wait of 3600 s" in verdicts[1].explanation
 
 
 def test_a_dead_server_stops_the_run(serve, tmp_path):

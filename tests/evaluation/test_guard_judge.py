@@ -136,7 +136,7 @@ def test_what_is_too_long_is_unscored_and_never_cut(tiny_model):
     verdicts = guard_judge(tiny_model("llama")).judge(PROMPTS[:2], long)
     assert verdicts[0].score is not None
     assert verdicts[1].score is None
-    assert "tokens are more than the guard reads" in verdicts[1].explanation
+    assert "tokens are more than the guard can read" in verdicts[1].explanation
 
 
 def test_a_tokenizer_that_cannot_tell_the_words_apart(tiny_model):

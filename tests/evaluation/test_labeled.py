@@ -41,7 +41,10 @@ def test_own_labels_ids_and_categories(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (row("maybe"), "labeled.jsonl:1: the label 'maybe' is not known; name those that say yes with --positive"),
+        (
+            row("maybe"),
+            "labeled.jsonl:1: the label 'maybe' is not known; name the labels that mean yes with --positive",
+        ),
         ({"prompt": "a", "response": "b"}, "no label in the column 'label'"),
         ({"prompt": "a", "label": 1}, "needs its response as text"),
         ({"response": "a", "label": 1}, "give either prompt"),

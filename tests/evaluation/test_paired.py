@@ -75,7 +75,7 @@ def test_minimum_detectable_difference_falls_with_n():
 
 
 def test_errors():
-    with pytest.raises(DataError, match="'b' is on one only"):
+    with pytest.raises(DataError, match="'b' is on one side only"):
         compare_paired({"a": 1.0}, {"a": 1.0, "b": 0.0}, confidence=0.95)
     with pytest.raises(DataError, match="none of 1 prompts was scored for both"):
         compare_paired({"a": None}, {"a": 1.0}, confidence=0.95)

@@ -87,7 +87,7 @@ def test_a_reference_row_among_the_data_is_a_warning(cli, flags, data, tmp_path)
     result = cli("weigh", *flags)
     assert result.exit_code == 0
     warnings = read_json(tmp_path / "run" / "records.json")["warnings"]
-    assert warnings == ["2 downstream rows also stand in the harmful reference, word for word"]
+    assert warnings == ["2 downstream rows are also in the harmful reference, word for word"]
 
 
 def test_a_filter_that_names_no_column_or_keeps_nothing(cli, flags):

@@ -45,7 +45,7 @@ COUNTS = {
 RECORDS = {
     "sets": {"safe_anchor": {**COUNTS, "n_quarantined": 0}, "downstream": COUNTS},
     "quarantine_reasons": {"completion is empty": 2, "not valid JSON": 1},
-    "warnings": ["2 downstream rows also stand in the safe anchor"],
+    "warnings": ["2 downstream rows are also in the safe anchor"],
 }
 
 
@@ -55,7 +55,7 @@ def test_a_run_in_words(make_run):
     assert path == run.file("report.html")
     page = read(path)
     assert "Kept 3 of 4 rows; the solver converged; 3 rows quarantined." in page.text
-    assert "2 downstream rows also stand in the safe anchor" in page.text
+    assert "2 downstream rows are also in the safe anchor" in page.text
     assert "completion is empty" in page.text
     assert page.text.index("downstream data.jsonl") < page.text.index("safe anchor data.jsonl")
     assert page.text.index("row-0") < page.text.index("row-3")  # the largest weight first
@@ -88,7 +88,7 @@ def test_a_solver_that_did_not_converge_is_the_first_warning(make_run):
     )
     assert "the solver did not converge" in page.text
     assert "stationarity 0.01 against a tolerance of 1e-5" in page.text
-    assert page.text.index("stopped before it converged") < page.text.index("2 downstream rows also")
+    assert page.text.index("stopped before it converged") < page.text.index("2 downstream rows are also")
 
 
 @pytest.mark.parametrize("solver", [None, {}, dict.fromkeys(SOLVER), {**SOLVER, "history": []}])

@@ -40,7 +40,7 @@ def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | 
     Args:
         task: Rows of the task: a file, a saved dataset folder, or a Hub id.
         dry_run: Say what would be made, and write nothing.
-        monitor: Is told of what is left out.
+        monitor: Receives warnings about what is left out.
         settings: ``harmful`` and ``out`` are required.
 
     Raises:

@@ -54,14 +54,14 @@ def weigh(
     Args:
         data: Rows to weigh: a file, a saved dataset folder, or a Hub id.
         config: YAML file of settings, or a mapping; keywords override it.
-        monitor: Is told of progress; bars in a terminal or notebook if left out.
+        monitor: Receives progress; by default, bars in a terminal or notebook.
         settings: Any settings of a run, those of later verbs too.
 
     Returns:
         The run.
 
     Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+        SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     return _start("weigh", data, config, settings, monitor)
 
@@ -89,7 +89,7 @@ def evaluate(*, monitor: Monitor | None = None, **settings: Any) -> ModelCompari
     """Asks a base model and what was tuned from it the same prompts, judges, and compares them, without a run.
 
     Raises:
-        SotuneError: Prompts, models or settings are at fault; the message says what to do.
+        SotuneError: Prompts, models or settings are wrong; the message says what to do.
     """
     with watched(monitor) as watch:
         return pipeline.compare_models(make_settings(ModelEvaluation, plain(settings)), watch)
@@ -116,8 +116,8 @@ def judge_check(labeled: Source, *, monitor: Monitor | None = None, **settings: 
     """Measures a judge against human labels, and corrects rates for its known error (Rogan and Gladen).
 
     Args:
-        labeled: JSONL of prompt, response, label, and perhaps category.
-        monitor: Is told of progress; bars in a terminal or notebook if left out.
+        labeled: JSONL with prompt, response, label, and optionally category.
+        monitor: Receives progress; by default, bars in a terminal or notebook.
         settings: Which judge, and how the rows are read.
 
     Returns:
@@ -148,11 +148,11 @@ def compare(
     Args:
         config: YAML file of methods, datasets, harmful_fractions, seeds and the budget, or a mapping of them.
         out: Folder for cells, results and page.
-        monitor: Is told of progress; bars in a terminal or notebook if left out.
+        monitor: Receives progress; by default, bars in a terminal or notebook.
         settings: Override those of ``config``.
 
     Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+        SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     from sotune.comparison.compare import run_comparison
 

@@ -1,4 +1,4 @@
-"""A run folder as an object: what it holds, and the verbs that go on from there."""
+"""A run folder as an object: what it holds, and the verbs that continue it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Run:
 
     @takes(SelectionSettings, changes=True)
     def select(self, *, monitor: Monitor | None = None, **settings: Any) -> Run:
-        """Selects anew from the solved weights; settings that are left out stay as they are."""
+        """Selects again from the solved weights; settings that are left out stay as they are."""
         return self._do("select", settings, monitor)
 
     @takes(TrainingSettings, changes=True)
@@ -196,7 +196,7 @@ def score(
         data: The new rows: a file, a saved dataset folder, or a Hub id.
         out: Parquet file to write; ``scores.parquet`` in the run folder if left out.
         where: COLUMN=VALUE filters on the new rows.
-        monitor: Is told of progress; bars in a terminal or notebook if left out.
+        monitor: Receives progress; by default, bars in a terminal or notebook.
 
     Raises:
         ArtifactError: The folder is no run, or its weights cannot be extended.

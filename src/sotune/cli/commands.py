@@ -108,7 +108,7 @@ def select(
     output: Output,
     run: Annotated[Path, typer.Argument(help="Run folder whose weights are solved.")],
 ) -> None:
-    """Select anew from the weights of RUN, keeping more or fewer rows."""
+    """Select again from the weights of RUN, keeping more or fewer rows."""
     _go_on("select", run, given, output)
 
 
@@ -154,7 +154,7 @@ def report(
     given: Mapping[str, Any],
     output: Output,
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
+    show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, including harmful ones.")] = False,
 ) -> None:
     """Write the report of RUN again, from its artefacts alone."""
     _go_on("report", run, {"show_text": show_text}, output)
@@ -167,7 +167,7 @@ def explain(
     output: Output,
     run: Annotated[Path, typer.Argument(help="Run folder whose rows are selected.")],
     ids: Annotated[list[str], typer.Argument(help="Ids of the rows to explain.")],
-    show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, harmful ones too.")] = False,
+    show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, including harmful ones.")] = False,
 ) -> None:
     """Say why rows of RUN were kept or dropped: costs, nearest references, margin to the cut."""
     if output.dry_run:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sotune.evaluation.usage import JudgingPlan
 
 JudgeDryRun = Annotated[
-    bool, typer.Option("--judge-dry-run", help="Get the answers, then say what chat judges would be asked.")
+    bool, typer.Option("--judge-dry-run", help="Generate the answers, then say what chat judges would be asked.")
 ]
 
 
@@ -28,7 +28,7 @@ def print_judging_plan(output: Output, planned: JudgingPlan) -> None:
         "input tokens, about": f"{planned.input_tokens:,}",
         "cost, at most about": cost,
     }
-    output.show(planned, figure_table("judging, if it were done", figures), files=())
+    output.show(planned, figure_table("judging, if it were run", figures), files=())
 
 
 def print_models(output: Output, results: Mapping[str, Any], files: Iterable[str]) -> None:

@@ -17,8 +17,8 @@ from sotune.settings import Bytes
 
 _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
-    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead.")],
-    "dry_run": Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and touch nothing.")],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output instead.")],
+    "dry_run": Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")],
 }
 
 

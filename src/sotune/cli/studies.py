@@ -63,7 +63,7 @@ def demo(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells measured at once; default: one for each core, 2 at most.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each; more gain nothing here.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each; more do not help here.")] = 1,
 ) -> None:
     """Show on the embedded miniature, in minutes, that fine-tuning breaks safety and that selection keeps it."""
     if output.dry_run:
@@ -107,7 +107,7 @@ def _shares(mixed: Mixed) -> dict[str, str]:
 def judge_check(
     given: Mapping[str, Any],
     output: Output,
-    labeled: Annotated[Path, typer.Argument(help="JSONL of prompt, response, label, and perhaps category.")],
+    labeled: Annotated[Path, typer.Argument(help="JSONL with prompt, response, label, and optionally category.")],
     judge_dry_run: JudgeDryRun = False,
 ) -> None:
     """Measure a judge against human labels, and correct rates for its known error (Rogan and Gladen)."""
@@ -131,7 +131,7 @@ def _agreements(result: Mapping[str, Any]) -> dict[str, str]:
     figures = _of("", result["overall"])
     for name, own in result["by_category"].items():
         if own["figures"] is None:
-            figures[f"{name}:"] = f"no figures: {own['n_positive']} of {own['n']} labels say yes"
+            figures[f"{name}:"] = f"no figures: {own['n_positive']} of {own['n']} labels mean yes"
         else:
             figures |= _of(f"{name}: ", own["figures"])
     for name, rates in result["corrected"].items():

@@ -39,12 +39,12 @@ class CompareSummary:
 
 
 def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, page: str) -> CompareSummary:
-    """Does every cell that is not done and writes results, tables and page; goes on where an earlier call stopped.
+    """Does every cell that is not done and writes results, tables and page; continues where an earlier call stopped.
 
     Args:
         settings: What to compare.
         out: The folder.
-        monitor: Is told of progress.
+        monitor: Receives progress.
         page: File name of the page.
 
     Raises:
@@ -64,7 +64,7 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
     if results.failures:
         told = "; ".join(f"{failed.draw}: {failed.variant}: {failed.error}" for failed in results.failures)
-        raise SotuneError(f"{len(results.failures)} cells failed, all others are in {out / page}: {told}")
+        raise SotuneError(f"{len(results.failures)} cells failed; all others are in {out / page}: {told}")
     return CompareSummary(
         report=str(out / page),
         results=str(out / "compare.json"),

@@ -234,12 +234,12 @@ class CompareSettings(
         for unused in ("encoder", "eval_prompts", "cache_dir", "answers_dir", "seed", "diagnostics"):
             if unused in self.model_fields_set:
                 raise ValueError(
-                    f"{unused} is no setting of a comparison: eval_prompts belong to a data set, seeds are several, "
+                    f"{unused} is not a setting of a comparison: eval_prompts belong to a data set, seeds are several, "
                     f"and all methods weigh with the model that is fine-tuned"
                 )
         miniature = [data.name for data in self.datasets if isinstance(data, MiniatureData)]
         if self.judges == "miniature" and len(miniature) < len(names):
-            raise ValueError("judges: miniature reads the miniature's language alone; use other judges for other data")
+            raise ValueError("judges: miniature only reads the miniature's language; use other judges for other data")
         return self
 
     def shared(self, data: MiniatureData | FileData) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def check_disjoint(draw: Draw) -> None:
             if both:
                 ids = sorted(roles[first][key] for key in both)[:5]
                 raise DataError(
-                    f"{draw.name}: {len(both)} prompts stand both in {first} (ids {ids}) and in {second}, so that the "
+                    f"{draw.name}: {len(both)} prompts are both in {first} (ids {ids}) and in {second}, so that the "
                     f"model would be tested or weighed on what it is trained on; remove them from one"
                 )
 

@@ -240,7 +240,7 @@ def _sample(loaded: LoadedSet, n: int, taken: Iterable[Record | EvalPrompt], *, 
     free = _untaken(loaded, taken)
     if len(free) < n:
         raise DataError(
-            f"{loaded.files[0].name} has {len(free)} rows whose prompts stand nowhere else, and {n} were asked for; "
+            f"{loaded.files[0].name} has {len(free)} rows whose prompts occur nowhere else, but {n} were asked for; "
             f"name a larger source or ask for fewer"
         )
     return random.Random(f"{seed}/other").sample(free, n)

@@ -75,7 +75,7 @@ class Comparison:
         methods: Names of methods, ``base`` among them or not, or variants.
         shared: Settings of `sotune run` that all cells share.
         folder: Where draws, cells and results go.
-        monitor: Is told of progress.
+        monitor: Receives progress.
         workers: Cells measured at once, each in a process of its own; 1 measures in this one.
         threads: CPU threads of each; results are byte-identical for one number, whatever the number of workers.
         redraw: Gives a draw the references that a variant weighs with.
@@ -178,8 +178,8 @@ class Comparison:
                     yield place, found
             except BrokenProcessPool:
                 raise SotuneError(
-                    "a worker process was killed, most likely for want of memory; what is done stays: run again with "
-                    "fewer workers"
+                    "a worker process was killed, probably because memory ran out; finished cells are kept: run "
+                    "again with fewer workers"
                 ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -74,7 +74,8 @@ def measure_judge(verdicts: Sequence[Verdict], truth: Mapping[str, bool], *, con
     negative = [None if (s := scores[id]) is None else 1.0 - s for id, true in truth.items() if not true]
     if not positive or not negative:
         raise DataError(
-            f"a judge is measured on both classes. Got {len(positive)} positive and {len(negative)} negative labels"
+            f"a judge must be measured on both classes. Got {len(positive)} positive and {len(negative)} negative "
+            f"labels"
         )
     called: list[float | None] = [float(truth[id]) for id, score in scores.items() if score == 1.0]
     scored = {id: bool(score) for id, score in scores.items() if score is not None}
@@ -106,7 +107,7 @@ def cohen_kappa(left: Sequence[object], right: Sequence[object], *, confidence: 
     shares, n = counts / len(left), len(left)
     observed, expected = float(counts.trace()) / n, float(shares.sum(axis=1) @ shares.sum(axis=0))
     if len(place) == 1:
-        raise DataError(f"kappa says nothing where both raters gave every item the label {left[0]!r}")
+        raise DataError(f"kappa is undefined if both raters gave every item the label {left[0]!r}")
     kappa = (observed - expected) / (1.0 - expected)
     variance = _kappa_variance(shares, observed, expected) / n
     interval = _fisher_interval(kappa, variance, n * (1.0 - expected), confidence)

@@ -78,7 +78,7 @@ def make_yardstick(
     if limit is not None and limit.limit is None:
         notes["surprise"] = (
             f"the base model is surprised by its own answers ({limit.own:.2f} nats per token) as by scrambled ones "
-            f"({limit.scrambled:.2f}): it babbles itself, and its surprise tells nothing"
+            f"({limit.scrambled:.2f}): it babbles itself, so its surprise says nothing"
         )
     try:
         refusals = learn_refusals(*_known_to_base(prompts, own), min_accuracy=MIN_CONTRAST_ACCURACY, seed=asking.seed)

@@ -58,7 +58,7 @@ def evaluate(
         seed: Seeds everything random.
         answers_dir: Where finished answers lie, by the content of model, adapter and prompts: what an earlier call left
             is not asked again, and runs that share the folder ask their common base model once. None keeps none.
-        monitor: Is told of progress, and of answers that no judge could score.
+        monitor: Receives progress, and warnings about answers that no judge could score.
 
     Raises:
         ConfigError: A model, an adapter or a judge could not be loaded, or a role has no judge.

@@ -72,5 +72,5 @@ def _read_label(row: Mapping[str, Any], column: str, positive: Sequence[str], wh
     if positive:
         return label in {name.casefold() for name in positive}
     if label not in _YES | _NO:
-        raise DataError(f"{where}: the label {label!r} is not known; name those that say yes with --positive")
+        raise DataError(f"{where}: the label {label!r} is not known; name the labels that mean yes with --positive")
     return label in _YES

@@ -57,7 +57,7 @@ def compute_metrics(
     Args:
         prompts: What was asked.
         verdicts: Role to verdicts, one for each prompt of the kinds that the role covers.
-        seed: Seeds the bootstrap, anew for each metric.
+        seed: Seeds the bootstrap, again for each metric.
 
     Raises:
         DataError: There are no prompts, a prompt lacks its verdict, no response of a metric could be scored, or

@@ -171,10 +171,10 @@ def _read_row(pack: Pack, part: Part, row: Mapping[str, Any], *, id: str, place:
     try:
         meta = {"pack": pack.data_set.name, **part.read(row)}
     except DataError as error:
-        raise DataError(f"{place}: {error}. The file is another than the pack's, or the data set has changed") from None
+        raise DataError(f"{place}: {error}. It is not the file of the pack, or the data set has changed") from None
     prompt, answer = meta.pop("prompt").strip(), meta.pop("completion", None)
     if not prompt:
-        raise DataError(f"{place}: the prompt is empty; the data set may have changed, name another revision or file")
+        raise DataError(f"{place}: the prompt is empty; the data set may have changed: name another revision or file")
     meta |= {"match": pack.view.match} if pack.view.match else {}
     meta |= {"choices": part.choices} if part.choices else {}
     return EvalPrompt(id, part.kind, (Message("user", prompt),), None if answer is None else answer.strip(), meta)

@@ -58,7 +58,7 @@ def compare_paired(
     """
     if first.keys() != second.keys():
         stranger = min(first.keys() ^ second.keys())
-        raise DataError(f"a paired comparison needs the same prompts on both sides; {stranger!r} is on one only")
+        raise DataError(f"a paired comparison needs the same prompts on both sides; {stranger!r} is on one side only")
     pairs = [(a, b) for id in first if (a := first[id]) is not None and (b := second[id]) is not None]
     if not pairs:
         raise DataError(f"none of {len(first)} prompts was scored for both models; there is nothing to compare")

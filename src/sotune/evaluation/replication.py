@@ -70,7 +70,7 @@ def mean_interval(values: Sequence[float], *, confidence: float) -> MeanInterval
         DataError: There are none.
     """
     if not values:
-        raise DataError("a mean of 0 values does not exist; measure at least one draw")
+        raise DataError("there is no mean of 0 values; measure at least one draw")
     mean, n = statistics.fmean(values), len(values)
     if n == 1:
         return MeanInterval(mean, -math.inf, math.inf, 1)

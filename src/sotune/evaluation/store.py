@@ -107,6 +107,6 @@ def _of_these_prompts(path: Path, prompts: Sequence[EvalPrompt]) -> list[Respons
     by_id = index_unique("responses", load_responses(path))
     if by_id.keys() != {prompt.id for prompt in prompts}:
         raise ArtifactError(
-            f"{path} does not hold the responses of its {len(prompts)} prompts; delete it and run again"
+            f"{path} does not hold the responses to its {len(prompts)} prompts; delete it and run again"
         )
     return [by_id[prompt.id] for prompt in prompts]

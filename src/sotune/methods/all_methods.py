@@ -64,7 +64,7 @@ def _load(entry: EntryPoint) -> Method:
     try:
         found = entry.load()
     except Exception as error:  # noqa: BLE001 - whatever a stranger's package raises when it is imported
-        message = f"method {entry.name!r} of {entry.value} could not be loaded ({error}); mend or remove its package"
+        message = f"method {entry.name!r} of {entry.value} could not be loaded ({error}); fix or remove its package"
         raise ConfigError(message) from error
     if not isinstance(found, Method):
         raise ConfigError(f"{entry.value} must be a sotune.methods.Method. Got a {type(found).__name__}")

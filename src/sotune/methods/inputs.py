@@ -81,7 +81,7 @@ class WeighInputs:
         settings: How push-pull transport weighs.
         sentinels: What is kept back to measure what passes.
         method_settings: The method's own constants, where they are changed.
-        monitor: Is told of progress.
+        monitor: Receives progress.
     """
 
     downstream: Rows
@@ -113,7 +113,7 @@ class WeighInputs:
         """
         if self.records is None:
             raise ConfigError(
-                f"method {method!r} reads texts, and only representations were given; pass records=InputRecords(...)"
+                f"method {method!r} reads texts, but only representations were given; pass records=InputRecords(...)"
             )
         return self.records
 
@@ -125,7 +125,7 @@ class WeighInputs:
         """
         if self.tools is None:
             raise ConfigError(
-                f"method {method!r} runs a model or a judge, and none was given; name a model, or pass tools=Tools(...)"
+                f"method {method!r} runs a model or a judge, but none was given; name a model, or pass tools=Tools(...)"
             )
         return self.tools
 

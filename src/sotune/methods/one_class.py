@@ -32,7 +32,7 @@ def learn(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
 
     anchor = normalize_rows(inputs.safe_anchor.double())
     if not anchor.var(0, correction=0).mean() > torch.finfo(anchor.dtype).eps:
-        raise DataError(f"the safe anchor has {len(anchor)} rows and no scatter; give it at least two rows that differ")
+        raise DataError(f"the safe anchor has {len(anchor)} rows, all alike; give it at least two rows that differ")
     covariance = torch.from_numpy(ledoit_wolf(anchor.cpu().numpy())[0]).to(anchor)
     covariance.diagonal().add_(_FLOOR * covariance.diagonal().mean())
 

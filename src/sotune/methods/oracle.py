@@ -19,12 +19,10 @@ def weigh(inputs: WeighInputs) -> Weighing:
     """
     records, truth = inputs.require_records("oracle").downstream, inputs.truth
     if truth is None or any(record.id not in truth for record in records):
-        raise ConfigError(
-            "the oracle needs to know of each row whether it is harmful; name the column with truth_column"
-        )
+        raise ConfigError("the oracle must know whether each row is harmful; name the column with truth_column")
     harmless = torch.tensor([not truth[record.id] for record in records], dtype=torch.float64)
     if not harmless.any():
-        raise ConfigError("every row is harmful, so that the oracle would keep none; use other data")
+        raise ConfigError("every row is harmful, so the oracle would keep none; use other data")
     return Weighing(harmless / harmless.sum(), note="no sentinels: the oracle weighs by the truth")
 
 

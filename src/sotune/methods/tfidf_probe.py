@@ -52,7 +52,7 @@ def tfidf(texts: Sequence[str]) -> Tensor:
     try:
         found = TfidfVectorizer().fit_transform(texts).tocoo()
     except ValueError as error:
-        raise DataError(f"none of {len(texts)} texts has a word of two letters; weigh by another method") from error
+        raise DataError(f"none of {len(texts)} texts has a word of two letters; use another method") from error
     return torch.sparse_coo_tensor(
         torch.stack([torch.from_numpy(found.row), torch.from_numpy(found.col)]).long(),
         torch.from_numpy(found.data),

@@ -21,7 +21,7 @@ def split_reference(inputs: WeighInputs) -> tuple[Folds | None, str]:
     if inputs.sentinels.sentinels == "off":
         return None, "sentinels are off: nothing was kept back, so nothing is measured and nothing promised"
     if inputs.records is None:
-        return None, "no sentinels: they are split by prompt, and only representations were given"
+        return None, "no sentinels: they are split by prompt, but only representations were given"
     folds = split_by_prompt(
         ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in inputs.records.harmful_reference],
         seed=inputs.seed,

@@ -148,8 +148,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     }
     if encoded.n_truncated:
         monitor.warn(
-            f"{encoded.n_truncated:,} of {len(everything):,} rows are longer than the encoder reads; they keep the end "
-            f"of the prompt and the start of the completion (see max_length)"
+            f"{encoded.n_truncated:,} of {len(everything):,} rows are longer than the encoder can read; they keep the "
+            f"end of the prompt and the start of the completion (see max_length)"
         )
     summary = {
         "fingerprint": encoder.fingerprint,

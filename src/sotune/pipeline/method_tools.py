@@ -89,10 +89,10 @@ def tools_key(config: RunConfig, method: Method, *seams: Seam) -> dict[str, Any]
 
 
 def check_needs(config: RunConfig, method: Method) -> None:
-    """Finds what a run's method lacks before any work is done for it.
+    """Finds what a run's method is missing before any work is done.
 
     Raises:
-        ConfigError: It lacks something; says what.
+        ConfigError: Something is missing; says what.
     """
     if "model" in method.needs and config.model is None:
         raise ConfigError(f"method {method.name!r} runs the model that is fine-tuned; name it with model")

@@ -47,7 +47,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
     Answers stay in the folder: a call that was stopped goes on, and one with a further adapter asks that one alone.
 
     Raises:
-        SotuneError: Prompts, models or settings are at fault; the message says what to do.
+        SotuneError: Prompts, models or settings are wrong; the message says what to do.
     """
     watch = monitor or Silent()
     with _opened(settings) as run:
@@ -69,7 +69,7 @@ def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None
     """Asks the models and counts what judging their answers would ask of the endpoint; asks it nothing.
 
     Raises:
-        SotuneError: Prompts, models or settings are at fault, or no chat judge is named; the message says what to do.
+        SotuneError: Prompts, models or settings are wrong, or no chat judge is named; the message says what to do.
     """
     with _opened(settings) as run:
         candidates, prompts = find_candidates(settings), load_eval_prompts(settings, seed=settings.seed)

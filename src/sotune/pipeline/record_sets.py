@@ -144,7 +144,7 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
         if len(sets[name]) < min_reference_rows:
             raise DataError(
                 f"the {name} has {len(sets[name])} usable rows, fewer than min_reference_rows={min_reference_rows}; "
-                f"add rows, or lower min_reference_rows if you accept noisy weights"
+                f"add rows, or lower min_reference_rows if you accept noisier weights"
             )
     content = {
         name: {(record.prompt, record.completion): record.id for record in records} for name, records in sets.items()
@@ -154,13 +154,13 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
         ids = sorted(content["safe_anchor"][key] for key in shared)
         raise DataError(
             f"{len(shared)} rows are both in the safe anchor and in the harmful reference (anchor ids {ids[:5]}); "
-            f"a row cannot pull and push: remove it from one of them"
+            f"a row cannot both pull and push: remove it from one of them"
         )
     found = []
     for name in references:
         both = content["downstream"].keys() & content[name].keys()
         if both:
-            found.append(f"{len(both)} downstream rows also stand in the {name.replace('_', ' ')}, word for word")
+            found.append(f"{len(both)} downstream rows are also in the {name.replace('_', ' ')}, word for word")
     return found
 
 

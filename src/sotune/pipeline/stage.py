@@ -82,7 +82,7 @@ def run_stages(
     Args:
         stages: What to bring up to date.
         config: The settings.
-        monitor: Is told of progress.
+        monitor: Receives progress.
         later: For each stage the names of those after it: their manifests go when it runs again, since what they were
             made from is no more.
 

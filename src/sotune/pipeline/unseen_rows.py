@@ -66,7 +66,7 @@ def score(
         data: The new rows: a file, a saved dataset folder, or a Hub id.
         out: The Parquet file to write: id, weight, relative_weight (1 is the run's mean), would_keep and potentials.
         where: COLUMN=VALUE filters on the new rows.
-        monitor: Is told of progress.
+        monitor: Receives progress.
 
     Raises:
         ArtifactError: The folder is no run, or its weights cannot be extended.

@@ -41,7 +41,7 @@ def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPl
     """Answers the prompts and counts what judging the answers would ask of the endpoint; asks it nothing.
 
     Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+        SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
     _check_needs("evaluate", config)
@@ -49,10 +49,10 @@ def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPl
 
 
 def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "evaluate") -> RunSummary:
-    """Does one verb, the whole path by default, and first what it lacks.
+    """Does one verb, by default the whole path, and first whatever is missing.
 
     Raises:
-        SotuneError: Data, settings or the work itself are at fault; the message says what to do.
+        SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
     _check_needs(until, config)
@@ -74,7 +74,7 @@ def figures(run: RunFolder) -> dict[str, Figures]:
 
 
 def _check_needs(verb: str, config: RunConfig) -> None:
-    """Finds what a verb lacks before any work is done for it."""
+    """Finds what a verb is missing before any work is done."""
     stages = _stages(verb)
     if WEIGH in stages:
         check_needs(config, method_named(config.method))

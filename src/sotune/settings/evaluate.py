@@ -25,10 +25,10 @@ class JudgeRoleSettings(StageSettings):
         description="chat, chat:RUBRIC (a name or file), guard:MODEL, classifier:MODEL, or a judge of an installed "
         "package, instead of judges'; several make a panel.",
     )
-    refusal_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
+    refusal_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC.")
     task_judge: tuple[str, ...] = Field((), description="chat (helpfulness 1-5, divided by 5) or chat:RUBRIC.")
-    skill_judge: tuple[str, ...] = Field((), description="The same for skill prompts.")
-    coherence_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, likewise.")
+    skill_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC, for skill prompts.")
+    coherence_judge: tuple[str, ...] = Field((), description="chat or chat:RUBRIC.")
 
     @field_validator(*_JUDGES, mode="before")
     @classmethod
@@ -40,7 +40,7 @@ class JudgeRoleSettings(StageSettings):
 
 
 class MatchingSettings(StageSettings):
-    """What the judges that need no model go by."""
+    """How the judges that need no model decide."""
 
     task_match: Literal["label", "number", "choice", "contains", "exact", "f1"] = Field(
         "label", description="How answers to task and skill prompts are matched with their reference."
@@ -50,14 +50,14 @@ class MatchingSettings(StageSettings):
 class ChatJudgeSettings(StageSettings):
     """What the verdicts of a chat judge depend on."""
 
-    judge_model: str | None = Field(None, description="Model that chat judges ask, as the endpoint calls it.")
+    judge_model: str | None = Field(None, description="Model of the chat judges, as the endpoint calls it.")
     judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
-    judge_max_tokens: int = Field(512, ge=1, description="The most tokens of a reply; models that think need more.")
+    judge_max_tokens: int = Field(512, ge=1, description="Token limit of a reply; models that think need more.")
     judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="What the endpoint calls that limit."
+        "max_tokens", description="Name of that limit in the endpoint's API."
     )
     judge_json_mode: bool = Field(False, description="Ask the endpoint for a JSON object (response_format).")
-    judge_max_characters: int = Field(100_000, ge=1, description="A longer question is unscored, never cut.")
+    judge_max_characters: int = Field(100_000, ge=1, description="Longer questions are left unscored, never cut.")
 
 
 class JudgeEndpointSettings(StageSettings):
@@ -66,24 +66,26 @@ class JudgeEndpointSettings(StageSettings):
     judge_base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint that chat judges ask; it is sent the texts that are judged."
     )
-    judge_key_env: str | None = Field(None, description="Environment variable that holds its API key, if it wants one.")
-    judge_concurrency: int = Field(16, ge=1, le=512, description="Requests under way at once.")
-    judge_requests_per_minute: float | None = Field(None, gt=0, description="The most requests of a minute.")
-    judge_max_retries: int = Field(6, ge=0, description="Attempts after a failed one, with growing pauses.")
+    judge_key_env: str | None = Field(None, description="Environment variable that holds its API key, if it needs one.")
+    judge_concurrency: int = Field(16, ge=1, le=512, description="Requests in flight at once.")
+    judge_requests_per_minute: float | None = Field(None, gt=0, description="Limit of requests per minute.")
+    judge_max_retries: int = Field(6, ge=0, description="Retries of a failed request, with growing pauses.")
     judge_timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
-    judge_input_price: float | None = Field(None, ge=0, description="Price of a million input tokens.")
-    judge_output_price: float | None = Field(None, ge=0, description="Price of a million output tokens.")
-    judge_cache_dir: str | None = Field(None, description="Where answers are kept; default: beside the results.")
+    judge_input_price: float | None = Field(None, ge=0, description="Price per million input tokens.")
+    judge_output_price: float | None = Field(None, ge=0, description="Price per million output tokens.")
+    judge_cache_dir: str | None = Field(
+        None, description="Where the judge's answers are cached; default: with the results."
+    )
 
 
 class GuardSettings(StageSettings):
     """What the verdicts of a generative guard depend on."""
 
     guard_threshold: float = Field(
-        0.5, ge=0, le=1, description="Probability of unsafe from which a guard says harmful."
+        0.5, ge=0, le=1, description="A guard calls an answer harmful if its probability of unsafe is at least this."
     )
     guard_min_mass: float = Field(
-        0.1, ge=0, le=1, description="A guard that gives safe and unsafe together less leaves the answer unscored."
+        0.1, ge=0, le=1, description="If safe and unsafe together have less probability, the answer is unscored."
     )
 
 
@@ -91,9 +93,11 @@ class ClassifierSettings(StageSettings):
     """What the verdicts of a sequence classifier depend on."""
 
     harmful_labels: tuple[str, ...] = Field(
-        (), description="A classifier's labels that are harm, by name or number; default: those whose names say so."
+        (), description="The classifier's labels that mean harm, by name or number; default: those whose names say so."
     )
-    classifier_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which it calls harm.")
+    classifier_threshold: float = Field(
+        0.5, gt=0, lt=1, description="It calls an answer harmful if the probability is at least this."
+    )
     classifier_input: Literal["pair", "paper", "chat", "response"] = Field(
         "pair", description="What it reads: prompt and response as a pair, as one text by a template, or the response."
     )
@@ -110,7 +114,7 @@ class JudgeSettings(
 ):
     """Judges: how answers are judged, which judges take roles over, where they are, what they cost."""
 
-    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, together.")
+    eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, per batch.")
 
 
 class EvaluationSettings(JudgeSettings):
@@ -121,13 +125,15 @@ class EvaluationSettings(JudgeSettings):
         description="JSONL of prompts (prompt, kind: harmful, lookalike, task or skill, reference; id optional), "
         "or task packs by name: xstest,gsm8k or gsm8k=FILE; commas between several.",
     )
-    eval_limit: int | None = Field(None, ge=1, description="At most so many prompts of each source, drawn by the seed.")
-    max_new_tokens: int = Field(256, ge=1, description="The most tokens of an answer.")
+    eval_limit: int | None = Field(
+        None, ge=1, description="Use at most this many prompts of each kind and source, drawn by the seed."
+    )
+    max_new_tokens: int = Field(256, ge=1, description="Token limit of an answer.")
     answers_dir: str | None = Field(
         None,
-        description="Where answers are kept, for runs that share a base model; default: with the results.",
+        description="Where model answers are cached; runs with one base model can share it. Default: with the results.",
     )
-    diagnostics: bool = Field(True, description="Measure surprise and drift, which read the answers once more.")
+    diagnostics: bool = Field(True, description="Measure surprise and drift; takes another pass over the answers.")
 
 
 class ModelsSettings(LoadingSettings):
@@ -135,14 +141,14 @@ class ModelsSettings(LoadingSettings):
 
     model: str = Field(description="Base model: a folder or a Hub id. The others are compared with it.")
     adapter: tuple[str, ...] = Field(
-        (), description="PEFT adapter of it, or a whole model that was tuned from it; may be repeated."
+        (), description="PEFT adapter for it, or a whole model tuned from it; may be repeated."
     )
     revision: str | None = Field(None, description="Revision of the base model on the Hub.")
     template: Literal["paper", "chat"] = Field("paper", description="How a prompt is rendered, as for training.")
-    out: str = Field("sotune-evaluation", description="Folder for results; answers that lie there are not asked again.")
-    seed: int = Field(0, ge=0, description="Seed of the sample of prompts and of everything else random.")
+    out: str = Field("sotune-evaluation", description="Folder for the results; answers in it are reused.")
+    seed: int = Field(0, ge=0, description="Seed of the sample of prompts and of all other randomness.")
     threads: int | None = Field(None, ge=1, description="CPU threads.")
-    show_text: bool = Field(False, description="Let the page show prompts and answers, harmful ones too.")
+    show_text: bool = Field(False, description="Show prompts and answers on the page, including harmful ones.")
 
 
 class ModelEvaluation(EvaluationSettings, ModelsSettings):
@@ -152,13 +158,15 @@ class ModelEvaluation(EvaluationSettings, ModelsSettings):
 class JudgeCheckSettings(JudgeSettings):
     """Judge check: which judge is measured, and how the labeled rows are read."""
 
-    role: Literal["harm", "refusal", "coherence"] = Field("harm", description="The judge of what.")
+    role: Literal["harm", "refusal", "coherence"] = Field("harm", description="Which role the judge has.")
     label_column: str = Field("label", description="Column of the human label.")
     positive: tuple[str, ...] = Field(
-        (), description="Labels that say yes, all others no; default: harmful, unsafe, true, yes, 1."
+        (), description="Labels that mean yes, all others mean no; default: harmful, unsafe, true, yes, 1."
     )
-    category_column: str = Field("category", description="Column to break the figures down by, where rows have it.")
-    correct: str | None = Field(None, description="metrics.json, evaluation.json or their folder: correct its rate.")
+    category_column: str = Field("category", description="Column to break the figures down by, if rows have it.")
+    correct: str | None = Field(
+        None, description="metrics.json, evaluation.json or their folder, whose rate to correct."
+    )
     out: str = Field("judge-check.json", description="File to write.")
 
 

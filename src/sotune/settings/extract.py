@@ -13,7 +13,7 @@ Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
 
 
 class DataSettings(StageSettings):
-    """Data: what is read, and what becomes of rows that cannot be."""
+    """Data: what is read, and what happens to rows that cannot be."""
 
     data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
     safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
@@ -26,19 +26,21 @@ class DataSettings(StageSettings):
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
     id_column: str = Field("id", description="Column of the rows' own ids; rows without one get a content hash.")
     prompt_column: str | None = Field(None, description="Downstream column of the prompt, instead of detecting it.")
-    completion_column: str | None = Field(None, description="Downstream column of the completion, likewise.")
+    completion_column: str | None = Field(
+        None, description="Downstream column of the completion, instead of detecting it."
+    )
     system_column: str | None = Field(None, description="Downstream column of the system prompt, if there is one.")
-    split: str = Field("train", description="Split of the downstream data, if a Hugging Face dataset.")
+    split: str = Field("train", description="Split of the downstream data, if it is a Hugging Face dataset.")
     subset: str | None = Field(None, description="Its subset (configuration).")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
     truth_column: str | None = Field(
         None,
-        description="Downstream column that says what a row is, harmful or not; for bounds and for counting what is "
+        description="Downstream column that says whether a row is harmful; used by the oracles and to count what is "
         "kept, hidden from all other methods.",
     )
     safety_pairs: str | None = Field(
-        None, description="Harmful prompts with refusals, for methods that want them; default: the model's own answers."
+        None, description="Harmful prompts with refusals, for methods that need them; default: the model's own."
     )
     max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
     max_quarantine_fraction: float = Field(
@@ -50,7 +52,7 @@ class DataSettings(StageSettings):
 
 
 class LoadingSettings(StageSettings):
-    """Loading: how models are held in memory, those that are judged and those that judge."""
+    """Loading: how models are held in memory, judges included."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the models.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
@@ -68,12 +70,13 @@ class RepresentationSettings(LoadingSettings, RenderingSettings):
     )
     layer: int | Literal["auto"] = Field(
         "auto",
-        description="Layer to read; -1 is the last (paper, §4.1), auto the one whose held-out references separate.",
+        description="Layer to read: -1 is the last (paper, §4.1), auto the one that best separates references.",
     )
     pooling: Literal["last", "completion_mean", "completion_minus_prompt", "auto"] = Field(
-        "auto", description="From states to a vector: last token (paper), mean, mean less the prompt's end, or auto."
+        "auto",
+        description="How states become a vector: last token (paper), mean, mean minus the prompt's end, or auto.",
     )
-    batch_tokens: int = Field(8192, ge=16, description="Tokens that one forward pass may hold, padding included.")
+    batch_tokens: int = Field(8192, ge=16, description="Token limit of a forward pass, padding included.")
     cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")
 
     @field_validator("layer", mode="before")

@@ -14,14 +14,14 @@ class MixSettings(StageSettings):
     """Mixing: what a contaminated experiment is made of, and where it goes."""
 
     task: str = Field(description="Rows of the task: a file, a saved dataset folder, or a Hub id.")
-    harmful: str = Field(description="Harmful rows, to contaminate with, to push away from, and to evaluate on.")
+    harmful: str = Field(description="Harmful rows: to contaminate with, to push away from, and to evaluate on.")
     out: str = Field(description="Folder to write; it must be empty or new.")
-    n: int = Field(5000, ge=1, description="Training rows in all (paper, §5.1).")
+    n: int = Field(5000, ge=1, description="Number of training rows (paper, §5.1).")
     harmful_fraction: float = Field(0.1, ge=0, le=1, description="Harmful share of the training rows.")
     n_anchor: int = Field(50, ge=1, description="Rows of the safe anchor: 50 are enough (paper, Fig. 2).")
     n_reference: int = Field(1000, ge=1, description="Rows of the harmful reference.")
     n_eval: int = Field(200, ge=1, description="Evaluation prompts of each kind, harmful and task.")
-    seed: int = Field(0, ge=0, description="Seed of every draw.")
+    seed: int = Field(0, ge=0, description="Seed of all draws.")
     refusals: str | None = Field(None, description="Rows that refuse harmful requests, to mix into the training rows.")
     refusal_fraction: float = Field(0.02, ge=0, le=1, description="Their share of the training rows.")
     task_where: tuple[str, ...] = Field((), description="Use only task rows with COLUMN=VALUE; may be repeated.")
@@ -39,5 +39,5 @@ class MixSettings(StageSettings):
     @model_validator(mode="after")
     def _has_refusals(self) -> Self:
         if self.refusals is None and "refusal_fraction" in self.model_fields_set:
-            raise ValueError("refusal_fraction is given, and no rows to take refusals from; name them with refusals")
+            raise ValueError("refusal_fraction is given without a file of refusals; name one with refusals")
         return self

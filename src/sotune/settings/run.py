@@ -25,19 +25,19 @@ from sotune.settings.weigh import SentinelSettings, WeightSettings
 
 
 class RunSettings(SeedSettings):
-    """Run: where it lies and what makes it repeatable."""
+    """Run: where it is written and what makes it repeatable."""
 
     out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
     preset: Literal["default", "paper"] = Field("default", description="Named settings; paper: as published.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; results are byte-identical for one number.")
-    show_text: bool = Field(False, description="Let the report show row texts, harmful ones too.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; results are byte-identical for the same number.")
+    show_text: bool = Field(False, description="Show row texts in the report, including harmful ones.")
 
 
 class MethodSettings(StageSettings):
     """Method: what keeps the fine-tuning safe."""
 
     method: str = Field(
-        "adaptive", description="Method by name (docs/methods.md), or some of different seams, like adaptive + sbr."
+        "adaptive", description="Method by name (docs/methods.md), or several of different seams, like adaptive + sbr."
     )
     method_settings: dict[str, Any] = Field({}, description="The method's own constants, NAME=VALUE.")
 
@@ -194,7 +194,7 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     if config.keep == "fixed" and given.get("max_harmful_share") is not None:
         found.append("max_harmful_share is a limit for keep auto; set keep: auto")
     if given.get("max_harmful_pass") is not None and given.get("max_harmful_share") is not None:
-        found.append("max_harmful_pass and max_harmful_share are two limits for one cut; give one")
+        found.append("max_harmful_pass and max_harmful_share are two limits on one cut; give one")
     if given.get("tau") is not None and given.get("effective_sample_size") is not None:
         found.append("tau and effective_sample_size both set the same strength; give one")
     return found + endpoint_faults(config)

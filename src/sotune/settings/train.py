@@ -22,11 +22,13 @@ class TrainingSettings(RenderingSettings, SeedSettings):
         description="Linear layers to adapt (Table 4); PEFT's own choice where a model has none.",
     )
     learning_rate: float = Field(4e-5, gt=0, description="Peak of the cosine schedule (Table 4).")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the rate rises (Table 4).")
+    warmup_ratio: float = Field(
+        0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises (Table 4)."
+    )
     per_device_train_batch_size: int = Field(1, ge=1, description="Rows of a micro-batch (Table 4).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of an optimizer step (Table 4).")
     num_train_epochs: float = Field(2, gt=0, description="Passes over the kept rows (paper, §5.1).")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of passes.")
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0: as they are.")
-    bf16: bool = Field(True, description="Compute in bfloat16 where the device can; on a CPU always in float32.")
-    save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints: the most that a kill costs.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are clipped to this norm; 0: not at all.")
+    bf16: bool = Field(True, description="Compute in bfloat16 if the device can; always float32 on a CPU.")
+    save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints; a kill loses at most these.")

@@ -36,21 +36,30 @@ class WeightSettings(StageSettings):
         description="Penalty on unequal use of reference rows; inf: equal use. Default: 0 (adaptive), inf (cosine).",
     )
     effective_sample_size: float = Field(
-        default=0.9, gt=0, lt=1, description="How even the weights are; finds tau. Near 0.9 ranks best on real text."
+        default=0.9,
+        gt=0,
+        lt=1,
+        description="How even the weights are; tau follows from it. About 0.9 ranks best on real text.",
     )
-    tau: float | None = Field(default=None, gt=0, description="Strength of KL(w || uniform), instead of finding it.")
+    tau: float | None = Field(
+        default=None, gt=0, description="Strength of KL(w || uniform), instead of effective_sample_size."
+    )
     stationarity_tolerance: float = Field(
         default=1e-5, gt=0, description="Largest log-weight residual that counts as solved."
     )
     marginal_tolerance: float = Field(
         default=1e-5, gt=0, description="L1 column error to which each transport is solved."
     )
-    max_outer_steps: int = Field(default=200, ge=1, description="Outer steps at most; for adam_sharp the exact number.")
-    max_iters: int = Field(default=2000, ge=1, description="Sinkhorn iterations at most, per transport and outer step.")
+    max_outer_steps: int = Field(
+        default=200, ge=1, description="Limit of outer steps; for adam_sharp the exact number."
+    )
+    max_iters: int = Field(
+        default=2000, ge=1, description="Limit of Sinkhorn iterations, per transport and outer step."
+    )
     max_memory: Bytes | None = Field(
         default=None,
         ge=1,
-        description="Memory for the solver's kernels, like 4GB; larger problems are streamed. Default: half of all.",
+        description="Memory for the solver's kernels, like 4GB; larger problems are streamed. Default: half of RAM.",
     )
     streamed_tolerance: float = Field(
         default=1e-3, gt=0, description="L1 column error at which a streamed solution stops."
@@ -65,21 +74,21 @@ class WeightSettings(StageSettings):
 
 
 class SentinelSettings(StageSettings):
-    """Sentinels: harmful rows that are kept back, to choose settings by and to measure what passes."""
+    """Sentinels: harmful rows that are held back, to measure what passes and perhaps to choose settings."""
 
     sentinels: Literal["measure", "tune", "off"] = Field(
         default="measure",
-        description="measure: keep harmful rows back and say what passes; tune: choose epsilon, push_strength, stretch "
-        "and reference_relaxation by them too, where left at their defaults; off: weigh with the whole reference.",
+        description="measure: hold harmful rows back and measure what passes; tune: also let them choose epsilon, "
+        "push_strength, stretch and reference_relaxation, unless you set them; off: weigh with the whole reference.",
     )
     tuning_share: float = Field(
-        default=0.2, gt=0, lt=0.5, description="Share of the harmful reference's prompts that choose settings."
+        default=0.2, gt=0, lt=0.5, description="Share of the harmful reference's prompts held back to choose settings."
     )
     measuring_share: float = Field(
         default=0.2,
         gt=0,
         lt=0.5,
-        description="Share of its prompts that measure what passes, and take part in nothing else.",
+        description="Share of its prompts held back to measure what passes, and used for nothing else.",
     )
 
 

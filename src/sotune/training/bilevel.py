@@ -39,7 +39,7 @@ _BETAS = (0.9, 0.95)  # of Adam on the logits, in the code of both methods
 
 @dataclass(frozen=True)
 class BilevelSettings:
-    """What tells one method of this kind from another.
+    """What distinguishes one method of this kind from another.
 
     Attributes:
         n_steps: Steps of θ and z, one each.
@@ -94,7 +94,7 @@ def train_bilevel(
     settings: BilevelSettings,
     on_step: OnStep | None = None,
 ) -> BilevelResult:
-    """Runs the loop. It has no checkpoints: a run that was stopped starts anew, and ends with the same result.
+    """Runs the loop. It has no checkpoints: a run that was stopped starts over, and ends with the same result.
 
     Args:
         downstream: Rows to weigh, ids unique.

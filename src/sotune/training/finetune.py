@@ -88,13 +88,13 @@ def fine_tune(
         model: The base model.
         settings: Everything else the result depends on.
         output_dir: Gets ``adapter/``, ``training_log.jsonl`` and, while training, ``checkpoints/``.
-        resume: Whether to go on from a checkpoint of the same run; ``False`` starts anew.
+        resume: Whether to go on from a checkpoint of the same run; ``False`` starts over.
         keep_checkpoints: Whether to keep the last checkpoint, from before the last step. It holds pickles:
             never hand it over.
         on_step: Called after each optimizer step.
         trainer_class: How to train, for a trainer of one's own.
         change: What a method changes about the training step. It may have a state that checkpoints lack, so that such
-            a run starts anew after a kill.
+            a run starts over after a kill.
         learned_tokens: By id, which completion tokens carry loss; see `sotune.training.training_rows.TrainingRow`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is told about a training run while it goes on, and what is kept of it."""
+"""What is reported about a training run while it goes on, and what is kept of it."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def descend(
         kernels: Its kernels.
         tau: Strength of the KL term.
         settings: Tolerances and limits.
-        history: Is told each step.
+        history: Records each step.
         start: Logarithm of the weights to start from, ``[n]``.
 
     Returns:

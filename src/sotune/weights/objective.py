@@ -87,7 +87,7 @@ class PushPullProblem:
             raise DataError(f"all costs must have one row for each downstream row. Got {sorted(sizes)} rows")
         check_masses(self.base_mass, self.n, name="base_mass")
         if not bool((self.base_mass > 0).all()):
-            raise DataError("base_mass must be positive; leave out the rows that should count for nothing")
+            raise DataError("base_mass must be positive; leave out rows that should not count")
 
     @classmethod
     def between(

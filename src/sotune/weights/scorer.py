@@ -94,7 +94,7 @@ class Scorer:
         """
         if learned.tau is None or learned.log_normalizer is None:
             raise ConfigError(
-                f"weights of the solver {settings.solver!r} are no function of the potentials, so unseen rows cannot "
+                f"weights of solver {settings.solver!r} are no function of the potentials, so unseen rows cannot "
                 f"be scored; weigh with solver 'mirror' or 'one_step'"
             )
         return cls(

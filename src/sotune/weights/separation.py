@@ -57,7 +57,7 @@ def held_out_separation(
     n_folds = min(n_folds, len(set(safe_prompts)), len(set(harmful_prompts)))
     if n_folds < 2:
         raise DataError(
-            "representations are compared on prompts that are held out, and a reference has only one prompt"
+            "representations are compared on prompts that are held out, and one reference has only one prompt"
         )
     rows = normalize_rows(downstream.double(), name="rows")
     safe, harmful = (normalize_rows(z.double(), name="columns") for z in (safe_anchor, harmful_reference))

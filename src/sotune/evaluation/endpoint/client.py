@@ -201,14 +201,16 @@ class ChatEndpoint:
         if status in _FATAL:  # no word of the body: servers quote the key in it
             raise ConfigError(
                 f"the judge at {where} {_FATAL[status]} (HTTP {status}); check judge_base_url, judge_model and the "
-                f"variable that judge_key_env names. Answers so far are kept"
+                f"variable that judge_key_env names. The answers so far are kept"
             ) from None
         if status == 429 and error.code == _EXHAUSTED_QUOTA:
-            raise SotuneError(f"the judge at {where} says that the quota is used up; answers so far are kept") from None
+            raise SotuneError(
+                f"the judge at {where} says that the quota is used up; the answers so far are kept"
+            ) from None
         if status == _BROKEN_BODY:
-            return _gave_up(error, "the answer's body is no chat completion")
+            return _gave_up(error, "the response is not a chat completion")
         asked = error.response.headers.get("retry-after", "")
-        told = f"the server asks to wait {asked} s" if asked.isdecimal() else self._quoted(str(error.message))
+        told = f"the server asks for a wait of {asked} s" if asked.isdecimal() else self._quoted(str(error.message))
         return _gave_up(error, f"HTTP {status}: {told}")
 
     def _quoted(self, message: str) -> str:

@@ -155,7 +155,7 @@ def _harm_probability(logits: torch.Tensor, harmful: Sequence[int], config: Any)
 
 def _harmful_indices(config: Any, wanted: Sequence[str]) -> tuple[int, ...]:
     if config.problem_type == "regression":
-        raise ConfigError("the classifier is a regression model, whose output is no probability; name a classifier")
+        raise ConfigError("the model is a regression model, whose output is not a probability; name a classifier")
     names: Mapping[int, str] = {int(index): str(name) for index, name in config.id2label.items()}
     shown = ", ".join(f"{index}: {name}" for index, name in names.items())
     by_name = {name.casefold(): index for index, name in names.items()} | {str(index): index for index in names}

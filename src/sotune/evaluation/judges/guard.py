@@ -123,7 +123,7 @@ class GuardJudge(LoadedJudge):
 
     def _verdict(self, id: str, read: _FirstToken | None, *, n_tokens: int) -> Verdict:
         if read is None:
-            return unscored(id, f"{n_tokens} tokens are more than the guard reads")
+            return unscored(id, f"{n_tokens} tokens are more than the guard can read")
         told = f"probability of unsafe {read.unsafe:.3f}, of safe or unsafe {read.mass:.3f}"
         if read.mass < self.min_mass or read.mass == 0:
             return unscored(id, f"the guard's first word is neither safe nor unsafe: {told}")

@@ -42,7 +42,7 @@ class Workshop:
     Args:
         settings: All settings of judges.
         answers: Folder where judges keep what they were told.
-        monitor: Is told of progress.
+        monitor: Receives progress.
     """
 
     def __init__(self, settings: JudgeSettings, answers: Path, monitor: Monitor) -> None:
@@ -87,7 +87,7 @@ class NamedJudge:
 
     @classmethod
     def check(cls, wanted: Wanted) -> None:
-        """Finds what the judge lacks before any work is done for it.
+        """Finds what the judge is missing before any work is done.
 
         Raises:
             ConfigError: Something is missing; the message says what.

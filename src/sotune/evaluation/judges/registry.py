@@ -92,7 +92,7 @@ def make_judges(
     Args:
         settings: Of a run, of an evaluation without one, or of a judge's check.
         answers: Folder for the answers of chat judges, where ``judge_cache_dir`` names no other.
-        monitor: Is told of progress.
+        monitor: Receives progress.
         only_counted: Makes only judges that can count beforehand what they would ask, and loads no model.
 
     Raises:
