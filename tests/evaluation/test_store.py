@@ -78,7 +78,7 @@ def test_another_key_or_other_prompts_start_anew(tmp_path):
 
 
 def test_a_part_with_the_wrong_responses(tmp_path):
-    with pytest.raises(ArtifactError, match="does not hold the responses of its 4 prompts"):
+    with pytest.raises(ArtifactError, match="does not hold the responses to its 4 prompts"):
         shards(tmp_path).complete(PROMPTS, lambda prompts: [response("x", "stranger")])
     with pytest.raises(DataError, match="2 prompts have the id 'p0'"):
         shards(tmp_path).complete(PROMPTS[:1] * 2, Answerer())
