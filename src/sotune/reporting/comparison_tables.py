@@ -20,7 +20,16 @@ _METRICS = {
     "coherence": "coherence ↑",
     "avg": "Avg ↑",
 }
-_HEAD = ("method", *_METRICS.values(), "rank", "Avg − best rival", "p (Holm)", "seconds", "peak MB")
+_HEAD = (
+    "method",
+    *_METRICS.values(),
+    "harm + over-refusal ↓",
+    "rank",
+    "Avg − best rival",
+    "p (Holm)",
+    "seconds",
+    "peak MB",
+)
 _TEX = re.compile(r"[\\&%$#_{}~^]")
 _TEX_WORDS = {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "−": "$-$", "\u202f": r"\,"}
 
@@ -59,6 +68,7 @@ def _cells(row: Standing) -> list[str]:
     gap = row.difference
     return [
         *(_estimate(row.metrics.get(metric)) for metric in _METRICS),
+        "" if row.both_errors is None else f"{row.both_errors:.3f}",
         "" if row.rank is None else f"{row.rank:.1f}",
         "" if gap is None else f"{_signed(gap.difference)} [{_signed(gap.low)}, {_signed(gap.high)}]",
         "" if row.p_value is None else _p_value(row.p_value),
