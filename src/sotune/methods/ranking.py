@@ -8,6 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sotune.catalogue import Kind
+from sotune.evaluation import EvalPrompt, Judge, Response
+from sotune.records import Record
+
 
 def weights_by_rank(scores: Tensor) -> Tensor:
     """Returns weights in the order of the scores, on the simplex: mid-ranks, so that equal scores weigh the same.
@@ -27,6 +31,22 @@ def rank_with_ties(grades: Tensor, ids: Sequence[str], *, seed: int) -> Tensor:
     """Returns weights by rank of the grade, ``[n]``; among equal grades by noise that belongs to the row."""
     level = torch.unique(grades, return_inverse=True)[1]
     return weights_by_rank(level + row_noise(ids, seed))
+
+
+def judged_scores(judge: Judge, records: Sequence[Record], *, kind: Kind, unscored: float) -> Tensor:
+    """Returns a judge's score of each row's completion as an answer to its prompt, float64, ``[n]``.
+
+    Args:
+        judge: Scores them.
+        records: The rows.
+        kind: What the prompts test.
+        unscored: The score of a row that the judge could not score.
+    """
+    prompts = [EvalPrompt(row.id, kind, row.prompt) for row in records]
+    answers = [Response(r.id, r.completion, n_tokens=len(r.completion.split()), finished=True) for r in records]
+    scores = {verdict.id: verdict.score for verdict in judge.judge(prompts, answers)}
+    found = [unscored if (score := scores[row.id]) is None else score for row in records]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def row_noise(ids: Sequence[str], seed: int) -> Tensor:
