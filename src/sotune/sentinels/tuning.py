@@ -88,6 +88,7 @@ def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
     settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(60, 16) + torch.eye(16)[1] * 4
     >>> rows = Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])
@@ -96,7 +97,7 @@ def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid
     [(0.1, 1.0), (0.4, 1.0)]
 
     Args:
-        rows: Whom the settings weigh, and the sentinels.
+        rows: What the settings are tried on.
         settings: What stays where nothing is better; tried too. The grid varies some of them.
         grid: What is tried; a point that means the same as another is tried once.
 
