@@ -7,8 +7,8 @@ stopped goes on where it stood.
 from __future__ import annotations
 
 import functools
-import math
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,8 +18,17 @@ from typing import Any
 from sotune.artifacts import RunFolder, library_versions, read_json, read_parquet, sha256_json, write_json
 from sotune.comparison.draw import KIND, DrawFiles
 from sotune.comparison.variant import BASE, Variant
+from sotune.evaluation.prompts import load_prompts
+from sotune.methods import settle
+from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
+from sotune.pipeline import run
+from sotune.pipeline.method_tools import base_model, kinds_of
+from sotune.pipeline.model_comparison import compare_models
+from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.verbs import STAGES
 from sotune.settings import ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
+from sotune.training.progress import count_steps
 
 _RESULT = "result.json"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
@@ -92,18 +101,12 @@ class CellPlan:
         config = make_config(given, origin=self.variant.name)
         # Each plan of batches has a cache of its own, so that bytes do not depend on which cells came before.
         plan = [self.draw.row_digest, config.part(RepresentationSettings).model_dump(mode="json")]
-        batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        steps = config.max_steps or math.ceil(math.ceil(self.draw.n / batch) * config.num_train_epochs)
+        steps = count_steps(self.draw.n, config)
         cache = self.folder / "representations" / sha256_json(plan)[:16]
         return make_config({**given, "max_steps": steps, "cache_dir": str(cache)}, origin=self.variant.name)
 
     def key(self) -> str:
         """Returns what the result depends on."""
-        from sotune.methods import settle
-        from sotune.models import model_fingerprint
-        from sotune.pipeline.method_tools import base_model
-        from sotune.pipeline.verbs import STAGES
-
         config = self.config
         elsewhere = {"out", "cache_dir", "answers_dir", *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
@@ -131,8 +134,6 @@ class CellPlan:
         return cell
 
     def _base(self, meter: _Meter) -> Cell:
-        from sotune.pipeline.model_comparison import compare_models
-
         config = self.config
         names = ModelEvaluation.model_fields.keys() & RunConfig.model_fields.keys() & config.model_fields_set
         compare_models(ModelEvaluation(**{name: getattr(config, name) for name in names}), meter)
@@ -140,8 +141,6 @@ class CellPlan:
         return Cell(self._row(found["metrics"][BASE], meter, seconds=0.0), examples=self._examples("base.responses"))
 
     def _run(self, meter: _Meter) -> Cell:
-        from sotune.pipeline import run
-
         run(self.config, meter)
         metrics, promise = (read_json(self.out / name) for name in ("metrics.json", "promise.json"))
         weights, kinds = read_parquet(self.out / "weights.parquet"), self._kinds()
@@ -153,9 +152,6 @@ class CellPlan:
         return Cell(row, kept, relative, self._examples("responses"))
 
     def _kinds(self) -> dict[str, str]:
-        from sotune.pipeline.method_tools import kinds_of
-        from sotune.pipeline.record_sets import read_records
-
         return kinds_of(self.config, read_records(RunFolder.open(self.out), "downstream")["downstream"])
 
     def _row(self, metrics: Mapping[str, Any], meter: _Meter, *, seconds: float) -> dict[str, Any]:
@@ -173,8 +169,6 @@ class CellPlan:
         }
 
     def _examples(self, name: str) -> dict[str, str]:
-        from sotune.evaluation.prompts import load_prompts
-
         answers = read_parquet(self.out / f"{name}.parquet")
         text = dict(zip(answers["id"], answers["text"], strict=True))
         chosen: dict[str, list[str]] = {}
@@ -231,8 +225,7 @@ def _peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import resource
-    import sys
+    import resource  # not on every system
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -16,6 +16,7 @@ from sotune.evaluation.base import EvalPrompt, Response
 from sotune.evaluation.diagnostics import Figures
 from sotune.evaluation.judging import Judged
 from sotune.evaluation.metrics import JudgeRole, metrics_to_json
+from sotune.evaluation.prompts import prompt_row
 from sotune.evaluation.store import save_responses, save_verdicts
 
 RESULTS, PROMPTS = "evaluation.json", "prompts.jsonl"
@@ -147,10 +148,4 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _prompt_line(prompt: EvalPrompt) -> str:
-    line = {
-        "id": prompt.id,
-        "kind": prompt.kind,
-        "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
-        "reference": prompt.reference,
-    }
-    return json.dumps(line, ensure_ascii=False)
+    return json.dumps(prompt_row(prompt), ensure_ascii=False)

@@ -102,7 +102,7 @@ def build_training_rows(
 
     Args:
         records: The rows to train on, ids unique.
-        loss_weights: One weight ≥ 0 for each record's id; other ids are of no account.
+        loss_weights: One weight ≥ 0 for each record's id; others are ignored.
         tokenizer: A Hugging Face tokenizer.
         template: How to render a record.
         max_length: Most tokens of a row, the end-of-sequence token among them.
