@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sotune.errors import ConfigError, DataError
+from sotune.plugins import installed, load_plugin
 
 Kind = Literal["harmful", "lookalike", "task", "skill"]
 MatchRule = Literal["label", "number", "contains", "choice", "exact", "f1"]
@@ -226,17 +227,11 @@ def _own_names() -> tuple[str, ...]:
 
 def _of_other_packages() -> dict[str, metadata.EntryPoint]:
     """Returns what other packages bring; none of them can replace a data set of ours."""
-    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
-    return {name: entry for name, entry in found.items() if name not in _own_names()}
+    return {name: entry for name, entry in installed(GROUP).items() if name not in _own_names()}
 
 
 def _load_entry(entry: metadata.EntryPoint) -> DataSet:
-    try:
-        found = entry.load()
-    except Exception as error:  # noqa: BLE001 - whatever another package raises when it is imported
-        raise ConfigError(
-            f"data set {entry.name!r} of {entry.value} could not be loaded ({error}); fix or remove its package"
-        ) from error
+    found = load_plugin("data set", entry)
     if not isinstance(found, DataSet) or found.name != entry.name:
         raise ConfigError(
             f"{entry.value} must be a sotune.catalogue.DataSet called {entry.name!r}. Got {_say_what(found)}"

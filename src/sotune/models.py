@@ -136,6 +136,25 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
     return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=frozen)
 
 
+def load_adapted(spec: ModelSpec, adapter: Path | None) -> Any:
+    """Loads a causal language model to use it as it is, with a saved adapter or without.
+
+    Raises:
+        ConfigError: See `load_causal_lm`.
+    """
+    import torch
+
+    model = load_causal_lm(spec, frozen=True)
+    if adapter is None:
+        return model
+    from peft import PeftModel
+
+    # PEFT draws an adapter at random before it fills it.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by its old name
+        return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).eval()
+
+
 def load_sequence_classifier(spec: ModelSpec) -> Any:
     """Loads a frozen sequence-classification model onto its device.
 

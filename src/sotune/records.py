@@ -56,6 +56,11 @@ class Record:
         return (*self.prompt, Message("assistant", self.completion))
 
 
+def as_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Returns the turns of a conversation as chat templates and files have them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
 def content_hash(prompt: Sequence[Message], completion: str) -> str:
     """Returns 16 hexadecimal digits that name a prompt and completion by their content."""
     canonical = json.dumps([[[m.role, m.content] for m in prompt], completion], ensure_ascii=True)

@@ -82,7 +82,7 @@ def test_a_judge_of_another_package(package):
 def test_a_package_that_does_not_keep_its_word(package):
     for name, message in (
         ("plain", "'plain' is word_judges:Plain, which is not a NamedJudge"),
-        ("lost", "'lost' could not"),
+        ("lost", "'lost' of word_judges:Lost could not be loaded"),
     ):
         with pytest.raises(ConfigError, match=message):
             judge_class(name)

@@ -5,18 +5,15 @@ import torch
 
 from sotune.methods.kl import StayClose, train
 from sotune.methods.method import train_weighted
-from sotune.models import load_tokenizer
+from sotune.models import load_adapted
 from sotune.training import fine_tune
 from sotune.training.finetune import load_with_adapter
-from sotune.training.token_losses import load_with
-from sotune.training.training_rows import WeightedCollator, build_equal_rows
+from sotune.training.training_rows import load_equal_rows
 
 
 def anchor(inputs, *, coefficient=1.0, n_each=3):
-    tokenizer = load_tokenizer(inputs.tools.model)
-    rows = build_equal_rows(inputs.harmful_reference, tokenizer, inputs.tools.training)
-    collate = WeightedCollator(pad_token_id=tokenizer.pad_token_id)
-    return StayClose(rows, collate, coefficient=coefficient, n_each=n_each, seed=0), rows
+    rows = load_equal_rows(inputs.harmful_reference, inputs.tools.model, inputs.tools.training)
+    return StayClose(rows, coefficient=coefficient, n_each=n_each, seed=0), rows.rows
 
 
 def disturbed(inputs):
@@ -73,7 +70,7 @@ def test_training_with_it_stays_closer(train_inputs, tmp_path):
     for name, how in (("plain", train_weighted), ("held", train)):
         adapter = how(replace(train_inputs, output_dir=tmp_path / name)).adapter
         with torch.no_grad():
-            moved.append(float(change.penalty(load_with(train_inputs.tools.model, adapter), 0)))
+            moved.append(float(change.penalty(load_adapted(train_inputs.tools.model, adapter), 0)))
     assert moved[1] < moved[0]
 
 

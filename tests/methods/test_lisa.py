@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from sotune.methods.lisa import TakeTurns
-from sotune.training.training_rows import TrainingRow, WeightedCollator
+from sotune.training.training_rows import RowBatches, TrainingRow, WeightedCollator
 
 
 def turns(*, rho=2.0, n_steps=40):
     rows = [TrainingRow(f"p{i}", torch.tensor([1, 2, 3 + i], dtype=torch.int32), 1, 1.0) for i in range(3)]
-    return TakeTurns(rows, WeightedCollator(pad_token_id=0), n_steps=n_steps, rho=rho, seed=0)
+    return TakeTurns(RowBatches(rows, WeightedCollator(pad_token_id=0)), n_steps=n_steps, rho=rho, seed=0)
 
 
 def test_each_turn_begins_with_alignment_in_the_released_shares():

@@ -145,7 +145,7 @@ def outside(monkeypatch, **values):
     module.__dict__.update(values)
     monkeypatch.setitem(sys.modules, "outside_methods", module)
     entries = [EntryPoint(name, f"outside_methods:{name}", "sotune.methods") for name in [*values, "gone"]]
-    monkeypatch.setattr("sotune.methods.all_methods.entry_points", lambda group: entries)
+    monkeypatch.setattr("sotune.plugins.metadata.entry_points", lambda group: entries)
 
 
 def test_methods_of_other_packages_are_found_and_combined(monkeypatch):

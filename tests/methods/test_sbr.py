@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from sotune.methods.sbr import AnchorStates, train
-from sotune.models import load_causal_lm
+from sotune.models import load_adapted, load_causal_lm
 from sotune.training import fine_tune
-from sotune.training.token_losses import load_with
 
 PROMPTS = [[1, 20, 21], [1, 30, 31, 32, 33]]
 
@@ -41,13 +40,13 @@ def test_anchored_training_moves_the_states_less(train_inputs, tmp_path):
     from sotune.methods.method import train_weighted
 
     change = anchor()
-    base = load_with(train_inputs.tools.model, None)
+    base = load_adapted(train_inputs.tools.model, None)
     change.start(base)
     shifts = []
     for name, how in (("plain", train_weighted), ("anchored", train)):
         adapter = how(replace(train_inputs, output_dir=tmp_path / name)).adapter
         with torch.no_grad():
-            shifts.append(float(change.penalty(load_with(train_inputs.tools.model, adapter), 0)))
+            shifts.append(float(change.penalty(load_adapted(train_inputs.tools.model, adapter), 0)))
     # The anchored run holds other prompts, those of the reference; the states of all end-of-prompt cues move together.
     assert shifts[1] < shifts[0]
 

@@ -19,7 +19,7 @@ def sets(seed=0):
 
 def representations():
     downstream, anchor, harmful = sets()
-    return {"default": Representations(downstream, anchor, harmful[:60], harmful[60:])}
+    return Representations(downstream, anchor, harmful[:60], harmful[60:])
 
 
 @pytest.mark.parametrize(("cost", "n"), [("adaptive", 54), ("cosine", 27)])

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from sotune.models import ModelSpec, load_causal_lm
+from sotune.models import ModelSpec, load_adapted, load_causal_lm
 from sotune.records import Record
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
-from sotune.training.token_losses import load_with, score_tokens
+from sotune.training.token_losses import score_tokens
 from sotune.training.training_rows import build_training_rows
 
 
@@ -49,5 +49,5 @@ def test_loading_an_adapter_leaves_the_random_state(spec, tmp_path):
     weights = dict.fromkeys((row.id for row in ROWS), 1.0)
     adapter = fine_tune(ROWS, weights, model=spec, settings=SETTINGS, output_dir=tmp_path).adapter
     state = torch.get_rng_state()
-    load_with(spec, adapter)
+    load_adapted(spec, adapter)
     assert torch.equal(torch.get_rng_state(), state)

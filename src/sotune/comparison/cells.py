@@ -7,8 +7,8 @@ stopped goes on where it stood.
 from __future__ import annotations
 
 import functools
-import math
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,6 +28,7 @@ from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.pipeline.verbs import STAGES, run
 from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, WEIGHTS
 from sotune.settings import ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
+from sotune.training.progress import count_steps
 
 _RESULT = Json("result.json", verb="compare")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
@@ -100,8 +101,7 @@ class CellPlan:
         config = make_config(given, origin=self.variant.name)
         # Each plan of batches has a cache of its own, so that bytes do not depend on which cells came before.
         plan = [self.draw.row_digest, config.part(RepresentationSettings).model_dump(mode="json")]
-        batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        steps = config.max_steps or math.ceil(math.ceil(self.draw.n / batch) * config.num_train_epochs)
+        steps = count_steps(self.draw.n, config)
         cache = self.folder / "representations" / sha256_json(plan)[:16]
         return make_config({**given, "max_steps": steps, "cache_dir": str(cache)}, origin=self.variant.name)
 
@@ -224,8 +224,7 @@ def _peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import resource
-    import sys
+    import resource  # not on every system
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -15,6 +15,7 @@ from sotune.comparison.grid import Comparison, PlannedCell
 from sotune.comparison.results import summarize, write_results
 from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
+from sotune.reporting import write_comparison_report, write_comparison_tables
 
 FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 
@@ -53,8 +54,6 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         DataError: A source cannot be read, or prompts stand in two roles.
         SotuneError: Cells failed; all others are measured and written.
     """
-    from sotune.reporting import write_comparison_report, write_comparison_tables
-
     started = time.monotonic()
     run = RunFolder(out)
     draws = Draws(settings)

@@ -6,28 +6,43 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sotune.artifacts import sha256_file, sha256_json, sha256_text, write_text
-from sotune.errors import DataError
-from sotune.mixing import prompt_key
-
-if TYPE_CHECKING:
-    from sotune.evaluation import EvalPrompt
-    from sotune.records import Message, Record
+from sotune.evaluation import EvalPrompt
+from sotune.evaluation.prompts import prompt_row
+from sotune.mixing import check_roles, prompt_key
+from sotune.records import Record, as_turns
 
 KIND = "kind"
 """Column of a row's kind: ``harmful``, ``refusal`` and so on for downstream rows, the set's name for others."""
 
 
 @dataclass(frozen=True)
-class Draw:
+class DrawName:
+    """What tells one draw from another.
+
+    Attributes:
+        dataset: Its data set.
+        harmful_fraction: Share of harmful rows.
+        seed: What it was drawn with; also the seed of training and of methods that draw.
+    """
+
+    dataset: str
+    harmful_fraction: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names the draw's folder."""
+        return f"{self.dataset}-p{self.harmful_fraction:g}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Draw(DrawName):
     """One draw of a contaminated data set with its references and its evaluation prompts.
 
     Attributes:
-        dataset: Its name.
-        harmful_fraction: Share of harmful rows.
-        seed: What it was drawn with; also the seed of training and of methods that draw.
         downstream: The rows to fine-tune on.
         safe_anchor: Trusted rows.
         harmful_reference: Harmful rows.
@@ -36,9 +51,6 @@ class Draw:
         safety_pairs: Harmful prompts with refusals, for methods that train on such; see `sotune.methods.Tools`.
     """
 
-    dataset: str
-    harmful_fraction: float
-    seed: int
     downstream: Sequence[Record]
     safe_anchor: Sequence[Record]
     harmful_reference: Sequence[Record]
@@ -46,45 +58,27 @@ class Draw:
     kind: Mapping[str, str]
     safety_pairs: Sequence[Record] = ()
 
-    @property
-    def name(self) -> str:
-        """Names the draw's folder."""
-        return self.name_of(self.dataset, self.harmful_fraction, self.seed)
-
-    @staticmethod
-    def name_of(dataset: str, harmful_fraction: float, seed: int) -> str:
-        """Returns the name of a draw."""
-        return f"{dataset}-p{harmful_fraction:g}-s{seed}"
-
     def texts(self) -> dict[str, str]:
         """Returns the files of the draw by their setting's name, as JSON lines; sets without rows are left out."""
         sets = {name: getattr(self, name) for name in ("safe_anchor", "harmful_reference", "safety_pairs")}
         texts = {
             "data": _lines(_row(record, self.kind[record.id]) for record in self.downstream),
             **{name: _lines(_row(record, name) for record in records) for name, records in sets.items()},
-            "eval_prompts": _lines(map(_prompt, self.prompts)),
+            "eval_prompts": _lines({**prompt.meta, **prompt_row(prompt)} for prompt in self.prompts),
         }
         return {name: text for name, text in texts.items() if text}
 
 
 @dataclass(frozen=True)
-class DrawFiles:
+class DrawFiles(DrawName):
     """A draw on disk: all that a cell needs to know of it.
 
     Attributes:
-        name: The draw.
-        dataset: Its data set.
-        harmful_fraction: Share of harmful rows.
-        seed: What it was drawn with.
         n: Its downstream rows.
         digests: SHA-256 of each file, by its setting's name.
         paths: Where each file lies, by its setting's name.
     """
 
-    name: str
-    dataset: str
-    harmful_fraction: float
-    seed: int
     n: int
     digests: Mapping[str, str]
     paths: Mapping[str, str]
@@ -107,7 +101,6 @@ class DrawFiles:
             if write and not (path.exists() and sha256_file(path) == digests[name]):
                 write_text(path, texts[name])
         return cls(
-            draw.name,
             draw.dataset,
             draw.harmful_fraction,
             draw.seed,
@@ -141,16 +134,7 @@ def check_disjoint(draw: Draw) -> None:
         "the harmful reference": {prompt_key(record.prompt): record.id for record in draw.harmful_reference},
         "the safety pairs": {prompt_key(record.prompt): record.id for record in draw.safety_pairs},
     }
-    names = list(roles)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            both = roles[first].keys() & roles[second].keys()
-            if both:
-                ids = sorted(roles[first][key] for key in both)[:5]
-                raise DataError(
-                    f"{draw.name}: {len(both)} prompts are both in {first} (ids {ids}) and in {second}, so that the "
-                    f"model would be tested or weighed on what it is trained on; remove them from one"
-                )
+    check_roles(roles, where=draw.name, remedy="remove them from one: no model is tested on what it was trained on")
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -158,13 +142,4 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _row(record: Record, kind: str) -> dict[str, Any]:
-    return {"id": record.id, "prompt": _turns(record.prompt), "completion": record.completion, KIND: kind}
-
-
-def _prompt(prompt: EvalPrompt) -> dict[str, Any]:
-    own = {"id": prompt.id, "kind": prompt.kind, "messages": _turns(prompt.messages), "reference": prompt.reference}
-    return {**prompt.meta, **own}
-
-
-def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+    return {"id": record.id, "prompt": as_turns(record.prompt), "completion": record.completion, KIND: kind}

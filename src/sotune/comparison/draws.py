@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from sotune.comparison.compare_settings import CompareSettings, FileData, MiniatureData
-from sotune.comparison.draw import Draw
+from sotune.comparison.draw import Draw, DrawName
 from sotune.comparison.variant import References, Variant
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation import EvalPrompt
 from sotune.evaluation.prompts import load_prompts
+from sotune.miniature import (
+    HarmKind,
+    generate_eval_prompts,
+    generate_harmful_reference,
+    generate_safe_anchor,
+    generate_safety_pairs,
+    generate_task_data,
+)
 from sotune.mixing import LABELS, MixSizes, SourceName, deal, prompt_key
 from sotune.records import Record
+from sotune.settings import Format
 from sotune.sources import LoadedSet, SourceOptions, load_set
 
 GENERAL = "general"
@@ -33,15 +43,15 @@ class Draws:
     def __init__(self, settings: CompareSettings) -> None:
         self._settings = settings
         self._data = {data.name: data for data in settings.datasets}
-        self._loaded: dict[tuple[Any, ...], LoadedSet] = {}
+        self._read = functools.cache(load_set)
         variants = settings.variants()
         self._n_anchor = max([settings.n_anchor, *(v.references.n_anchor or 0 for v in variants)])
         self._n_reference = max([settings.n_reference, *(v.references.n_reference or 0 for v in variants)])
 
-    def names(self) -> dict[str, tuple[str, float, int]]:
-        """Returns the name of each draw, with its data set, harmful share and seed."""
+    def names(self) -> dict[str, DrawName]:
+        """Returns what each draw is, by the name of its folder."""
         units = itertools.product(self._data, self._settings.harmful_fractions, self._settings.seeds)
-        return {Draw.name_of(*unit): unit for unit in units}
+        return {unit.name: unit for unit in (DrawName(*each) for each in units)}
 
     def make(self, name: str) -> Draw:
         """Makes one draw.
@@ -50,11 +60,9 @@ class Draws:
             ConfigError: The shares of harmful rows and refusals exceed the whole.
             DataError: A source cannot be read or has too few prompts.
         """
-        dataset, harmful_fraction, seed = self.names()[name]
-        data = self._data[dataset]
-        if isinstance(data, MiniatureData):
-            return self._miniature(data, harmful_fraction, seed)
-        return self._files(data, harmful_fraction, seed)
+        unit = self.names()[name]
+        data = self._data[unit.dataset]
+        return self._miniature(data, unit) if isinstance(data, MiniatureData) else self._files(data, unit)
 
     def all(self) -> Iterator[Draw]:
         """Makes all draws, one after the other."""
@@ -81,18 +89,16 @@ class Draws:
             draw = replace(draw, harmful_reference=reference, safety_pairs=pairs)
         return draw
 
-    def _miniature(self, data: MiniatureData, harmful_fraction: float, seed: int) -> Draw:
-        from sotune.miniature import generate_eval_prompts, generate_task_data
-
-        task, settings = data.miniature, self._settings
+    def _miniature(self, data: MiniatureData, unit: DrawName) -> Draw:
+        task, settings, seed = data.miniature, self._settings, unit.seed
         reference = _miniature_reference(data.reference_kinds, n=settings.n_reference, seed=seed)
         downstream = generate_task_data(
-            task, n=settings.n, harmful_fraction=harmful_fraction, harm_kinds=data.contamination_kinds, seed=seed
+            task, n=settings.n, harmful_fraction=unit.harmful_fraction, harm_kinds=data.contamination_kinds, seed=seed
         )
         return Draw(
-            dataset=data.name,
-            harmful_fraction=harmful_fraction,
-            seed=seed,
+            unit.dataset,
+            unit.harmful_fraction,
+            unit.seed,
             downstream=downstream,
             safe_anchor=_miniature_anchor(data, None, n=settings.n_anchor, seed=seed),
             harmful_reference=reference,
@@ -101,20 +107,20 @@ class Draws:
             kind={record.id: str(record.meta["kind"]) for record in downstream},
         )
 
-    def _files(self, data: FileData, harmful_fraction: float, seed: int) -> Draw:
+    def _files(self, data: FileData, unit: DrawName) -> Draw:
         settings = self._settings
-        rows = self._dealt(data, harmful_fraction, seed)
+        rows = self._dealt(data, unit)
         train = [
             (replace(record, id=f"{source}/{record.id}"), LABELS[source])
             for source, roles in rows.items()
             for record in roles.get("train", ())
         ]
-        random.Random(f"{seed}/train").shuffle(train)
+        random.Random(f"{unit.seed}/train").shuffle(train)
         own = load_prompts(Path(data.eval_prompts)) if data.eval_prompts else []
         draw = Draw(
-            dataset=data.name,
-            harmful_fraction=harmful_fraction,
-            seed=seed,
+            unit.dataset,
+            unit.harmful_fraction,
+            unit.seed,
             downstream=[record for record, _ in train],
             safe_anchor=rows["task"]["safe_anchor"][: settings.n_anchor],
             harmful_reference=rows[_held(rows)]["harmful_reference"][: settings.n_reference],
@@ -132,55 +138,46 @@ class Draws:
         if data.safety_pairs is None:
             return []
         taken: list[Record | EvalPrompt] = [*draw.prompts, *draw.downstream, *draw.safe_anchor, *draw.harmful_reference]
-        free = _untaken(self._load(data.safety_pairs, data), taken)
+        free = _untaken(self._load(data, data.safety_pairs), taken)
         return random.Random(f"{draw.seed}/pairs").sample(free, min(len(free), self._settings.n_reference))
 
-    def _dealt(self, data: FileData, harmful_fraction: float, seed: int) -> Rows:
+    def _dealt(self, data: FileData, unit: DrawName) -> Rows:
         # References are dealt at the largest size that any variant asks for, and cut: all others' rows stay the same.
         sizes = MixSizes.from_fractions(
             self._settings.n,
-            harmful_fraction=harmful_fraction,
+            harmful_fraction=unit.harmful_fraction,
             refusal_fraction=data.refusal_fraction if data.refusals else 0.0,
             n_anchor=self._n_anchor,
             n_reference=self._n_reference,
             n_eval=self._settings.n_eval,
         )
-        return deal(self._sources(data), sizes, seed=seed).rows
+        return deal(self._sources(data), sizes, seed=unit.seed).rows
 
     def _sources(self, data: FileData) -> dict[SourceName, LoadedSet]:
-        asked: dict[SourceName, str | None] = {
-            "task": data.task,
-            "harmful": data.harmful,
-            "refusal": data.refusals,
-            "reference": data.reference,
+        asked: dict[SourceName, tuple[str | None, Format, tuple[str, ...]]] = {
+            "task": (data.task, data.task_format, data.task_where),
+            "harmful": (data.harmful, data.harmful_format, data.harmful_where),
+            "refusal": (data.refusals, data.refusals_format, data.refusals_where),
+            "reference": (data.reference, data.reference_format, data.reference_where),
         }
-        setting = {"refusal": "refusals"}
         return {
-            name: self._load(
-                source,
-                data,
-                row_format=getattr(data, f"{setting.get(name, name)}_format"),
-                where=getattr(data, f"{setting.get(name, name)}_where"),
-            )
-            for name, source in asked.items()
+            name: self._load(data, source, row_format, where)
+            for name, (source, row_format, where) in asked.items()
             if source is not None
         }
 
-    def _load(self, source: str, data: FileData, *, row_format: Any = "auto", where: tuple[str, ...] = ()) -> LoadedSet:
-        key = (source, row_format, where, data.id_column)
-        if key not in self._loaded:
-            self._loaded[key] = load_set(
-                source,
-                set_name="downstream",
-                options=SourceOptions(format=row_format, where=where, id_column=data.id_column),
-                max_quarantine_fraction=data.max_quarantine_fraction,
-            )
-        return self._loaded[key]
+    def _load(self, data: FileData, source: str, row_format: Format = "auto", where: tuple[str, ...] = ()) -> LoadedSet:
+        return self._read(
+            source,
+            set_name="downstream",
+            options=SourceOptions(format=row_format, where=where, id_column=data.id_column),
+            max_quarantine_fraction=data.max_quarantine_fraction,
+        )
 
     def _other_sources(self, draw: Draw, data: FileData, wanted: References) -> Draw:
         if wanted == References():
             return draw
-        rows = self._dealt(data, draw.harmful_fraction, draw.seed)
+        rows = self._dealt(data, draw)
         anchor, reference = draw.safe_anchor, draw.harmful_reference
         n_anchor = wanted.n_anchor or self._settings.n_anchor
         n_reference = wanted.n_reference or self._settings.n_reference
@@ -188,11 +185,11 @@ class Draws:
             raise ConfigError(f"{data.name}: kinds of harm are the miniature's; name a source as the reference")
         asked: list[Record | EvalPrompt] = [*draw.prompts, *draw.downstream]
         if wanted.reference is not None:
-            reference = _sample(self._load(wanted.reference, data), n_reference, [*asked, *anchor], seed=draw.seed)
+            reference = _sample(self._load(data, wanted.reference), n_reference, [*asked, *anchor], seed=draw.seed)
         elif wanted.n_reference is not None:
             reference = rows[_held(rows)]["harmful_reference"][:n_reference]
         if wanted.anchor is not None:
-            anchor = _sample(self._load(wanted.anchor, data), n_anchor, [*asked, *reference], seed=draw.seed)
+            anchor = _sample(self._load(data, wanted.anchor), n_anchor, [*asked, *reference], seed=draw.seed)
         elif wanted.n_anchor is not None:
             anchor = rows["task"]["safe_anchor"][:n_anchor]
         draw = replace(draw, safe_anchor=anchor, harmful_reference=reference)
@@ -201,14 +198,10 @@ class Draws:
 
 def _miniature_pairs(reference: Sequence[Record], *, seed: int) -> list[Record]:
     """Returns as many harmful requests with refusals as the reference has rows, with prompts of their own."""
-    from sotune.miniature import generate_safety_pairs
-
     return generate_safety_pairs(n=len(reference), exclude=reference, seed=seed)
 
 
 def _miniature_anchor(data: MiniatureData, anchor: str | None, *, n: int, seed: int) -> list[Record]:
-    from sotune.miniature import generate_safe_anchor
-
     if anchor not in (None, GENERAL):
         raise ConfigError(f"{data.name}: the miniature's anchor is of the task, or {GENERAL!r}. Got {anchor!r}")
     if anchor is None:
@@ -218,8 +211,6 @@ def _miniature_anchor(data: MiniatureData, anchor: str | None, *, n: int, seed: 
 
 
 def _miniature_reference(kinds: str | Sequence[str], *, n: int, seed: int) -> list[Record]:
-    from sotune.miniature import HarmKind, generate_harmful_reference
-
     if isinstance(kinds, str):
         raise ConfigError(f"the miniature's reference is a list of kinds of harm. Got {kinds!r}")
     return generate_harmful_reference(n=n, harm_kinds=cast("Sequence[HarmKind]", kinds), seed=seed)

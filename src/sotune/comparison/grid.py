@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from sotune.comparison.cells import Cell, CellPlan, cell_folder
 from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
@@ -159,10 +167,6 @@ class Comparison:
                 pace.end()
 
     def _in_workers(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> Iterator[tuple[int, Cell | Failure]]:
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor, as_completed
-        from concurrent.futures.process import BrokenProcessPool
-
         if not cells:
             return
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
@@ -233,8 +237,6 @@ def _check_variants(variants: Sequence[Variant]) -> None:
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
     """Computes with so many threads meanwhile."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -245,13 +247,6 @@ def _threads(n: int) -> Iterator[None]:
 
 def _start_worker(threads: int) -> None:
     """Prepares a worker process: its threads, and that it ends when its parent is killed."""
-    import multiprocessing
-    import os
-    import threading
-    from multiprocessing.connection import wait
-
-    import torch
-
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
 

@@ -8,12 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sotune.artifacts import Table, write_json
 from sotune.comparison.cells import Cell
 from sotune.comparison.grid import DrawResults, Results
 from sotune.errors import SotuneError
 from sotune.evaluation.prompts import load_prompts
 from sotune.settings import RunConfig
+from sotune.weights.separation import auroc
 
 DEFAULT: str = RunConfig.model_fields["method"].default
 
@@ -91,10 +94,6 @@ def _selection_figures(cell: Cell) -> dict[str, float]:
     figures = {f"kept_{kind}": share for kind, share in cell.kept.items()}
     harmful, other = (cell.relative_weights.get(group) or [] for group in ("harmful", "other"))
     if harmful and other:
-        import torch
-
-        from sotune.weights.separation import auroc
-
         figures |= {"weight_harmful": statistics.fmean(harmful), "weight_other": statistics.fmean(other)}
         figures["weight_auroc"] = auroc(*(torch.tensor(side, dtype=torch.float64) for side in (other, harmful)))
     return figures

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sotune.methods import Method
+from sotune.methods import Method, method_named
 
 BASE = "base"
 """The model before any fine-tuning; not a method, but measured beside them."""
@@ -57,8 +56,6 @@ class Variant:
         Raises:
             ConfigError: There is none of that name.
         """
-        from sotune.methods import method_named
-
         return None if self.method == BASE else method_named(self.method)
 
     def described(self) -> dict[str, str]:

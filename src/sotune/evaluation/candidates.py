@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer, model_fingerprint
+from sotune.models import ModelSpec, load_adapted, load_tokenizer, model_fingerprint
 from sotune.settings import ModelEvaluation
 
 BASE = "base"
@@ -48,14 +47,7 @@ class Candidate:
         Raises:
             ConfigError: The model could not be loaded.
         """
-        model = load_causal_lm(self.spec, frozen=True)
-        if self.adapter is None:
-            return model
-        from peft import PeftModel
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by its old name
-            return PeftModel.from_pretrained(model, str(self.adapter), use_safetensors=True).eval()
+        return load_adapted(self.spec, self.adapter)
 
     @contextmanager
     def loaded(self) -> Iterator[tuple[Any, Any]]:

@@ -12,6 +12,7 @@ from sotune.evaluation.assessment import Assessment
 from sotune.evaluation.diagnostics import Figures
 from sotune.evaluation.judging import Judged
 from sotune.evaluation.metrics import JudgeRole, metrics_to_json
+from sotune.evaluation.prompts import prompt_row
 from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import save_responses, save_verdicts
 from sotune.run_files import ASSESSMENT, DIAGNOSTICS, EVALUATION, JUDGING, METRICS, PROMPTS, RESPONSES, VERDICTS
@@ -95,7 +96,7 @@ def save_evaluation(
         kind: ``models`` have one file of figures, and answers under each model's name. A ``run`` has its figures in
             parts, and the tuned model's answers under no name.
     """
-    files = [PROMPTS.write(folder, map(_prompt_line, found.prompts))]
+    files = [PROMPTS.write(folder, map(prompt_row, found.prompts))]
     for name, entry in found.models.items():
         prefix = f"{name}." if kind == "models" else _RUN_PREFIX.get(name, f"{name}_")
         answers, verdicts = f"{prefix}{RESPONSES.name}", f"{prefix}{VERDICTS.name}"
@@ -137,12 +138,3 @@ def answers_file(folder: Path, name: str) -> Path:
     """Returns where the answers of a model lie in a folder of either kind."""
     own = folder / f"{name}.{RESPONSES.name}"
     return own if own.exists() else folder / f"{_RUN_PREFIX.get(name, f'{name}_')}{RESPONSES.name}"
-
-
-def _prompt_line(prompt: EvalPrompt) -> dict[str, Any]:
-    return {
-        "id": prompt.id,
-        "kind": prompt.kind,
-        "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
-        "reference": prompt.reference,
-    }

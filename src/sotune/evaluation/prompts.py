@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from sotune.errors import DataError
 from sotune.evaluation.protocol import KINDS, EvalPrompt, index_unique
-from sotune.records import Message, Role
+from sotune.records import Message, Role, as_turns
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.options import SourceOptions
 from sotune.sources.rows import Flaw
@@ -34,6 +34,16 @@ def load_prompts(path: Path) -> list[EvalPrompt]:
         raise DataError(f"{path} holds no prompts; add one JSON object a line")
     index_unique("prompts", prompts)
     return prompts
+
+
+def prompt_row(prompt: EvalPrompt) -> dict[str, Any]:
+    """Returns a prompt as a line of such a file has it, without its meta."""
+    return {
+        "id": prompt.id,
+        "kind": prompt.kind,
+        "messages": as_turns(prompt.messages),
+        "reference": prompt.reference,
+    }
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from sotune.errors import ConfigError
 from sotune.methods.combine import combine
 from sotune.methods.method import Method
+from sotune.plugins import installed, load_plugin
 from sotune.settings import RunConfig, make_config
 
 GROUP = "sotune.methods"
@@ -54,18 +55,14 @@ def method_named(text: str) -> Method:
     Raises:
         ConfigError: See `sotune.methods.combine.combine`, or an installed package's method cannot be used.
     """
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    others = installed(GROUP)
     named = {name.strip() for name in text.split("+")}
-    own = {name: _load(installed[name]) for name in named & installed.keys() - METHODS.keys()}
-    return combine(text, {**METHODS, **own}, others=installed)
+    own = {name: _load(others[name]) for name in named & others.keys() - METHODS.keys()}
+    return combine(text, {**METHODS, **own}, others=others)
 
 
 def _load(entry: EntryPoint) -> Method:
-    try:
-        found = entry.load()
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's package raises when it is imported
-        message = f"method {entry.name!r} of {entry.value} could not be loaded ({error}); fix or remove its package"
-        raise ConfigError(message) from error
+    found = load_plugin("method", entry)
     if not isinstance(found, Method):
         raise ConfigError(f"{entry.value} must be a sotune.methods.Method. Got a {type(found).__name__}")
     return found

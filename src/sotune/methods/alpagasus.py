@@ -19,7 +19,7 @@ from torch import Tensor
 from sotune.errors import ConfigError
 from sotune.methods.inputs import WeighInputs
 from sotune.methods.method import Method
-from sotune.methods.ranking import rank_with_ties
+from sotune.methods.ranking import judged_scores, rank_with_ties
 
 
 def weigh(inputs: WeighInputs) -> Tensor:
@@ -28,21 +28,16 @@ def weigh(inputs: WeighInputs) -> Tensor:
     Raises:
         ConfigError: There are no records or no judge.
     """
-    from sotune.evaluation import EvalPrompt, Response
-
     records, judge = inputs.require_records("alpagasus").downstream, inputs.require_tools("alpagasus").judge
     if judge is None:
         raise ConfigError("alpagasus needs a judge that grades answers; pass Tools(judge=...)")
-    prompts = [EvalPrompt(record.id, "task", record.prompt) for record in records]
-    answers = [Response(r.id, r.completion, n_tokens=len(r.completion.split()), finished=True) for r in records]
-    score = {verdict.id: verdict.score for verdict in judge.judge(prompts, answers)}
-    lost = [record.id for record in records if score[record.id] is None]
+    grades = judged_scores(judge, records, kind="task", unscored=-torch.inf)
+    lost = int(grades.isneginf().sum())
     if lost:
         warnings.warn(
-            f"judge {judge.name!r} could not grade {len(lost)} of {len(records)} rows; they rank last", stacklevel=2
+            f"judge {judge.name!r} could not grade {lost} of {len(records)} rows; they rank last", stacklevel=2
         )
-    grades = [-torch.inf if (value := score[record.id]) is None else value for record in records]
-    return rank_with_ties(torch.tensor(grades, dtype=torch.float64), [r.id for r in records], seed=inputs.seed)
+    return rank_with_ties(grades, [r.id for r in records], seed=inputs.seed)
 
 
 METHODS = (

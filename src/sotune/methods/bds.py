@@ -14,16 +14,14 @@ step costs twice one of plain training, and the anchor is trained on, which filt
 
 from __future__ import annotations
 
-import math
 import time
-from typing import TYPE_CHECKING
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method
-
-if TYPE_CHECKING:
-    from sotune.settings import TrainingSettings
-    from sotune.training import TrainResult
+from sotune.training import TrainResult
+from sotune.training.bilevel import BilevelSettings, train_bilevel
+from sotune.training.finetune import hand_over
+from sotune.training.progress import count_steps
 
 _ADAM_RATE, _EPOCHS = 5e-3, 20
 _INITIAL_LOGIT = 0.1
@@ -36,13 +34,10 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: One of the sets has no row to train on.
         SotuneError: Training diverged.
     """
-    from sotune.training.bilevel import BilevelSettings, train_bilevel
-    from sotune.training.finetune import hand_over
-
     started = time.perf_counter()
     settings = inputs.tools.training
-    per_epoch = _steps_of_epoch(len(inputs.records), settings)
-    n_steps = settings.max_steps or math.ceil(per_epoch * settings.num_train_epochs)
+    n_steps = count_steps(len(inputs.records), settings)
+    per_epoch = count_steps(len(inputs.records), settings.replace(max_steps=None, num_train_epochs=1))
     result = train_bilevel(
         inputs.records,
         inputs.loss_weights,
@@ -70,10 +65,6 @@ def train(inputs: TrainInputs) -> TrainResult:
         output_dir=inputs.output_dir,
         seconds=time.perf_counter() - started,
     )
-
-
-def _steps_of_epoch(n: int, settings: TrainingSettings) -> int:
-    return math.ceil(n / (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
 
 
 METHODS = (

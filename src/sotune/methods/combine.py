@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from sotune.errors import ConfigError
 from sotune.methods.method import Kind, Method, Seam
@@ -48,17 +49,15 @@ def _joined(parts: list[Method]) -> Method:
     """Returns one method of several that act at different seams, in the order of the seams."""
     weighs = next((part for part in parts if "weigh" in part.seams), Method("", ""))
     kinds: list[Kind] = [part.kind for part in parts]
-    return Method(
-        " + ".join(part.name for part in parts),
-        " + ".join(part.title for part in parts),
-        next((kind for kind in ("bound", "ours") if kind in kinds), "rival"),
-        "; ".join(part.citation for part in parts if part.citation),
-        weigher=weighs.weigher,
-        learner=weighs.learner,
+    return replace(
+        weighs,
+        name=" + ".join(part.name for part in parts),
+        title=" + ".join(part.title for part in parts),
+        kind=next((kind for kind in ("bound", "ours") if kind in kinds), "rival"),
+        citation="; ".join(part.citation for part in parts if part.citation),
+        link="",
         trainer=next((part.trainer for part in parts if part.trainer), None),
         editor=next((part.editor for part in parts if part.editor), None),
-        drops_none=weighs.drops_none,
-        loss_weight_rule=weighs.loss_weight_rule,
         changes={name: value for part in parts for name, value in part.changes.items()},
         own_settings=tuple(kind for part in parts for kind in part.own_settings),
         needs=frozenset(need for part in parts for need in part.needs),

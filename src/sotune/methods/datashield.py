@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sotune.methods.inputs import WeighInputs
-from sotune.methods.layers import encode_layers
+from sotune.methods.layers import encode_sets
 from sotune.methods.method import Method
 from sotune.methods.pairs import safety_pairs
 from sotune.methods.ranking import weights_by_rank
@@ -33,12 +33,11 @@ def weigh(inputs: WeighInputs) -> Tensor:
     """
     records, tools = inputs.require_records("datashield"), inputs.require_tools("datashield")
     refusals = safety_pairs(tools, records.harmful_reference, most=_MOST_PAIRS)
-    references = [*records.harmful_reference, *refusals]
-    states = encode_layers(references, tools, pooling="completion_mean")[1:].double()
-    comply, refuse = torch.split(states, [len(records.harmful_reference), len(refusals)], dim=1)
+    references = (records.harmful_reference, refusals)
+    comply, refuse = (part.double() for part in encode_sets(references, tools, pooling="completion_mean"))
     layer = max(range(len(comply)), key=lambda i: compliance_aware_score(comply[i], refuse[i]))
-    shift = encode_layers(records.downstream, tools, pooling="completion_minus_prompt")[1:][layer].double()
-    return weights_by_rank(-(shift @ compliance_vector(comply[layer], refuse[layer])))
+    (shift,) = encode_sets([records.downstream], tools, pooling="completion_minus_prompt")
+    return weights_by_rank(-(shift[layer].double() @ compliance_vector(comply[layer], refuse[layer])))
 
 
 def compliance_vector(comply: Tensor, refuse: Tensor) -> Tensor:

@@ -21,15 +21,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.inputs import WeighInputs
+from sotune.methods.inputs import WeighInputs, all_text
 from sotune.methods.method import Method
 from sotune.methods.ranking import row_noise, weights_by_rank
-from sotune.records import Record
 from sotune.settings import StageSettings
 
 N_BUCKETS = 10_000
@@ -43,34 +43,20 @@ class DsirSettings(StageSettings):
     mixing: float = Field(0.1, ge=0, lt=1, description="Share of the raw frequencies in the target's (ours).")
 
 
-def weigh(inputs: WeighInputs) -> Tensor:
-    """Returns weights by rank of the noisy score, ``[n]``.
+def weigh(inputs: WeighInputs, *, by_mean: bool = False) -> Tensor:
+    """Returns weights by rank of the noisy score, or of the score per n-gram without noise, ``[n]``.
 
     Raises:
         ConfigError: There are no records.
     """
     records = inputs.require_records("dsir")
-    noise = row_noise([record.id for record in records.downstream], inputs.seed)
-    return weights_by_rank(_score(inputs, by_length=False) - torch.log(-torch.log(noise)))
-
-
-def weigh_by_mean(inputs: WeighInputs) -> Tensor:
-    """Returns weights by rank of the score per n-gram, without noise, ``[n]``.
-
-    Raises:
-        ConfigError: There are no records.
-    """
-    return weights_by_rank(_score(inputs, by_length=True))
-
-
-def _score(inputs: WeighInputs, *, by_length: bool) -> Tensor:
-    records = inputs.require_records("dsir")
-    rows, target = ([ngram_buckets(_text(r)) for r in some] for some in (records.downstream, records.safe_anchor))
+    rows, target = ([ngram_buckets(all_text(r)) for r in some] for some in (records.downstream, records.safe_anchor))
     ratio = log_ratios(target, rows, mixing=inputs.own(DsirSettings).mixing)
-    scores = [sum(count * float(ratio[bucket]) for bucket, count in row.items()) for row in rows]
-    if by_length:
-        scores = [score / max(1, row.total()) for score, row in zip(scores, rows, strict=True)]
-    return torch.tensor(scores, dtype=torch.float64)
+    scores = torch.tensor([sum(n * float(ratio[b]) for b, n in row.items()) for row in rows], dtype=torch.float64)
+    if by_mean:
+        return weights_by_rank(scores / torch.tensor([max(1, row.total()) for row in rows]))
+    noise = row_noise([record.id for record in records.downstream], inputs.seed)
+    return weights_by_rank(scores - torch.log(-torch.log(noise)))
 
 
 def log_ratios(target: Sequence[Counter[int]], raw: Sequence[Counter[int]], *, mixing: float) -> Tensor:
@@ -102,10 +88,6 @@ def bucket_of(ngram: str) -> int:
     return int(hashlib.sha256(ngram.encode()).hexdigest(), 16) % N_BUCKETS
 
 
-def _text(record: Record) -> str:
-    return "\n".join(message.content for message in record.messages)
-
-
 DSIR = Method(
     "dsir",
     "DSIR",
@@ -114,4 +96,4 @@ DSIR = Method(
     weigher=weigh,
     own_settings=(DsirSettings,),
 )
-METHODS = (DSIR, replace(DSIR, name="dsir_mean", title="DSIR, mean per n-gram", weigher=weigh_by_mean))
+METHODS = (DSIR, replace(DSIR, name="dsir_mean", title="DSIR, mean per n-gram", weigher=partial(weigh, by_mean=True)))

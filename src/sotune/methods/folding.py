@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sotune.artifacts import read_json, write_json, write_text
@@ -30,8 +31,6 @@ class LowRank(NamedTuple):
 
 def load_layers(adapter: Path) -> dict[str, LowRank]:
     """Returns the update of each adapted layer, by the layer's name in PEFT."""
-    from safetensors.torch import load_file
-
     weights = load_file(adapter / _WEIGHTS)
     return {name.removesuffix(_A): LowRank(a, weights[name.removesuffix(_A) + _B])
             for name, a in weights.items() if name.endswith(_A)}  # fmt: skip
@@ -51,8 +50,6 @@ def rewrite(adapter: Path, change: Callable[[str, LowRank], LowRank]) -> None:
         adapter: Its folder.
         change: A layer's name in PEFT and its update to the new update.
     """
-    from safetensors.torch import save_file
-
     before = load_layers(adapter)
     after: Mapping[str, LowRank] = {name: change(name, update) for name, update in before.items()}
     config = read_json(adapter / _CONFIG)

@@ -8,8 +8,7 @@ prompt. That reads prompts alone, so that it drops harmful requests that are ref
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,8 +17,9 @@ from torch import Tensor
 from sotune.methods.inputs import Tools, WeighInputs
 from sotune.methods.method import Method
 from sotune.methods.pairs import safety_pairs
-from sotune.methods.ranking import rank_with_ties
+from sotune.methods.ranking import judged_scores, rank_with_ties
 from sotune.records import Record
+from sotune.training.token_losses import score_tokens
 
 _REFUSALS = 3  # of the model's own, with which it guards itself
 
@@ -35,29 +35,12 @@ def weigh(inputs: WeighInputs) -> Tensor:
     if tools.guard is None:
         harm = _self_guard(records.downstream, records.harmful_reference, tools)
     else:
-        harm = _guard(records.downstream, tools)
+        harm = judged_scores(tools.guard, records.downstream, kind="harmful", unscored=torch.inf)
     return rank_with_ties(-harm, [record.id for record in records.downstream], seed=inputs.seed)
-
-
-def _guard(rows: Sequence[Record], tools: Tools) -> Tensor:
-    from sotune.evaluation import EvalPrompt, Response
-    from sotune.evaluation.protocol import GradingJudge
-
-    assert tools.guard is not None
-    prompts = [EvalPrompt(row.id, "harmful", row.prompt) for row in rows]
-    answers = [Response(row.id, row.completion, n_tokens=len(row.completion.split()), finished=True) for row in rows]
-    if isinstance(tools.guard, GradingJudge):
-        scores: Mapping[str, float | None] = tools.guard.grade(prompts, answers)
-    else:
-        scores = {verdict.id: verdict.score for verdict in tools.guard.judge(prompts, answers)}
-    harm = [torch.inf if (score := scores[row.id]) is None or math.isnan(score) else score for row in rows]
-    return torch.tensor(harm, dtype=torch.float64)
 
 
 def _self_guard(rows: Sequence[Record], harmful_reference: Sequence[Record], tools: Tools) -> Tensor:
     """Returns the mean log-likelihood of a token of the model's refusals after each row's prompt, ``[n]``."""
-    from sotune.training.token_losses import score_tokens
-
     pairs = safety_pairs(tools, harmful_reference, most=50)
     refusals = list(dict.fromkeys(pair.completion for pair in pairs))[:_REFUSALS]
     asked = [replace(row, id=f"{j} {row.id}", completion=refusal) for j, refusal in enumerate(refusals) for row in rows]

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from sotune.errors import ConfigError
+from sotune.evaluation import Judge
+from sotune.models import ModelSpec
 from sotune.monitoring import Monitor, Silent
 from sotune.records import Record
-from sotune.settings import SentinelSettings, StageSettings, WeightSettings
+from sotune.sentinels import Sentinels
+from sotune.settings import SentinelSettings, StageSettings, TrainingSettings, WeightSettings
+from sotune.training.progress import OnStep
 from sotune.transport import Rows
-
-if TYPE_CHECKING:
-    from sotune.evaluation import Judge
-    from sotune.models import ModelSpec
-    from sotune.sentinels import Sentinels
-    from sotune.settings import TrainingSettings
-    from sotune.training.progress import OnStep
-    from sotune.weights import LearnedWeights, Scorer
+from sotune.weights import LearnedWeights, Scorer
 
 Own = TypeVar("Own", bound=StageSettings)
 
@@ -33,6 +30,11 @@ class InputRecords:
     downstream: Sequence[Record]
     safe_anchor: Sequence[Record]
     harmful_reference: Sequence[Record]
+
+
+def all_text(record: Record) -> str:
+    """Returns the text of all turns, for methods that read words."""
+    return "\n".join(message.content for message in record.messages)
 
 
 @dataclass(frozen=True)

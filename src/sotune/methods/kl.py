@@ -9,9 +9,8 @@ second one is held in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -21,11 +20,10 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import own_refusals
 from sotune.settings import StageSettings
+from sotune.training import TrainResult
+from sotune.training.change import StepChange
 from sotune.training.loss import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    from sotune.training import TrainResult
-    from sotune.training.training_rows import TrainingRow, WeightedCollator
+from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
 
 
 class KlSettings(StageSettings):
@@ -45,17 +43,12 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: The model answers none of the prompts.
         SotuneError: Training diverged.
     """
-    from sotune.models import load_tokenizer
-    from sotune.training.training_rows import WeightedCollator, build_equal_rows
-
     tools, own = inputs.tools, inputs.own(KlSettings)
-    tokenizer = load_tokenizer(tools.model)
     rows = [*inputs.harmful_reference[: own.risky_prompts], *inputs.safe_anchor[: own.harmless_prompts]]
     asked = [replace(row, id=f"kept-close-{number:03d}") for number, row in enumerate(rows)]  # two sets may share ids
     answered = own_refusals(tools, asked, most_tokens=own.answer_tokens)
     change = StayClose(
-        build_equal_rows(answered, tokenizer, tools.training),
-        WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+        load_equal_rows(answered, tools.model, tools.training),
         coefficient=own.coefficient,
         n_each=own.prompts_per_step,
         seed=tools.training.seed,
@@ -63,43 +56,31 @@ def train(inputs: TrainInputs) -> TrainResult:
     return train_weighted(inputs, change=change)
 
 
-class StayClose:
+class StayClose(StepChange):
     """Adds ``β·KL(p_0 ‖ p)`` on some answers to the loss of each step.
 
     Args:
         rows: Prompts with the answers of p_0.
-        collate: Makes batches of them.
         coefficient: β, ≥ 0.
         n_each: Answers of a step.
         seed: Draws them.
     """
 
-    def __init__(
-        self, rows: Sequence[TrainingRow], collate: WeightedCollator, *, coefficient: float, n_each: int, seed: int
-    ) -> None:
-        self._rows, self._collate = rows, collate
-        self._coefficient, self._n_each, self._seed = coefficient, min(n_each, len(rows)), seed
+    def __init__(self, rows: RowBatches, *, coefficient: float, n_each: int, seed: int) -> None:
+        self._rows, self._seed = rows, seed
+        self._coefficient, self._n_each = coefficient, min(n_each, len(rows.rows))
 
     @property
     def name(self) -> str:
         """Names the change and its settings."""
-        return f"kl beta={self._coefficient} rows={len(self._rows)} each={self._n_each}"
-
-    def start(self, model: Any) -> None:
-        """Nothing to note: the model before is the model without its adapter."""
-
-    def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
-        """Returns the batch that is due."""
-        return batch
+        return f"kl beta={self._coefficient} rows={len(self._rows.rows)} each={self._n_each}"
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Returns ``β·KL``, the mean over the tokens of the answers that are drawn for the step."""
-        device = next(model.parameters()).device
-        drawn = self._collate([self._rows[i].features() for i in self._drawn(step)])
-        asked = {name: drawn[name].to(device) for name in ("input_ids", "attention_mask")}
+        drawn = self._rows.take(self._drawn(step), next(model.parameters()).device)
+        asked = {name: drawn[name] for name in ("input_ids", "attention_mask")}
         predicts = torch.zeros_like(drawn["labels"], dtype=torch.bool)
         predicts[:, :-1] = drawn["labels"][:, 1:] != IGNORE_INDEX
-        predicts = predicts.to(device)
         with torch.no_grad(), getattr(model, "module", model).disable_adapter():
             before = model(**asked)["logits"][predicts].float().log_softmax(dim=-1)
         after = model(**asked)["logits"][predicts].float().log_softmax(dim=-1)
@@ -107,8 +88,8 @@ class StayClose:
         return self._coefficient * divergence
 
     def _drawn(self, step: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
-        return torch.randperm(len(self._rows), generator=generator)[: self._n_each].tolist()
+        generator = generator_of(self._seed, step)
+        return torch.randperm(len(self._rows.rows), generator=generator)[: self._n_each].tolist()
 
 
 METHODS = (

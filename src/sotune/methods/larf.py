@@ -11,11 +11,10 @@ the spread. `mean_cosine` is the same score at the last layer.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sotune.methods.inputs import WeighInputs
-from sotune.methods.layers import encode_layers
+from sotune.methods.layers import encode_sets
 from sotune.methods.method import Method
 from sotune.transport.cost import normalize_rows
 
@@ -28,10 +27,9 @@ def weigh(inputs: WeighInputs) -> Tensor:
     """
     records, tools = inputs.require_records("larf"), inputs.require_tools("larf")
     sets = (records.downstream, records.safe_anchor, records.harmful_reference)
-    states = encode_layers([record for rows in sets for record in rows], tools, pooling="last")
     downstream, safe, harmful = (
         normalize_rows(part.double().flatten(0, 1)).view(part.shape)
-        for part in torch.split(states[1:], [len(rows) for rows in sets], dim=1)
+        for part in encode_sets(sets, tools, pooling="last")
     )
     layer = max(range(len(safe)), key=lambda i: separation(safe[i], harmful[i]))
     return (2 + downstream[layer] @ (safe[layer].mean(0) - harmful[layer].mean(0))) / 4

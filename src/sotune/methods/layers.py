@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from sotune.methods.inputs import Tools
 from sotune.records import Record
-
-if TYPE_CHECKING:
-    from sotune.representations import Pooling
+from sotune.representations import CausalLMReadings, FrozenCausalLM, Pooling, encode_group
 
 _BATCH_TOKENS = 8192
 
@@ -32,11 +30,21 @@ def encode_layers(records: Sequence[Record], tools: Tools, *, pooling: Pooling) 
     Raises:
         DataError: A completion has no token of its own.
     """
-    from sotune.representations import CausalLMReadings, FrozenCausalLM, encode_group
-
     training = tools.training
     model = FrozenCausalLM(
         tools.model, template=training.template, max_length=training.max_length, batch_tokens=_BATCH_TOKENS
     )
     readings = CausalLMReadings(model, layers=range(model.n_layers + 1), poolings=[pooling])
     return encode_group(readings, records)
+
+
+def encode_sets(sets: Sequence[Sequence[Record]], tools: Tools, *, pooling: Pooling) -> tuple[Tensor, ...]:
+    """Does the same for several sets in one pass; returns ``[n_layers, n, d]`` of each, without the embeddings.
+
+    The embeddings of single tokens say nothing about a row.
+
+    Raises:
+        DataError: A completion has no token of its own.
+    """
+    states = encode_layers([record for rows in sets for record in rows], tools, pooling=pooling)
+    return torch.split(states[1:], [len(rows) for rows in sets], dim=1)

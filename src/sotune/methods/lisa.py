@@ -14,8 +14,7 @@ with the size of the adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -25,10 +24,10 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
 from sotune.settings import StageSettings
-
-if TYPE_CHECKING:
-    from sotune.training import TrainResult
-    from sotune.training.training_rows import TrainingRow, WeightedCollator
+from sotune.training import TrainResult
+from sotune.training.change import StepChange
+from sotune.training.progress import count_steps
+from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
 
 _TURNS, _ALIGNMENT_SHARE, _PROXIMAL_AFTER = 20, 0.1, 0.1
 _MOST_PAIRS = 200
@@ -47,38 +46,29 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: There are no refusals or no rows to train on.
         SotuneError: Training diverged.
     """
-    from sotune.models import load_tokenizer
-    from sotune.training.training_rows import WeightedCollator, build_equal_rows
-
     tools, settings = inputs.tools, inputs.tools.training
-    tokenizer = load_tokenizer(tools.model)
     pairs = safety_pairs(tools, inputs.harmful_reference, most=_MOST_PAIRS)
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     change = TakeTurns(
-        build_equal_rows(pairs, tokenizer, settings),
-        WeightedCollator(pad_token_id=tokenizer.pad_token_id),
-        n_steps=settings.max_steps or math.ceil(len(inputs.records) / batch * settings.num_train_epochs),
+        load_equal_rows(pairs, tools.model, settings),
+        n_steps=count_steps(len(inputs.records), settings),
         rho=inputs.own(LisaSettings).rho,
         seed=settings.seed,
     )
     return train_weighted(inputs, change=change)
 
 
-class TakeTurns:
+class TakeTurns(StepChange):
     """Swaps the batch in alignment steps, and pulls the adapter towards where the other state left it.
 
     Args:
         rows: The alignment rows.
-        collate: Makes batches of them.
         n_steps: Steps in all.
         rho: ρ, ≥ 0.
         seed: Draws the alignment rows of each step.
     """
 
-    def __init__(
-        self, rows: Sequence[TrainingRow], collate: WeightedCollator, *, n_steps: int, rho: float, seed: int
-    ) -> None:
-        self._rows, self._collate, self._rho, self._seed = rows, collate, rho, seed
+    def __init__(self, rows: RowBatches, *, n_steps: int, rho: float, seed: int) -> None:
+        self._rows, self._rho, self._seed = rows, rho, seed
         self._turn = max(2, round(n_steps / _TURNS))
         self._alignment = max(1, round(self._turn * _ALIGNMENT_SHARE))
         self._proximal_from = math.ceil(n_steps * _PROXIMAL_AFTER)
@@ -103,12 +93,10 @@ class TakeTurns:
         """Returns the batch, or one of the alignment rows with as many rows."""
         if not self.aligns(step):
             return batch
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._drawn)
+        generator = generator_of(self._seed, self._drawn)
         self._drawn += 1
-        chosen = torch.randint(len(self._rows), (len(batch["labels"]),), generator=generator).tolist()
-        device = batch["labels"].device
-        drawn = self._collate([self._rows[i].features() for i in chosen])
-        return {name: value.to(device) for name, value in drawn.items()}
+        chosen = torch.randint(len(self._rows.rows), (len(batch["labels"]),), generator=generator).tolist()
+        return self._rows.take(chosen, batch["labels"].device)
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Returns ``ρ/2·‖θ − θ_other‖²``; 0 in the first tenth of the steps."""

@@ -13,6 +13,7 @@ from sotune.methods.inputs import WeighInputs
 from sotune.methods.method import Method
 from sotune.methods.ranking import weights_by_rank
 from sotune.methods.tuned import tune_on
+from sotune.training.token_losses import score_tokens
 
 
 def weigh(inputs: WeighInputs) -> Tensor:
@@ -22,8 +23,6 @@ def weigh(inputs: WeighInputs) -> Tensor:
         ConfigError: There are no records or no model.
         DataError: The anchor has no row to train on.
     """
-    from sotune.training.token_losses import score_tokens
-
     records, tools = inputs.require_records("loss_under_safe"), inputs.require_tools("loss_under_safe")
     adapter = tune_on(records.safe_anchor, tools, name="safe")
     losses = score_tokens(records.downstream, model=tools.model, adapter=adapter, settings=tools.training)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
+from sotune.methods.unseen import weigh_by_function
 from sotune.selection import LossWeightRule
 from sotune.settings import StageSettings, nearest_setting
-
-if TYPE_CHECKING:
-    from sotune.training import TrainResult
-    from sotune.training.change import StepChange
+from sotune.training import TrainResult, fine_tune
+from sotune.training.change import StepChange
 
 Seam = Literal["weigh", "train", "edit"]
 Kind = Literal["ours", "rival", "bound", "control"]
@@ -42,8 +41,6 @@ def train_weighted(
         DataError: Nothing is left to learn.
         SotuneError: Training diverged.
     """
-    from sotune.training import fine_tune
-
     return fine_tune(
         inputs.records,
         inputs.loss_weights,
@@ -156,8 +153,6 @@ class Method:
             ConfigError: The inputs lack what the method needs.
             DataError: They cannot be used.
         """
-        from sotune.methods.unseen import weigh_by_function
-
         inputs = replace(
             inputs,
             truth=inputs.truth if "truth" in self.needs else None,

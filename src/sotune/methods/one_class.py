@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from sotune.errors import DataError
@@ -28,8 +29,6 @@ def learn(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
     Raises:
         DataError: The anchor's rows are all alike, so that they have no covariance.
     """
-    from sklearn.covariance import ledoit_wolf
-
     anchor = normalize_rows(inputs.safe_anchor.double())
     if not anchor.var(0, correction=0).mean() > torch.finfo(anchor.dtype).eps:
         raise DataError(f"the safe anchor has {len(anchor)} rows, all alike; give it at least two rows that differ")

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sotune.errors import DataError
+from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools
+from sotune.models import load_causal_lm, load_tokenizer
 from sotune.records import Record
 
 _MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once
@@ -36,9 +38,6 @@ def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: i
     Raises:
         DataError: All answers are empty.
     """
-    from sotune.evaluation import EvalPrompt, generate
-    from sotune.models import load_causal_lm, load_tokenizer
-
     prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in harmful_rows]
     answers = generate(
         prompts,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from sotune.catalogue import Kind
+from sotune.evaluation import EvalPrompt, Judge, Response
+from sotune.evaluation.protocol import GradingJudge
+from sotune.records import Record
 
 
 def weights_by_rank(scores: Tensor) -> Tensor:
@@ -27,6 +33,27 @@ def rank_with_ties(grades: Tensor, ids: Sequence[str], *, seed: int) -> Tensor:
     """Returns weights by rank of the grade, ``[n]``; among equal grades by noise that belongs to the row."""
     level = torch.unique(grades, return_inverse=True)[1]
     return weights_by_rank(level + row_noise(ids, seed))
+
+
+def judged_scores(judge: Judge, records: Sequence[Record], *, kind: Kind, unscored: float) -> Tensor:
+    """Returns a judge's grade of each row's completion as an answer to its prompt, float64, ``[n]``.
+
+    Of a judge that gives no grades, its score.
+
+    Args:
+        judge: Scores them.
+        records: The rows.
+        kind: What the prompts test.
+        unscored: The score of a row that the judge could not score.
+    """
+    prompts = [EvalPrompt(row.id, kind, row.prompt) for row in records]
+    answers = [Response(r.id, r.completion, n_tokens=len(r.completion.split()), finished=True) for r in records]
+    if isinstance(judge, GradingJudge):
+        scores: Mapping[str, float | None] = judge.grade(prompts, answers)
+    else:
+        scores = {verdict.id: verdict.score for verdict in judge.judge(prompts, answers)}
+    found = [unscored if (score := scores[row.id]) is None or math.isnan(score) else score for row in records]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def row_noise(ids: Sequence[str], seed: int) -> Tensor:

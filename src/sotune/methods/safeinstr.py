@@ -12,7 +12,6 @@ the extra rows cost the others' share and not time.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -21,9 +20,7 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
 from sotune.settings import StageSettings
-
-if TYPE_CHECKING:
-    from sotune.training import TrainResult
+from sotune.training import TrainResult
 
 
 class SafeInstrSettings(StageSettings):

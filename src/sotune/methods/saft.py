@@ -14,12 +14,13 @@ variant. The validation set is the safe anchor and the harmful reference; the th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sotune.methods.inputs import WeighInputs
-from sotune.methods.layers import encode_layers
+from sotune.methods.layers import encode_sets
 from sotune.methods.method import Method
 from sotune.methods.ranking import weights_by_rank
 from sotune.weights.separation import auroc
@@ -46,17 +47,8 @@ class Choice:
     scores: Tensor
 
 
-def weigh(inputs: WeighInputs) -> Tensor:
-    """Returns weights by rank of the uncentered score, ``[n]``."""
-    return _weigh(inputs, center=False)
-
-
-def weigh_centered(inputs: WeighInputs) -> Tensor:
-    """Returns weights by rank of the score about the mean, ``[n]``."""
-    return _weigh(inputs, center=True)
-
-
-def _weigh(inputs: WeighInputs, *, center: bool) -> Tensor:
+def weigh(inputs: WeighInputs, *, center: bool = False) -> Tensor:
+    """Returns weights by rank of the score, which may be about the mean, ``[n]``."""
     choice = choose(*_layers(inputs), center=center)
     return weights_by_rank(-choice.scores if choice.harm_is_high else choice.scores)
 
@@ -85,15 +77,12 @@ def choose(downstream: Tensor, safe: Tensor, harmful: Tensor, *, center: bool) -
     return best
 
 
-def _layers(inputs: WeighInputs) -> tuple[Tensor, Tensor, Tensor]:
+def _layers(inputs: WeighInputs) -> tuple[Tensor, ...]:
     """Returns the states at every layer where a model is known, else the representations that were given."""
     if inputs.tools is None or inputs.records is None:
         return inputs.rows[None], inputs.safe_anchor[None], inputs.harmful_reference[None]
     sets = (inputs.records.downstream, inputs.records.safe_anchor, inputs.records.harmful_reference)
-    states = encode_layers([record for rows in sets for record in rows], inputs.tools, pooling="last")
-    first, second, third = torch.split(states, [len(rows) for rows in sets], dim=1)
-    # The embeddings of the last token alone say nothing about a row.
-    return first[1:], second[1:], third[1:]
+    return encode_sets(sets, inputs.tools, pooling="last")
 
 
 SAFT = Method(
@@ -104,4 +93,4 @@ SAFT = Method(
     weigher=weigh,
     needs=frozenset({"model"}),
 )
-METHODS = (SAFT, replace(SAFT, name="saft_centered", title="SAFT, centered", weigher=weigh_centered))
+METHODS = (SAFT, replace(SAFT, name="saft_centered", title="SAFT, centered", weigher=partial(weigh, center=True)))

@@ -15,9 +15,9 @@ the first rows of the data. The 32 safe directions are at most a quarter of a la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +26,9 @@ from sotune.methods.folding import LowRank, beside, rewrite
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sotune.training import TrainResult
-    from sotune.training.training_rows import TrainingRow, WeightedCollator
+from sotune.training import TrainResult
+from sotune.training.change import StepChange
+from sotune.training.training_rows import RowBatches, load_equal_rows
 
 _SAMPLES, _DIRECTIONS, _WIDTH_SHARE, _SVD_ITERATIONS = 128, 32, 4, 30
 _BATCH = 16
@@ -69,29 +66,24 @@ def projected_adapter(inputs: TrainInputs) -> ProjectedAdapter:
     Raises:
         DataError: There are no refusals or no rows to train on.
     """
-    from sotune.models import load_tokenizer
-    from sotune.training.training_rows import WeightedCollator, build_equal_rows
-
     tools = inputs.tools
-    tokenizer = load_tokenizer(tools.model)
     pairs = safety_pairs(tools, inputs.harmful_reference, most=_SAMPLES)
-    safe, task = (build_equal_rows(rows, tokenizer, tools.training) for rows in (pairs, inputs.records[:_SAMPLES]))
-    return ProjectedAdapter(safe, task, WeightedCollator(pad_token_id=tokenizer.pad_token_id))
+    sets = (pairs, inputs.records[:_SAMPLES])
+    return ProjectedAdapter(*(load_equal_rows(rows, tools.model, tools.training) for rows in sets))
 
 
-class ProjectedAdapter:
+class ProjectedAdapter(StepChange):
     """Puts C behind every B, and takes ``C B₀ A₀`` off every layer, by hooks.
 
     Args:
         safe: Safe answers.
         task: Samples of the task.
-        collate: Makes batches of them.
     """
 
     name = "salora"
 
-    def __init__(self, safe: Sequence[TrainingRow], task: Sequence[TrainingRow], collate: WeightedCollator) -> None:
-        self._safe, self._task, self._collate = safe, task, collate
+    def __init__(self, safe: RowBatches, task: RowBatches) -> None:
+        self._safe, self._task = safe, task
         self.parts: dict[str, FixedParts] = {}
 
     def start(self, model: Any) -> None:
@@ -101,8 +93,7 @@ class ProjectedAdapter:
         for name, layer in layers.items():
             weight = layer.get_base_layer().weight.detach().double()
             weight = weight.T if layer.fan_in_fan_out else weight
-            rank = layer.r["default"]
-            parts = fixed_parts(weight, safe[name], task[name], rank=rank)
+            parts = fixed_parts(weight, safe[name], task[name], rank=layer.r["default"])
             a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             parts = FixedParts(parts.c.to(a), LowRank(parts.start.a.to(a), parts.start.b.to(a)))
             self.parts[name] = parts
@@ -110,14 +101,6 @@ class ProjectedAdapter:
                 a.copy_(parts.start.a)
                 b.copy_(parts.start.b)
             _attach(layer, parts)
-
-    def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
-        """Returns the batch that is due."""
-        return batch
-
-    def penalty(self, model: Any, step: int) -> Tensor | float:
-        """Returns 0."""
-        return 0.0
 
     def fold(self, adapter: Path) -> None:
         """Makes a saved adapter one that needs no hook."""
@@ -129,7 +112,7 @@ class ProjectedAdapter:
 
         rewrite(adapter, folded)
 
-    def _second_moments(self, model: Any, layers: dict[str, Any], rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
+    def _second_moments(self, model: Any, layers: dict[str, Any], rows: RowBatches) -> dict[str, Tensor]:
         """Returns ``(X Wᵀ)ᵀ(X Wᵀ)`` of each layer over the tokens of completions, float64, ``[d_out, d_out]``."""
         moments: dict[str, Tensor] = {}
         learned = torch.empty(0)
@@ -147,11 +130,10 @@ class ProjectedAdapter:
         model.eval()
         try:
             with torch.no_grad():
-                for start in range(0, len(rows), _BATCH):
-                    batch = self._collate([row.features() for row in rows[start : start + _BATCH]])
-                    learned = (batch["labels"] >= 0).to(model.device)
-                    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-                    model(**inputs, logits_to_keep=1)
+                for start in range(0, len(rows.rows), _BATCH):
+                    batch = rows.take(range(start, min(start + _BATCH, len(rows.rows))), model.device)
+                    learned = batch["labels"] >= 0
+                    model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_to_keep=1)
         finally:
             for hook in hooks:
                 hook.remove()

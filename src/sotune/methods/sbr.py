@@ -11,7 +11,7 @@ first of the harmful reference; the LoRA shape is the budget's. Like theirs, the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
+from sotune.models import load_tokenizer
+from sotune.rendering import render_prompt
+from sotune.representations.hidden_states import TokenRow, pad_batch
 from sotune.settings import StageSettings
-
-if TYPE_CHECKING:
-    from sotune.training import TrainResult
+from sotune.training import TrainResult
+from sotune.training.change import StepChange
 
 
 class SbrSettings(StageSettings):
@@ -38,9 +40,6 @@ def train(inputs: TrainInputs) -> TrainResult:
     Raises:
         SotuneError: Training diverged.
     """
-    from sotune.models import load_tokenizer
-    from sotune.rendering import render_prompt
-
     tools, own = inputs.tools, inputs.own(SbrSettings)
     tokenizer, template = load_tokenizer(tools.model), tools.training.template
     prompts = [
@@ -51,7 +50,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     return train_weighted(inputs, change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=own.alpha))
 
 
-class AnchorStates:
+class AnchorStates(StepChange):
     """Adds ``α·mean((h − h_0)²)`` over some prompts to the loss.
 
     Args:
@@ -61,8 +60,6 @@ class AnchorStates:
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], *, pad_token_id: int, alpha: float) -> None:
-        from sotune.representations.hidden_states import TokenRow, pad_batch
-
         rows = [TokenRow(ids, len(ids)) for ids in prompts]
         batch = pad_batch(rows, padding_side="right", pad_token_id=pad_token_id)
         self._ids, self._mask, self._last = batch.input_ids, batch.attention_mask, batch.last
@@ -81,10 +78,6 @@ class AnchorStates:
         with torch.no_grad():
             self._before = self.states(model)
         model.train(was_training)
-
-    def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
-        """Returns the batch that is due."""
-        return batch
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Returns ``α·mean((h − h_0)²)``, the mean over prompts and width."""

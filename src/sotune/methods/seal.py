@@ -23,6 +23,8 @@ from torch import Tensor
 
 from sotune.methods.inputs import WeighInputs
 from sotune.methods.method import Method
+from sotune.training.bilevel import BilevelSettings, train_bilevel
+from sotune.training.progress import rows_per_step
 
 _EPOCHS = 3
 _PENALTY, _DECAY = 1.0, 0.03
@@ -43,10 +45,8 @@ def weigh(inputs: WeighInputs, *, released: bool = False) -> Tensor:
         ConfigError: There are no records or no model.
         DataError: One of the sets has no row to train on.
     """
-    from sotune.training.bilevel import BilevelSettings, train_bilevel
-
     records, tools = inputs.require_records("seal"), inputs.require_tools("seal")
-    batch = tools.training.per_device_train_batch_size * tools.training.gradient_accumulation_steps
+    batch = rows_per_step(tools.training)
     settings = BilevelSettings(
         n_steps=_EPOCHS * math.ceil(len(records.downstream) / batch),
         trusted_strength=lambda epoch: _PENALTY - _DECAY * epoch,

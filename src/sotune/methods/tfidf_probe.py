@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from sotune.errors import DataError
-from sotune.methods.inputs import WeighInputs
+from sotune.methods.inputs import WeighInputs, all_text
 from sotune.methods.method import Method
-from sotune.records import Record
 from sotune.weights.ground_cost import PROBE_REGULARIZATION
 from sotune.weights.logistic import fit_balanced
 
@@ -28,7 +28,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
     """
     records = inputs.require_records("tfidf_probe")
     sets = (records.safe_anchor, records.harmful_reference, records.downstream)
-    features = tfidf([_text(record) for rows in sets for record in rows])
+    features = tfidf([all_text(record) for rows in sets for record in rows])
     positions = torch.split(torch.arange(features.shape[0]), [len(rows) for rows in sets])
     safe, harmful, downstream = (features.index_select(0, part) for part in positions)
     harm = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
@@ -47,8 +47,6 @@ def tfidf(texts: Sequence[str]) -> Tensor:
     Raises:
         DataError: No text has a word.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     try:
         found = TfidfVectorizer().fit_transform(texts).tocoo()
     except ValueError as error:
@@ -59,10 +57,6 @@ def tfidf(texts: Sequence[str]) -> Tensor:
         found.shape,
         check_invariants=True,
     ).coalesce()
-
-
-def _text(record: Record) -> str:
-    return "\n".join(message.content for message in record.messages)
 
 
 METHODS = (Method("tfidf_probe", "probe on words", weigher=weigh),)

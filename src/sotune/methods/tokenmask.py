@@ -13,7 +13,6 @@ refinement is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -23,9 +22,8 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.tuned import tune_on
 from sotune.settings import StageSettings
-
-if TYPE_CHECKING:
-    from sotune.training import TrainResult
+from sotune.training import TrainResult
+from sotune.training.token_losses import score_tokens
 
 
 class TokenMaskSettings(StageSettings):
@@ -40,8 +38,6 @@ def train(inputs: TrainInputs) -> TrainResult:
     Raises:
         DataError: One of the sets has no row to train on.
     """
-    from sotune.training.token_losses import score_tokens
-
     tools = inputs.tools
     references = {"task": inputs.safe_anchor, "harm": inputs.harmful_reference}
     losses = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sotune.methods.inputs import Tools
 from sotune.records import Record
+from sotune.training import fine_tune
 
 
 def tune_on(records: Sequence[Record], tools: Tools, *, name: str) -> Path:
@@ -22,8 +23,6 @@ def tune_on(records: Sequence[Record], tools: Tools, *, name: str) -> Path:
         DataError: No row can be trained on.
         SotuneError: Training diverged.
     """
-    from sotune.training import fine_tune
-
     folder = tools.work_dir / f"tuned-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     equal = dict.fromkeys((record.id for record in records), 1.0)

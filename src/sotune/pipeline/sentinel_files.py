@@ -77,7 +77,7 @@ def write_sentinels(
 
 
 def _tried(one: Tried) -> dict[str, Any]:
-    return {**written_settings(one.settings), "representation": one.candidate, "auroc": one.auroc}
+    return {**written_settings(one.settings), "auroc": one.auroc}
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.sentinels.folds import Folds
-from sotune.sentinels.tuning import Grid, Representations, Tuned, sample_rows, tune_settings
+from sotune.sentinels.tuning import MOST_ROWS, Grid, Representations, Tuned, tune_settings
 from sotune.settings import WeightSettings
 from sotune.transport import Rows
 from sotune.weights import LearnedWeights, Scorer, learn_weights
+from sotune.weights.ground_cost import sample_rows
 from sotune.weights.separation import outranked
 from sotune.weights.solution import OnStep
 from sotune.weights.streaming import OnPass
@@ -114,7 +115,7 @@ def fit_with_sentinels(
         ConfigError: A fold is empty.
     """
     _check_folds(folds)
-    sample = sample_rows(downstream)
+    sample = sample_rows(downstream, MOST_ROWS)
     first = fit(sample, safe_anchor, harmful_reference[list(folds.reference)])
     places = outranked(first.weigh(harmful_reference[list(folds.tuning)]), first.weights)
     solved = harmful_reference[list(folds.solved)]
@@ -176,7 +177,7 @@ def weigh_with_sentinels(
     _check_folds(folds)
     harmful = harmful_reference[list(folds.reference)]
     tuning = harmful_reference[list(folds.tuning)]
-    tuned = tune_settings({"default": Representations(downstream, safe_anchor, harmful, tuning)}, settings, grid=grid)
+    tuned = tune_settings(Representations(downstream, safe_anchor, harmful, tuning), settings, grid=grid)
     chosen = tuned.chosen.settings
     solved = harmful_reference[list(folds.solved)]
     learned = learn_weights(downstream, safe_anchor, solved, chosen, on_step=on_step, on_pass=on_pass)
@@ -195,7 +196,7 @@ def weigh_with_sentinels(
             folds=folds,
             harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
             tuning_outranked=tuned.outranked,
-            safe_outranked=_score_safe_rows(fit, sample_rows(downstream), safe_anchor, solved),
+            safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
             tuned=tuned,
         ),
     )

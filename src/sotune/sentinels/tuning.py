@@ -10,16 +10,15 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sotune.settings import WeightSettings
 from sotune.transport import Rows
 from sotune.weights import GroundCost, Scorer, cost_of, learn_weights, relaxation_of
+from sotune.weights.ground_cost import sample_rows
 from sotune.weights.separation import outranked
 
-_MAX_ROWS = 4_000  # of the downstream rows that settings are tried on; the sentinels' number limits the accuracy
-_SAMPLE_SEED = 0
+MOST_ROWS = 4_000  # of the downstream rows that settings are tried on; the sentinels' number limits the accuracy
 _MUST_GAIN = 2.0  # standard errors
 
 
@@ -29,7 +28,7 @@ Grid = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Representations:
-    """What one candidate representation makes of the rows; a run has one, unless several are tried.
+    """The rows that settings are tried on, by their representations.
 
     Attributes:
         downstream: The rows to weigh, ``[n, d]``.
@@ -46,15 +45,13 @@ class Representations:
 
 @dataclass(frozen=True)
 class Tried:
-    """One candidate with some settings.
+    """Some settings, and how well they tell sentinels from the rows.
 
     Attributes:
-        candidate: Name of the representation.
         settings: How the weights are solved.
         auroc: Probability that a sentinel weighs less than a downstream row; ties count one half.
     """
 
-    candidate: str
     settings: WeightSettings
     auroc: float
 
@@ -64,9 +61,9 @@ class Tuned:
     """What the tuning fold chose.
 
     Attributes:
-        chosen: The candidate and settings that are used.
+        chosen: The settings that are used.
         best: Those with the largest AUROC; ``chosen`` differs where they gain too little over the default.
-        default: The settings that were given, with the first candidate.
+        default: The settings that were given.
         gain_error: Standard error of the gain of the best over the default.
         tried: All of them.
         outranked: For each sentinel the share of the downstream rows that weigh more, as chosen.
@@ -85,56 +82,42 @@ class Tuned:
         return len(self.outranked)
 
 
-def tune_settings(candidates: Mapping[str, Representations], settings: WeightSettings, *, grid: Grid) -> Tuned:
+def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid) -> Tuned:
     """Tries all points of a grid, and chooses one by the tuning sentinels.
 
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
     settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(60, 16) + torch.eye(16)[1] * 4
-    >>> candidates = {"plain": Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])}
-    >>> tuned = tune_settings(candidates, WeightSettings(), grid={"epsilon": (0.1, 0.4)})
+    >>> rows = Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])
+    >>> tuned = tune_settings(rows, WeightSettings(), grid={"epsilon": (0.1, 0.4)})
     >>> [(one.settings.epsilon, round(one.auroc, 2)) for one in tuned.tried]
     [(0.1, 1.0), (0.4, 1.0)]
 
     Args:
-        candidates: Name to representations; the first one's are the default.
+        rows: What the settings are tried on.
         settings: What stays where nothing is better; tried too. The grid varies some of them.
         grid: What is tried; a point that means the same as another is tried once.
 
     Raises:
         SotuneError: A fit diverged, or representations are not finite.
     """
-    choices = _choices(settings, grid)
-    placements: dict[tuple[str, WeightSettings], Tensor] = {}
-    for name, candidate in candidates.items():
-        for choice, placement in _try_all(candidate, choices):
-            placements[name, choice] = placement
-    tried = {key: Tried(*key, float(placement.mean())) for key, placement in placements.items()}
-    default_key = (next(iter(candidates)), settings)
-    best_key = max(tried, key=lambda key: tried[key].auroc)
-    gains = placements[best_key] - placements[default_key]
+    placements = dict(_try_all(rows, _choices(settings, grid)))
+    tried = {choice: Tried(choice, float(placement.mean())) for choice, placement in placements.items()}
+    best = max(tried, key=lambda choice: tried[choice].auroc)
+    gains = placements[best] - placements[settings]
     error = float(gains.std()) / len(gains) ** 0.5 if len(gains) > 1 else float("inf")
-    enough = float(gains.mean()) > _MUST_GAIN * error
-    chosen_key = best_key if enough else default_key
+    chosen = best if float(gains.mean()) > _MUST_GAIN * error else settings
     return Tuned(
-        chosen=tried[chosen_key],
-        best=tried[best_key],
-        default=tried[default_key],
+        chosen=tried[chosen],
+        best=tried[best],
+        default=tried[settings],
         gain_error=error,
         tried=tuple(tried.values()),
-        outranked=tuple(placements[chosen_key].tolist()),
+        outranked=tuple(placements[chosen].tolist()),
     )
-
-
-def sample_rows(downstream: Rows, most: int = _MAX_ROWS) -> Tensor:
-    """Returns all rows, or a random sample of many, ``[at most `most`, d]``, in input order."""
-    n = downstream.shape[0]
-    if n <= most:
-        return downstream[:]
-    generator = torch.Generator().manual_seed(_SAMPLE_SEED)
-    return downstream[torch.randperm(n, generator=generator)[:most].sort().values]
 
 
 def _choices(settings: WeightSettings, grid: Grid) -> list[WeightSettings]:
@@ -152,39 +135,19 @@ def _meaning(point: WeightSettings) -> tuple[GroundCost, float, float, float]:
     return cost, point.epsilon, point.push_strength, relaxation_of(point, cost)
 
 
-def _try_all(candidate: Representations, choices: Sequence[WeightSettings]) -> Iterator[tuple[WeightSettings, Tensor]]:
-    rows = sample_rows(candidate.downstream)
+def _try_all(given: Representations, choices: Sequence[WeightSettings]) -> Iterator[tuple[WeightSettings, Tensor]]:
+    rows, references = sample_rows(given.downstream, MOST_ROWS), (given.safe_anchor, given.harmful_reference)
     # The push strength only mixes the potentials of the first gradient: points that differ in it share a transport.
     transports: dict[Hashable, list[WeightSettings]] = {}
     for choice in choices:
         transports.setdefault(_meaning(choice.replace(push_strength=0.5)), []).append(choice)
-    costs = {
-        cost: cost.fit(rows, candidate.safe_anchor, candidate.harmful_reference)
-        for cost in dict.fromkeys(map(cost_of, choices))
-    }
+    costs = {cost: cost.fit(rows, *references) for cost in dict.fromkeys(map(cost_of, choices))}
     for sharing in transports.values():
         first_gradient = sharing[0].replace(push_strength=0.5, solver="one_step", max_memory=None)
-        of_rows, of_sentinels = _potentials(candidate, rows, first_gradient, costs[cost_of(first_gradient)])
+        of_rows = learn_weights(rows, *references, first_gradient, cost=costs[cost_of(first_gradient)])
+        scorer = Scorer.from_learned(of_rows, settings=first_gradient, references=references)
+        of_sentinels = scorer.score(given.sentinels)
         for choice in sharing:
             push = choice.push_strength
-            scores = [push * side.push - (1 - push) * side.pull for side in (of_sentinels, of_rows)]
+            scores = [push * one.push_potential - (1 - push) * one.pull_potential for one in (of_sentinels, of_rows)]
             yield choice, outranked(*scores)
-
-
-@dataclass(frozen=True)
-class _Potentials:
-    pull: Tensor
-    push: Tensor
-
-
-def _potentials(
-    candidate: Representations, rows: Tensor, settings: WeightSettings, cost: GroundCost
-) -> tuple[_Potentials, _Potentials]:
-    """Returns the potentials of the rows and of the sentinels."""
-    references = (candidate.safe_anchor, candidate.harmful_reference)
-    learned = learn_weights(rows, *references, settings, cost=cost)
-    scores = Scorer.from_learned(learned, settings=settings, references=references).score(candidate.sentinels)
-    return (
-        _Potentials(learned.pull_potential, learned.push_potential),
-        _Potentials(scores.pull_potential, scores.push_potential),
-    )

@@ -17,21 +17,20 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import get_scheduler
 
-from sotune.errors import SotuneError
 from sotune.models import ModelSpec, load_tokenizer
 from sotune.records import Record
 from sotune.settings import TrainingSettings
 from sotune.training.finetune import isolated_randomness, load_with_adapter
 from sotune.training.loss import compute_row_losses
-from sotune.training.progress import OnStep, TrainStep
+from sotune.training.progress import OnStep, TrainStep, rows_per_step
 from sotune.training.training_rows import (
     LOSS_WEIGHT,
-    TrainingRow,
+    RowBatches,
     TrainingRows,
-    WeightedCollator,
-    build_equal_rows,
     build_training_rows,
+    load_equal_rows,
 )
 
 _BETAS = (0.9, 0.95)  # of Adam on the logits, in the code of both methods
@@ -113,11 +112,11 @@ def train_bilevel(
     rows = build_training_rows(
         downstream, loss_weights, tokenizer, template=training.template, max_length=training.max_length
     )
-    safe_rows = build_equal_rows(trusted, tokenizer, training)
+    trusted_rows = load_equal_rows(trusted, model, training)
     with isolated_randomness():
         network = load_with_adapter(model, training)
-        loop = _Loop(network, rows.rows, WeightedCollator(pad_token_id=tokenizer.pad_token_id), training, settings)
-        loop.run(safe_rows, on_step)
+        loop = _Loop(network, RowBatches(rows.rows, trusted_rows.collate), trusted_rows, training, settings)
+        loop.run(on_step)
     ids = [row.id for row in rows.rows]
     return BilevelResult(dict(zip(ids, loop.logits.tolist(), strict=True)), network, rows, loop.steps)
 
@@ -126,85 +125,72 @@ class _Loop:
     def __init__(
         self,
         network: Any,
-        rows: Sequence[TrainingRow],
-        collate: WeightedCollator,
+        rows: RowBatches,
+        trusted: RowBatches,
         training: TrainingSettings,
         settings: BilevelSettings,
     ) -> None:
-        self._network, self._rows, self._collate = network, rows, collate
+        self._network, self._rows, self._trusted = network, rows, trusted
         self._training, self._settings = training, settings
-        self._batch_size = training.per_device_train_batch_size * training.gradient_accumulation_steps
         self.steps: list[TrainStep] = []
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=training.learning_rate, weight_decay=0.0)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate_factor)
-        self.logits = torch.full((len(rows),), settings.initial_logit, dtype=torch.float64)
+        warmup = math.ceil(training.warmup_ratio * settings.n_steps)
+        self._schedule = get_scheduler(settings.schedule, self._optimizer, warmup, settings.n_steps)
+        self.logits = torch.full((len(rows.rows),), settings.initial_logit, dtype=torch.float64)
         self._selector: torch.optim.Optimizer = (
             torch.optim.Adam([self.logits], lr=settings.selector_learning_rate, betas=_BETAS)
             if settings.selector == "adam"
             else torch.optim.SGD([self.logits], lr=settings.selector_learning_rate)
         )
 
-    def run(self, trusted: Sequence[TrainingRow], on_step: OnStep | None) -> None:
-        own = _batches(len(self._rows), self._batch_size, seed=self._training.seed)
-        others = _batches(len(trusted), self._batch_size, seed=self._training.seed + 1)
-        per_epoch = math.ceil(len(self._rows) / self._batch_size)
+    def run(self, on_step: OnStep | None) -> None:
+        size, seed = rows_per_step(self._training), self._training.seed
+        own = _batches(len(self._rows.rows), size, seed=seed)
+        others = _batches(len(self._trusted.rows), size, seed=seed + 1)
+        per_epoch = math.ceil(len(self._rows.rows) / size)
         for step in range(self._settings.n_steps):
-            epoch = step // per_epoch
-            positions, rate = next(own), self._optimizer.param_groups[0]["lr"]
-            loss = self._step(positions, [trusted[i] for i in next(others)], epoch)
+            rate = self._optimizer.param_groups[0]["lr"]
+            loss = self._step(next(own), next(others), step // per_epoch)
             norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip or math.inf))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise SotuneError(
-                    f"training diverged at step {step + 1}: loss {loss}, gradient norm {norm}; lower learning_rate"
-                )
+            self.steps.append(TrainStep(step + 1, self._settings.n_steps, loss, rate, norm))
+            self.steps[-1].check(self._training.learning_rate)
             self._optimizer.step()
             self._schedule.step()
-            self.steps.append(TrainStep(step + 1, self._settings.n_steps, loss, rate, norm))
             if on_step is not None:
                 on_step(self.steps[-1])
 
-    def _step(self, positions: list[int], trusted: Sequence[TrainingRow], epoch: int) -> float:
+    def _step(self, positions: list[int], trusted: list[int], epoch: int) -> float:
         """Sets the gradient of θ, takes a step of z and returns θ's loss."""
         s, d = self._settings.trusted_strength(epoch), self._settings.downstream_strength(epoch)
         self._optimizer.zero_grad()
         weights = selector_weights(self.logits)[positions]
-        losses = self._learn([self._rows[i] for i in positions], d * weights)
+        losses = self._learn(self._rows, positions, d * weights)
         equal = torch.full((len(trusted),), s, dtype=torch.float64)
-        of_trusted = self._learn(trusted, equal)
+        of_trusted = self._learn(self._trusted, trusted, equal)
         update_selector(self._selector, self.logits, positions, losses)
         return float((d * weights * losses).mean() + (equal * of_trusted).mean())
 
-    def _learn(self, rows: Sequence[TrainingRow], factors: Tensor) -> Tensor:
+    def _learn(self, rows: RowBatches, positions: list[int], factors: Tensor) -> Tensor:
         """Adds the gradient of ``mean(factor·ℓ)`` and returns ℓ, each row's loss times its fixed weight, ``[rows]``."""
         learns = bool((factors != 0).any())  # SEAL's first epoch does not learn from the downstream rows at all
         size = self._training.per_device_train_batch_size
         losses = []
-        for start in range(0, len(rows), size):
+        for start in range(0, len(positions), size):
             with torch.set_grad_enabled(learns):
-                part = self._losses(rows[start : start + size])
+                part = self._losses(rows.take(positions[start : start + size], self._network.device))
                 if learns:
                     share = factors[start : start + size].to(part)
-                    torch.autograd.backward((share * part).sum() / len(rows))
+                    torch.autograd.backward((share * part).sum() / len(positions))
             losses.append(part.detach().double().cpu())
         return torch.cat(losses)
 
-    def _losses(self, rows: Sequence[TrainingRow]) -> Tensor:
-        batch = self._collate([row.features() for row in rows])
-        batch = {name: value.to(self._network.device) for name, value in batch.items()}
+    def _losses(self, batch: dict[str, Tensor]) -> Tensor:
         labels, fixed = batch.pop("labels"), batch.pop(LOSS_WEIGHT)
         half = self._network.dtype == torch.bfloat16
         with torch.autocast(self._network.device.type, dtype=torch.bfloat16, enabled=half):
             logits = self._network(**batch).logits
         return fixed * compute_row_losses(logits, labels)
-
-    def _rate_factor(self, step: int) -> float:
-        if self._settings.schedule == "constant":
-            return 1.0
-        warmup = math.ceil(self._training.warmup_ratio * self._settings.n_steps)
-        if step < warmup:
-            return step / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self._settings.n_steps - warmup)))
 
 
 def update_selector(optimizer: torch.optim.Optimizer, logits: Tensor, positions: Sequence[int], losses: Tensor) -> None:

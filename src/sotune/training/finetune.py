@@ -113,12 +113,19 @@ def fine_tune(
     )
     how = _How(trainer_class, resume, on_step, change)
     trainer, checkpoints = _trained(rows, tokenizer, model, settings, output_dir / "checkpoints", how)
-    steps = steps_of(trainer.state)
-    result = _result(rows, steps, output_dir, seconds=time.perf_counter() - start)
-    if trainer.is_world_process_zero():
-        _save(result, trainer.model, steps, base=model, settings=settings)
-        if not keep_checkpoints:
-            checkpoints.remove()
+    writes = trainer.is_world_process_zero()
+    result = hand_over(
+        trainer.model,
+        rows,
+        steps_of(trainer.state),
+        base=model,
+        settings=settings,
+        output_dir=output_dir,
+        seconds=time.perf_counter() - start,
+        write=writes,
+    )
+    if writes and not keep_checkpoints:
+        checkpoints.remove()
     trainer.accelerator.wait_for_everyone()
     if trainer.args.device.type == "cuda":
         # Trainer's parts refer to each other; without this the model would stay on the device for a while.
@@ -168,8 +175,9 @@ def hand_over(
     settings: TrainingSettings,
     output_dir: Path,
     seconds: float,
+    write: bool = True,
 ) -> TrainResult:
-    """Saves what another training loop made, as `fine_tune` saves its own: adapter and log.
+    """Saves what a training loop made, adapter and log, and says what it is.
 
     Args:
         network: The trained model with its adapter.
@@ -179,17 +187,25 @@ def hand_over(
         settings: How it was trained.
         output_dir: Gets ``adapter/`` and ``training_log.jsonl``.
         seconds: How long it took.
+        write: Whether this process is the one that saves.
     """
-    result = _result(rows, steps, output_dir, seconds=seconds)
-    _save(result, network, steps, base=base, settings=settings)
+    last = steps[-max(1, len(steps) // 10) :]
+    result = TrainResult(
+        adapter=output_dir / "adapter",
+        log=output_dir / "training_log.jsonl",
+        n_rows=len(rows.rows),
+        dropped=rows.dropped,
+        n_truncated=len(rows.truncated),
+        n_steps=len(steps),
+        final_loss=sum(step.loss for step in last) / len(last),
+        seconds=seconds,
+    )
+    if write:
+        write_log(result.log, steps)
+        save_adapter(
+            network, result.adapter, base=base, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps
+        )
     return result
-
-
-def _save(
-    result: TrainResult, network: PeftModel, steps: Sequence[TrainStep], *, base: ModelSpec, settings: TrainingSettings
-) -> None:
-    write_log(result.log, list(steps))
-    save_adapter(network, result.adapter, base=base, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps)
 
 
 def _training_arguments(
@@ -277,20 +293,6 @@ def _run_key(
             "world_size": world_size,
             "versions": library_versions("torch", "transformers", "accelerate", "peft"),
         }
-    )
-
-
-def _result(rows: TrainingRows, steps: Sequence[TrainStep], output_dir: Path, *, seconds: float) -> TrainResult:
-    last = steps[-max(1, len(steps) // 10) :]
-    return TrainResult(
-        adapter=output_dir / "adapter",
-        log=output_dir / "training_log.jsonl",
-        n_rows=len(rows.rows),
-        dropped=rows.dropped,
-        n_truncated=len(rows.truncated),
-        n_steps=len(steps),
-        final_loss=sum(step.loss for step in last) / len(last),
-        seconds=seconds,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from sotune.artifacts import write_text
 from sotune.errors import SotuneError
+from sotune.settings import TrainingSettings
 from sotune.training.checkpoints import Checkpoints
 
 
@@ -34,6 +35,18 @@ class TrainStep:
     learning_rate: float
     grad_norm: float
 
+    def check(self, learning_rate: float) -> None:
+        """Checks that training goes on, at a learning rate that peaks at the given one.
+
+        Raises:
+            SotuneError: The loss or the gradient is not finite.
+        """
+        if not (math.isfinite(self.loss) and math.isfinite(self.grad_norm)):
+            raise SotuneError(
+                f"training diverged at step {self.step}: loss {self.loss}, gradient norm {self.grad_norm}; "
+                f"lower learning_rate ({learning_rate}), or look for extreme loss weights"
+            )
+
 
 OnStep = Callable[[TrainStep], None]
 
@@ -54,11 +67,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes
         if "loss" not in logs:  # Trainer's summary at the end
             return
         step = _training_step(logs, state.global_step, state.max_steps)
-        if not (math.isfinite(step.loss) and math.isfinite(step.grad_norm)):
-            raise SotuneError(
-                f"training diverged at step {step.step}: loss {step.loss}, gradient norm {step.grad_norm}; "
-                f"lower learning_rate ({args.learning_rate}), or look for extreme loss weights"
-            )
+        step.check(args.learning_rate)
         if self._on_step is not None and state.is_world_process_zero:
             self._on_step(step)
 
@@ -73,12 +82,22 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes
             self._checkpoints.keep_only(self._checkpoints.mark_complete(state.global_step))
 
 
+def rows_per_step(settings: TrainingSettings) -> int:
+    """Returns how many rows an optimizer step sees, on one device."""
+    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+
+
+def count_steps(n_rows: int, settings: TrainingSettings) -> int:
+    """Returns how many optimizer steps training on some rows takes, on one device."""
+    return settings.max_steps or math.ceil(math.ceil(n_rows / rows_per_step(settings)) * settings.num_train_epochs)
+
+
 def steps_of(state: Any) -> list[TrainStep]:
     """Returns all steps of a Trainer's state, those before a resumption too."""
     return [_training_step(entry, entry["step"], state.max_steps) for entry in state.log_history if "loss" in entry]
 
 
-def write_log(path: Path, steps: list[TrainStep]) -> None:
+def write_log(path: Path, steps: Sequence[TrainStep]) -> None:
     """Writes the training log: one JSON object a step."""
     write_text(path, "".join(json.dumps(asdict(step), allow_nan=False) + "\n" for step in steps))
 

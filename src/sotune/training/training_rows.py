@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sotune.errors import DataError
+from sotune.models import ModelSpec, load_tokenizer
 from sotune.records import Record
 from sotune.rendering import Template, tokenize
 from sotune.settings import TrainingSettings
@@ -143,19 +144,6 @@ def build_training_rows(
     return TrainingRows(tuple(rows), dropped, tuple(truncated))
 
 
-def build_equal_rows(records: Sequence[Record], tokenizer: Any, settings: TrainingSettings) -> tuple[TrainingRow, ...]:
-    """Tokenizes records that all count the same, with weight 1; see `build_training_rows`.
-
-    Raises:
-        DataError: An id repeats, or no row is left.
-        ConfigError: The chat template was asked of a tokenizer that has none.
-    """
-    equal = dict.fromkeys((record.id for record in records), 1.0)
-    return build_training_rows(
-        records, equal, tokenizer, template=settings.template, max_length=settings.max_length
-    ).rows
-
-
 def _usable_mask(learned: Tensor, n_completion: int, id: str) -> bool:
     if learned.shape != (n_completion,) or learned.dtype != torch.bool:
         raise DataError(
@@ -200,8 +188,7 @@ class ShuffledRows(Dataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Puts the rows in the order of an epoch, counted from 0."""
-        # A plain sum would give seed 1, in its first epoch, the order of seed 0 in its second.
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        generator = generator_of(self._seed, epoch)
         self._order: list[int] = torch.randperm(len(self._rows), generator=generator).tolist()
 
     def __len__(self) -> int:
@@ -255,6 +242,37 @@ class WeightedCollator:
                 padded[i, :n_tokens] = torch.as_tensor(columns[name])
         weights = [float(feature[LOSS_WEIGHT]) for feature in features]
         return {**batch, LOSS_WEIGHT: torch.tensor(weights, dtype=torch.float32)}
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatches:
+    """Training rows, and batches of them by position."""
+
+    rows: Sequence[TrainingRow]
+    collate: WeightedCollator
+
+    def take(self, positions: Iterable[int], device: torch.device | None = None) -> dict[str, Tensor]:
+        """Returns the batch of some rows; see `WeightedCollator`."""
+        batch = self.collate([self.rows[i].features() for i in positions])
+        return {name: value.to(device) for name, value in batch.items()}
+
+
+def load_equal_rows(records: Sequence[Record], model: ModelSpec, settings: TrainingSettings) -> RowBatches:
+    """Tokenizes records that all count the same, with weight 1; see `build_training_rows`.
+
+    Raises:
+        DataError: An id repeats, or no row is left.
+        ConfigError: The chat template was asked of a tokenizer that has none.
+    """
+    tokenizer, equal = load_tokenizer(model), dict.fromkeys((record.id for record in records), 1.0)
+    rows = build_training_rows(records, equal, tokenizer, template=settings.template, max_length=settings.max_length)
+    return RowBatches(rows.rows, WeightedCollator(pad_token_id=tokenizer.pad_token_id))
+
+
+def generator_of(seed: int, number: int) -> torch.Generator:
+    """Returns the generator of an epoch or step, so that what it draws depends on nothing before it."""
+    # A plain sum would give seed 1, in its first epoch, the order of seed 0 in its second.
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
 def _check_columns(feature: Mapping[str, Any]) -> None:

@@ -232,7 +232,7 @@ def learn_direction(downstream: Rows, safe_anchor: Tensor, harmful_reference: Te
         DataError: A row is zero or not finite.
         SotuneError: A fit diverged.
     """
-    rows = normalize_rows(_sample(downstream), name="rows")
+    rows = normalize_rows(sample_rows(downstream, _MAX_ROWS), name="rows")
     safe, harmful = (normalize_rows(z, name="columns") for z in (safe_anchor, harmful_reference))
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
@@ -314,9 +314,10 @@ def _unit(direction: Tensor) -> Tensor:
     return direction / max(float(direction.norm()), math.ulp(0.0))
 
 
-def _sample(downstream: Rows) -> Tensor:
+def sample_rows(downstream: Rows, most: int) -> Tensor:
+    """Returns all rows, or a random sample of many, ``[at most `most`, d]``, in input order; the same one each time."""
     n = downstream.shape[0]
-    if n <= _MAX_ROWS:
+    if n <= most:
         return downstream[:]
     generator = torch.Generator().manual_seed(_SAMPLE_SEED)
-    return downstream[torch.randperm(n, generator=generator)[:_MAX_ROWS].sort().values]
+    return downstream[torch.randperm(n, generator=generator)[:most].sort().values]

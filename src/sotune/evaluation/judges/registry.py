@@ -14,6 +14,7 @@ from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
 from sotune.evaluation.protocol import Judge
 from sotune.monitoring import Monitor, Silent
+from sotune.plugins import installed, load_plugin
 from sotune.settings import JudgeSettings, nearest_setting
 
 JUDGES: Mapping[str, str] = {
@@ -43,10 +44,7 @@ def judge_class(name: str) -> type[NamedJudge]:
         raise ConfigError(
             f"there is no judge {name!r}" + (f"; did you mean {near!r}?" if near else f"; there are {', '.join(known)}")
         )
-    try:
-        found = known[name].load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the judge {name!r} could not be loaded ({error}); fix or remove its package") from None
+    found = load_plugin("judge", known[name])
     if not (isinstance(found, type) and issubclass(found, NamedJudge)):
         raise ConfigError(f"the judge {name!r} is {known[name].value}, which is not a NamedJudge; fix its package")
     return found
@@ -110,7 +108,7 @@ def make_judges(
 
 def _registered() -> dict[str, metadata.EntryPoint]:
     """Returns where each judge lies; another package cannot replace one of ours."""
-    others = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    others = installed(GROUP)
     ours = {name: metadata.EntryPoint(name, place, GROUP) for name, place in JUDGES.items()}
     return {**ours, **{name: others[name] for name in sorted(others.keys() - ours.keys())}}
 
