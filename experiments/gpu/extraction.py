@@ -79,7 +79,7 @@ def _padding(contest: _Contest) -> dict[str, Any]:
     """Returns computed tokens over real ones: of ours here and at Table 7's 10,050 rows, and of the plain recipe."""
     import numpy as np
 
-    from sotune.representations.base import PreparedTexts, plan_shards
+    from sotune.representations.encoder import PreparedTexts, plan_shards
 
     def ours(values: list[int]) -> float:
         n = len(values)
@@ -166,8 +166,7 @@ class _Contest:
 
     def all_readings(self) -> dict[str, Any]:
         """Times the pass from which layer and pooling are chosen: four layers, three poolings."""
-        from sotune.representations import POOLINGS, CausalLMReadings, candidate_layers
-        from sotune.representations.base import encode_group
+        from sotune.representations import POOLINGS, CausalLMReadings, candidate_layers, encode_group
 
         group = CausalLMReadings(self.frozen, layers=candidate_layers(self.frozen.n_layers), poolings=POOLINGS)
         records = self.records[: len(self.records) // 2]

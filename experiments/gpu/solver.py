@@ -31,25 +31,6 @@ def run(bench: Bench) -> None:
         )
 
 
-def settings(cost: str) -> Any:
-    """Returns the default settings of a run; as there, column sums are free with the adaptive cost."""
-    from sotune.weights import SolverSettings
-
-    return SolverSettings(
-        solver="mirror",
-        epsilon=0.1,
-        push_strength=0.5,
-        effective_sample_size=0.9,
-        tau=None,
-        stationarity_tolerance=1e-5,
-        marginal_tolerance=1e-5,
-        max_steps=200,
-        max_iters=2000,
-        learning_rate=0.1,
-        reference_relaxation=0.0 if cost == "adaptive" else math.inf,
-    )
-
-
 def sets(n: int, m: int, d: int, device: str) -> list[Any]:
     """Draws clustered unit vectors: rows of which a tenth are like the reference, an anchor, a harmful reference."""
     import torch
@@ -70,11 +51,12 @@ def sets(n: int, m: int, d: int, device: str) -> list[Any]:
 
 
 def _learn(data: list[Any], cost: str) -> Any:
+    from sotune.settings import WeightSettings
     from sotune.weights import learn_weights
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return learn_weights(*data, settings=settings(cost), cost=cost)
+        return learn_weights(*data, WeightSettings(cost=cost))
 
 
 def _warm_up(bench: Bench) -> None:
@@ -89,9 +71,9 @@ def _measure(n: int, m: int, d: int, device: str, cost: str, repeats: int) -> di
         runs = [timed(lambda: _learn(data, cost)) for _ in range(repeats)]
     found: dict[str, Any] = {"seconds": spread([seconds for seconds, _ in runs]), **memory, **_facts(runs[-1][1])}
     if cost == "adaptive":
-        from sotune.weights.ground_cost import learn_stretch
+        from sotune.weights.ground_cost import learn_direction
 
-        found["stretch_seconds"] = round(timed(lambda: learn_stretch(*data))[0], 3)
+        found["stretch_seconds"] = round(timed(lambda: learn_direction(*data))[0], 3)
     return found
 
 

@@ -84,13 +84,13 @@ class _Work:
 
     def __init__(self, bench: Bench, folder: Path, model: Any, case: _Case) -> None:
         from sotune.models import ModelSpec, load_tokenizer
-        from sotune.training import TrainSettings
+        from sotune.settings import TrainingSettings
 
         self.bench, self.model, self.case = bench, model, case
         self.spec = ModelSpec(str(folder), dtype="bfloat16", device=bench.device)
         self.tokenizer = load_tokenizer(self.spec)
         self.n_steps = _WARM_UP + case.steps
-        self.settings = TrainSettings(
+        self.settings = TrainingSettings(
             max_length=case.fixed_length or LONGEST,
             per_device_train_batch_size=case.batch,
             max_steps=self.n_steps,
@@ -105,7 +105,7 @@ class _Work:
 
     def rows(self) -> Any:
         """Returns the rows in the order of our trainer, and its collator."""
-        from sotune.training.data import ShuffledRows, WeightedCollator, build_equal_rows
+        from sotune.training.training_rows import ShuffledRows, WeightedCollator, build_equal_rows
 
         rows = build_equal_rows(self.records, self.tokenizer, self.settings)
         return ShuffledRows(rows, seed=0), WeightedCollator(pad_token_id=self.tokenizer.pad_token_id)
