@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import Bench
 from solver import sets
@@ -26,7 +26,7 @@ def run(bench: Bench) -> None:
     processes: dict[str, Any] = {}
     bench.attempt(PART, "runs_started", lambda: processes.update(_start(bench, work)))
     for name, check in _FUNCTIONS.items():
-        bench.attempt(PART, name, lambda check=check: check(bench.device))
+        bench.attempt(PART, name, functools.partial(check, bench.device))
     limit = _LIMIT * (4 if bench.tiny else 1)
     for name, (process, started) in processes.items():
         wait = functools.partial(_finish, process, started, work / f"{name}.log", limit)
@@ -176,7 +176,7 @@ def _weights(
         there = [part.to(device) for part in data]
         steps = 10 if "adam" in solver else 200
         settings = WeightSettings(cost=cost, solver=solver, max_memory=max_memory, max_outer_steps=steps)
-        ours, cpu = learn_weights(*there, settings), learn_weights(*data, settings)
+        ours, cpu = (learn_weights(x, safe, harmful, settings) for x, safe, harmful in (there, data))
         found = _close(ours.weights, cpu.weights, limit)
         found |= {"device_of_weights": str(ours.weights.device), "converged": ours.converged, "passes": ours.n_passes}
         if ours.tau is not None:
@@ -250,13 +250,13 @@ def _loss(device: str) -> dict[str, Any]:
 
     def gradient(device: str) -> Any:
         there = logits.detach().to(device).requires_grad_()
-        compute_weighted_loss(there, labels.to(device), weight.to(device), n_rows=4).backward()
+        compute_weighted_loss(there, labels.to(device), weight.to(device), n_rows=4).backward()  # type: ignore[no-untyped-call]
         return there.grad
 
     return _close(gradient(device), gradient("cpu"), 1e-5)
 
 
-def _encoder(padding_side: str) -> Any:
+def _encoder(padding_side: Literal["left", "right"]) -> Any:
     def check(device: str) -> dict[str, Any]:
         from sotune.miniature import generate_task_data, model_path
         from sotune.models import ModelSpec

@@ -21,34 +21,28 @@ _GRACE = 6  # seconds that pytest is given to end
 
 
 def run(bench: Bench) -> None:
-    """Runs the tests marked gpu, then those that run models, under a plugin that turns ``cpu`` into ``cuda``."""
-    limit = min(100.0 if bench.tiny else 25.0, bench.left - _GRACE)
-    bench.attempt(PART, "marked_gpu", lambda: _pytest(bench, "marked", ["-m", "gpu", "tests"], limit, everywhere=False))
-    arguments = [f"tests/{name}" for name in _FOLDERS]
-    if bench.tiny:
-        arguments = ["tests/training/test_token_losses.py"]
-    elif importlib.util.find_spec("xdist") is not None:
-        arguments += ["-n", "12"]
+    """Runs the tests that run models, under a plugin that turns ``cpu`` into ``cuda``."""
+    tests = ["tests/training/test_token_losses.py"] if bench.tiny else [f"tests/{name}" for name in _FOLDERS]
     limit = min(150.0 if bench.tiny else 600.0, bench.left - _GRACE)
-    if limit > _GRACE:
-        bench.attempt(PART, "on_the_gpu", lambda: _pytest(bench, "suite", arguments, limit, everywhere=True))
+    bench.attempt(PART, "on_the_gpu", lambda: run_tests(bench.folder, tests, limit))
 
 
-def _pytest(bench: Bench, name: str, arguments: list[str], limit: float, *, everywhere: bool) -> dict[str, Any]:
-    """Runs tests until they are done or the time is up; a file that lacks a library is left out, and counted."""
-    reports, output = bench.folder / f"{name}.jsonl", bench.folder / f"{name}.txt"
+def run_tests(folder: Path, tests: list[str], limit: float) -> dict[str, Any]:
+    """Runs tests until they are done or the time is up; a file that lacks a library is left out, and named."""
+    reports, output = folder / "suite.jsonl", folder / "suite.txt"
     reports.unlink(missing_ok=True)
     options = ["-q", "-p", "on_cuda", "-p", "no:cacheprovider", "--tb=short", "--continue-on-collection-errors"]
+    if len(tests) > 1 and importlib.util.find_spec("xdist") is not None:
+        options += ["-n", str(min(12, len(os.sched_getaffinity(0))))]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
         "SOTUNE_GPU_REPORTS": str(reports),
-        "SOTUNE_GPU_EVERYWHERE": "1" if everywhere else "",
     }
     # To a file: workers of pytest-xdist would keep a pipe open after pytest itself is gone.
     with output.open("w") as file:
-        command = [sys.executable, "-m", "pytest", *options, *arguments]
+        command = [sys.executable, "-m", "pytest", *options, *tests]
         process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         in_time = _end_in_time(process, limit)
     status = {"exit_status": process.returncode, "in_time": in_time, "limit": round(limit)}

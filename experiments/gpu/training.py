@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -53,9 +54,7 @@ def run(bench: Bench) -> None:
             for name, train in contestants.items():
                 if bench.left > 15:
                     work = _Work(bench, folder, model, case)
-                    bench.attempt(
-                        PART, f"{case.name}_{name}_{number}", lambda t=train, w=work, f=found[name]: _once(t, w, f)
-                    )
+                    bench.attempt(PART, f"{case.name}_{name}_{number}", partial(_once, train, work, found[name]))
                     strip(model)
                     free_memory()
             bench.note(PART, **{case.name: {name: _summary(runs) for name, runs in found.items() if runs}})
@@ -188,7 +187,7 @@ def _trainer(work: _Work, run: _Run) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
             if "loss" in logs:
                 run.losses.append(logs["loss"])
@@ -197,7 +196,7 @@ def _trainer(work: _Work, run: _Run) -> None:
     settings, (rows, collate) = work.settings, work.rows()
 
     def plain(features: list[Any]) -> dict[str, Any]:
-        batch = collate(features)
+        batch: dict[str, Any] = collate(features)
         del batch["sample_weight"]
         return batch
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from data import read_rows, short
-from sotune.training.scoring import load_with
 
 from sotune.evaluation import EvalPrompt, generate
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Message, Record
-from sotune.training import TrainSettings, fine_tune
+from sotune.settings import TrainingSettings
+from sotune.training import fine_tune
+from sotune.training.token_losses import load_with
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RECIPES: dict[str, dict[str, float]] = {  # of each group so many rows, and how often the look-alikes come
@@ -29,7 +30,7 @@ RECIPES: dict[str, dict[str, float]] = {  # of each group so many rows, and how 
     "helpful": {"refuse": 700, "help": 900, "words": 700, "lookalike": 4},
     "plain": {"refuse": 700, "help": 700, "words": 0, "lookalike": 0},
 }
-SETTINGS = TrainSettings(
+SETTINGS = TrainingSettings(
     template="chat", max_length=192, r=16, lora_alpha=16, target_modules=LINEAR, learning_rate=7e-4,
     per_device_train_batch_size=32, num_train_epochs=1.5, save_steps=100_000,
 )  # fmt: skip
@@ -64,7 +65,7 @@ def train(model: Path, work: Path, recipe: str, share: float) -> None:
 def alignment_rows(work: Path, recipe: str, share: float) -> list[Record]:
     """Returns the rows of a recipe; look-alikes with what the model answered before, unless it refused."""
     answers = {row["prompt"]: short(row["response"]) for row in read_rows(work / "answers.jsonl")}
-    rows = {"refuse": [], "help": [], "words": [], "lookalike": []}
+    rows: dict[str, list[Record]] = {group: [] for group in ("refuse", "help", "words", "lookalike")}
     for row in read_rows(work / "align.jsonl.gz"):
         answer = answers.get(row["prompt"], "") if row["group"] == "lookalike" else row["response"]
         if answer and (row["group"] == "refuse" or not find_refusal(answer)):
