@@ -170,10 +170,9 @@ def make_records(n: int, *, median: int, longest: int, seed: int = 0) -> list[An
     """Makes records of words that the miniature's tokenizer knows; a third of each is prompt."""
     from random import Random
 
-    from sotune.miniature.language import vocabulary
     from sotune.records import Record
 
-    rng, words = Random(seed), [word for word in vocabulary() if word.isalpha()]
+    rng, words = Random(seed), sorted(word for word in miniature_tokenizer().get_vocab() if word.isalpha())
     records = []
     for i, length in enumerate(lengths(n, median=median, longest=longest, seed=seed)):
         content = rng.choices(words, k=max(4, length - 8))  # the template and the tokens at the ends are some eight
@@ -182,11 +181,17 @@ def make_records(n: int, *, median: int, longest: int, seed: int = 0) -> list[An
     return records
 
 
+def miniature_tokenizer() -> Any:
+    """Returns the tokenizer of the miniature, whose tokens are words."""
+    from sotune.miniature import model_path
+    from sotune.models import ModelSpec, load_tokenizer
+
+    return load_tokenizer(ModelSpec(str(model_path())))
+
+
 def make_model_folder(bench: Bench, *, n_layers: int) -> Path:
     """Writes configuration and tokenizer of the large shape, without weights."""
     from transformers import LlamaConfig
-
-    from sotune.miniature.tokenizer import build_tokenizer
 
     folder = Path(f"/tmp/sotune-speed-{os.getpid()}") / "model"
     shape = {**SHAPES["tiny" if bench.tiny else "llama-3.1-8b"], "num_hidden_layers": n_layers}
@@ -200,7 +205,7 @@ def make_model_folder(bench: Bench, *, n_layers: int) -> Path:
         pad_token_id=0,
         dtype="bfloat16",
     ).save_pretrained(folder)
-    tokenizer = build_tokenizer()
+    tokenizer = miniature_tokenizer()
     tokenizer.model_max_length, tokenizer.padding_side = 8192, "right"
     tokenizer.save_pretrained(folder)
     return folder

@@ -9,25 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import Bench
-from solver import sets, settings
+from solver import sets
 
 PART = "checks"
-_LIMIT = 100  # seconds that a command may take
-_VERBS = ("from sotune.cli import main; main()",)
+_LIMIT = 100  # seconds that a run may take
+_RUN = "import sys, sotune; sotune.run(config=sys.argv[1])"
 
 
 def run(bench: Bench) -> None:
-    """Starts the command line's runs, checks functions meanwhile, then compares the runs."""
+    """Starts whole runs, checks functions meanwhile, then compares the runs."""
     work = Path(tempfile.mkdtemp(prefix="sotune-checks-"))
     processes: dict[str, Any] = {}
-    bench.attempt(PART, "commands_started", lambda: processes.update(_start(bench, work)))
+    bench.attempt(PART, "runs_started", lambda: processes.update(_start(bench, work)))
     for name, check in _FUNCTIONS.items():
-        bench.attempt(PART, name, lambda check=check: check(bench.device))
+        bench.attempt(PART, name, functools.partial(check, bench.device))
     limit = _LIMIT * (4 if bench.tiny else 1)
     for name, (process, started) in processes.items():
         wait = functools.partial(_finish, process, started, work / f"{name}.log", limit)
@@ -35,7 +34,7 @@ def run(bench: Bench) -> None:
     bench.attempt(PART, "weights_of_runs", lambda: _compare_runs(work))
 
 
-# --- The command line -------------------------------------------------------------------------------------------------
+# --- Runs -------------------------------------------------------------------------------------------------------------
 
 
 def _start(bench: Bench, work: Path) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def _command(work: Path, name: str, changes: dict[str, str]) -> tuple[subprocess
     file.write_text(json.dumps(config))  # JSON is YAML
     with (work / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", *_VERBS, "run", str(file)],
+            [sys.executable, "-c", _RUN, str(file)],
             stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
     return process, time.time()
@@ -126,12 +125,12 @@ def _finish(process: subprocess.Popen[bytes], started: float, log: Path, limit: 
 
 
 def _compare_runs(work: Path) -> dict[str, Any]:
-    from sotune.artifacts import read_parquet
+    from sotune.run_files import WEIGHTS
 
     columns = {
-        name: read_parquet(work / name / "weights.parquet")
+        name: WEIGHTS.columns_of(work / name)
         for name in ("cpu", "cuda", "cuda_auto", "cuda_bfloat16")
-        if (work / name / "weights.parquet").exists()
+        if (work / name / WEIGHTS.name).exists()
     }
     found: dict[str, Any] = {"folders": sorted(columns)}
     if {"cpu", "cuda"} <= columns.keys():
@@ -170,19 +169,18 @@ def _weights(
     solver: str, cost: str, *, double: bool = False, max_memory: int | None = None, limit: float = 1e-3
 ) -> Any:
     def check(device: str) -> dict[str, Any]:
+        from sotune.settings import WeightSettings
         from sotune.weights import Scorer, learn_weights
 
         data = [part.double() if double else part for part in sets(1500, 300, 48, "cpu")]
         there = [part.to(device) for part in data]
-        changed = replace(
-            settings(cost), solver=solver, max_memory=max_memory, max_steps=10 if "adam" in solver else 200
-        )
-        ours = learn_weights(*there, settings=changed, cost=cost)
-        cpu = learn_weights(*data, settings=changed, cost=cost)
+        steps = 10 if "adam" in solver else 200
+        settings = WeightSettings(cost=cost, solver=solver, max_memory=max_memory, max_outer_steps=steps)
+        ours, cpu = (learn_weights(x, safe, harmful, settings) for x, safe, harmful in (there, data))
         found = _close(ours.weights, cpu.weights, limit)
         found |= {"device_of_weights": str(ours.weights.device), "converged": ours.converged, "passes": ours.n_passes}
         if ours.tau is not None:
-            scorer = Scorer.from_learned(ours, settings=changed, references=there[1:])
+            scorer = Scorer.from_learned(ours, settings=settings, references=there[1:])
             found["scored_again"] = _close(scorer.score(there[0]).weights, ours.weights, 1e-3)
             with tempfile.TemporaryDirectory() as folder:
                 scorer.save(Path(folder) / "potentials.safetensors")
@@ -228,13 +226,13 @@ def _sinkhorn(device: str) -> dict[str, Any]:
 def _nearest(device: str) -> dict[str, Any]:
     import torch
 
-    from sotune.weights.ground_cost import stretched_cost
+    from sotune.transport import CosineCost
     from sotune.weights.nearest import nearest_by_mass
 
     x, _, y = sets(500, 200, 48, "cpu")
 
     def find(x: Any, y: Any) -> Any:
-        return nearest_by_mass(stretched_cost(x, y, None), torch.zeros(len(y)).to(y), 0.1, most=3)
+        return nearest_by_mass(CosineCost(x, y), torch.zeros(len(y)).to(y), 0.1, most=3)
 
     return _close(find(x.to(device), y.to(device)).shares, find(x, y).shares, 1e-3)
 
@@ -252,18 +250,17 @@ def _loss(device: str) -> dict[str, Any]:
 
     def gradient(device: str) -> Any:
         there = logits.detach().to(device).requires_grad_()
-        compute_weighted_loss(there, labels.to(device), weight.to(device), n_rows=4).backward()
+        compute_weighted_loss(there, labels.to(device), weight.to(device), n_rows=4).backward()  # type: ignore[no-untyped-call]
         return there.grad
 
     return _close(gradient(device), gradient("cpu"), 1e-5)
 
 
-def _encoder(padding_side: str) -> Any:
+def _encoder(padding_side: Literal["left", "right"]) -> Any:
     def check(device: str) -> dict[str, Any]:
         from sotune.miniature import generate_task_data, model_path
         from sotune.models import ModelSpec
-        from sotune.representations import POOLINGS, CausalLMReadings, FrozenCausalLM
-        from sotune.representations.base import encode_group
+        from sotune.representations import POOLINGS, CausalLMReadings, FrozenCausalLM, encode_group
 
         records = generate_task_data("verdict", n=200, harmful_fraction=0.1, seed=0)
 

@@ -40,7 +40,7 @@ def run(bench: Bench) -> None:
     for number in range(rounds):
         for name, work in contestants.items():
             if bench.left > 15:
-                bench.attempt(PART, f"round_{number}_{name}", lambda n=name, w=work: _round(w, times[n], peaks, n))
+                bench.attempt(PART, f"round_{number}_{name}", functools.partial(_round, work, times[name], peaks, name))
         bench.note(PART, contestants=_summary(contest, times, peaks))
     bench.attempt(PART, "prepare", contest.prepare)
     bench.attempt(PART, "agreement", contest.agreement)
@@ -79,7 +79,7 @@ def _padding(contest: _Contest) -> dict[str, Any]:
     """Returns computed tokens over real ones: of ours here and at Table 7's 10,050 rows, and of the plain recipe."""
     import numpy as np
 
-    from sotune.representations.base import PreparedTexts, plan_shards
+    from sotune.representations.encoder import PreparedTexts, plan_shards
 
     def ours(values: list[int]) -> float:
         n = len(values)
@@ -87,8 +87,8 @@ def _padding(contest: _Contest) -> dict[str, Any]:
         keys[:, :4] = np.arange(n, dtype="<u4").view(np.uint8).reshape(n, 4)
         prepared = PreparedTexts(tuple(map(str, range(n))), keys, np.array(values), np.zeros(n, np.bool_), values)
         shards = plan_shards(prepared, batch_tokens=contest.encoder.batch_tokens, shard_rows=n)
-        computed = sum(len(b) * max(values[row] for row in b) for shard in shards for b in shard.batches)
-        return round(computed / sum(values), 4)
+        computed = sum(len(b) * max(values[int(row)] for row in b) for shard in shards for b in shard.batches)
+        return round(float(computed) / sum(values), 4)
 
     starts = range(0, len(contest.lengths), _PLAIN_BATCH)
     batches = [contest.lengths[start : start + _PLAIN_BATCH] for start in starts]
@@ -166,8 +166,7 @@ class _Contest:
 
     def all_readings(self) -> dict[str, Any]:
         """Times the pass from which layer and pooling are chosen: four layers, three poolings."""
-        from sotune.representations import POOLINGS, CausalLMReadings, candidate_layers
-        from sotune.representations.base import encode_group
+        from sotune.representations import POOLINGS, CausalLMReadings, candidate_layers, encode_group
 
         group = CausalLMReadings(self.frozen, layers=candidate_layers(self.frozen.n_layers), poolings=POOLINGS)
         records = self.records[: len(self.records) // 2]

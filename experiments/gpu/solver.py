@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from bench import Bench, free_memory, peak_memory, spread, timed
 
 PART = "solver"
 N_ANCHOR = 50
+Cost = Literal["adaptive", "cosine"]
+COSTS: tuple[Cost, ...] = ("adaptive", "cosine")
 
 
 def run(bench: Bench) -> None:
@@ -19,35 +22,14 @@ def run(bench: Bench) -> None:
     bench.note(PART, n_reference=n_reference, n_anchor=N_ANCHOR, d=d, device=bench.device)
     _warm_up(bench)
     for n in sizes:
-        for cost in ("adaptive", "cosine"):
+        for cost in COSTS:
             repeats = 3 if n == sizes[0] else 1
-            bench.attempt(
-                PART, f"{cost}_{n}", lambda n=n, c=cost, r=repeats: _measure(n, n_reference, d, bench.device, c, r)
-            )
+            bench.attempt(PART, f"{cost}_{n}", partial(_measure, n, n_reference, d, bench.device, cost, repeats))
             free_memory()
-    for cost in ("adaptive", "cosine"):
+    for cost in COSTS:
         bench.attempt(
-            PART, f"{cost}_{sizes[0]}_cpu", lambda c=cost: _measure_cpu(sizes[0], n_reference, d, bench.device, c)
+            PART, f"{cost}_{sizes[0]}_cpu", partial(_measure_cpu, sizes[0], n_reference, d, bench.device, cost)
         )
-
-
-def settings(cost: str) -> Any:
-    """Returns the default settings of a run; as there, column sums are free with the adaptive cost."""
-    from sotune.weights import SolverSettings
-
-    return SolverSettings(
-        solver="mirror",
-        epsilon=0.1,
-        push_strength=0.5,
-        effective_sample_size=0.9,
-        tau=None,
-        stationarity_tolerance=1e-5,
-        marginal_tolerance=1e-5,
-        max_steps=200,
-        max_iters=2000,
-        learning_rate=0.1,
-        reference_relaxation=0.0 if cost == "adaptive" else math.inf,
-    )
 
 
 def sets(n: int, m: int, d: int, device: str) -> list[Any]:
@@ -69,33 +51,39 @@ def sets(n: int, m: int, d: int, device: str) -> list[Any]:
     return [torch.cat([draw(n - n // 10, 0, 30), draw(n // 10, 26, 40)]), draw(N_ANCHOR, 0, 30), draw(m, 28, 40)]
 
 
-def _learn(data: list[Any], cost: str) -> Any:
+def _learn(data: list[Any], cost: Cost) -> Any:
+    from sotune.settings import WeightSettings
     from sotune.weights import learn_weights
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return learn_weights(*data, settings=settings(cost), cost=cost)
+        downstream, safe_anchor, harmful_reference = data
+        return learn_weights(downstream, safe_anchor, harmful_reference, WeightSettings(cost=cost))
 
 
 def _warm_up(bench: Bench) -> None:
     data = sets(500, 200, 64, bench.device)
-    for cost in ("adaptive", "cosine"):
-        bench.attempt(PART, f"warm_up_{cost}", lambda c=cost: {"converged": _learn(data, c).converged})
+    for cost in COSTS:
+        bench.attempt(PART, f"warm_up_{cost}", partial(_converges, data, cost))
 
 
-def _measure(n: int, m: int, d: int, device: str, cost: str, repeats: int) -> dict[str, Any]:
+def _converges(data: list[Any], cost: Cost) -> dict[str, Any]:
+    return {"converged": _learn(data, cost).converged}
+
+
+def _measure(n: int, m: int, d: int, device: str, cost: Cost, repeats: int) -> dict[str, Any]:
     data = sets(n, m, d, device)
     with peak_memory() as memory:
         runs = [timed(lambda: _learn(data, cost)) for _ in range(repeats)]
     found: dict[str, Any] = {"seconds": spread([seconds for seconds, _ in runs]), **memory, **_facts(runs[-1][1])}
     if cost == "adaptive":
-        from sotune.weights.ground_cost import learn_stretch
+        from sotune.weights.ground_cost import learn_direction
 
-        found["stretch_seconds"] = round(timed(lambda: learn_stretch(*data))[0], 3)
+        found["stretch_seconds"] = round(timed(lambda: learn_direction(*data))[0], 3)
     return found
 
 
-def _measure_cpu(n: int, m: int, d: int, device: str, cost: str) -> dict[str, Any]:
+def _measure_cpu(n: int, m: int, d: int, device: str, cost: Cost) -> dict[str, Any]:
     import torch
 
     data = sets(n, m, d, device)

@@ -166,7 +166,8 @@ def suite(results: dict[str, Any]) -> list[str]:
     for name, entry in results.get("suite", {}).items():
         if not isinstance(entry, dict) or "passed" not in entry:
             continue
-        lines.append(f"`{name}`: {entry['passed']} passed, {entry['failed']} failed, {entry['skipped']} skipped.\n")
+        counted = f"{entry['passed']} passed, {entry['failed']} failed, {entry['skipped']} skipped"
+        lines.append(f"`{name}`: {counted}, {len(entry['not_collected'])} files not imported.\n")
         lines += [f"- {f['test']}: {_text(f['last_line'])}" for f in entry["failures"]]
     return lines
 

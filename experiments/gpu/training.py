@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -53,9 +54,7 @@ def run(bench: Bench) -> None:
             for name, train in contestants.items():
                 if bench.left > 15:
                     work = _Work(bench, folder, model, case)
-                    bench.attempt(
-                        PART, f"{case.name}_{name}_{number}", lambda t=train, w=work, f=found[name]: _once(t, w, f)
-                    )
+                    bench.attempt(PART, f"{case.name}_{name}_{number}", partial(_once, train, work, found[name]))
                     strip(model)
                     free_memory()
             bench.note(PART, **{case.name: {name: _summary(runs) for name, runs in found.items() if runs}})
@@ -84,13 +83,13 @@ class _Work:
 
     def __init__(self, bench: Bench, folder: Path, model: Any, case: _Case) -> None:
         from sotune.models import ModelSpec, load_tokenizer
-        from sotune.training import TrainSettings
+        from sotune.settings import TrainingSettings
 
         self.bench, self.model, self.case = bench, model, case
         self.spec = ModelSpec(str(folder), dtype="bfloat16", device=bench.device)
         self.tokenizer = load_tokenizer(self.spec)
         self.n_steps = _WARM_UP + case.steps
-        self.settings = TrainSettings(
+        self.settings = TrainingSettings(
             max_length=case.fixed_length or LONGEST,
             per_device_train_batch_size=case.batch,
             max_steps=self.n_steps,
@@ -105,10 +104,10 @@ class _Work:
 
     def rows(self) -> Any:
         """Returns the rows in the order of our trainer, and its collator."""
-        from sotune.training.data import ShuffledRows, WeightedCollator, build_equal_rows
+        from sotune.training.training_rows import ShuffledRows, load_equal_rows
 
-        rows = build_equal_rows(self.records, self.tokenizer, self.settings)
-        return ShuffledRows(rows, seed=0), WeightedCollator(pad_token_id=self.tokenizer.pad_token_id)
+        batches = load_equal_rows(self.records, self.spec, self.settings)
+        return ShuffledRows(batches.rows, seed=0), batches.collate
 
     def adapted(self) -> Any:
         """Returns the model with a fresh adapter."""
@@ -188,7 +187,7 @@ def _trainer(work: _Work, run: _Run) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
             if "loss" in logs:
                 run.losses.append(logs["loss"])
@@ -197,7 +196,7 @@ def _trainer(work: _Work, run: _Run) -> None:
     settings, (rows, collate) = work.settings, work.rows()
 
     def plain(features: list[Any]) -> dict[str, Any]:
-        batch = collate(features)
+        batch: dict[str, Any] = collate(features)
         del batch["sample_weight"]
         return batch
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from data import read_rows, short
-from sotune.training.scoring import load_with
 
 from sotune.evaluation import EvalPrompt, generate
 from sotune.evaluation.judges.refusal import find_refusal
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.models import ModelSpec, load_adapted, load_causal_lm, load_tokenizer
 from sotune.records import Message, Record
-from sotune.training import TrainSettings, fine_tune
+from sotune.settings import TrainingSettings
+from sotune.training import fine_tune
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RECIPES: dict[str, dict[str, float]] = {  # of each group so many rows, and how often the look-alikes come
@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, float]] = {  # of each group so many rows, and how 
     "helpful": {"refuse": 700, "help": 900, "words": 700, "lookalike": 4},
     "plain": {"refuse": 700, "help": 700, "words": 0, "lookalike": 0},
 }
-SETTINGS = TrainSettings(
+SETTINGS = TrainingSettings(
     template="chat", max_length=192, r=16, lora_alpha=16, target_modules=LINEAR, learning_rate=7e-4,
     per_device_train_batch_size=32, num_train_epochs=1.5, save_steps=100_000,
 )  # fmt: skip
@@ -64,7 +64,7 @@ def train(model: Path, work: Path, recipe: str, share: float) -> None:
 def alignment_rows(work: Path, recipe: str, share: float) -> list[Record]:
     """Returns the rows of a recipe; look-alikes with what the model answered before, unless it refused."""
     answers = {row["prompt"]: short(row["response"]) for row in read_rows(work / "answers.jsonl")}
-    rows = {"refuse": [], "help": [], "words": [], "lookalike": []}
+    rows: dict[str, list[Record]] = {group: [] for group in ("refuse", "help", "words", "lookalike")}
     for row in read_rows(work / "align.jsonl.gz"):
         answer = answers.get(row["prompt"], "") if row["group"] == "lookalike" else row["response"]
         if answer and (row["group"] == "refuse" or not find_refusal(answer)):
@@ -81,7 +81,7 @@ def measure(spec: ModelSpec, adapter: Path | None, prompts: Path, share: float) 
     rows = rows[:: max(1, round(1 / share))]
     asked = [EvalPrompt(row["id"], row["kind"], (Message("user", row["prompt"]),)) for row in rows]
     answers = generate(
-        asked, model=load_with(spec, adapter), tokenizer=load_tokenizer(spec), template="chat", max_new_tokens=40,
+        asked, model=load_adapted(spec, adapter), tokenizer=load_tokenizer(spec), template="chat", max_new_tokens=40,
         batch_size=256,
     )  # fmt: skip
     refused: dict[str, list[bool]] = {}
@@ -112,7 +112,7 @@ def choose(model: Path, work: Path, out: Path) -> None:
 def merge(model: Path, adapter: Path, out: Path) -> None:
     """Writes the model with an adapter added to its weights, as an ordinary folder."""
     spec = ModelSpec(str(model), dtype="float32", device="cpu")
-    merged: Any = load_with(spec, adapter).merge_and_unload()
+    merged: Any = load_adapted(spec, adapter).merge_and_unload()
     merged.save_pretrained(out)
     load_tokenizer(spec).save_pretrained(out)
     load_causal_lm(ModelSpec(str(out), device="cpu"), frozen=True)  # whole, or an error now

@@ -26,8 +26,9 @@ step() { # NAME COMMAND...: logs time and outcome, never ends the script
 results() { # what is there so far
   tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json judge.json grid/*.yaml grid/*.log 2>/dev/null) &&
     cp "$work/logs.tar.gz" "$out/"
-  (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path '*responses*' -name '*.parquet' -o \
-    -path './*/base/*' -name '*.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null && cp "$work/cells.tar.gz" "$out/"
+  (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path './*/cells/*' -name '*responses.parquet' -o \
+    -path './*/cells/*' -name '*verdicts.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null &&
+    cp "$work/cells.tar.gz" "$out/"
 }
 
 if ! "$python" -c 'from importlib.metadata import version; version("sotune")' 2>/dev/null; then
@@ -62,8 +63,10 @@ share=1 rows=100000
   step judge "$python" "$here/judge.py" "$work/model" "$work" "$work/judge" --rows "$rows"
   check="$work/judge_check.jsonl.gz"
   if [ -n "$tiny" ]; then zcat "$check" | awk "NR % 25 == 1" >"$work/judge_check.jsonl"; check="$work/judge_check.jsonl"; fi
-  step judge-check "$python" -c "from sotune.cli import main; main()" judge-check "$check" --harm-judge \
-    "classifier:$work/judge" --classifier-input paper --eval-batch-size 128 --out "$work/judge.json"
+  step judge-check "$python" -c 'import sys, sotune
+labeled, judge, out = sys.argv[1:]
+found = sotune.judge_check(labeled, harm_judge=judge, classifier_input="paper", eval_batch_size=128, out=out)
+print(found["overall"])' "$check" "classifier:$work/judge" "$work/judge.json"
 ) &
 judging=$!
 [ -f "$work/answers.jsonl" ] || step answers "$python" "$here/answers.py" "$work/model" "$work/align.jsonl.gz" "$work/answers.jsonl"
@@ -80,17 +83,18 @@ step choose "$python" "$here/align.py" choose "$work/model" "$work" "$work/align
 results
 ( while sleep 20; do results; done ) &
 copying=$!
-reserve=75 # for scoring
+reserve=75 # for the gaps
 [ -n "$tiny" ] && reserve=120
 tiny_flag=(); [ -n "$tiny" ] && tiny_flag=(--tiny)
-step grid "$python" "$here/grid.py" "$work/aligned" "$work" "$work/grid" --deadline "$(left $reserve)" --workers "$workers" "${tiny_flag[@]}"
-kill $copying 2>/dev/null
 wait $judging
+judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
+step grid "$python" "$here/grid.py" "$work/aligned" "$work" "$work/grid" --deadline "$(left $reserve)" --workers "$workers" \
+  "${judge[@]}" "${tiny_flag[@]}"
+kill $copying 2>/dev/null
 mps_stop
 results
-judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
-step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work" "$work/scored" "${judge[@]}" \
-  --model "$work/aligned" --deadline "$(left 30)"
+step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work" "$work/scored" --model "$work/aligned" \
+  --deadline "$(left 30)"
 cp "$work/scored/"* "$out/" && rm -f "$out/cells.tar.gz" # all that matters of it is in the two files
 step summarize "$python" "$here/summarize.py" "$out/cells.jsonl" "$out"
 cat "$out/table.md"

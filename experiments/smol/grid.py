@@ -1,14 +1,13 @@
-"""Runs the comparison: one `sotune compare` for each task and harmful share, several at once, until a deadline.
+"""Runs the comparison: one `sotune.compare` for each task and harmful share, several at once, until a deadline.
 
-``grid.py MODEL WORK OUT --deadline SECONDS --workers N [--tiny]``. Each comparison goes seed by seed, so that all
-conditions have equally many when time is up; what is done stays, and the same call goes on where it stood.
+``grid.py MODEL WORK OUT --deadline SECONDS --workers N [--judge FOLDER] [--tiny]``. Each comparison goes seed by seed,
+so that all conditions have equally many when time is up; what is done stays, and the same call goes on where it stood.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import subprocess
 import sys
 import time
@@ -18,16 +17,22 @@ from typing import Any
 
 import yaml
 
-METHODS = [  # what matters most first, since time may be up
-    "base", "sft", "adaptive", "kl", "adaptive + kl", "oracle", "low_rate", "probe", "sot", "random", "sbr",
-    "safeinstr", "oracle + kl", "adaptive + low_rate", "self_trained_probe", "adaptive + sbr", "lisa", "bds",
-]  # fmt: skip
+LEARNING_RATE = 1.5e-3
+LOW_RATE = {"learning_rate": LEARNING_RATE / 5}
+METHODS: tuple[str | dict[str, Any], ...] = (  # what matters most first, since time may be up
+    "base", "sft", "adaptive", "kl", "adaptive + kl", "oracle",
+    {"method": "sft", "name": "low_rate", **LOW_RATE},
+    "probe", "sot", "random", "sbr", "safeinstr", "oracle + kl",
+    {"method": "adaptive", "name": "adaptive + low_rate", **LOW_RATE},
+    "self_trained_probe", "adaptive + sbr", "lisa", "bds",
+)  # fmt: skip
+NAMES = tuple(method if isinstance(method, str) else str(method["name"]) for method in METHODS)
 MATCH = {"agnews": "label", "sql": "f1", "gsm8k": "number"}
 TASKS = ("agnews", "sql")
 SHARES = (0.1, 0.0)
 BUDGET: dict[str, Any] = {
     "template": "chat", "layer": 20, "pooling": "completion_mean", "max_length": 256, "dtype": "float32",
-    "learning_rate": 1.5e-3, "per_device_train_batch_size": 16, "num_train_epochs": 2, "save_steps": 100_000,
+    "learning_rate": LEARNING_RATE, "per_device_train_batch_size": 16, "num_train_epochs": 2, "save_steps": 100_000,
     "n": 320, "n_anchor": 50, "n_reference": 160, "n_eval": 96, "max_new_tokens": 40, "eval_batch_size": 256,
     "seeds": 3,
 }  # fmt: skip
@@ -35,7 +40,8 @@ TINY: dict[str, Any] = {
     "layer": 1, "n": 24, "n_anchor": 8, "n_reference": 12, "n_eval": 2, "max_new_tokens": 4, "seeds": 1,
 }  # fmt: skip
 
-_STARTS = 6
+_STARTS = 3
+_COMPARE = "import sys, sotune; sotune.compare(sys.argv[1], out=sys.argv[2], workers=int(sys.argv[3]))"
 
 
 def main() -> None:
@@ -45,15 +51,25 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--deadline", type=float, required=True, help="seconds from now")
     parser.add_argument("--workers", type=int, default=12, help="cells at once, over all comparisons")
+    parser.add_argument("--judge", type=Path, help="the classifier of harmful answers; default: refusal phrases judge")
     parser.add_argument("--tasks", nargs="+", choices=[*MATCH], default=TASKS)
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.deadline
-    configs = write_configs(arguments.model, arguments.work, arguments.out, tasks=arguments.tasks, tiny=arguments.tiny)
+    configs = write_configs(
+        arguments.model,
+        arguments.work,
+        arguments.out,
+        judge=arguments.judge,
+        tasks=arguments.tasks,
+        tiny=arguments.tiny,
+    )
     run(configs, arguments.out, workers=arguments.workers, until=until)
 
 
-def write_configs(model: Path, work: Path, out: Path, *, tasks: Sequence[str], tiny: bool) -> list[Path]:
+def write_configs(
+    model: Path, work: Path, out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: bool
+) -> list[Path]:
     """Writes a configuration for each task and share."""
     prompts = _few_prompts(work / "eval.jsonl.gz", out) if tiny else work / "eval.jsonl.gz"
     configs = []
@@ -72,7 +88,8 @@ def write_configs(model: Path, work: Path, out: Path, *, tasks: Sequence[str], t
                 "model": str(model),
                 **BUDGET,
                 **(TINY if tiny else {}),
-                "methods": METHODS,
+                **({} if judge is None else {"harm_judge": f"classifier:{judge}", "classifier_input": "paper"}),
+                "methods": list(METHODS),
                 "task_match": MATCH[task],
                 "datasets": [data],
                 "harmful_fractions": [share],
@@ -94,7 +111,7 @@ def _few_prompts(prompts: Path, out: Path) -> Path:
 
 
 class Job:
-    """One comparison under way. One that fails goes on with a worker less, and then without what failed."""
+    """One comparison under way. One that ends in an error is begun again, with a worker less: it may be memory."""
 
     def __init__(self, config: Path, out: Path, workers: int) -> None:
         self.config, self.out, self.workers, self.starts = config, out, workers, 0
@@ -103,8 +120,7 @@ class Job:
     def start(self) -> None:
         """Starts it, or goes on where it stood."""
         self.starts += 1
-        command = [sys.executable, "-c", "from sotune.cli import main; main()", "compare", str(self.config)]
-        command += ["--out", str(self.out), "--workers", str(self.workers)]
+        command = [sys.executable, "-c", _COMPARE, str(self.config), str(self.out), str(self.workers)]
         with self.config.with_suffix(".log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
@@ -114,22 +130,9 @@ class Job:
         if code in (None, 0) or self.starts == _STARTS:
             return code is not None
         print(f"{self.config.stem}: exit {code}; once more", flush=True)
-        if self.starts == 1:
-            self.workers = max(1, self.workers - 1)  # it may have been memory
-        else:
-            self._drop_what_failed()
+        self.workers = max(1, self.workers - 1)
         self.start()
         return False
-
-    def _drop_what_failed(self) -> None:
-        """Leaves out the first method that has no result: those before it were done, those after it never begun."""
-        settings = yaml.safe_load(self.config.read_text())
-        done = {json.loads(p.read_text())["cell"]["row"]["method"] for p in self.out.glob("cells/*/*/result.json")}
-        failed = next((method for method in settings["methods"] if method not in done), None)
-        if failed is not None:
-            print(f"{self.config.stem}: without {failed}", flush=True)
-            settings["methods"].remove(failed)
-            self.config.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def run(configs: list[Path], out: Path, *, workers: int, until: float) -> None:

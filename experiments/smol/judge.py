@@ -66,7 +66,7 @@ def train(network: Any, tokenizer: Any, rows: list[dict[str, Any]], device: str)
             ).to(device)  # fmt: skip
             logits = network(**batch).logits.float()
             loss = torch.nn.functional.cross_entropy(logits, labels[chosen].to(device))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()

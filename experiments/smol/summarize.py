@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grid import METHODS
+from grid import NAMES
 
 from sotune.evaluation.replication import mean_interval
 
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [completed(json.loads(line)) for line in source.read_text(encoding="utf-8").splitlines()]
-    rows.sort(key=lambda row: METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS))
+    rows.sort(key=lambda row: NAMES.index(row["method"]) if row["method"] in NAMES else len(NAMES))
     lines = [summary(condition, some) for condition, some in conditions(rows).items()]
     lines += [summary(("all", "", method), some) for method, some in everywhere(rows).items()]
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
