@@ -182,12 +182,6 @@ def weigh_with_sentinels(
     solved = harmful_reference[list(folds.solved)]
     learned = learn_weights(downstream, safe_anchor, solved, chosen, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(safe_anchor, solved))
-
-    def fit(rows: Rows, safe: Tensor, harmful: Tensor) -> Fitted:
-        found = learn_weights(rows, safe, harmful, chosen)
-        weigh = Scorer.from_learned(found, settings=chosen, references=(safe, harmful))
-        return Fitted(found.weights, lambda z: weigh.score(z).weights)
-
     return LearnedWithSentinels(
         learned=learned,
         settings=chosen,
@@ -196,10 +190,21 @@ def weigh_with_sentinels(
             folds=folds,
             harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
             tuning_outranked=tuned.outranked,
-            safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
+            safe_outranked=_score_safe_rows(_fitting(chosen), sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
             tuned=tuned,
         ),
     )
+
+
+def _fitting(settings: WeightSettings) -> Fit:
+    """Returns what fits push-pull weights under some settings."""
+
+    def fit(rows: Rows, safe: Tensor, harmful: Tensor) -> Fitted:
+        found = learn_weights(rows, safe, harmful, settings)
+        weigh = Scorer.from_learned(found, settings=settings, references=(safe, harmful))
+        return Fitted(found.weights, lambda z: weigh.score(z).weights)
+
+    return fit
 
 
 def log_relative_of(scorer: Scorer, representations: Tensor) -> Tensor:

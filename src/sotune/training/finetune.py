@@ -111,7 +111,24 @@ def fine_tune(
         max_length=settings.max_length,
         learned_tokens=learned_tokens,
     )
-    how = _How(trainer_class, resume, on_step, change)
+    how = _How(trainer_class, resume, keep_checkpoints, on_step, change)
+    result = _train_and_hand_over(rows, tokenizer, model, settings, output_dir, how, start)
+    if torch.cuda.is_available():
+        # Trainer's parts refer to each other; without this the model would stay on the device for a while.
+        gc.collect()
+        torch.cuda.empty_cache()
+    return result
+
+
+def _train_and_hand_over(
+    rows: TrainingRows,
+    tokenizer: Any,
+    model: ModelSpec,
+    settings: TrainingSettings,
+    output_dir: Path,
+    how: _How,
+    start: float,
+) -> TrainResult:
     trainer, checkpoints = _trained(rows, tokenizer, model, settings, output_dir / "checkpoints", how)
     writes = trainer.is_world_process_zero()
     result = hand_over(
@@ -124,20 +141,16 @@ def fine_tune(
         seconds=time.perf_counter() - start,
         write=writes,
     )
-    if writes and not keep_checkpoints:
+    if writes and not how.keep_checkpoints:
         checkpoints.remove()
     trainer.accelerator.wait_for_everyone()
-    if trainer.args.device.type == "cuda":
-        # Trainer's parts refer to each other; without this the model would stay on the device for a while.
-        del trainer
-        gc.collect()
-        torch.cuda.empty_cache()
     return result
 
 
 class _How(NamedTuple):
     trainer_class: type[WeightedTrainer]
     resume: bool
+    keep_checkpoints: bool
     on_step: OnStep | None
     change: StepChange | None
 

@@ -33,19 +33,13 @@ def solve_adam_sharp(problem: PushPullProblem, settings: WeightSettings, on_step
     history: list[Step] = []
     n_iters = 0
 
-    def sharp(reference: Reference, a: Tensor, solved: SinkhornResult) -> _Sharp:
-        plan = transport_plan(OTProblem(reference.cost, a, reference.b, problem.epsilon), solved)
-        gradient = sharp_gradient(reference.cost, plan, tolerance=_SYSTEM_TOLERANCE, max_iters=_SYSTEM_MAX_ITERS)
-        paid = plan * reference.cost.rows(0, problem.n)
-        return _Sharp(sharp_cost(reference.cost, plan), gradient, paid.sum(dim=1) / a)
-
     # One evaluation more than there are steps, so that what is reported is true of the weights handed back.
     for number in range(1, settings.max_outer_steps + 2):
         weights = torch.softmax(logits.detach(), dim=0)
         evaluation = objective.evaluate(weights)
         n_iters += evaluation.n_iters
         found = [
-            sharp(reference, weights, solved)
+            _sharpen(reference, weights, solved, problem.epsilon)
             for reference, solved in zip(problem.references, evaluation.solved, strict=True)
         ]
         errors = {"pull": 0.0, "push": 0.0}
@@ -93,3 +87,11 @@ class _Sharp:
     value: float
     gradient: Tensor
     mean_cost: Tensor
+
+
+def _sharpen(reference: Reference, a: Tensor, solved: SinkhornResult, epsilon: float) -> _Sharp:
+    """Returns the sharp cost of one transport, with its derivative and what each row pays."""
+    plan = transport_plan(OTProblem(reference.cost, a, reference.b, epsilon), solved)
+    gradient = sharp_gradient(reference.cost, plan, tolerance=_SYSTEM_TOLERANCE, max_iters=_SYSTEM_MAX_ITERS)
+    paid = plan * reference.cost.rows(0, len(a))
+    return _Sharp(sharp_cost(reference.cost, plan), gradient, paid.sum(dim=1) / a)

@@ -194,12 +194,11 @@ def iterate_together(
         state = sweep_weights(problem, kernels, tempering, tau, corrections=corrections)
         n_sweeps += 1
         marginal = max(state.swept.errors)
-        if tau is None:  # at the base mass still: a point of another iteration, unless it is held there
-            tau_step, moved_tau = 0.0, math.log(state.next_tau)
-        else:
-            tau_step, moved_tau = math.log(state.next_tau / tau), math.log(tau)
+        # At the base mass still, it is a point of another iteration, unless it is held there.
+        log_tau = math.log(state.next_tau if tau is None else tau)
+        tau_step = 0.0 if tau is None else math.log(state.next_tau / tau)
         scale = problem.epsilon
-        point = join([*(kernel.g for kernel in kernels), metric.new_tensor([scale * moved_tau])])
+        point = join([*(kernel.g for kernel in kernels), metric.new_tensor([scale * log_tau])])
         step = join([*state.swept.changes, metric.new_tensor([scale * tau_step])])
         after = extrapolation.next(point, step, marginal + abs(tau_step))
         if tau is None and not held:
@@ -208,18 +207,12 @@ def iterate_together(
         left = _response(problem, part(kernels, after - point), state.tau)
         state = replace(state, stationarity=max(state.stationarity, left))
         on_state(state)
-        solved = marginal <= marginal_tolerance and (
-            held
-            or (tau is not None and abs(tau_step) <= _TAU_TOLERANCE and state.stationarity <= stationarity_tolerance)
-        )
-        if solved:
+        settled = tau is not None and abs(tau_step) <= _TAU_TOLERANCE and state.stationarity <= stationarity_tolerance
+        if marginal <= marginal_tolerance and (held or settled):
             return Together(state, n_sweeps, converged=True)
         # Each in units of its tolerance. Anderson's method may circle; `descend` then goes on from here.
-        error = max(
-            marginal / marginal_tolerance,
-            0.0 if held else state.stationarity / stationarity_tolerance,
-            abs(tau_step) / _TAU_TOLERANCE,
-        )
+        unsolved = 0.0 if held else state.stationarity / stationarity_tolerance
+        error = max(marginal / marginal_tolerance, unsolved, abs(tau_step) / _TAU_TOLERANCE)
         least, since = (error, 0) if error < _PROGRESS * least else (least, since + 1)
         if n_sweeps >= max_sweeps or since >= _PATIENCE:
             return Together(state, n_sweeps, converged=False)

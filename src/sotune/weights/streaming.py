@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sotune.settings import WeightSettings
 from sotune.transport import Extrapolation, join, move_all
+from sotune.transport.kernel import Kernel
 from sotune.transport.sweep import OnRows
-from sotune.weights.fixed_point import Tempering, conclude, iterate_together, sweep_weights
+from sotune.weights.fixed_point import Tempering, Together, conclude, iterate_together, sweep_weights
 from sotune.weights.mirror import History
 from sotune.weights.objective import PushPullProblem
 from sotune.weights.solution import LearnedWeights, OnStep
@@ -73,18 +75,7 @@ def solve_streamed(
     least, corrections, polish = math.inf, None, None
     while True:
         if polish is None:
-            # Ten times closer than all rows need, so that the pass sees the sample's error and not the solver's.
-            found = iterate_together(
-                sample,
-                near,
-                tempering if tau is None else tempering.held(tau),
-                marginal_tolerance=tolerance / 10,
-                stationarity_tolerance=max(settings.stationarity_tolerance, tolerance / 10),
-                max_sweeps=settings.max_outer_steps,
-                held=held,
-                corrections=corrections,
-                start_tau=tau,
-            )
+            found = _solve_sample(sample, near, settings, tolerance, tau, corrections)
             n_iters += found.n_sweeps * len(near)
             tau = None if held else found.state.tau
             move_all(far, join(kernel.g for kernel in near))
@@ -120,6 +111,29 @@ def solve_streamed(
         n_sinkhorn_iters=n_iters,
         converged=converged,
         n_passes=len(history.steps),
+    )
+
+
+def _solve_sample(
+    sample: PushPullProblem,
+    kernels: Sequence[Kernel],
+    settings: WeightSettings,
+    tolerance: float,
+    tau: float | None,
+    corrections: Sequence[Tensor] | None,
+) -> Together:
+    """Solves the sample ten times closer than all rows need: a pass then sees its error and not the solver's."""
+    tempering = Tempering.of(settings)
+    return iterate_together(
+        sample,
+        kernels,
+        tempering if tau is None else tempering.held(tau),
+        marginal_tolerance=tolerance / 10,
+        stationarity_tolerance=max(settings.stationarity_tolerance, tolerance / 10),
+        max_sweeps=settings.max_outer_steps,
+        held=settings.solver == "one_step",
+        corrections=corrections,
+        start_tau=tau,
     )
 
 
