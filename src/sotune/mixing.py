@@ -21,7 +21,7 @@ import yaml
 from sotune.artifacts import sha256_file, write_json, write_text
 from sotune.errors import ArtifactError, ConfigError, DataError
 from sotune.evaluation.prompts import load_prompts
-from sotune.records import Message, Record
+from sotune.records import Message, Record, as_turns
 from sotune.rendering import render_prompt
 from sotune.sources import LoadedSet, SourceOptions, load_set
 
@@ -272,13 +272,20 @@ def check_disjoint(folder: Path) -> None:
         loaded = load_set(folder / name, set_name="downstream", options=options, max_quarantine_fraction=0)
         roles[name] = {prompt_key(record.prompt): record.id for record in loaded.records}
     roles[_EVAL] = {prompt_key(prompt.messages): prompt.id for prompt in load_prompts(folder / _EVAL)}
+    require_disjoint(str(folder), roles, "remove them from one, or mix again into a new folder")
+
+
+def require_disjoint(origin: str, roles: Mapping[str, Mapping[str, str]], remedy: str) -> None:
+    """Checks that no prompt stands in two roles, each of which is given as `prompt_key` to id.
+
+    Raises:
+        DataError: One does.
+    """
     for (left, in_left), (right, in_right) in itertools.combinations(roles.items(), 2):
         both = in_left.keys() & in_right.keys()
         if both:
-            raise DataError(
-                f"{folder}: {len(both)} prompts are both in {left} (ids {sorted(in_left[key] for key in both)[:5]}) "
-                f"and in {right}; remove them from one, or mix again into a new folder"
-            )
+            ids = sorted(in_left[key] for key in both)[:5]
+            raise DataError(f"{origin}: {len(both)} prompts are both in {left} (ids {ids}) and in {right}; {remedy}")
 
 
 def _groups(sources: Sources) -> dict[SourceName, dict[str, list[Record]]]:
@@ -360,7 +367,7 @@ def _train_row(
 ) -> dict[str, Any]:
     added: dict[str, Any] = {label_column: LABELS[source]}
     if not own_columns:
-        added["messages"] = _turns(record.messages)
+        added["messages"] = as_turns(record.messages)
     for column in added:
         if column in record.meta:
             remedy = "name another with --label-column" if column == label_column else "rename it"
@@ -375,12 +382,8 @@ def _train_row(
 
 def _eval_row(record: Record, kind: Literal["harmful", "task"], id: str) -> dict[str, Any]:
     alone = len(record.prompt) == 1 and record.prompt[0].role == "user"
-    asked = {"prompt": record.prompt[0].content} if alone else {"messages": _turns(record.prompt)}
+    asked = {"prompt": record.prompt[0].content} if alone else {"messages": as_turns(record.prompt)}
     return {"id": id, **asked, "kind": kind, **({"reference": record.completion} if kind == "task" else {})}
-
-
-def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _describe(

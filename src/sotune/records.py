@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,6 +54,11 @@ class Record:
     def messages(self) -> tuple[Message, ...]:
         """The whole conversation, the completion as its last assistant turn."""
         return (*self.prompt, Message("assistant", self.completion))
+
+
+def as_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Returns messages as files and chat templates have them: a role and a content each."""
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def content_hash(prompt: Sequence[Message], completion: str) -> str:

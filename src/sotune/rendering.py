@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sotune.errors import ConfigError, DataError
-from sotune.records import Message, Record
+from sotune.records import Message, Record, as_turns
 
 Template = Literal["paper", "chat"]
 TEMPLATES: tuple[Template, ...] = ("paper", "chat")
@@ -144,7 +144,7 @@ def _common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
 def _apply_chat_template(messages: Sequence[Message], tokenizer: Any, **options: bool) -> str:
     from jinja2 import TemplateError
 
-    turns = [{"role": m.role, "content": m.content} for m in messages]
+    turns = as_turns(messages)
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
     except TemplateError as error:  # many templates refuse a system turn, or two user turns in a row

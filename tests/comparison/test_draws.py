@@ -114,5 +114,5 @@ def test_an_evaluation_prompt_in_another_role_is_an_error(role):
     loud = tuple(replace(message, content=f" {message.content.upper()} ") for message in asked.messages)
     assert prompt_key(loud) == prompt_key(asked.messages)
     leaked = replace(getattr(draw, role)[0], prompt=loud)
-    with pytest.raises(DataError, match="1 prompts stand both in the evaluation .* remove them from one"):
+    with pytest.raises(DataError, match="1 prompts are both in the evaluation .* remove them from one"):
         check_disjoint(replace(draw, **{role: [leaked, *getattr(draw, role)[1:]]}))

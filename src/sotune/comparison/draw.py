@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotune.artifacts import sha256_file, sha256_json, sha256_text, write_text
-from sotune.errors import DataError
-from sotune.mixing import prompt_key
+from sotune.mixing import prompt_key, require_disjoint
+from sotune.records import as_turns
 
 if TYPE_CHECKING:
     from sotune.evaluation import EvalPrompt
-    from sotune.records import Message, Record
+    from sotune.records import Record
 
 KIND = "kind"
 """Column of a row's kind: ``harmful``, ``refusal`` and so on for downstream rows, the set's name for others."""
@@ -141,16 +141,7 @@ def check_disjoint(draw: Draw) -> None:
         "the harmful reference": {prompt_key(record.prompt): record.id for record in draw.harmful_reference},
         "the safety pairs": {prompt_key(record.prompt): record.id for record in draw.safety_pairs},
     }
-    names = list(roles)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            both = roles[first].keys() & roles[second].keys()
-            if both:
-                ids = sorted(roles[first][key] for key in both)[:5]
-                raise DataError(
-                    f"{draw.name}: {len(both)} prompts stand both in {first} (ids {ids}) and in {second}, so that the "
-                    f"model would be tested or weighed on what it is trained on; remove them from one"
-                )
+    require_disjoint(draw.name, roles, "remove them from one, or the model is tested or weighed on what it trains on")
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -158,13 +149,9 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _row(record: Record, kind: str) -> dict[str, Any]:
-    return {"id": record.id, "prompt": _turns(record.prompt), "completion": record.completion, KIND: kind}
+    return {"id": record.id, "prompt": as_turns(record.prompt), "completion": record.completion, KIND: kind}
 
 
 def _prompt(prompt: EvalPrompt) -> dict[str, Any]:
-    own = {"id": prompt.id, "kind": prompt.kind, "messages": _turns(prompt.messages), "reference": prompt.reference}
+    own = {"id": prompt.id, "kind": prompt.kind, "messages": as_turns(prompt.messages), "reference": prompt.reference}
     return {**prompt.meta, **own}
-
-
-def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]

@@ -14,6 +14,7 @@ from sotune.evaluation.judging import Judged
 from sotune.evaluation.metrics import JudgeRole, metrics_to_json
 from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import save_responses, save_verdicts
+from sotune.records import as_turns
 from sotune.run_files import ASSESSMENT, DIAGNOSTICS, EVALUATION, JUDGING, METRICS, PROMPTS, RESPONSES, VERDICTS
 
 TUNED = "tuned"
@@ -143,6 +144,6 @@ def _prompt_line(prompt: EvalPrompt) -> dict[str, Any]:
     return {
         "id": prompt.id,
         "kind": prompt.kind,
-        "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
+        "messages": as_turns(prompt.messages),
         "reference": prompt.reference,
     }
