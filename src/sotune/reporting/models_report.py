@@ -54,7 +54,7 @@ def _headline(assessments: Mapping[str, Mapping[str, str]], changes: Mapping[str
     told = f"{words}. " if words else "Harm was not measured. "
     if not changes:
         return told.strip()
-    return f"{told}{counted(n_clear, 'metric')} changed clearly from the base model."
+    return f"{told}{counted(n_clear, 'metric') if n_clear else 'No metric'} changed clearly from the base model."
 
 
 def _warnings(assessments: Mapping[str, Mapping[str, str]], notes: Mapping[str, str]) -> list[str]:
