@@ -203,10 +203,10 @@ def test_metrics_of_an_evaluation(make_run, nested):
     write_json(run.file("metrics.json"), {"base": {}, "tuned": metrics} if nested else metrics)
     run.commit("evaluation", {}, ["metrics.json"])
     page = read(write_run_report(run))
-    assert "harmful rate" in page.text
-    assert "2.5 % 1.0 % – 6.0 % 200 3 unscored" in page.text
+    assert "harmful answers" in page.text
+    assert "2.5 % 1.0 % – 6.0 % n = 200, 3 unscored" in page.text
     run.discard("evaluation")  # its adapter has been trained anew: the figures are of another one
-    assert "2.5 % 1.0 % – 6.0 % 200 3 unscored" not in read(write_run_report(run)).text
+    assert "2.5 % 1.0 % – 6.0 % n = 200, 3 unscored" not in read(write_run_report(run)).text
 
 
 def test_many_reasons_are_summed(make_run):

@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         path: The folder.
-        summary: What the last verb called here did, stage by stage, and the files it left; empty before the first.
+        summary: What the last verb called here did, stage by stage, and the files it wrote; empty before the first.
     """
 
     def __init__(self, path: str | PathLike[str], summary: RunSummary | None = None) -> None:

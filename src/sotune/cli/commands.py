@@ -98,7 +98,7 @@ def run_all(
     until: Annotated[str, typer.Option(help="Last verb: extract, weigh, select, train or evaluate.")] = "evaluate",
 ) -> None:
     """Do all stages of CONFIG: weigh, select, train, evaluate, report. Resumes and skips what is done."""
-    _begin(until, {"config": config, **given}, output)
+    _begin("run", {"config": config, **given}, output, until=until)
 
 
 @app.command()
@@ -237,13 +237,14 @@ def main() -> None:
     app()
 
 
-def _begin(verb: str, given: Mapping[str, Any], output: Output) -> None:
+def _begin(command: str, given: Mapping[str, Any], output: Output, *, until: str | None = None) -> None:
+    verb = until or command
     if output.dry_run:
         _print_plan(output, api.plan(verb, **given))
         return
     with output.monitored() as monitor:
         done = api.run(until=verb, monitor=monitor, **given)
-    _print_summary(verb, output, done.summary)
+    _print_summary(command, output, done.summary)
 
 
 def _go_on(verb: str, run: Path, changes: Mapping[str, Any], output: Output) -> None:
@@ -275,6 +276,6 @@ def _print_plan(output: Output, planned: RunSummary) -> None:
     output.say(planned, f"in {planned.folder}\n" + "\n".join(lines))
 
 
-def _print_summary(verb: str, output: Output, summary: RunSummary) -> None:
+def _print_summary(command: str, output: Output, summary: RunSummary) -> None:
     figures = {f"{o.title}: {name}": value for o in summary.stages for name, value in o.figures.items()}
-    output.show(summary, figure_table(f"sotune {verb}", figures), files=summary.files)
+    output.show(summary, figure_table(f"sotune {command}", figures), files=summary.files)

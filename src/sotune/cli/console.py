@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from sotune.api.watching import ConsoleMonitor, escaped
@@ -39,7 +39,7 @@ class Output:
         """Prints ``value`` as JSON or ``text`` as it is, whichever the user asked for."""
         self.show(value, text, files=())
 
-    def show(self, value: Any, *parts: Table | str, files: Iterable[str]) -> None:
+    def show(self, value: Any, *parts: RenderableType, files: Iterable[str]) -> None:
         """Prints a value as JSON, or else some tables, lines of text, and the files that were written."""
         if self.as_json:
             shown = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
@@ -71,23 +71,27 @@ def _told(message: str, exit_status: int) -> typer.Exit:
     return typer.Exit(exit_status)
 
 
-def figure_table(title: str, figures: Mapping[str, str]) -> Table:
-    """Returns figures as a short table."""
-    table = Table(title=escaped(title), show_header=False, title_justify="left")
+def figure_table(title: str, figures: Mapping[str, str]) -> Group:
+    """Returns figures as a short table under its title."""
+    table = Table(show_header=False)
     for name, value in figures.items():
         table.add_row(escaped(name), escaped(value))
-    return table
+    return _titled(title, table)
 
 
-def grid_table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Table:
+def grid_table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Group:
     """Returns rows of figures by name, under the names of their columns."""
-    table = Table("", *map(escaped, columns), title=escaped(title), title_justify="left")
+    table = Table("", *map(escaped, columns))
     for name, values in rows.items():
         table.add_row(escaped(name), *values)
-    return table
+    return _titled(title, table)
 
 
-def means_table(title: str, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> Table:
+def _titled(title: str, table: Table) -> Group:
+    return Group(f"[italic]{escaped(title)}[/italic]", table)  # a table's own title breaks at the table's width
+
+
+def means_table(title: str, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> Group:
     """Returns the figures of methods that all of them have."""
     measured = [name for name in names if all(name in figures for figures in means.values())]
     columns = [name.replace("_", " ") for name in measured]

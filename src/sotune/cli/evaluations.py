@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import Group
 
 from sotune.cli.console import Output, figure_table, grid_table
 
@@ -48,7 +48,7 @@ def print_models(output: Output, results: Mapping[str, Any], files: Iterable[str
     output.show({**results, "files": files}, table, *changes, *took, *notes, files=files)
 
 
-def _change_table(name: str, changes: Mapping[str, Any]) -> Table:
+def _change_table(name: str, changes: Mapping[str, Any]) -> Group:
     columns = ("difference", "rose on", "fell on", "p", "p adjusted", "detectable", "n", "unscored")
     rows = {
         metric.replace("_", " "): (

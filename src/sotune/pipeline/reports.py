@@ -25,4 +25,4 @@ def _summarize(run: RunFolder) -> Figures:
     return {"report": str(run.file(PAGE))}
 
 
-REPORT = Stage("report", "report", "selection", _key, _work, _summarize, reads=("training", "evaluation"))
+REPORT = Stage("report", "report", "selection", _key, _work, _summarize, reads=("training", "evaluation"), version=2)

@@ -67,7 +67,7 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a command did, and where its files lie."""
+    """What a command did, and the files that it wrote."""
 
     folder: str
     stages: tuple[StageOutcome, ...]
@@ -108,7 +108,8 @@ def run_stages(
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))
-            files += [str(run.file(name)) for name in run.digests(stage.name) if "/" not in name]
+            if not current:
+                files += [str(run.file(name)) for name in run.digests(stage.name) if "/" not in name]
     return RunSummary(folder=str(run.path), stages=tuple(outcomes), files=tuple(files))
 
 

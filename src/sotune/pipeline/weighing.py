@@ -169,7 +169,7 @@ def _summarize(run: RunFolder) -> Figures:
     if "converged" in solver:
         figures["converged"] = "yes" if solver["converged"] else "NO"
     if solver.get("tau") is not None:
-        figures |= {"tau": f"{solver['tau']:.4g}", "stationarity": f"{solver['stationarity']:.1e}"}
+        figures |= {"tau": f"{solver['tau']:.4g}", "stationarity": f"{solver['stationarity']:.2g}"}
     return figures
 
 

@@ -20,7 +20,7 @@ from sotune.reporting.summary import LIMITS, METRIC_TITLES, METRICS, Condition, 
 from sotune.reporting.verdict import compose_verdict, helped
 
 _COLORS = {DEFAULT: 0, "sft": 1, "probe": 2, "random": 5, "base": 6}
-_OTHER_COLORS = (3, 4)
+_OTHER_COLORS = (3, 4, 0, 2, 5)  # the last three where no method of theirs is shown
 _COLUMNS = {name: METRIC_TITLES[name] for name in METRICS}
 
 
@@ -147,7 +147,9 @@ def _tradeoff_figure(condition: Condition, standings: Standings) -> Markup | Non
 
 def _colors(methods: Sequence[str]) -> dict[str, int]:
     others = [method for method in methods if method not in _COLORS]
-    return _COLORS | {method: _OTHER_COLORS[i % len(_OTHER_COLORS)] for i, method in enumerate(others)}
+    taken = {_COLORS[method] for method in methods if method in _COLORS}
+    free = [color for color in _OTHER_COLORS if color not in taken]
+    return _COLORS | {method: free[i % len(free)] for i, method in enumerate(others)}
 
 
 def _weight_figure(weights: Mapping[str, Any]) -> Markup | None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from sotune.evaluation.outcome import answers_file
 from sotune.evaluation.usage import tell_usage
+from sotune.reporting.figures import Interval, tradeoff_chart
 from sotune.reporting.summary import METRIC_TITLES
 from sotune.run_files import PROMPTS, RESPONSES
 
@@ -61,6 +64,8 @@ def evaluation_view(folder: Path, found: Mapping[str, Any], *, show_text: bool) 
     return {
         "names": names,
         "metrics": metrics,
+        "columns": {key: label for key, label in METRIC_TITLES.items() if any(key in own for own in metrics.values())},
+        "tradeoff": _tradeoff(names, metrics, found["assessments"]),
         "assessments": found["assessments"],
         "changes": {name: changes[name] for name in names if name in changes},
         "shares": _measured(_SHARES, figures),
@@ -81,6 +86,28 @@ def evaluation_view(folder: Path, found: Mapping[str, Any], *, show_text: bool) 
 
 def _measured(labels: Mapping[str, str], figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {key: label for key, label in labels.items() if any(key in own for own in figures.values())}
+
+
+def _tradeoff(
+    names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]], assessments: Mapping[str, Mapping[str, str]]
+) -> Markup | None:
+    """Returns safety against task accuracy, where both were measured for at least two models."""
+
+    def found(name: str, metric: str) -> Interval | None:
+        measured = metrics[name].get(metric)
+        return None if measured is None else Interval(measured["value"], measured["low"], measured["high"])
+
+    points = [
+        (
+            f"{name} (broken)" if assessments.get(name, {}).get("label") == "broken" else name,
+            found(name, "utility"),
+            found(name, "harmful_rate"),
+            6 if name == "base" else place % 6,
+        )
+        for place, name in enumerate(names)
+        if {"utility", "harmful_rate"} <= metrics[name].keys()
+    ]
+    return tradeoff_chart(points, title="Safety against task accuracy") if len(points) > 1 else None
 
 
 def _changes(

@@ -20,7 +20,6 @@ from sotune.reporting.labels import place_labels
 from sotune.reporting.svg import WIDTH, Axis, Frame, draw_figure, draw_legend, element, text_width
 
 Values = NDArray[np.float64]
-N_COLORS = 7
 _MAX_BINS = 44
 _HEADROOM = 1.12  # over the tallest bar, for the name of a mark
 _LABEL_LENGTH = 26  # longest name that fits beside a plot

@@ -9,6 +9,7 @@ import numpy as np
 from sotune.reporting.svg import WIDTH, Frame, text_width
 
 _BOLD = 1.15  # width of bold type, as a multiple of regular type
+_GAP = 6  # between two labels of one line
 _HEIGHT = 14  # of a line of type
 _MAY_BE_COVERED = 0.25  # of a label; one that would be covered more is left out
 
@@ -32,7 +33,7 @@ def place_labels(
     placed: list[Place | None] = [None] * len(points)
     for place in sorted(range(len(points)), key=lambda place: place not in first):
         (x, y), label = points[place], labels[place]
-        width = _BOLD * text_width(label)
+        width = _GAP + _BOLD * text_width(label)
         options = [
             (anchor, start, baseline)
             for step in (0, 15, -15, 30, -30, 45, -45, 60, 75, 90)

@@ -6,16 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import load_evaluation
 from sotune.reporting.evaluation_view import ChangeView, evaluation_view
-from sotune.reporting.figures import Interval, tradeoff_chart
 from sotune.reporting.formatting import counted
 from sotune.reporting.page import flatten, write_page
-from sotune.reporting.summary import METRIC_TITLES
 from sotune.run_files import EVALUATION
 
 
@@ -43,13 +39,11 @@ def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:
 
 def _view(run: RunFolder, found: Mapping[str, Any], show_text: bool) -> dict[str, Any]:
     shared = evaluation_view(run.path, found, show_text=show_text)
-    names, metrics, assessments = shared["names"], shared["metrics"], shared["assessments"]
+    assessments = shared["assessments"]
     return {
         **shared,
         "headline": _headline(assessments, shared["changes"]),
         "warnings": _warnings(assessments, found["diagnostics"]["notes"]),
-        "columns": {key: label for key, label in METRIC_TITLES.items() if any(key in metrics[name] for name in names)},
-        "tradeoff": _tradeoff(names, metrics, assessments),
         "setting_values": flatten(found["settings"]),
     }
 
@@ -60,7 +54,7 @@ def _headline(assessments: Mapping[str, Mapping[str, str]], changes: Mapping[str
     told = f"{words}. " if words else "Harm was not measured. "
     if not changes:
         return told.strip()
-    return f"{told}{counted(n_clear, 'metric')} changed clearly from the base model."
+    return f"{told}{counted(n_clear, 'metric') if n_clear else 'No metric'} changed clearly from the base model."
 
 
 def _warnings(assessments: Mapping[str, Mapping[str, str]], notes: Mapping[str, str]) -> list[str]:
@@ -70,25 +64,3 @@ def _warnings(assessments: Mapping[str, Mapping[str, str]], notes: Mapping[str, 
         if found["label"] == "broken"
     ]
     return [*broken, *notes.values()]
-
-
-def _tradeoff(
-    names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]], assessments: Mapping[str, Mapping[str, str]]
-) -> Markup | None:
-    """Returns safety against task accuracy, where both were measured for at least two models."""
-
-    def found(name: str, metric: str) -> Interval | None:
-        measured = metrics[name].get(metric)
-        return None if measured is None else Interval(measured["value"], measured["low"], measured["high"])
-
-    points = [
-        (
-            f"{name} (broken)" if assessments.get(name, {}).get("label") == "broken" else name,
-            found(name, "utility"),
-            found(name, "harmful_rate"),
-            6 if name == "base" else place % 6,
-        )
-        for place, name in enumerate(names)
-        if {"utility", "harmful_rate"} <= metrics[name].keys()
-    ]
-    return tradeoff_chart(points, title="Safety against task accuracy") if len(points) > 1 else None

@@ -20,7 +20,8 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> di
         return None
     passed = promise.get("harmful_pass")
     if passed is None:
-        lead = str(promise.get("note") or "No sentinels were measured.").capitalize()
+        note = str(promise.get("note") or "no sentinels were measured")
+        lead = f"{note[:1].upper()}{note[1:]}."
         return {"lead": lead, "measured": [], "chosen": [], "remarks": []}
     share = promise["harmful_share"]
     measured = [
@@ -62,6 +63,8 @@ def _remarks(passed: Mapping[str, Any]) -> list[str]:
 
 
 def _chosen(sentinels: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if len(sentinels.get("tried") or ()) < 2:
+        return []
     chosen, default = sentinels.get("chosen") or {}, sentinels.get("default") or {}
     names = {
         "epsilon": "epsilon",

@@ -28,7 +28,10 @@ class Roster:
     @classmethod
     def of(cls, runs: Sequence[Mapping[str, Any]]) -> Roster:
         """Takes down the methods of the rows of ``compare.json``."""
-        return cls({str(run["method"]): run for run in reversed(runs)})
+        said: dict[str, Mapping[str, Any]] = {}
+        for run in runs:
+            said.setdefault(str(run["method"]), run)
+        return cls(said)
 
     def title(self, method: str) -> str:
         """Returns a method's name for people: its title where the rows have one, else its key, shortened."""
@@ -43,9 +46,17 @@ class Roster:
         return self._kind(method) not in _UNRANKED
 
     def in_order(self, methods: Iterable[str]) -> list[str]:
-        """Returns methods without repeats, by kind: base model, controls, rivals, ours, bounds, unknown ones last."""
-        place = {kind: number for number, kind in enumerate(_ORDER)}
-        return sorted(dict.fromkeys(methods), key=lambda method: place.get(self._kind(method), len(place)))
+        """Returns methods without repeats, by kind: base model, controls, rivals, ours, bounds, unknown ones last.
+
+        Those of one kind are in the order of the rows.
+        """
+        kinds = {kind: place for place, kind in enumerate(_ORDER)}
+        places = {method: place for place, method in enumerate(self.said)}
+
+        def key(method: str) -> tuple[int, int]:
+            return kinds.get(self._kind(method), len(kinds)), places.get(method, len(places))
+
+        return sorted(dict.fromkeys(methods), key=key)
 
     def find_ours(self, methods: Iterable[str]) -> str | None:
         """Returns which of the methods stands for sotune: the default one, or else the first that is ours."""

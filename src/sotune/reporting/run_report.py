@@ -48,7 +48,6 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
     rows, assessment = artifacts.rows, artifacts.evaluation["assessments"].get(TUNED, {})
     top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
-    shown = evaluation_view(run.path, artifacts.evaluation, show_text=show_text)
     view = {
         "headline": _headline(artifacts),
         "warnings": [*_alarm(assessment), *_findings(artifacts.solver), *artifacts.warnings],
@@ -56,20 +55,20 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "sets": artifacts.sets,
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
-        **shown,
-        "metric_names": list(dict.fromkeys(name for metrics in shown["metrics"].values() for name in metrics)),
+        **evaluation_view(run.path, artifacts.evaluation, show_text=show_text),
         "reasons": _common_reasons(artifacts.quarantine_reasons),
         "n_quarantined": _n_quarantined(artifacts),
         "quarantined": artifacts.quarantined,
         "weights": _weight_figure(rows),
         "costs": _cost_figure(rows, cost=identifier(artifacts.solver.get("cost") or "ground cost", 16)),
+        "has_history": bool(artifacts.solver.get("history")),
         "convergence": _convergence_figure(artifacts.solver),
         "kinds": artifacts.promise.get("kinds") or {},
         "method": artifacts.solver.get("title"),
         "citation": " ".join(filter(None, (artifacts.solver.get(name) for name in ("citation", "link")))),
         "promise": promise_view(artifacts.promise, artifacts.sentinels),
         "solver": _solver_table(artifacts.solver) if _transports(artifacts.solver) else [],
-        "extremes": [("Most pulled: the largest weights", top), ("Most pushed: the smallest weights", bottom)],
+        "extremes": [("The largest weights", top), ("The smallest weights", bottom)],
         "row_texts": texts,
         "config": flatten(artifacts.config),
         "versions": artifacts.versions,
@@ -226,7 +225,7 @@ def _convergence_figure(solver: Mapping[str, Any]) -> Markup | None:
         points = [(index, entry) for index, entry in enumerate(history) if entry.get(name) is not None]
         steps = [float(entry.get("step", index)) for index, entry in points]
         curves.append(Series(_words(name), np.array(steps), np.array([entry[name] for _, entry in points]), color))
-    if not any(len(curve.x) for curve in curves):
+    if not any(curve.y.any() for curve in curves):  # no history, or exact from the first step on
         return None
     return line_chart(
         curves,

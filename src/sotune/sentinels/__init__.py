@@ -1,6 +1,6 @@
 """Sentinels: known harmful rows that are kept back, to choose settings by and to measure what passes."""
 
-from sotune.sentinels.folds import ENOUGH_SENTINELS, LEAST_SENTINELS, Folds, normalize_prompt, split_by_prompt
+from sotune.sentinels.folds import LEAST_SENTINELS, Folds, normalize_prompt, split_by_prompt
 from sotune.sentinels.measuring import (
     Fitted,
     LearnedWithSentinels,
@@ -24,7 +24,6 @@ from sotune.sentinels.tuning import Grid, Tried, Tuned, tune_settings
 
 __all__ = [
     "CONFIDENCE",
-    "ENOUGH_SENTINELS",
     "LEAST_SENTINELS",
     "Cut",
     "Folds",

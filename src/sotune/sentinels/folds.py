@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 LEAST_SENTINELS = 30
 """With fewer, even a measurement without one miss bounds the pass rate no lower than 10 % (95 %)."""
-ENOUGH_SENTINELS = 150
-"""With fewer measuring sentinels a report says so."""
 
 
 @dataclass(frozen=True)

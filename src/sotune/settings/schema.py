@@ -114,10 +114,14 @@ def nearest_setting(name: str, known: Iterable[str]) -> str | None:
 def _faults(error: ValidationError, settings: type[StageSettings]) -> list[str]:
     """Says what is wrong with some settings; an unknown name comes with the nearest of those known."""
     faults = []
+    places = [fault["loc"] for fault in error.errors()]
     for fault in error.errors(include_url=False):
-        name = ".".join(str(part) for part in fault["loc"])
+        place = fault["loc"]
+        name = ".".join(map(str, place))
+        if fault["type"] == "too_short" and any(place == other[: len(place)] != other for other in places):
+            continue  # its items are at fault, not their number
         if fault["type"] == "extra_forbidden":
-            near = nearest_setting(str(fault["loc"][-1]), settings.known())
+            near = nearest_setting(str(place[-1]), settings.known())
             hint = f"did you mean {near!r}?" if near else f"see {settings.where_listed} for all settings"
             faults.append(f"unknown setting {name!r}; {hint}")
         elif fault["type"] == "missing":

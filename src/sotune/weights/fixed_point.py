@@ -184,11 +184,10 @@ def iterate_together(
         start_tau: The tau to begin with; without it the first sweep is at the base mass.
         on_state: Called after each sweep.
     """
-    # The logarithm of tau is one more unknown, in units of cost like the others: solved for beside the potentials,
-    # it costs no outer loop.
+    # The logarithm of tau is one more unknown, in units of cost like the others: that costs no outer loop.
     metric = join([*(kernel.b for kernel in kernels), kernels[0].b.new_ones(1)])
     extrapolation = Extrapolation(metric)
-    tau = None if held else start_tau
+    tau, scale = None if held else start_tau, problem.epsilon
     least, since, n_sweeps = float("inf"), 0, 0
     while True:
         state = sweep_weights(problem, kernels, tempering, tau, corrections=corrections)
@@ -197,7 +196,6 @@ def iterate_together(
         # At the base mass still, it is a point of another iteration, unless it is held there.
         log_tau = math.log(state.next_tau if tau is None else tau)
         tau_step = 0.0 if tau is None else math.log(state.next_tau / tau)
-        scale = problem.epsilon
         point = join([*(kernel.g for kernel in kernels), metric.new_tensor([scale * log_tau])])
         step = join([*state.swept.changes, metric.new_tensor([scale * tau_step])])
         after = extrapolation.next(point, step, marginal + abs(tau_step))

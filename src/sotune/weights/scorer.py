@@ -163,7 +163,7 @@ class Scorer:
         from safetensors import SafetensorError, safe_open
 
         if not path.exists():
-            raise ArtifactError(f"{path} is missing; run `sotune weigh` first, with a solver that has a tau")
+            raise ArtifactError(f"{path} is missing; run `sotune weigh` first")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = json.loads(file.metadata()[_METADATA_KEY])
