@@ -76,7 +76,7 @@ def demo(
     workers = workers or min(2, os.cpu_count() or 1)
     with output.monitored() as monitor:
         summary = run_demo(out, demo_settings(seeds=seeds, workers=workers, threads=threads), monitor)
-    title = f"mean of {seeds} seeds, {summary.seconds:.0f} s"
+    title = f"mean of {seeds} seed{'s' if seeds > 1 else ''}, {summary.seconds:.0f} s"
     output.show(summary, means_table(title, summary.means, FIGURES), files=[summary.results, summary.report])
 
 
