@@ -16,8 +16,6 @@ from sotune.comparison.results import summarize, write_results
 from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
 
-FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
-
 
 @dataclass(frozen=True)
 class CompareSummary:
@@ -54,6 +52,7 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         SotuneError: Cells failed; all others are measured and written.
     """
     from sotune.reporting import write_comparison_report, write_comparison_tables
+    from sotune.reporting.summary import METRICS
 
     started = time.monotonic()
     run = RunFolder(out)
@@ -69,7 +68,7 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         report=str(out / page),
         results=str(out / "compare.json"),
         files=tuple(str(path) for path in written),
-        means=summarize([cell.row for draw in results.draws for cell in draw.cells.values()], FIGURES),
+        means=summarize([cell.row for draw in results.draws for cell in draw.cells.values()], METRICS),
         seconds=time.monotonic() - started,
     )
 
