@@ -56,6 +56,12 @@ def test_intervals_are_students_over_seeds_of_means_over_conditions():
     assert by_method(compute_standings(make_runs())[0])["base"].metrics["utility"].low == 0.0  # clipped
 
 
+def test_one_seed_tests_no_difference():
+    standings = compute_standings(make_runs(seeds=(0,)))
+    rows = [by_method(each)["adaptive"] for each in standings]
+    assert all(row.difference.difference > 0 and row.p_value is None for row in rows)
+
+
 def test_one_seed_falls_back_on_the_intervals_of_the_runs():
     runs = [{**run, "avg_low": run["avg"] - 0.1, "avg_high": run["avg"] + 0.2} for run in make_runs(seeds=(0,))]
     found = by_method(compute_standings(runs)[0])["sft"].metrics["avg"]

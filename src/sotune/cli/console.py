@@ -91,8 +91,9 @@ def _titled(title: str, table: Table) -> Group:
     return Group(f"[italic]{escaped(title)}[/italic]", table)  # a table's own title breaks at the table's width
 
 
-def means_table(title: str, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> Group:
+def means_table(title: str, means: Mapping[str, Mapping[str, float]]) -> Group:
     """Returns the figures of methods that all of them have."""
+    names = dict.fromkeys(name for figures in means.values() for name in figures)
     measured = [name for name in names if all(name in figures for figures in means.values())]
     columns = [name.replace("_", " ") for name in measured]
     return grid_table(title, columns, {m: [f"{own[name]:.3f}" for name in measured] for m, own in means.items()})

@@ -35,8 +35,6 @@ def compare(
     ] = None,
 ) -> None:
     """Compare the methods of CONFIG: data sets x harmful shares x seeds, one budget. Resumes where it stood."""
-    from sotune.comparison.compare import FIGURES
-
     changes = {} if workers is None else {"workers": workers}
     if output.dry_run:
         cells = api.plan_comparison(config, out=out, **changes)
@@ -48,7 +46,7 @@ def compare(
     with output.monitored() as monitor:
         summary = api.compare(config, out=out, monitor=monitor, **changes)
     title = f"means over data sets, shares and seeds, {summary.seconds:.0f} s"
-    output.show(summary, means_table(title, summary.means, FIGURES), files=summary.files)
+    output.show(summary, means_table(title, summary.means), files=summary.files)
 
 
 @app.command()
@@ -70,14 +68,13 @@ def demo(
         text = f"would compare 6 methods on {seeds} draws of the miniature, into {out}"
         output.say({"would_write": str(out)}, text)
         return
-    from sotune.comparison.compare import FIGURES
     from sotune.demo import demo_settings, run_demo
 
     workers = workers or min(2, os.cpu_count() or 1)
     with output.monitored() as monitor:
         summary = run_demo(out, demo_settings(seeds=seeds, workers=workers, threads=threads), monitor)
-    title = f"mean of {seeds} seeds, {summary.seconds:.0f} s"
-    output.show(summary, means_table(title, summary.means, FIGURES), files=[summary.results, summary.report])
+    title = f"mean of {seeds} seed{'s' if seeds > 1 else ''}, {summary.seconds:.0f} s"
+    output.show(summary, means_table(title, summary.means), files=[summary.results, summary.report])
 
 
 @app.command()

@@ -16,8 +16,7 @@ from sotune.comparison.results import summarize, write_results
 from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
 from sotune.reporting import write_comparison_report, write_comparison_tables
-
-FIGURES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
+from sotune.reporting.summary import METRICS
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         report=str(out / page),
         results=str(out / "compare.json"),
         files=tuple(str(path) for path in written),
-        means=summarize([cell.row for draw in results.draws for cell in draw.cells.values()], FIGURES),
+        means=summarize([cell.row for draw in results.draws for cell in draw.cells.values()], METRICS),
         seconds=time.monotonic() - started,
     )
 

@@ -80,8 +80,8 @@ def score(
         raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
     if not run.file(POTENTIALS).exists():
         raise ArtifactError(
-            f"{run.path} has no {POTENTIALS}: its method, {config.method}, or its solver leaves none; score with "
-            "a run of a method that solves a transport problem, like adaptive"
+            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
+            "run of a method that solves a transport problem, like adaptive"
         )
     scorer = Scorer.load(run.file(POTENTIALS))
     options = replace(source_options(config, "downstream"), where=where, limit=None)

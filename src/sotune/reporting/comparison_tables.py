@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sotune.artifacts import write_text
-from sotune.evaluation.replication import MeanInterval
-from sotune.reporting.formatting import identifier
+from sotune.evaluation.replication import MeanInterval, PairedDifference
+from sotune.reporting.formatting import counted, identifier
 from sotune.reporting.standings import Standing, Standings, compute_standings
 from sotune.reporting.summary import read_runs
 
@@ -55,13 +55,14 @@ def explain(standings: Standings) -> str:
         if standings.n_seeds > 1
         else "one seed: no spread over seeds is known"
     )
-    rival = (
-        f" The best rival is {standings.best_rival_name}, found on the same draws; differences to it are by paired "
-        f"bootstrap over (task, seed), p after Holm's correction."
-        if standings.best_rival
-        else ""
+    tests = (
+        "differences to it are by paired bootstrap over (task, seed), p after Holm's correction"
+        if standings.n_seeds > 1
+        else "one seed tests no difference to it"
     )
-    return f"Means over {over}{standings.n_seeds} seed{'s' if standings.n_seeds > 1 else ''}; {spread}.{rival}"
+    rival = f" The best rival is {standings.best_rival_name}, found on the same draws; {tests}."
+    means = f"Means over {over}{counted(standings.n_seeds, 'seed')}; {spread}."
+    return means + rival if standings.best_rival else means
 
 
 def _cells(row: Standing) -> list[str]:
@@ -70,7 +71,7 @@ def _cells(row: Standing) -> list[str]:
         *(_estimate(row.metrics.get(metric)) for metric in _METRICS),
         "" if row.both_errors is None else f"{row.both_errors:.3f}",
         "" if row.rank is None else f"{row.rank:.1f}",
-        "" if gap is None else f"{_signed(gap.difference)} [{_signed(gap.low)}, {_signed(gap.high)}]",
+        "" if gap is None else _signed(gap.difference) + ("" if row.p_value is None else _ends(gap)),
         "" if row.p_value is None else _p_value(row.p_value),
         "" if row.seconds is None else f"{row.seconds:.1f}",
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}",
@@ -86,6 +87,10 @@ def _estimate(found: MeanInterval | None) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
+
+
+def _ends(gap: PairedDifference) -> str:
+    return f" [{_signed(gap.low)}, {_signed(gap.high)}]"
 
 
 def _p_value(value: float) -> str:

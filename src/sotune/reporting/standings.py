@@ -35,7 +35,8 @@ class Standing:
         metrics: Metric to the mean over seeds with its interval, clipped to [0, 1]; metrics not measured are absent.
         rank: Mean rank over conditions by Avg, 1 the best; ``None`` where it does not compete.
         difference: Of Avg, to the best rival, with its interval; ``None`` for that rival and where it does not compete.
-        p_value: Of that difference, after Holm's correction over all methods tested.
+        p_value: Of that difference, after Holm's correction over all methods tested; ``None``, as its interval is
+            void, with a single seed.
         seconds: Mean time of a cell.
         peak_bytes: Largest peak memory of a cell.
         on_front: Whether no other competitor is both as safe and as good at the task, and better in one.
@@ -117,7 +118,10 @@ def _standings(name: str, roster: Roster, units: Mapping[str, Units]) -> Standin
         for method in competing
         if method != best and (difference := _difference(units[method], units[best])) is not None
     }  # fmt: skip
-    adjusted = adjust_holm({method: difference.p_value for method, difference in differences.items()})
+    n_seeds = max(len(by_seed) for own in units.values() for by_seed in own.values())
+    # One seed has no spread to resample: every difference would look certain.
+    tested = differences if n_seeds > 1 else {}
+    adjusted = adjust_holm({method: difference.p_value for method, difference in tested.items()})
     front = pareto_front({
         method: (metrics[method]["utility"].mean, -metrics[method]["harmful_rate"].mean)
         for method in competing
@@ -126,7 +130,7 @@ def _standings(name: str, roster: Roster, units: Mapping[str, Units]) -> Standin
     return Standings(
         name=name,
         conditions=list(dict.fromkeys(condition for own in units.values() for condition in own)),
-        n_seeds=max(len(by_seed) for own in units.values() for by_seed in own.values()),
+        n_seeds=n_seeds,
         best_rival=best,
         best_rival_name="" if best is None else roster.title(best),
         methods=[
