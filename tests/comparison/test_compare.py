@@ -103,6 +103,17 @@ def test_a_cell_that_fails_is_told_and_the_others_are_measured(tmp_path, monkeyp
     assert [cell["status"] for cell in planned["cells"]] == ["to do", "done"]
 
 
+def test_a_comparison_does_not_write_into_a_run(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".sotune-run").write_text("1\n")
+    (run / "config.json").write_text("{}")
+    result = invoke(write_config(tmp_path / "c.yaml"), "--out", run)
+    assert result.exit_code == 2
+    assert "holds a run, and a comparison would write among its files" in " ".join(result.output.split())
+    assert sorted(path.name for path in run.iterdir()) == [".sotune-run", "config.json"]
+
+
 def test_a_faulty_configuration_is_told_apart_from_failed_work(tmp_path):
     result = invoke(write_config(tmp_path / "c.yaml", sedes=2), "--out", tmp_path / "out", "--json")
     assert result.exit_code == 2

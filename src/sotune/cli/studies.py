@@ -64,11 +64,12 @@ def demo(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each; more do not help here.")] = 1,
 ) -> None:
     """Show on the embedded miniature, in minutes, that fine-tuning breaks safety and that selection keeps it."""
+    from sotune.demo import METHODS, demo_settings, run_demo
+
     if output.dry_run:
-        text = f"would compare 6 methods on {seeds} draws of the miniature, into {out}"
+        text = f"would compare {len(METHODS)} methods on {seeds} draws of the miniature, into {out}"
         output.say({"would_write": str(out)}, text)
         return
-    from sotune.demo import demo_settings, run_demo
 
     workers = workers or min(2, os.cpu_count() or 1)
     with output.monitored() as monitor:

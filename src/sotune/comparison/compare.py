@@ -13,10 +13,11 @@ from sotune.comparison.compare_settings import CompareSettings, MiniatureData
 from sotune.comparison.draws import Draws
 from sotune.comparison.grid import Comparison, PlannedCell
 from sotune.comparison.results import summarize, write_results
-from sotune.errors import SotuneError
+from sotune.errors import ArtifactError, SotuneError
 from sotune.monitoring import Monitor, Silent
 from sotune.reporting import write_comparison_report, write_comparison_tables
 from sotune.reporting.summary import METRICS
+from sotune.run_files import CONFIG
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         SotuneError: Cells failed; all others are measured and written.
     """
     started = time.monotonic()
+    if (out / CONFIG.name).exists():
+        raise ArtifactError(f"{out} holds a run, and a comparison would write among its files; name another folder")
     run = RunFolder(out)
     draws = Draws(settings)
     with run.lock():
