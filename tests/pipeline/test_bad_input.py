@@ -39,6 +39,15 @@ def test_bad_rows_are_quarantined_counted_and_named(cli, flags, data, tmp_path):
     assert "quarantine" in (tmp_path / "run" / "report.html").read_text().lower()
 
 
+def test_the_quarantine_is_there_when_too_few_rows_are_left(cli, flags, data, tmp_path):
+    with (data / "train.jsonl").open("a") as file:
+        file.write("not json\n")
+    write_jsonl(data / "anchor.jsonl", rows("benign", 3, 2))
+    check(cli("weigh", *flags), "the safe_anchor has 3 usable rows")
+    quarantined = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in quarantined] == [91]
+
+
 def test_too_many_bad_rows_stop_the_run(cli, flags, data):
     with (data / "train.jsonl").open("a") as file:
         file.writelines("not json\n" for _ in range(30))

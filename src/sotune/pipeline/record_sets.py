@@ -114,6 +114,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     check_weight_column(own, config.weight_column)  # before the long work, not after it
     _check_truth_column(own, config.truth_column)
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
+    # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
+    quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
     warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
     for message in warnings:
         monitor.warn(message)
@@ -122,8 +124,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "quarantine_reasons": dict(Counter(row.kind for row in quarantined).most_common()),
         "warnings": warnings,
     }
-    lines = (asdict(row) for row in quarantined)
-    return [_write_records(run, sets), READING.write(run, summary), QUARANTINE.write(run, lines)]
+    return [_write_records(run, sets), READING.write(run, summary), quarantine]
 
 
 def _report_reading(monitor: Monitor, name: SetName, done: int) -> None:
