@@ -102,7 +102,7 @@ def plan_evaluation(**settings: Any) -> dict[str, Any]:
 
     made = make_settings(ModelEvaluation, plain(settings))
     names = [candidate.name for candidate in find_candidates(made)]
-    return {"would_write": made.out, "models": names, "n_prompts": len(load_eval_prompts(made, seed=made.seed))}
+    return {"would_write": made.out, "models": names, "n_prompts": len(load_eval_prompts(made))}
 
 
 def plan_judging(*, monitor: Monitor | None = None, **settings: Any) -> JudgingPlan:

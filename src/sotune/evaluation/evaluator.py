@@ -27,7 +27,7 @@ from sotune.evaluation.protocol import EvalPrompt, Judge
 from sotune.evaluation.usage import JudgingPlan, count_unscored, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
 from sotune.rendering import Template
-from sotune.settings import EvaluationSettings
+from sotune.settings import EvaluationSettings, ModelEvaluation, RunConfig
 
 Judges = Mapping[JudgeRole, Judge]
 
@@ -104,14 +104,14 @@ def prompt_sources(settings: EvaluationSettings) -> Sequence[PromptSource]:
     return parse_sources(settings.eval_prompts)
 
 
-def load_eval_prompts(settings: EvaluationSettings, *, seed: int) -> list[EvalPrompt]:
+def load_eval_prompts(settings: RunConfig | ModelEvaluation) -> list[EvalPrompt]:
     """Reads the evaluation prompts of all sources, at most ``eval_limit`` of each, drawn by the seed alone.
 
     Raises:
         ConfigError: A source is neither a file nor a pack, or cannot be scored here.
         DataError: A source cannot be read.
     """
-    return load_sources(prompt_sources(settings), limit=settings.eval_limit, seed=seed)
+    return load_sources(prompt_sources(settings), limit=settings.eval_limit, seed=settings.seed)
 
 
 def plan_evaluation(

@@ -55,8 +55,9 @@ def method_named(text: str) -> Method:
     Raises:
         ConfigError: See `sotune.methods.combine.combine`, or an installed package's method cannot be used.
     """
-    others = installed(GROUP)
     named = {name.strip() for name in text.split("+")}
+    # Looking through all that is installed takes milliseconds, and a run asks for its method many times.
+    others = installed(GROUP) if named - METHODS.keys() else {}
     own = {name: _load(others[name]) for name in named & others.keys() - METHODS.keys()}
     return combine(text, {**METHODS, **own}, others=others)
 

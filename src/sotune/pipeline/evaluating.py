@@ -44,7 +44,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    prompts = load_eval_prompts(config, seed=config.seed)
+    prompts = load_eval_prompts(config)
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
     shutil.rmtree(run.file(_ANSWERS), ignore_errors=True)  # all that they held is in the responses now
@@ -60,7 +60,7 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
         ArtifactError: The folder is another process's, or training has not finished.
         ConfigError: No chat judge is named.
     """
-    prompts = load_eval_prompts(config, seed=config.seed)
+    prompts = load_eval_prompts(config)
     run = RunFolder.open(Path(config.out))
     run.digests("training")
     with run.lock():

@@ -51,7 +51,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
     """
     watch = monitor or Silent()
     with _opened(settings) as run:
-        prompts, candidates = load_eval_prompts(settings, seed=settings.seed), find_candidates(settings)
+        prompts, candidates = load_eval_prompts(settings), find_candidates(settings)
         watch.stage(f"asking {len(candidates)} models {len(prompts)} prompts", "running")
         found = evaluate_in(run, settings, candidates, prompts, watch, answers=_ANSWERS)
         about = {
@@ -72,7 +72,7 @@ def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None
         SotuneError: Prompts, models or settings are wrong, or no chat judge is named; the message says what to do.
     """
     with _opened(settings) as run:
-        candidates, prompts = find_candidates(settings), load_eval_prompts(settings, seed=settings.seed)
+        candidates, prompts = find_candidates(settings), load_eval_prompts(settings)
         return count_in(run, settings, candidates, prompts, monitor or Silent(), answers=_ANSWERS)
 
 

@@ -81,7 +81,7 @@ def _check_needs(verb: str, config: RunConfig) -> None:
     if TRAIN in stages:
         base_model(config)
     if EVALUATE in stages:
-        load_eval_prompts(config, seed=config.seed)
+        load_eval_prompts(config)
         check_judges(config)
 
 

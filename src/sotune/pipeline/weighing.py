@@ -57,7 +57,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 tools=make_tools(
                     config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)
                 ),
-                truth=read_truth(config, run),
+                truth=read_truth(config, run) if "truth" in method.needs else None,
                 settings=config.part(WeightSettings),
                 sentinels=config.part(SentinelSettings),
                 method_settings=config.method_settings,
