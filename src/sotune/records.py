@@ -14,57 +14,141 @@ from sotune.errors import DataError
 SetName = Literal["downstream", "safe_anchor", "harmful_reference", "safety_pairs"]
 SET_NAMES: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
 """The sets that are weighed; safety pairs are only trained on, by methods that want them."""
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool by the assistant.
+
+    Attributes:
+        name: The tool.
+        arguments: Its arguments, as the JSON text of an object.
+        id: What the tool's result names it by; empty where the row has none.
+    """
+
+    name: str
+    arguments: str
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks; ``tool`` is the result of a tool.
+        content: What is said; may be empty beside a tool call.
+        learned: Of an assistant turn, whether it is trained on; of any other turn it says nothing.
+        reasoning: The assistant's thoughts, where the row keeps them apart from the content.
+        tool_calls: The calls that the assistant makes in this turn.
+        tool_call_id: Of a tool turn, the call that it answers; empty where the row has none.
+        name: Of a tool turn, the tool; empty where the row has none.
+    """
 
     role: Role
     content: str
+    learned: bool = True
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """All that the turn says, the calls as a line of JSON each: for readers without a chat template."""
+        calls = (f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in self.tool_calls)
+        return "\n".join(part for part in (self.reasoning, self.content, *calls) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One instruction-tuning example.
+    """One instruction-tuning example: a conversation that ends with the last assistant turn that is learned.
 
     Attributes:
         id: Unique within its file; the user's own, or a content hash with an occurrence number.
-        prompt: All turns before the last assistant turn; never empty.
-        completion: The last assistant turn, the text that is trained on; never empty.
+        messages: All turns; the last one is the assistant's, is learned, and says something.
+        tools: The tools that the assistant may call, as the JSON text of a list of schemas; empty: none.
         meta: The user's own row, JSON-equal to what was read.
         origin: Where the row came from, as ``file:line``.
     """
 
     id: str
-    prompt: tuple[Message, ...]
-    completion: str
+    messages: tuple[Message, ...]
+    tools: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
     origin: str = field(default="", compare=False)
 
     @classmethod
     def from_text(
-        cls, id: str, prompt: str, completion: str, *, meta: Mapping[str, Any] | None = None, origin: str = ""
+        cls,
+        id: str,
+        prompt: str | Sequence[Message],
+        completion: str,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        origin: str = "",
     ) -> Record:
-        """Builds a single-turn record from plain text."""
-        return cls(id, (Message("user", prompt),), completion, meta or {}, origin)
+        """Builds a record of a prompt, a single turn as text or several, and the answer to it."""
+        asked = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+        return cls(id, (*asked, Message("assistant", completion)), meta=meta or {}, origin=origin)
 
     @property
-    def messages(self) -> tuple[Message, ...]:
-        """The whole conversation, the completion as its last assistant turn."""
-        return (*self.prompt, Message("assistant", self.completion))
+    def prompt(self) -> tuple[Message, ...]:
+        """All turns before the completion; some may be learned as well."""
+        return self.messages[:-1]
+
+    @property
+    def completion(self) -> str:
+        """The text of the last turn."""
+        return self.messages[-1].text
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The places of the turns that are trained on, the last one among them."""
+        return tuple(i for i, message in enumerate(self.messages) if message.role == "assistant" and message.learned)
 
 
-def as_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Returns the turns of a conversation as chat templates and files have them."""
-    return [{"role": message.role, "content": message.content} for message in messages]
+def as_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Returns the turns of a conversation as chat templates and files have them; what a turn lacks is left out."""
+    return [_as_turn(message) for message in messages]
 
 
-def content_hash(prompt: Sequence[Message], completion: str) -> str:
-    """Returns 16 hexadecimal digits that name a prompt and completion by their content."""
-    canonical = json.dumps([[[m.role, m.content] for m in prompt], completion], ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+def _as_turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [_as_call(call) for call in message.tool_calls]
+    for key in ("tool_call_id", "name"):
+        if getattr(message, key):
+            turn[key] = getattr(message, key)
+    return turn
+
+
+def _as_call(call: ToolCall) -> dict[str, Any]:
+    # Templates write the arguments as JSON themselves, so that they are given as values.
+    function = {"name": call.name, "arguments": json.loads(call.arguments)}
+    return {**({"id": call.id} if call.id else {}), "type": "function", "function": function}
+
+
+def content_hash(messages: Sequence[Message], tools: str = "") -> str:
+    """Returns 16 hexadecimal digits that name a conversation by its content.
+
+    What a plain turn lacks is not hashed, so that conversations of plain turns keep the names that they have always
+    had.
+    """
+    *prompt, completion = [_hashed(message) for message in messages]
+    last: Any = completion[1] if len(completion) == 2 else completion
+    parts = [prompt, last, tools] if tools else [prompt, last]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def _hashed(message: Message) -> list[Any]:
+    rest = {key: value for key, value in _as_turn(message).items() if key not in ("role", "content")}
+    if message.role == "assistant" and not message.learned:
+        rest["learned"] = False
+    return [message.role, message.content, *([rest] if rest else [])]
 
 
 class IdAssigner:
@@ -79,14 +163,13 @@ class IdAssigner:
         self._seen: dict[str, str] = {}
         self._occurrences: Counter[str] = Counter()
 
-    def assign(self, own: str | None, prompt: Sequence[Message], completion: str, *, origin: str) -> str:
-        """Returns the id of the next row.
+    def assign(self, own: str | None, digest: str, *, origin: str) -> str:
+        """Returns the id of the next row, whose content hash is given.
 
         Raises:
             DataError: The id occurred earlier in the same file.
         """
         if own is None:
-            digest = content_hash(prompt, completion)
             self._occurrences[digest] += 1
             own = f"{digest}-{self._occurrences[digest]}"
         if own in self._seen:
