@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
-from sotune.records import SET_NAMES
+from sotune.records import SET_NAMES, Message, load_messages
 from sotune.run_files import (
     CONFIG,
     ENCODING,
@@ -163,13 +162,13 @@ def read_texts(run: RunFolder, ids: Sequence[str]) -> dict[str, tuple[str, str]]
     """
     if not run.file(RECORDS.name).exists():
         return {}
-    rows = RECORDS.rows_of(run, "id", "prompt", "completion", where={"set": ["downstream"], "id": ids})
-    return {row["id"]: (_prompt_text(row["prompt"]), row["completion"]) for row in rows}
+    rows = RECORDS.rows_of(run, "id", "messages", where={"set": ["downstream"], "id": ids})
+    return {row["id"]: _texts(load_messages(row["messages"])) for row in rows}
 
 
-def _prompt_text(turns: str) -> str:
-    """Returns a stored prompt as text; its turns are named where there is more than one."""
-    messages = json.loads(turns)
-    if len(messages) == 1:
-        return str(messages[0][1])
-    return "\n".join(f"{role}: {content}" for role, content in messages)
+def _texts(messages: Sequence[Message]) -> tuple[str, str]:
+    """Returns prompt and completion as text; the prompt's turns are named where there is more than one."""
+    *prompt, completion = messages
+    if len(prompt) == 1:
+        return prompt[0].text, completion.text
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in prompt), completion.text

@@ -76,8 +76,8 @@ class RenderingSettings(StageSettings):
 
     template: Literal["auto", "paper", "chat"] = Field(
         "auto",
-        description="The tokenizer's chat template, 'Human: …; Assistant: …' (paper, §4.1), or auto: the first if there "
-        "is one.",
+        description="chat: the tokenizer's chat template; paper: 'Human: …; Assistant: …' (paper, §4.1); auto: chat if "
+        "the tokenizer has a template, else paper.",
     )
     chat_template: str | None = Field(None, description="Which chat template, by name, if the tokenizer has several.")
     chat_template_kwargs: dict[str, Any] = Field(
