@@ -161,11 +161,11 @@ class Renderer:
         """
         text = self.text(record)
         ids, learned = self._encode(text)
-        (start, end), special = learned[-1], set(self.tokenizer.all_special_ids)
+        start, end = learned[-1]
         if start == end:
             raise DataError(f"record {record.id!r} has a completion that adds no token; drop the row")
         eos = getattr(self.tokenizer, "eos_token_id", None)
-        if append_eos and eos is not None and ids[end - 1] not in special:
+        if append_eos and eos is not None and ids[end - 1] not in self.special_tokens.ids:
             ids.append(eos)
             learned[-1] = (start, len(ids))
         self._check_ids(ids, record.id)
@@ -200,7 +200,7 @@ class Renderer:
         """The special token that ends an answer in this template; None where there is none."""
         tokens = self.tokens(_PROBE, append_eos=True)
         last = tokens.input_ids[tokens.learned[-1][1] - 1]
-        return last if last in self.tokenizer.all_special_ids else None
+        return last if last in self.special_tokens.ids else None
 
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""

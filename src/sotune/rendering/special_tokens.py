@@ -49,6 +49,8 @@ class SpecialTokens:
         self._hidden = (*texts, _OPEN, _CLOSE, TURN_MARK)
         self._numbers = {text: number for number, text in enumerate(self._hidden)}
         self._written = re.compile("|".join(map(re.escape, self._hidden)))
+        self.ids = frozenset(getattr(tokenizer, "all_special_ids", ()))
+        """Ids of the control tokens."""
         self.pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
         """Matches a special token in a rendered text."""
 

@@ -55,6 +55,7 @@ class RunArtifacts:
 
     Attributes:
         sets: Set name to its counts; empty when not recorded.
+        rendering: Which template rows became text by, and what it dropped; empty when no model was named.
         quarantine_reasons: Reason to number of rows.
         quarantined: The first quarantined rows.
         rows: All weighed rows by rank.
@@ -69,6 +70,7 @@ class RunArtifacts:
     """
 
     sets: Mapping[str, Mapping[str, Any]]
+    rendering: Mapping[str, Any]
     quarantine_reasons: Mapping[str, int]
     quarantined: Sequence[Mapping[str, Any]]
     rows: Sequence[Row]
@@ -95,6 +97,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
         sets=_in_order(records.get("sets") or {}),
+        rendering=records.get("rendering") or {},
         quarantine_reasons=records.get("quarantine_reasons") or {},
         quarantined=_read_quarantined(run),
         rows=_read_rows(run),
