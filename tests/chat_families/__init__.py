@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ class Golden:
 @cache
 def read_golden(family: str) -> dict[str, Golden]:
     """Returns what is expected of a family, by conversation."""
-    text = (FOLDER / "golden" / f"{family}.txt").read_text().removesuffix("\n")
+    text = (FOLDER / "golden" / f"{family}.txt").read_text().removesuffix("\n").replace("{TODAY}", str(date.today()))
     sections = [section.partition("\n") for section in text.removeprefix("=== ").split("\n=== ")]
     return {head.split()[0]: _golden(head.split()[1:], body) for head, _, body in sections}
 

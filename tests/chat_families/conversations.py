@@ -94,6 +94,12 @@ CONVERSATIONS = {
         user("How warm is Oslo?"), assistant("", weather("Oslo", "call00001"), reasoning="I must look."),
         result("4", "call00001"), assistant("It is 4 degrees.", reasoning="So 4."),
     ],
+    "tool_turns": [
+        system("Answer briefly."),
+        user("How warm is Oslo?"), assistant("", weather("Oslo", "call00001"), reasoning="I must look."),
+        result("4", "call00001"), assistant("It is 4 degrees.", reasoning="So 4."),
+        user("Is that cold?"), assistant("Rather.", reasoning="It is."),
+    ],
     "unicode": [
         user("Ça va? 你好 مرحبا 👩‍👩‍👧"), assistant("Été, naïve: {{ x }} {% y %} 🇳🇴 été 💚"),
     ],
