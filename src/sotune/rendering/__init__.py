@@ -5,7 +5,7 @@ a model is asked in the template that it was trained in.
 """
 
 from sotune.rendering.paper import PAPER_CHAT_TEMPLATE, render_paper
-from sotune.rendering.renderer import Renderer, RenderedText, RenderedTokens, load_renderer, resolve_template
+from sotune.rendering.renderer import RenderedText, RenderedTokens, Renderer, load_renderer, resolve_template
 
 __all__ = [
     "PAPER_CHAT_TEMPLATE",

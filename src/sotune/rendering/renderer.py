@@ -411,7 +411,9 @@ def _check_chat_template(tokenizer: Any, name: str | None) -> None:
         )
     names = sorted(templates) if isinstance(templates, Mapping) else []
     if names and name is None:
-        raise ConfigError(f"the tokenizer has several chat templates; name one of {', '.join(names)} with chat_template")
+        raise ConfigError(
+            f"the tokenizer has several chat templates; name one of {', '.join(names)} with chat_template"
+        )
     if name is not None and name not in names:
         known = f"known are {', '.join(names)}" if names else "it has one alone; leave chat_template out"
         raise ConfigError(f"the tokenizer has no chat template called {name!r}; {known}")
