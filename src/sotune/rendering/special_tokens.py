@@ -43,8 +43,11 @@ class SpecialTokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        found = {token.content for token in added if token.special} | set(getattr(tokenizer, "all_special_tokens", ()))
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {id: token.content for id, token in added.items() if token.special}
+        self.ids = frozenset({*special, *getattr(tokenizer, "all_special_ids", ())})
+        """Their ids: a tokenizer need not name all of its control tokens among ``all_special_ids``."""
+        found = {*special.values(), *getattr(tokenizer, "all_special_tokens", ())}
         texts = sorted(filter(str.strip, found), key=lambda text: (-len(text), text))
         self._hidden = (*texts, _OPEN, _CLOSE, TURN_MARK)
         self._numbers = {text: number for number, text in enumerate(self._hidden)}
