@@ -3,9 +3,9 @@
 import json
 
 import pytest
+
 from chat_families import FAMILIES, build_family_tokenizer, read_golden
 from chat_families.conversations import CONVERSATIONS, build_record
-
 from sotune.errors import DataError
 from sotune.records import as_turns
 from sotune.rendering import Renderer

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from sotune.errors import ConfigError, DataError, first_line
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.records import Message, Record, as_turns
-from sotune.rendering.conversation import Conversation
 from sotune.rendering.paper import render_paper
 from sotune.rendering.special_tokens import Span, SpecialTokens, split_literal
+from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
 _PROBE = Record.from_text("probe", "Hello", "Hello")
@@ -135,8 +135,8 @@ class Renderer:
         if self.template == "paper":
             full, spans, cued = render_paper(covered, tools=tools), _paper_spans(covered, tools, learned), True
         else:
-            chat = Conversation(
-                functools.partial(self.apply, tools=tools), as_turns(covered), self.special_tokens.pattern
+            chat = TurnFinder(
+                as_turns(covered), functools.partial(self._apply, tools=tools), self.special_tokens.pattern
             )
             full, spans, cued = chat.full, [chat.span(place) for place in learned], chat.cued
         uncovered = self.special_tokens.uncover(full, spans)
@@ -247,9 +247,9 @@ class Renderer:
         covered, tools = [self._covered(m) for m in self._folded(messages)], self.special_tokens.cover(tools)
         if self.template == "paper":
             return render_paper(covered, tools=tools, cue=True)
-        return self.apply(as_turns(covered), tools, cue=True)
+        return self._apply(as_turns(covered), tools, cue=True)
 
-    def apply(self, turns: Sequence[Mapping[str, Any]], tools: str, *, cue: bool = False) -> str:
+    def _apply(self, turns: Sequence[Mapping[str, Any]], tools: str, *, cue: bool = False) -> str:
         """Applies the chat template to turns as it is; see `as_turns`.
 
         Raises:
@@ -355,9 +355,8 @@ def _check_chat_template(tokenizer: Any, name: str | None) -> None:
         )
     names = sorted(templates) if isinstance(templates, Mapping) else []
     if names and name is None:
-        raise ConfigError(
-            f"the tokenizer has several chat templates; name one of {', '.join(names)} with chat_template"
-        )
+        known = ", ".join(names)
+        raise ConfigError(f"the tokenizer has several chat templates; name one of {known} with chat_template")
     if name is not None and name not in names:
         known = f"known are {', '.join(names)}" if names else "it has one alone; leave chat_template out"
         raise ConfigError(f"the tokenizer has no chat template called {name!r}; {known}")
@@ -407,7 +406,7 @@ def _without_blanks(text: str) -> str:
 
 
 def _running(offsets: Sequence[Span], side: int) -> list[int]:
-    """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place of their own."""
+    """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place."""
     places, highest = list[int](), 0
     for offset in offsets:
         highest = max(highest, offset[side])

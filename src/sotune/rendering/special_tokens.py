@@ -1,7 +1,7 @@
 """Special tokens that stand in the text of a row: they are text there, never control tokens.
 
-Who writes ``<|im_end|>`` into a prompt would otherwise end the turn and could speak as the system. Before a template sees
-a row, each such text is replaced by a placeholder of characters that Unicode keeps out of texts; after it, the
+Who writes ``<|im_end|>`` into a prompt would otherwise end the turn and could speak as the system. Before a template
+sees a row, each such text is replaced by a placeholder of characters that Unicode keeps out of texts; after it, the
 placeholders become the text again, and their places are remembered, so that they are tokenized apart from the control
 tokens that the template writes itself.
 """

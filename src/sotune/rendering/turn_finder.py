@@ -1,22 +1,16 @@
-"""One conversation in a chat template: where its turns stand in the text that the template makes of it."""
+"""Where the turns of a conversation stand in the text that a chat template made of it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sotune.errors import DataError
 from sotune.rendering.special_tokens import TURN_MARK, Span
 
 Turn = Mapping[str, Any]
-
-
-class Apply(Protocol):
-    """Renders turns with a chat template, with ``cue`` up to where an answer starts; raises a DataError if refused."""
-
-    def __call__(self, turns: Sequence[Turn], *, cue: bool = False) -> str: ...
 
 
 class _Split(NamedTuple):
@@ -26,26 +20,24 @@ class _Split(NamedTuple):
     tail: str
 
 
-class Conversation:
-    """A conversation in which turns are looked for.
+class TurnFinder:
+    """One conversation in a chat template, in which turns are looked for.
 
     Args:
-        apply: Renders turns.
-        turns: The turns, as chat templates take them.
-        special: Matches a special token.
+        turns: The turns, as a template takes them.
+        apply: Renders turns, with ``cue=True`` up to where generation begins; a `DataError` where it refuses them.
+        special: Matches the tokenizer's special tokens.
 
     Attributes:
-        full: The text of all turns.
-        cued: Whether what stands before the last turn is what generation begins with, once that turn was looked for.
+        full: The whole text.
+        cued: Whether what stands before the last turn is what generation begins with.
 
     Raises:
         DataError: The template refuses the turns.
     """
 
-    def __init__(self, apply: Apply, turns: Sequence[Turn], special: re.Pattern[str]) -> None:
-        self._apply = apply
-        self._turns = turns
-        self._special = special
+    def __init__(self, turns: Sequence[Turn], apply: Callable[..., str], special: re.Pattern[str]) -> None:
+        self._turns, self._apply, self._special = turns, apply, special
         self.full = apply(turns)
         self.cued = True
 
