@@ -111,9 +111,13 @@ FAMILIES = {
 @cache
 def build_family_tokenizer(name: str) -> Any:
     """Returns the tokenizer of a family, with its chat template; built once."""
+    return build_tokenizer(FAMILIES[name])
+
+
+def build_tokenizer(family: Family) -> Any:
+    """Builds the tokenizer of a family, with its chat template."""
     from transformers import PreTrainedTokenizerFast
 
-    family = FAMILIES[name]
     core = BUILDERS[family.tokenizer](family)
     named = {"bos_token": family.bos} if family.bos else {}
     return PreTrainedTokenizerFast(

@@ -15,6 +15,7 @@ _SENTENCES = [
     '{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}',
     "[INST] Twice two is four. [/INST]It is four.",
     "Good morning! Thank you, and good bye.",
+    "system\n\nassistant\n\nuser",
 ] * 2
 # Words with the space before them, single digits, punctuation with the line breaks after it, and whitespace:
 # a line break at the start of an answer joins the one that ends the header of the turn.

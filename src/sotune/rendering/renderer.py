@@ -15,7 +15,7 @@ from sotune.errors import ConfigError, DataError, first_line
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.records import Message, Record, as_turns
 from sotune.rendering.paper import render_paper
-from sotune.rendering.special_tokens import Span, SpecialTokens, split_literal
+from sotune.rendering.special_tokens import THOUGHT_TAGS, Span, SpecialTokens, split_literal
 from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
@@ -225,7 +225,12 @@ class Renderer:
     def _covered(self, message: Message) -> Message:
         cover = self.special_tokens.cover
         calls = (replace(call, name=cover(call.name), arguments=cover(call.arguments)) for call in message.tool_calls)
-        said = {"content": cover(message.content), "reasoning": cover(message.reasoning), "name": cover(message.name)}
+        kept = THOUGHT_TAGS if message.role == "assistant" else ()  # the template is to see them
+        said = {
+            "content": cover(message.content, kept),
+            "reasoning": cover(message.reasoning),
+            "name": cover(message.name),
+        }
         return replace(message, tool_calls=tuple(calls), **said)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
@@ -263,7 +268,15 @@ class Renderer:
                 list(turns), tokenize=False, add_generation_prompt=cue, chat_template=self.chat_template, **options
             )
         # A template is a program of its own: many refuse a system turn, or two user turns in a row, and some break.
-        except (TemplateError, TypeError, LookupError, ValueError, AttributeError, ArithmeticError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            LookupError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             raise DataError(
                 f"the tokenizer's chat template refuses a conversation of {roles} ({first_line(error)}); "
@@ -278,9 +291,16 @@ class Renderer:
             places = {edge: self._n_common(ids, text, edge) for span in text.learned for edge in span}
             learned = [(places[start], places[end]) for start, end in text.learned]
         else:
-            # What starts in the span, or reaches into it from the left, is learned.
+            # What starts in the span, or reaches into it from the left, is learned, except for a control token of the
+            # cue that swallows the blanks after it.
             starts, ends = _running(offsets, 0), _running(offsets, 1)
-            learned = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in text.learned]
+            firsts = [bisect_right(ends, start) for start, _ in text.learned]
+            swallows = [
+                first < len(ids) and ids[first] in self.special_tokens.ids and starts[first] < start
+                for first, (start, _) in zip(firsts, text.learned, strict=True)
+            ]
+            lasts = [bisect_left(starts, end) for _, end in text.learned]
+            learned = [(first + more, last) for first, more, last in zip(firsts, swallows, lasts, strict=True)]
         learned = [(start, max(start, end)) for start, end in learned]
         if text.learned[-1][1] == len(text.full):  # with an end that the tokenizer itself adds
             learned[-1] = (learned[-1][0], len(ids))
@@ -376,7 +396,7 @@ def _paper_spans(messages: Sequence[Message], tools: str, learned: Sequence[int]
 def _is_kept(turn: Message, text: str) -> list[bool]:
     """Returns of each part of what a turn says whether it stands in its text, blanks apart."""
     rendered = _without_blanks(text)
-    parts = [*re.split("</?think>", turn.content), turn.reasoning]
+    parts = [*re.split("|".join(map(re.escape, THOUGHT_TAGS)), turn.content), turn.reasoning]
     kept = [_without_blanks(part) in rendered for part in parts if part.strip()]
     for call in turn.tool_calls:
         kept.append(call.name in rendered)
