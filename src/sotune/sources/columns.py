@@ -163,7 +163,8 @@ def _answer_turns(row: Row, column: str, layout: Layout) -> list[Message]:
             raise RowFault(f"no assistant turn in {shown(column)}")
         return turns
     text = _text({column: value}, column)
-    return (parse_text(text) if preference else None) or [Message("assistant", text)]
+    rendered = parse_text(text) if preference else None
+    return rendered if rendered and rendered[0].role == "user" else [Message("assistant", text)]
 
 
 def _only_answer(value: Any) -> Any:

@@ -21,7 +21,7 @@ def join_turns(prompt: Sequence[Message], answer: Sequence[Message], column: str
         column: Where the answer stands, for the reason.
 
     Raises:
-        RowFault: A whole conversation begins otherwise than the prompt.
+        RowFault: A whole conversation begins otherwise than the prompt, or ends with it.
     """
     if not answer or answer[0].role in ("assistant", "tool"):
         return [*prompt, *answer]
@@ -29,6 +29,8 @@ def join_turns(prompt: Sequence[Message], answer: Sequence[Message], column: str
     systems = [list(turns[: len(turns) - len(rest)]) for turns, rest in ((prompt, asked), (answer, told))]
     if n_shared(asked, told) < len(asked) or (all(systems) and n_shared(*systems) < max(map(len, systems))):
         raise RowFault(f"the conversation in {shown(column)} begins otherwise than the prompt")
+    if len(told) <= len(asked):
+        raise RowFault(f"the conversation in {shown(column)} adds nothing to the prompt")
     return [*(systems[0] or systems[1]), *asked, *told[len(asked) :]]
 
 

@@ -21,12 +21,12 @@ class _Template:
     Attributes:
         mark: Begins a turn; the group ``who`` names the speaker.
         ends: Marks that may stand after a turn.
-        preamble: Whether text may stand before the first turn; it is a system prompt.
+        preamble: How text begins that may stand before the first turn, as a system prompt; None: none may.
     """
 
     mark: re.Pattern[str]
     ends: tuple[str, ...] = ("</s>", "<|endoftext|>")
-    preamble: bool = False
+    preamble: str | None = None
 
 
 _TEMPLATES = (
@@ -39,11 +39,11 @@ _TEMPLATES = (
     _Template(
         re.compile(r"(?:^|(?<=\n))### (?P<who>Instruction|Input|Response):[ \t]*\n"),
         ("</s>", "<|endoftext|>", "### End"),
-        preamble=True,
+        preamble="",
     ),
-    _Template(re.compile(r"### (?P<who>System|User|Human|Assistant): ?\n?"), preamble=True),
+    _Template(re.compile(r"### (?P<who>System|User|Human|Assistant): ?\n?")),
     _Template(re.compile(r"(?:^|(?<=\n\n))(?P<who>Human|Assistant): ?")),
-    _Template(re.compile(r"(?:^|(?<=\s)|(?<=</s>))(?P<who>USER|ASSISTANT): ?"), preamble=True),
+    _Template(re.compile(r"(?:^|(?<=\s)|(?<=</s>))(?P<who>USER|ASSISTANT): ?"), preamble="A chat between"),
 )
 _BEGINS = ("<|begin_of_text|>", "<bos>", "<s>")
 _LLAMA_2_ASKED, _LLAMA_2_ANSWERED = "[INST]", "[/INST]"
@@ -85,7 +85,8 @@ def _marks(text: str, template: _Template) -> list[re.Match[str]]:
     roles = [_ROLES.get(mark["who"].lower()) for mark in marks]
     if None in roles or "user" not in roles or "assistant" not in roles:
         return []
-    return marks if template.preamble or marks[0].start() == 0 else []
+    may_begin = marks[0].start() == 0 or (template.preamble is not None and text.startswith(template.preamble))
+    return marks if may_begin else []
 
 
 def _turns(text: str, marks: list[re.Match[str]], template: _Template) -> list[Message]:

@@ -138,7 +138,7 @@ def _is_learned(turn: Mapping[str, Any], number: int) -> bool:
     marks = {key: turn[key] for key in _MARKS if turn.get(key) is not None}
     for key, value in marks.items():
         if not isinstance(value, int | float) or value not in (0, 1):
-            raise RowFault(f"a {key} of a turn that is neither 0 nor 1: turn {number}")
+            raise RowFault(f"a turn's {key} is neither 0 nor 1: turn {number}")
     if any(turn.get(key) for key in _PARTIAL_MARKS):
         raise RowFault(f"a turn of which only a part is to be learned: turn {number}")
     return all(marks.values())
