@@ -58,19 +58,34 @@ def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     """Returns how one of the sets is to be read."""
-    shared = SourceOptions(id_column=config.id_column, max_row_bytes=config.max_row_bytes)
+    shared = SourceOptions(
+        id_column=config.id_column, max_row_bytes=config.max_row_bytes, learn_turns=config.learn_turns
+    )
     if name == "safety_pairs":
         return shared
     if name == "safe_anchor":
-        return replace(shared, format=config.safe_format, where=config.safe_where)
+        return replace(
+            shared,
+            format=config.safe_format,
+            where=config.safe_where,
+            prompt_column=config.safe_prompt_column,
+            completion_column=config.safe_completion_column,
+        )
     if name == "harmful_reference":
-        return replace(shared, format=config.harmful_format, where=config.harmful_where)
+        return replace(
+            shared,
+            format=config.harmful_format,
+            where=config.harmful_where,
+            prompt_column=config.harmful_prompt_column,
+            completion_column=config.harmful_completion_column,
+        )
     return replace(
         shared,
         format=config.format,
         where=config.where,
         prompt_column=config.prompt_column,
         completion_column=config.completion_column,
+        conversation_column=config.conversation_column,
         system_column=config.system_column,
         split=config.split,
         subset=config.subset,

@@ -14,8 +14,9 @@ from sotune import artifacts
 from sotune.errors import ConfigError, DataError
 from sotune.records import IdAssigner, Record, SetName, content_hash
 from sotune.settings import Format
-from sotune.sources.columns import Layout, choose_layout, read_conversation
+from sotune.sources.columns import choose_layout, read_conversation
 from sotune.sources.filters import RowFilter
+from sotune.sources.layouts import Layout
 from sotune.sources.opening import OpenedSource, open_source
 from sotune.sources.options import DEFAULT_OPTIONS, SourceOptions
 from sotune.sources.quarantine import QuarantinedRow, check_fraction, no_row_left
@@ -171,7 +172,7 @@ class _Reading:
             own_id = None
             try:
                 own_id = _own_id(row, self._options.id_column)
-                messages, tools = read_conversation(row, layout)
+                messages, tools = read_conversation(row, layout, learn_turns=self._options.learn_turns)
             except RowFault as fault:
                 self._set_aside(line, fault, row_id=own_id)
                 continue

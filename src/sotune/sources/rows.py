@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,6 +107,13 @@ def shown(text: str) -> str:
     """Returns a name or short value for a message: on one line, printable and cut short."""
     short = text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
     return short if short.isprintable() else repr(short)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a hint at the known name nearest to a wrong one, or at all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {shown(close[0])!r}?" if close else f"known are {shown_keys(dict.fromkeys(names))}"
 
 
 def _utf8_length(text: str) -> int:
