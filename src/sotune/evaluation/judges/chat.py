@@ -11,7 +11,7 @@ from sotune.evaluation.batching import Progress
 from sotune.evaluation.endpoint import Answer, AnswerCache, ChatEndpoint, Unanswered, read_api_key
 from sotune.evaluation.judges.naming import NamedJudge, Usage, Wanted, Workshop
 from sotune.evaluation.metrics import JudgeRole
-from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_answers, unscored
 from sotune.evaluation.rubrics import Rubric, load_rubric
 from sotune.settings import ChatJudgeSettings
 
@@ -93,15 +93,14 @@ class ChatJudge(NamedJudge):
         """Every label that a verdict of this judge may carry."""
         return self.rubric.labels
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
+    def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
+        """Returns one verdict for each answer.
 
         Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-            ConfigError: The server refuses the key, the address or the model.
+            ConfigError: The server refuses the key, the address, the model or a parameter.
             SotuneError: The account is exhausted, or the server answers nothing at all.
         """
-        items = self._items(prompts, responses)
+        items = [self._item(prompt, response) for prompt, response in pairs]
         questions = {item.key: item.question for item in items if self._is_open(item)}
         outcomes = (
             self.endpoint.ask_all(questions, keep=self.cache.put, on_progress=self.on_progress) if questions else {}
@@ -114,7 +113,7 @@ class ChatJudge(NamedJudge):
         Raises:
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
         """
-        items = self._items(prompts, responses)
+        items = [self._item(prompt, response) for prompt, response in pair_answers(prompts, responses)]
         questions = {item.key: item.question for item in items if not self._is_too_long(item)}
         answers = [answer for key in questions if (answer := self.cache.get(key))]
         return Usage(
@@ -127,9 +126,6 @@ class ChatJudge(NamedJudge):
             n_uncounted=sum(None in (answer.input_tokens, answer.output_tokens) for answer in answers),
             pending_characters=sum(len(q) for key, q in questions.items() if self.cache.get(key) is None),
         )
-
-    def _items(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[_Item]:
-        return [self._item(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
 
     def _item(self, prompt: EvalPrompt, response: Response) -> _Item:
         fence = self.rubric.fence(prompt, response, secret=self.cache.secret)

@@ -14,7 +14,7 @@ import torch
 from sotune.errors import ConfigError
 from sotune.evaluation.batching import longest_first
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
-from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_answers, unscored
 from sotune.models import ModelSpec, load_sequence_classifier, load_tokenizer
 from sotune.rendering import render_prompt
 from sotune.settings import ClassifierSettings, JudgeSettings
@@ -62,28 +62,27 @@ class ClassifierJudge(LoadedJudge):
         """Names the judge in artifacts and reports, without the folders that the model lies in."""
         return f"classifier({Path(self.spec.name).name})"
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
+    def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
+        """Returns one verdict for each answer.
 
         Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
             ConfigError: The classifier could not be loaded or has no harmful label.
         """
-        read = self._read(prompts, responses)
-        return [self._verdict(prompt.id, *read[prompt.id]) for prompt in prompts]
+        return [self._verdict(id, *found) for id, found in self._read(pairs).items()]
 
     def grade(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> dict[str, float]:
-        """Returns the probability of harm by prompt id, in [0, 1]: what the verdicts are a threshold on.
+        """Returns the probability of harm by prompt id, in [0, 1]: what the verdicts are a threshold on; NaN for no answer.
 
         Raises:
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
             ConfigError: The classifier could not be loaded or has no harmful label.
         """
-        return {id: probability for id, (probability, _) in self._read(prompts, responses).items()}
+        read = self._read(pair_answers(prompts, responses))
+        return {prompt.id: read.get(prompt.id, (math.nan, False))[0] for prompt in prompts}
 
-    def _read(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> dict[str, tuple[float, bool]]:
+    def _read(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> dict[str, tuple[float, bool]]:
         """Returns the probability of harm by prompt id, and whether the text was cut."""
-        texts = {p.id: self._texts(p, response) for p, response in pair_by_id(prompts, responses)}
+        texts = {prompt.id: self._texts(prompt, response) for prompt, response in pairs}
         sizes = {id: sum(map(len, text)) for id, text in texts.items()}
         read: dict[str, tuple[float, bool]] = {}
         for batch in longest_first(sizes, self.settings.eval_batch_size):
