@@ -185,6 +185,11 @@ def without_thoughts(response: Response) -> Response | None:
     return response if answer == response.text.strip() else replace(response, text=answer)
 
 
+def only_answers(responses: Sequence[Response]) -> list[Response]:
+    """Returns responses without their thoughts; those cut off in thought are empty."""
+    return [without_thoughts(response) or replace(response, text="") for response in responses]
+
+
 def index_unique(what: str, items: Sequence[_Item]) -> dict[str, _Item]:
     """Returns the items keyed by id.
 

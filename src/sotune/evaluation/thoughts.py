@@ -11,9 +11,8 @@ import re
 
 _NAME = r"(?:think|thinking|thoughts?|reasoning|seed:think)"
 _CHANNEL = r"<\|channel\|>{}[^<>\n]{{0,80}}<\|message\|>"
-_OPENING = (
-    rf"<{_NAME}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|"
-    + _CHANNEL.format("(?:analysis|commentary)")
+_OPENING = rf"<{_NAME}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|" + _CHANNEL.format(
+    "(?:analysis|commentary)"
 )
 _CLOSING = rf"</{_NAME}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|" + _CHANNEL.format("final")
 # A mark in quotes or code is spoken of, not used.

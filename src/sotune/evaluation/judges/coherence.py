@@ -57,6 +57,7 @@ class CoherenceJudge(AnswerJudge):
         return ("coherent", *RULES)
 
     def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         label, explanation = find_fault(response.text) or ("coherent", "no rule finds it broken")
         return Verdict(prompt.id, float(label == "coherent"), label, explanation)
 

@@ -46,6 +46,7 @@ class ContrastJudge(AnswerJudge):
     labels: tuple[str, ...] = ("refused", "not refused")
 
     def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         features = _features(prompt, response)
         odds = _log_odds(self.log_ratio, features) if features else -math.inf
         told = f"log-odds {odds:+.1f} of the base model's refusals"

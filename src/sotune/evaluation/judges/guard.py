@@ -20,7 +20,7 @@ from sotune.evaluation.batching import Progress, longest_first, pad
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, unscored
 from sotune.evaluation.rubrics import make_fence, neutralize
-from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint
+from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint, n_positions
 from sotune.records import Message
 from sotune.rendering import Renderer
 from sotune.settings import GuardSettings

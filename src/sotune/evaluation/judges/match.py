@@ -51,6 +51,7 @@ class MatchJudge(AnswerJudge):
         return f"match-{self.rule}"
 
     def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         rule = prompt.meta.get("match", self.rule)
         if rule not in MATCH_RULES:
             raise DataError(

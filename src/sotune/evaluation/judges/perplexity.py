@@ -37,6 +37,7 @@ class PerplexityJudge(AnswerJudge):
         return ("coherent", *RULES, IMPLAUSIBLE)
 
     def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         id, text = prompt.id, response.text
         if found := find_fault(text):
             return Verdict(id, 0.0, *found)
