@@ -17,7 +17,7 @@ from sotune.evaluation.protocol import EvalPrompt
 from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.monitoring import Monitor
-from sotune.pipeline.method_tools import base_model
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
 from sotune.run_files import ADAPTER
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
@@ -36,10 +36,8 @@ def _key(config: RunConfig) -> dict[str, Any]:
         "seed",
     )
     return {
-        "settings": {
-            **config.part(RenderingSettings).model_dump(mode="json"),
-            **{name: getattr(config, name) for name in asked},
-        },
+        "settings": {name: getattr(config, name) for name in asked},
+        "rendering": config.part(RenderingSettings).model_dump(mode="json"),
         "judges": judge_key(config),
         "prompts": [source.digest for source in prompt_sources(config)],
         "libraries": library_versions("torch", "transformers", "peft"),

@@ -14,7 +14,8 @@ from sotune.errors import ConfigError, DataError, first_line
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.records import Message, Record, as_turns
 from sotune.rendering.paper import render_paper
-from sotune.rendering.special_tokens import TURN_MARK, Span, SpecialTokens, split_literal
+from sotune.rendering.special_tokens import Span, SpecialTokens, split_literal
+from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
 _PROBE = Record.from_text("probe", "Hello", "Hello")
@@ -133,7 +134,9 @@ class Renderer:
         if self.template == "paper":
             full, spans, cued = render_paper(covered, tools=tools), _paper_spans(covered, tools, learned), True
         else:
-            chat = _Conversation(self, covered, tools)
+            chat = TurnFinder(
+                as_turns(covered), functools.partial(self._apply, tools=tools), self.special_tokens.pattern
+            )
             full, spans, cued = chat.full, [chat.span(place) for place in learned], chat.cued
         uncovered = self.special_tokens.uncover(full, spans)
         kept = (uncovered.text[start:end] for start, end in uncovered.spans)
@@ -158,11 +161,11 @@ class Renderer:
         """
         text = self.text(record)
         ids, learned = self._encode(text)
-        (start, end), special = learned[-1], set(self.tokenizer.all_special_ids)
+        start, end = learned[-1]
         if start == end:
             raise DataError(f"record {record.id!r} has a completion that adds no token; drop the row")
         eos = getattr(self.tokenizer, "eos_token_id", None)
-        if append_eos and eos is not None and ids[end - 1] not in special:
+        if append_eos and eos is not None and ids[end - 1] not in self.special_tokens.ids:
             ids.append(eos)
             learned[-1] = (start, len(ids))
         self._check_ids(ids, record.id)
@@ -197,7 +200,7 @@ class Renderer:
         """The special token that ends an answer in this template; None where there is none."""
         tokens = self.tokens(_PROBE, append_eos=True)
         last = tokens.input_ids[tokens.learned[-1][1] - 1]
-        return last if last in self.tokenizer.all_special_ids else None
+        return last if last in self.special_tokens.ids else None
 
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
@@ -235,9 +238,9 @@ class Renderer:
         covered, tools = [self._covered(m) for m in self._folded(messages)], self.special_tokens.cover(tools)
         if self.template == "paper":
             return render_paper(covered, tools=tools, cue=True)
-        return self.apply(as_turns(covered), tools, cue=True)
+        return self._apply(as_turns(covered), tools, cue=True)
 
-    def apply(self, turns: Sequence[Mapping[str, Any]], tools: str, *, cue: bool = False) -> str:
+    def _apply(self, turns: Sequence[Mapping[str, Any]], tools: str, *, cue: bool = False) -> str:
         """Applies the chat template to turns as it is; see `as_turns`.
 
         Raises:
@@ -308,74 +311,6 @@ class Renderer:
             )
 
 
-class _Conversation:
-    """One conversation in a chat template, in which learned turns are looked for."""
-
-    def __init__(self, renderer: Renderer, messages: Sequence[Message], tools: str) -> None:
-        self._apply = functools.partial(renderer.apply, tools=tools)
-        self._special = renderer.special_tokens.pattern
-        self._turns = as_turns(messages)
-        self.full = self._apply(self._turns)
-        self.cued = True
-
-    def span(self, place: int) -> Span:
-        """Returns where a turn stands in the full text, from the end of its cue to its end-of-turn token.
-
-        A turn starts where generation would start to write it, and ends where the text up to it ends. Where a template
-        rewrites earlier turns once later ones follow, a mark in the turn's place finds it.
-        """
-        last = place == len(self._turns) - 1
-        before = self._prefix(self._turns[:place], cue=True)
-        through = self.full if last else self._prefix(self._turns[: place + 1])
-        if last:
-            self.cued = before is not None
-        if before is None or through is None:
-            start, end = self._marked(place)
-            start = start if before is None else len(before)
-            end = end if through is None else len(through)
-        else:
-            start, end = len(before), len(through)
-        return start, self._without_blank_end(start, max(start, end))
-
-    def _prefix(self, turns: Sequence[Mapping[str, Any]], *, cue: bool = False) -> str | None:
-        """Returns some turns as text if the full text starts with it."""
-        try:
-            text = self._apply(turns, cue=cue)
-        except DataError:  # the whole is accepted, its parts need not be
-            return None
-        return text if self.full.startswith(text) else None
-
-    def _marked(self, place: int) -> Span:
-        marked, mark = self._with_mark(place, len(self._turns))
-        tail = marked[mark + len(TURN_MARK) :]
-        if not self.full.endswith(tail):
-            raise DataError(
-                f"the chat template rewrites the conversation so that turn {place + 1}, which is to be learned, cannot "
-                f"be found in the text; set learn_turns to last, or drop such rows"
-            )
-        start = _common_length(marked[:mark], self.full)
-        end = len(self.full) - len(tail)
-        alone, mark = self._with_mark(place, place + 1)
-        found = self._special.search(tail)
-        ends_itself = bool(alone[mark + len(TURN_MARK) :].strip())
-        if ends_itself and found is not None and not tail[: found.start()].strip():
-            end += found.end()
-        return min(start, end), end
-
-    def _with_mark(self, place: int, n_turns: int) -> tuple[str, int]:
-        turns = [*self._turns[:place], {"role": "assistant", "content": TURN_MARK}, *self._turns[place + 1 : n_turns]]
-        text = self._apply(turns)
-        mark = text.find(TURN_MARK)
-        if mark < 0:
-            raise DataError("the chat template leaves out an assistant turn that is to be learned; drop such rows")
-        return text, mark
-
-    def _without_blank_end(self, start: int, end: int) -> int:
-        """Leaves out blanks between the end-of-turn token and the next turn, which a model never writes."""
-        found = list(self._special.finditer(self.full, start, end))
-        return found[-1].end() if found and not self.full[found[-1].end() : end].strip() else end
-
-
 def load_renderer(spec: ModelSpec, settings: RenderingSettings) -> Renderer:
     """Loads a model's tokenizer with the template that the settings name, and what of the model limits it.
 
@@ -411,9 +346,8 @@ def _check_chat_template(tokenizer: Any, name: str | None) -> None:
         )
     names = sorted(templates) if isinstance(templates, Mapping) else []
     if names and name is None:
-        raise ConfigError(
-            f"the tokenizer has several chat templates; name one of {', '.join(names)} with chat_template"
-        )
+        known = ", ".join(names)
+        raise ConfigError(f"the tokenizer has several chat templates; name one of {known} with chat_template")
     if name is not None and name not in names:
         known = f"known are {', '.join(names)}" if names else "it has one alone; leave chat_template out"
         raise ConfigError(f"the tokenizer has no chat template called {name!r}; {known}")
@@ -438,7 +372,7 @@ def _stands_in(turn: Message, text: str) -> bool:
 
 
 def _running(offsets: Sequence[Span], side: int) -> list[int]:
-    """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place of their own."""
+    """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place."""
     places, highest = list[int](), 0
     for offset in offsets:
         highest = max(highest, offset[side])
@@ -460,7 +394,3 @@ def _truncate(
         kept[0], n_fixed = ids[0], 1
     moved = [(max(start - first, n_fixed), min(end - first, len(kept))) for start, end in learned]
     return kept, [(start, end) for start, end in moved if start < end]
-
-
-def _common_length(left: str, right: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

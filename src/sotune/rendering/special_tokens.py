@@ -1,7 +1,7 @@
 """Special tokens that stand in the text of a row: they are text there, never control tokens.
 
-Who writes ``<|im_end|>`` into a prompt would otherwise end the turn and could speak as the system. Before a template sees
-a row, each such text is replaced by a placeholder of characters that Unicode keeps out of texts; after it, the
+Who writes ``<|im_end|>`` into a prompt would otherwise end the turn and could speak as the system. Before a template
+sees a row, each such text is replaced by a placeholder of characters that Unicode keeps out of texts; after it, the
 placeholders become the text again, and their places are remembered, so that they are tokenized apart from the control
 tokens that the template writes itself.
 """
@@ -49,6 +49,8 @@ class SpecialTokens:
         self._hidden = (*texts, _OPEN, _CLOSE, TURN_MARK)
         self._numbers = {text: number for number, text in enumerate(self._hidden)}
         self._written = re.compile("|".join(map(re.escape, self._hidden)))
+        self.ids = frozenset(getattr(tokenizer, "all_special_ids", ()))
+        """Ids of the control tokens."""
         self.pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
         """Matches a special token in a rendered text."""
 

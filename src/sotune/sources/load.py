@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sotune.sources.quarantine import QuarantinedRow, check_fraction, no_row_lef
 from sotune.sources.rows import RowFault, check_row, json_type
 
 Progress = Callable[[int], None]
+Check = Callable[[Record], None]
 
 _SAMPLE_ROWS = 100
 _PROGRESS_ROWS = 1000
@@ -75,6 +76,7 @@ def load_set(
     options: SourceOptions = DEFAULT_OPTIONS,
     max_quarantine_fraction: float,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> LoadedSet:
     """Reads one set.
 
@@ -85,6 +87,7 @@ def load_set(
         options: What the user said about it.
         max_quarantine_fraction: The largest share of the rows that pass the filters that may be quarantined.
         progress: Called now and then with the number of rows read; None: nobody watches.
+        check: Called with each record; one for which it raises a `DataError` is quarantined. None: all are taken.
 
     Raises:
         ConfigError: An option is out of range or a row filter is malformed.
@@ -95,7 +98,7 @@ def load_set(
         raise ConfigError(f"max_quarantine_fraction must lie in [0, 1]. Got {max_quarantine_fraction}")
     row_filter = RowFilter(options.where)
     opened = open_source(source, options)
-    reading = _Reading(opened, set_name, row_filter, options, progress)
+    reading = _Reading(opened, set_name, row_filter, options, progress, check)
     with contextlib.closing(opened.rows):
         wanted = itertools.islice(reading.rows(), options.limit)
         head = list(itertools.islice(wanted, _SAMPLE_ROWS))
@@ -128,12 +131,14 @@ class _Reading:
         row_filter: RowFilter,
         options: SourceOptions,
         progress: Progress | None,
+        check: Check | None,
     ) -> None:
         self._source = source
         self._set_name: SetName = set_name
         self._filter = row_filter
         self._options = options
         self._progress = progress
+        self._check = check
         self._digest = hashlib.sha256()
         self.quarantined: list[QuarantinedRow] = []
         self.n_read = 0
@@ -170,11 +175,17 @@ class _Reading:
             except RowFault as fault:
                 self._set_aside(line, fault, row_id=own_id)
                 continue
-            digest = content_hash(messages, tools)
+            digest, origin = content_hash(messages, tools), self._source.place(line)
+            record = Record(own_id or digest, messages, tools, row, origin)
+            try:
+                if self._check is not None:
+                    self._check(record)
+            except DataError as error:
+                self._set_aside(line, RowFault(str(error)), row_id=own_id)
+                continue
             self.n_duplicates += digest in contents
             contents.add(digest)
-            origin = self._source.place(line)
-            yield Record(ids.assign(own_id, digest, origin=origin), messages, tools, row, origin)
+            yield replace(record, id=ids.assign(own_id, digest, origin=origin))
 
     def digest(self) -> str:
         """Returns the SHA-256 of the file, or of the readable rows where the source is not one file."""
