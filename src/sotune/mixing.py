@@ -22,7 +22,7 @@ from sotune.artifacts import sha256_file, write_json, write_text
 from sotune.errors import ArtifactError, ConfigError, DataError
 from sotune.evaluation.prompts import load_prompts
 from sotune.records import Message, Record, as_turns
-from sotune.rendering import render_prompt
+from sotune.rendering import render_paper
 from sotune.sources import LoadedSet, SourceOptions, load_set
 
 SourceName = Literal["task", "harmful", "refusal", "reference"]
@@ -112,7 +112,7 @@ def prompt_key(prompt: Sequence[Message]) -> str:
     """Returns what makes two prompts the same: all their turns, ignoring case and whitespace."""
     # Turn by turn, since white space at the end of one would stay as a space before the next speaker.
     turns = [Message(message.role, " ".join(message.content.split()).casefold()) for message in prompt]
-    return render_prompt(turns, "paper")
+    return render_paper(turns, cue=True)
 
 
 def deal(sources: Sources, sizes: MixSizes, *, seed: int) -> Deal:

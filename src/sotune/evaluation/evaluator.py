@@ -26,8 +26,7 @@ from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
 from sotune.evaluation.protocol import EvalPrompt, Judge
 from sotune.evaluation.usage import JudgingPlan, count_unscored, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
-from sotune.rendering import Template
-from sotune.settings import EvaluationSettings, ModelEvaluation, RunConfig
+from sotune.settings import EvaluationSettings, ModelEvaluation, RenderingSettings, RunConfig
 
 Judges = Mapping[JudgeRole, Judge]
 
@@ -38,7 +37,7 @@ def evaluate(
     judges: Judges | Callable[[], Judges],
     *,
     settings: EvaluationSettings | None = None,
-    template: Template = "paper",
+    rendering: RenderingSettings | None = None,
     seed: int = 0,
     answers_dir: Path | None = None,
     monitor: Monitor | None = None,
@@ -54,7 +53,7 @@ def evaluate(
         judges: Role to judge, the same for all models; or what returns them, which is called when the models have done
             their work, so that a judge model need not share the memory with them.
         settings: How many tokens and prompts at once, whether to measure diagnostics, what judging costs.
-        template: How prompts are rendered.
+        rendering: How prompts are rendered; None: by the chat template of the tokenizer, if it has one.
         seed: Seeds everything random.
         answers_dir: Where finished answers lie, by the content of model, adapter and prompts: what an earlier call left
             is not asked again, and runs that share the folder ask their common base model once. None keeps none.
@@ -65,7 +64,7 @@ def evaluate(
         DataError: Prompts or verdicts do not fit together, or nothing could be scored.
     """
     chosen, watch = settings or EvaluationSettings(), monitor or Silent()
-    asking, (base, *tuned) = asking_of(chosen, template, seed), models
+    asking, (base, *tuned) = asking_of(chosen, rendering or RenderingSettings(), seed), models
     with contextlib.nullcontext(answers_dir) if answers_dir else tempfile.TemporaryDirectory() as folder:
         answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
     yardstick = make_yardstick(prompts, answers, base, asking, surprise=chosen.diagnostics)
@@ -119,7 +118,7 @@ def plan_evaluation(
     prompts: Sequence[EvalPrompt],
     *,
     settings: EvaluationSettings,
-    template: Template,
+    rendering: RenderingSettings,
     seed: int,
     answers_dir: Path,
     judge_answers: Path,
@@ -133,14 +132,14 @@ def plan_evaluation(
         ConfigError: No chat judge is named, or a model could not be loaded.
     """
     judges = make_judges(settings, judge_answers, monitor, only_counted=True)
-    asking = asking_of(settings, template, seed)
+    asking = asking_of(settings, rendering, seed)
     answers = ask_models(prompts, models, asking=asking, answers_dir=answers_dir, on_progress=monitor.progress)
     return plan_questions(judges, prompts, answers, settings)
 
 
-def asking_of(settings: EvaluationSettings, template: Template, seed: int) -> Asking:
+def asking_of(settings: EvaluationSettings, rendering: RenderingSettings, seed: int) -> Asking:
     """Returns how models are asked under the settings of an evaluation."""
-    return Asking(template, settings.max_new_tokens, settings.eval_batch_size, seed)
+    return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed)
 
 
 def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dict[str, Assessment]:

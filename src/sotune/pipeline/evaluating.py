@@ -19,7 +19,7 @@ from sotune.monitoring import Monitor
 from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.stage import Figures, Stage
 from sotune.run_files import ADAPTER
-from sotune.settings import ModelEvaluation, RunConfig
+from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
 _ANSWERS = "evaluation-parts"
 
@@ -32,11 +32,13 @@ def _key(config: RunConfig) -> dict[str, Any]:
         "eval_batch_size",
         "dtype",
         "diagnostics",
-        "template",
         "seed",
     )
     return {
-        "settings": {name: getattr(config, name) for name in asked},
+        "settings": {
+            **config.part(RenderingSettings).model_dump(mode="json"),
+            **{name: getattr(config, name) for name in asked},
+        },
         "judges": judge_key(config),
         "prompts": [source.digest for source in prompt_sources(config)],
         "libraries": library_versions("torch", "transformers", "peft"),
@@ -82,7 +84,7 @@ def evaluate_in(
         prompts,
         functools.partial(make_judges, settings, run.file(CACHE), monitor),
         settings=settings,
-        template=settings.template,
+        rendering=settings.part(RenderingSettings),
         seed=settings.seed,
         answers_dir=Path(settings.answers_dir or run.file(answers)),
         monitor=monitor,
@@ -103,7 +105,7 @@ def count_in(
         candidates,
         prompts,
         settings=settings,
-        template=settings.template,
+        rendering=settings.part(RenderingSettings),
         seed=settings.seed,
         answers_dir=Path(settings.answers_dir or run.file(answers)),
         judge_answers=run.file(CACHE),

@@ -74,11 +74,22 @@ class StageSettings(BaseModel):
 class RenderingSettings(StageSettings):
     """Rendering: how a row becomes text, and how much of it is read; one way for weighing, training and evaluation."""
 
-    template: Literal["paper", "chat"] = Field(
-        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
+    template: Literal["auto", "paper", "chat"] = Field(
+        "auto",
+        description="The tokenizer's chat template, 'Human: …; Assistant: …' (paper, §4.1), or auto: the first if there "
+        "is one.",
+    )
+    chat_template: str | None = Field(None, description="Which chat template, by name, if the tokenizer has several.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="What the chat template is given besides, NAME=VALUE, such as enable_thinking=false."
+    )
+    fold_system: bool = Field(
+        False, description="Put system turns in front of the next user turn, for chat templates that refuse them."
     )
     max_length: int = Field(
-        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
+        2048,
+        ge=8,
+        description="Token limit of a row, or the model's own if lower; longer rows keep prompt end, completion start.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sotune.errors import DataError
 from sotune.records import Message
 from sotune.settings import Format
-from sotune.sources.conversations import Conversation, parse_turns, split_turns
+from sotune.sources.conversations import Conversation, parse_turns, to_conversation
 from sotune.sources.options import DEFAULT_ID_COLUMN, SourceOptions
 from sotune.sources.rows import RowFault, json_type, shown, shown_keys
 
@@ -87,7 +87,7 @@ def choose_layout(rows: Sequence[Row], options: SourceOptions, *, place: str) ->
 
 
 def read_conversation(row: Row, layout: Layout) -> Conversation:
-    """Returns the prompt and completion of a row.
+    """Returns the conversation of a row.
 
     Raises:
         RowFault: The row lacks a column, or one holds no usable text.
@@ -102,7 +102,7 @@ def read_conversation(row: Row, layout: Layout) -> Conversation:
         conversation = [*_prompt_turns(row, layout), *_completion_turns(row, layout.completion)]
     if turns and any(turn.role == "system" for turn in conversation):
         raise RowFault("a system prompt both in its column and in the conversation")
-    return split_turns([*turns, *conversation])
+    return to_conversation([*turns, *conversation])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -24,10 +24,15 @@ _TOOL_KEYS = ("tool_calls", "function_call")
 
 
 class Conversation(NamedTuple):
-    """What the model is given, and the text that it is trained on."""
+    """The turns of a row up to the last one that is learned, and the tools that the assistant may call.
 
-    prompt: tuple[Message, ...]
-    completion: str
+    Attributes:
+        messages: The turns; the last one is the assistant's and is learned.
+        tools: The JSON text of a list of schemas; empty: none.
+    """
+
+    messages: tuple[Message, ...]
+    tools: str = ""
 
 
 def parse_turns(value: Any, column: str) -> list[Message]:
@@ -45,8 +50,8 @@ def parse_turns(value: Any, column: str) -> list[Message]:
     return [turn for turn in turns if turn.role != "system" or turn.content.strip()]
 
 
-def split_turns(turns: Sequence[Message]) -> Conversation:
-    """Splits a conversation at its last assistant turn; turns after that one answer nothing and are dropped.
+def to_conversation(turns: Sequence[Message], tools: str = "") -> Conversation:
+    """Returns a conversation up to its last assistant turn; turns after that one answer nothing and are dropped.
 
     Raises:
         RowFault: There is no assistant turn, no user turn before it, or a turn is empty.
@@ -54,14 +59,14 @@ def split_turns(turns: Sequence[Message]) -> Conversation:
     answers = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers:
         raise RowFault("no assistant turn")
-    prompt, completion = tuple(turns[: answers[-1]]), turns[answers[-1]].content
+    *prompt, completion = turns[: answers[-1] + 1]
     if not any(turn.role == "user" for turn in prompt):
         raise RowFault("no user turn before the last assistant turn")
-    if not completion.strip():
+    if not completion.content.strip():
         raise RowFault("empty completion")
     if any(not turn.content.strip() for turn in prompt):
         raise RowFault("empty turn in the prompt")
-    return Conversation(prompt, completion)
+    return Conversation((*prompt, completion), tools)
 
 
 def _parse_turn(turn: Any, number: int) -> Message:

@@ -53,7 +53,7 @@ class LoadedSet:
         quarantined: The rows that could not be used, in reading order.
         n_read: Rows read, blank lines apart: records, quarantined and filtered-out ones.
         n_filtered_out: Rows that the filters left out.
-        n_duplicates: Records whose prompt and completion an earlier record has. They are kept.
+        n_duplicates: Records whose conversation an earlier record has. They are kept.
         format: The schema named or detected.
         files: What was read.
     """
@@ -166,15 +166,15 @@ class _Reading:
             own_id = None
             try:
                 own_id = _own_id(row, self._options.id_column)
-                prompt, completion = read_conversation(row, layout)
+                messages, tools = read_conversation(row, layout)
             except RowFault as fault:
                 self._set_aside(line, fault, row_id=own_id)
                 continue
-            content = content_hash(prompt, completion)
-            self.n_duplicates += content in contents
-            contents.add(content)
+            digest = content_hash(messages, tools)
+            self.n_duplicates += digest in contents
+            contents.add(digest)
             origin = self._source.place(line)
-            yield Record(ids.assign(own_id, prompt, completion, origin=origin), prompt, completion, row, origin)
+            yield Record(ids.assign(own_id, digest, origin=origin), messages, tools, row, origin)
 
     def digest(self) -> str:
         """Returns the SHA-256 of the file, or of the readable rows where the source is not one file."""

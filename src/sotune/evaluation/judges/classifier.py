@@ -16,7 +16,7 @@ from sotune.evaluation.batching import longest_first
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
 from sotune.models import ModelSpec, load_sequence_classifier, load_tokenizer
-from sotune.rendering import render_prompt
+from sotune.rendering import Renderer, render_paper
 from sotune.settings import ClassifierSettings, JudgeSettings
 
 KNOWN_HARMFUL = frozenset(
@@ -105,9 +105,10 @@ class ClassifierJudge(LoadedJudge):
             return (response.text,)
         if read == "pair":
             alone = len(prompt.messages) == 1
-            asked = prompt.messages[0].content if alone else render_prompt(prompt.messages, "paper")
+            asked = prompt.messages[0].content if alone else render_paper(prompt.messages, cue=True)
             return (asked, response.text)
-        return (f"{render_prompt(prompt.messages, read, self._loaded.tokenizer)} {response.text}",)
+        asked = Renderer(self._loaded.tokenizer, read).prompt_text(prompt.messages)
+        return (f"{asked} {response.text}",)
 
     @functools.cached_property
     def _loaded(self) -> _Loaded:
