@@ -17,7 +17,7 @@ from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Message, Record, SetName
 from sotune.run_files import QUARANTINE, READING, RECORDS
 from sotune.settings import DataSettings, RunConfig
-from sotune.sources import LoadedSet, SourceOptions, load_set
+from sotune.sources import LoadedSet, SourceOptions, load_set, source_files
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,11 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
 
 def _key(config: RunConfig) -> dict[str, Any]:
     settings = config.part(DataSettings).model_dump(mode="json")
-    return {"settings": settings, "inputs": {name: _source_digest(source) for name, source in _sources(config).items()}}
+    inputs = {
+        name: _source_digest(source, split=source_options(config, name).split)
+        for name, source in _sources(config).items()
+    }
+    return {"settings": settings, "inputs": inputs}
 
 
 def _sources(config: RunConfig) -> dict[SetName, str]:
@@ -91,11 +95,13 @@ def _sources(config: RunConfig) -> dict[SetName, str]:
     return sources if config.safety_pairs is None else {**sources, "safety_pairs": config.safety_pairs}
 
 
-def _source_digest(source: str) -> Any:
+def _source_digest(source: str, *, split: str) -> Any:
     path = Path(source)
     if path.is_file():
         return sha256_file(path)
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    if (files := source_files(source, split=split)) is not None:
+        return {str(file): sha256_file(file) for file in files.files}
+    if path.is_dir():
         return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
     return source
 
@@ -116,7 +122,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
     # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
     quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
-    warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    notes = [note for loaded in sets.values() for note in loaded.warnings]
+    warnings = notes + check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
     for message in warnings:
         monitor.warn(message)
     summary = {

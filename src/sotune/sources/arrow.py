@@ -38,45 +38,48 @@ def table_rows(tables: Iterable[Any]) -> Generator[RawRow, None, None]:
     """Yields the rows of Arrow tables or record batches, numbered from 1 across them."""
     number = 0
     for table in tables:
-        for start in range(0, table.num_rows, BATCH_ROWS):
-            for value in _values(table.slice(start, BATCH_ROWS)):
+        for batch in _batches(table):
+            for value in _values(batch):
                 number += 1
                 yield RawRow(number, _json_value(value))
 
 
-def _values(table: Any) -> Iterator[Any]:
+def _batches(table: Any) -> list[Any]:
+    import pyarrow as pa
+
+    whole = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+    return whole.to_batches(max_chunksize=BATCH_ROWS)  # type: ignore[no-any-return]
+
+
+def _values(batch: Any) -> Iterable[Any]:
+    rows = (batch.slice(i, 1) for i in range(batch.num_rows))
     try:
-        table.validate(full=True)  # files can name places that their own buffers lack
-        fits = sum(map(_unfolded_bytes, _arrays(table))) <= MAX_UNFOLDED_BYTES
-        values = _without_dictionaries(table).to_pylist() if fits else None
+        batch.validate(full=True)  # files can name places that their own buffers lack
+        if sum(map(_unfolded_bytes, batch.columns)) > MAX_UNFOLDED_BYTES:
+            return map(_single_value, rows)
+        return _without_dictionaries(batch).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # text that is not UTF-8, a date beyond year 9999, …
-        values = None
-    yield from map(_single_value, _single_rows(table)) if values is None else values
+        return map(_single_value, rows)
 
 
-def _without_dictionaries(table: Any) -> Any:
-    """Returns a table that is much faster to turn into Python objects."""
+def _without_dictionaries(batch: Any) -> Any:
+    """Returns a batch that is much faster to turn into Python objects."""
     import pyarrow as pa
 
     columns = [
         column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        for column in table.columns
+        for column in batch.columns
     ]
-    return type(table).from_arrays(columns, names=table.schema.names)
-
-
-def _single_rows(table: Any) -> Iterator[Any]:
-    return (table.slice(i, 1) for i in range(table.num_rows))
-
-
-def _arrays(table: Any) -> list[Any]:
-    return [chunk for column in table.columns for chunk in getattr(column, "chunks", [column])]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _single_value(row: Any) -> Any:
     """Returns a row whose columns are read apart, so that one that cannot be read spoils itself alone."""
-    if sum(map(_unfolded_bytes, _arrays(row))) > MAX_UNFOLDED_BYTES:
-        return Flaw(f"row too large: over {MAX_UNFOLDED_BYTES} bytes")
+    try:
+        if sum(map(_unfolded_bytes, row.columns)) > MAX_UNFOLDED_BYTES:
+            return Flaw(f"row too large: over {MAX_UNFOLDED_BYTES} bytes")
+    except ValueError as error:
+        return Flaw(f"a value that cannot be read: {type(error).__name__}")
     return {name: _cell(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
 
 
@@ -84,12 +87,24 @@ def _cell(column: Any) -> Any:
     import pyarrow as pa
 
     try:
+        column = _undivided(column)
         column.validate(full=True)
         return column.to_pylist()[0]
     except pa.ArrowInvalid:
         return Flaw("a value that cannot be read: damaged, or text that is not UTF-8", of_value=True)
     except (ValueError, OverflowError) as error:
         return Flaw(f"a value that cannot be read: {type(error).__name__}", of_value=True)
+
+
+def _undivided(column: Any) -> Any:
+    """Returns a cell without the values of other rows, which a dictionary holds too."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type) or column.type.value_type != pa.string():
+        return column
+    values = column.dictionary
+    values.view(pa.binary()).validate(full=True)
+    return values.take(column.indices)
 
 
 def _unfolded_bytes(array: Any) -> int:
@@ -111,7 +126,9 @@ def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
     types = pa.types
-    return any(is_it(kind) for is_it in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
+    return any(
+        is_it(kind) for is_it in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    )
 
 
 def _json_value(value: Any) -> Any:

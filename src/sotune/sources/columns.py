@@ -11,7 +11,7 @@ from sotune.errors import DataError
 from sotune.records import Message
 from sotune.settings import Format
 from sotune.sources.conversations import Conversation, parse_turns, to_conversation
-from sotune.sources.options import DEFAULT_ID_COLUMN, SourceOptions
+from sotune.sources.options import DEFAULT_ID_COLUMN, NO_ID_COLUMN, SourceOptions
 from sotune.sources.rows import RowFault, json_type, shown, shown_keys
 
 Row = Mapping[str, Any]
@@ -117,7 +117,7 @@ def _check_named_columns(columns: set[str], place: str, options: SourceOptions) 
         "--prompt-column": options.prompt_column,
         "--completion-column": options.completion_column,
         "--system-column": options.system_column,
-        "--id-column": None if options.id_column == DEFAULT_ID_COLUMN else options.id_column,
+        "--id-column": None if options.id_column in (DEFAULT_ID_COLUMN, NO_ID_COLUMN) else options.id_column,
     }
     for flag, name in named.items():
         if name is not None and name not in columns:

@@ -37,8 +37,10 @@ READERS: dict[str, _Reader] = {
 }
 _REFUSED = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "is a spreadsheet; save it as CSV (UTF-8)"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt"), "is a pickle, which is never opened, since it could run code; save "
-    "the rows as JSON Lines or Parquet"),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt"),
+        "is a pickle, which is never opened, since it could run code; save the rows as JSON Lines or Parquet",
+    ),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "is an archive; unpack it and name the files in it"),
 }
 

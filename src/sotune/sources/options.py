@@ -10,6 +10,7 @@ from sotune.settings import Format
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 DEFAULT_ID_COLUMN = "id"
+NO_ID_COLUMN = "none"
 DEFAULT_SPLIT = "train"
 
 
@@ -20,11 +21,12 @@ class SourceOptions:
     Attributes:
         format: The schema of the rows; ``auto`` detects it from the columns.
         where: Row filters, each ``COLUMN=VALUE``. Several on one column: any of them; on several: all.
-        id_column: The column with the user's own ids. A row without one is named by a hash of its content.
+        id_column: The column with the user's own ids; ``none``: they are ignored. A row without one is named by a
+            hash of its content.
         prompt_column: The prompt of prompt-completion rows, where it is not ``prompt``; None: the usual name.
         completion_column: Their completion, where it is neither ``completion`` nor ``response``; None: those.
         system_column: A column with the system prompt; None: there is none.
-        split: The split of a Hugging Face data set.
+        split: The split of a Hugging Face data set, or of a folder of files, which their names tell.
         subset: Its subset (configuration), or with a slash at the end a folder of it; None: its only one.
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -173,7 +173,7 @@ def _is_hidden(path: PurePath) -> bool:
     return any(part.startswith((".", "__")) for part in path.parts)
 
 
-def _natural(path: PurePath) -> Sequence[tuple[bool, int, str]]:
+def _natural(path: PurePath) -> list[tuple[bool, int, str]]:
     """Returns a key that sorts part-2 before part-10."""
     parts = re.split(r"(\d+)", str(path))
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
