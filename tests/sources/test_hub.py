@@ -69,7 +69,9 @@ def test_bytes_are_null_and_never_decoded(tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match="holds no file of a known kind|is not a folder that save_to_disk of datasets wrote"):
+    with pytest.raises(
+        DataError, match="holds no file of a known kind|is not a folder that save_to_disk of datasets wrote"
+    ):
         load(tmp_path)
 
 

@@ -49,7 +49,9 @@ def test_a_snapshot_of_the_hub_is_one_set(snapshot):
     assert (loaded.n_read, loaded.warnings) == (6, ())
 
 
-@pytest.mark.parametrize("pattern", ["data/*.parquet", "data/train-*", "**/*.parquet", "*/train-0000?-of-00002.parquet"])
+@pytest.mark.parametrize(
+    "pattern", ["data/*.parquet", "data/train-*", "**/*.parquet", "*/train-0000?-of-00002.parquet"]
+)
 def test_a_pattern_is_one_set(snapshot, pattern):
     assert load(f"{snapshot}/{pattern}").records == load(snapshot).records
 
