@@ -79,7 +79,7 @@ def check_row(value: Any, *, max_bytes: int) -> CheckedRow:
         if isinstance(holder, dict):
             n_bytes += sum(map(_utf8_length, holder))
         for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            top = key if depth == 1 else column
+            top: Any = key if depth == 1 else column
             if isinstance(item, str):
                 n_bytes += _utf8_length(item)
             elif isinstance(item, dict | list):
