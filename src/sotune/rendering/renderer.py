@@ -213,7 +213,10 @@ class Renderer:
 
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
-        ids = self._encode(self.text(_PROBE))[0]
+        try:
+            ids = self._encode(self.text(_PROBE))[0]
+        except DataError:  # the template wants more than that, and each row is checked as well
+            return
         if self.n_embeddings is not None and max(ids) >= self.n_embeddings:
             unknown = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise ConfigError(
@@ -238,10 +241,10 @@ class Renderer:
         if not self.fold_system:
             return list(messages)
         turns, waiting = list[Message](), list[str]()
-        for message in messages:
-            if message.role == "system":
+        for place, message in enumerate(messages):
+            if message.role == "system" and any(later.role == "user" for later in messages[place:]):
                 waiting.append(message.content)
-            elif message.role == "user" and waiting:
+            elif message.role == "user":
                 turns.append(Message("user", "\n\n".join([*waiting, message.content])))
                 waiting = []
             else:
