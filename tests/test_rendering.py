@@ -18,10 +18,15 @@ from sotune.records import Message, Record, ToolCall
 from sotune.rendering import PAPER_CHAT_TEMPLATE, Renderer, render_paper, resolve_template
 
 RECORD = Record.from_text("r1", "hello there", "good day")
-LONG = Record.from_text(
+LONG = Record(
     "r2",
-    (Message("system", "be kind"), Message("user", "one"), Message("assistant", "two"), Message("user", "three")),
-    "four",
+    (
+        Message("system", "be kind"),
+        Message("user", "one"),
+        Message("assistant", "two"),
+        Message("user", "three"),
+        Message("assistant", "four"),
+    ),
 )
 SHARED = character_tokenizer(chat_template=CHAT)
 
@@ -78,9 +83,10 @@ def test_the_chat_template_is_the_tokenizers_own(template):
 
 
 def test_a_turn_that_is_not_to_be_learned_is_not():
-    turns = (Message("user", "one"), Message("assistant", "two", learned=False), Message("user", "three"))
+    record = Record("r", (*LONG.messages[:2], Message("assistant", "two", learned=False), *LONG.messages[3:]))
+    assert record == Record.from_text("r", LONG.prompt, "four")
     for renderer, last in ((Renderer(SHARED, "chat"), "four</s>"), (Renderer(SHARED, "paper"), " four")):
-        assert learned(renderer.text(Record.from_text("r", turns, "four"))) == [last]
+        assert learned(renderer.text(record)) == [last]
 
 
 @pytest.mark.parametrize("tokenizer", [None, character_tokenizer()])
@@ -165,7 +171,7 @@ def test_the_end_token_is_written_once(template, chat_template, eos_too, end, re
 def test_a_completion_that_the_template_swallows_is_refused(append_eos):
     tokenizer = character_tokenizer(chat_template=TRIMMING.replace("{{ eos_token }}", ""))
     record = Record.from_text("r9", "hello", "xxx")
-    with pytest.raises(DataError, match="record 'r9' has a completion that adds no token; drop the row"):
+    with pytest.raises(DataError, match="leaves out all that turn 2 says, which is to be learned; drop such rows"):
         Renderer(tokenizer, "chat", 200).tokens(record, append_eos=append_eos)
 
 
@@ -201,7 +207,7 @@ def test_a_truncated_row_keeps_its_first_special_token():
 def test_a_truncated_row_keeps_what_is_left_of_earlier_learned_turns():
     tokenizer = character_tokenizer()
     turns = (Message("user", "ask"), Message("assistant", "first"), Message("user", "go"))
-    record, whole = Record.from_text("r", turns, "second"), Renderer(tokenizer, "paper")
+    record, whole = Record("r", (*turns, Message("assistant", "second"))), Renderer(tokenizer, "paper")
     assert len(whole.tokens(record).learned) == 2
     cut = Renderer(tokenizer, "paper", 35).tokens(record)
     assert [tokenizer.decode(cut.input_ids[a:b]).replace(" ", "") for a, b in cut.learned] == ["irst", "second"]

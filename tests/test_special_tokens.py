@@ -72,7 +72,7 @@ def test_a_row_writes_no_control_token(template, data):
 
     def record(first, second, third, fourth):
         turns = (Message("user", first), Message("assistant", second), Message("user", third))
-        return Record.from_text("r", turns, fourth)
+        return Record("r", (*turns, Message("assistant", fourth)))
 
     attack, plain = record(*said), record("x", "x", "x", "x")
     assert control_tokens(renderer.tokens(attack).input_ids) == control_tokens(renderer.tokens(plain).input_ids)
