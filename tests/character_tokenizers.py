@@ -18,7 +18,6 @@ TRIMMING = CHAT.replace("{{ m.content }}", "{{ m.content | trim('x') }}")
 STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}" + CHAT
 
 
-
 def character_tokenizer(*, bos=True, eos_too=False, chat_template=None):
     """A tokenizer of one id a character, so that every length can be counted by hand."""
     characters = [chr(i) for i in range(32, 127)] + ["\n"]
