@@ -57,6 +57,7 @@ def test_the_text_is_the_templates_and_the_learned_parts_are_found(family, name)
     assert [text.full[start:end] for start, end in text.learned] == golden.parts
     assert text.learned == golden.learned
     assert text.lossy == golden.lossy
+    assert text.omits == golden.omits
 
 
 @pytest.mark.parametrize(("family", "name"), RENDERED)
@@ -186,6 +187,7 @@ def test_a_system_text_that_is_written_for_generation_alone_is_noticed():
     )
     tokens = Renderer(tokenizer, "chat").tokens(build_record("system"))
     assert not tokens.cued
+    assert tokens.omits
     assert [tokenizer.decode(tokens.input_ids[a:b]) for a, b in tokens.learned] == [
         "The capital of France is Paris.</s>"
     ]

@@ -135,12 +135,14 @@ class Golden:
         learned: The parts of it that are learned, as (start, end).
         refusal: What the template says where it refuses the conversation; then the rest is empty.
         lossy: Whether the template drops something of what is to be learned.
+        omits: Whether it drops another turn, or the tools.
     """
 
     full: str = ""
     learned: tuple[tuple[int, int], ...] = ()
     refusal: str = ""
     lossy: bool = False
+    omits: bool = False
 
     @property
     def parts(self) -> list[str]:
@@ -166,4 +168,4 @@ def _golden(flags: list[str], body: str) -> Golden:
             learned.append((start, len(full)))
         else:
             full += char
-    return Golden(full, tuple(learned), lossy="lossy" in flags)
+    return Golden(full, tuple(learned), lossy="lossy" in flags, omits="omits" in flags)
