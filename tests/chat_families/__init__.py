@@ -169,3 +169,21 @@ def _golden(flags: list[str], body: str) -> Golden:
         else:
             full += char
     return Golden(full, tuple(learned), lossy="lossy" in flags, omits="omits" in flags)
+
+
+def build_family_model(name: str, folder: Path) -> Path:
+    """Saves a random-weight model with the tokenizer of a family; returns the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = build_family_tokenizer(name)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
