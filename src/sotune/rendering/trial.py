@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sotune.errors import DataError
 from sotune.records import Record
 from sotune.rendering.renderer import Renderer
 
@@ -25,7 +26,10 @@ class Trial:
         Raises:
             DataError: It cannot be rendered.
         """
-        tokens = self._renderer.tokens(record)
+        try:
+            tokens = self._renderer.tokens(record)
+        except DataError as error:
+            raise DataError(f"cannot be rendered: {error}") from error
         self._n_lossy += tokens.lossy
         self._n_omitting += tokens.omits
         self._n_uncued += not tokens.cued
