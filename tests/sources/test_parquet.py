@@ -9,7 +9,7 @@ import pytest
 from reading import load, load_with_bad, reasons
 
 from sotune.errors import DataError
-from sotune.sources import arrow, parquet
+from sotune.sources import arrow, streams
 
 
 def write(path, columns, **types):
@@ -68,15 +68,15 @@ def test_rows_are_numbered_across_batches(tmp_path, monkeypatch):
 
 
 def test_bad_rows(tmp_path):
-    binary = [None, b"\x00", None, None, None]
+    binary = [None, b"\x89PNG", None, None, None]
     path = write(
         tmp_path / "a.parquet",
         {"prompt": ["a", "b", None, "d", "e" * 300], "completion": ["x"] * 5, "image": binary},
     )
     loaded = load_with_bad(path, max_row_bytes=200)
-    assert [record.prompt[0].content for record in loaded.records] == ["a", "d"]
+    assert [record.prompt[0].content for record in loaded.records] == ["a", "b", "d"]
+    assert loaded.records[1].meta == {"prompt": "b", "completion": "x", "image": None}
     assert reasons(loaded) == {
-        2: "a value that JSON cannot hold: bytes",
         3: "not text: prompt is null",
         5: "row too large: over 200 bytes",
     }
@@ -87,7 +87,7 @@ def test_text_that_is_not_utf8_costs_only_its_row(tmp_path):
     pq.write_table(pa.table({"prompt": broken, "completion": pa.array(["x", "y", "z"])}), tmp_path / "a.parquet")
     loaded = load_with_bad(tmp_path / "a.parquet")
     assert [record.completion for record in loaded.records] == ["x", "z"]
-    assert reasons(loaded) == {2: "a value that cannot be read: UnicodeDecodeError"}
+    assert reasons(loaded) == {2: "a value that cannot be read: damaged, or text that is not UTF-8"}
 
 
 def test_gzip(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_gzip(tmp_path, monkeypatch):
     zipped = tmp_path / "b.parquet.gz"
     zipped.write_bytes(gzip.compress(plain.read_bytes()))
     assert load(zipped).records == load(plain).records
-    monkeypatch.setattr(parquet, "MAX_UNZIPPED_BYTES", 10)
+    monkeypatch.setattr(streams, "MAX_UNPACKED_BYTES", 10)
     with pytest.raises(DataError, match="unpacks to over 10 bytes"):
         load(zipped)
 

@@ -12,7 +12,7 @@ from sotune.records import Message
 from sotune.settings import LearnTurns
 from sotune.sources.conversations import Conversation, as_context, to_conversation
 from sotune.sources.layouts import KNOWN, Layout, Row, candidates, fitting_layouts
-from sotune.sources.options import DEFAULT_ID_COLUMN, SourceOptions
+from sotune.sources.options import DEFAULT_ID_COLUMN, NO_ID_COLUMN, SourceOptions
 from sotune.sources.preference import join_turns, learn_what_differs
 from sotune.sources.rows import RowFault, json_type, nearest, shown, shown_keys
 from sotune.sources.text_templates import parse_open_text, parse_text
@@ -110,7 +110,7 @@ def _check_named_columns(columns: set[str], place: str, options: SourceOptions) 
         "--completion-column": options.completion_column,
         "--conversation-column": options.conversation_column,
         "--system-column": options.system_column,
-        "--id-column": None if options.id_column == DEFAULT_ID_COLUMN else options.id_column,
+        "--id-column": None if options.id_column in (DEFAULT_ID_COLUMN, NO_ID_COLUMN) else options.id_column,
     }
     for flag, name in named.items():
         if name is not None and name not in columns:

@@ -12,6 +12,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 CONVERSATION_FORMATS: tuple[Format, ...] = ("messages", "sharegpt", "text")
 """Formats of rows that hold the whole conversation in one column."""
 DEFAULT_ID_COLUMN = "id"
+NO_ID_COLUMN = "none"
 DEFAULT_SPLIT = "train"
 
 
@@ -22,14 +23,15 @@ class SourceOptions:
     Attributes:
         format: The schema of the rows; ``auto`` detects it from the columns.
         where: Row filters, each ``COLUMN=VALUE``. Several on one column: any of them; on several: all.
-        id_column: The column with the user's own ids. A row without one is named by a hash of its content.
+        id_column: The column with the user's own ids; ``none``: they are ignored. A row without one is named by a
+            hash of its content.
         prompt_column: The prompt, where it has none of the usual names; None: one of those. Without a completion, it
             may hold the whole conversation.
         completion_column: The completion likewise; ``rejected`` reads the worse answer of a preference set.
         conversation_column: A column with the whole conversation; None: one of the usual names.
         system_column: A column with the system prompt; None: ``system`` or ``system_prompt``, if there is one.
         learn_turns: Which assistant turns of a conversation are learned: all that are not marked off, or the last.
-        split: The split of a Hugging Face data set.
+        split: The split of a Hugging Face data set, or of a folder of files, which their names tell.
         subset: Its subset (configuration), or with a slash at the end a folder of it; None: its only one.
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.
