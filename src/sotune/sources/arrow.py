@@ -75,23 +75,24 @@ def _without_dictionaries(batch: Any) -> Any:
 
 def _single_value(row: Any) -> Any:
     """Returns a row whose columns are read apart, so that one that cannot be read spoils itself alone."""
-    try:
-        if sum(map(_unfolded_bytes, row.columns)) > MAX_UNFOLDED_BYTES:
-            return Flaw(f"row too large: over {MAX_UNFOLDED_BYTES} bytes")
-    except ValueError as error:
-        return Flaw(f"a value that cannot be read: {type(error).__name__}")
-    return {name: _cell(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
+    cells = {name: _checked(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
+    if sum(_unfolded_bytes(cell) for cell in cells.values() if not isinstance(cell, Flaw)) > MAX_UNFOLDED_BYTES:
+        return Flaw(f"row too large: over {MAX_UNFOLDED_BYTES} bytes")
+    return {name: cell if isinstance(cell, Flaw) else _cell(cell) for name, cell in cells.items()}
 
 
-def _cell(column: Any) -> Any:
-    import pyarrow as pa
-
+def _checked(column: Any) -> Any:
     try:
         column = _undivided(column)
         column.validate(full=True)
-        return column.to_pylist()[0]
-    except pa.ArrowInvalid:
+        return column
+    except ValueError:
         return Flaw("a value that cannot be read: damaged, or text that is not UTF-8", of_value=True)
+
+
+def _cell(column: Any) -> Any:
+    try:
+        return column.to_pylist()[0]
     except (ValueError, OverflowError) as error:
         return Flaw(f"a value that cannot be read: {type(error).__name__}", of_value=True)
 
