@@ -11,6 +11,7 @@ from sotune.errors import DataError
 from sotune.records import Message
 from sotune.settings import LearnTurns
 from sotune.sources.conversations import Conversation, as_context, to_conversation
+from sotune.sources.json_text import read_json_text
 from sotune.sources.layouts import KNOWN, Layout, Row, candidates, fitting_layouts
 from sotune.sources.options import DEFAULT_ID_COLUMN, NO_ID_COLUMN, SourceOptions
 from sotune.sources.preference import join_turns, learn_what_differs
@@ -175,7 +176,9 @@ def _only_answer(value: Any) -> Any:
 
 def _with_history(turns: list[Message], row: Row, layout: Layout) -> list[Message]:
     history = row.get(layout.history) if layout.history is not None else None
-    if not history:
+    if isinstance(history, str) and history.strip():
+        history = read_json_text(history, "history")
+    if not history or isinstance(history, str):
         return turns
     if not isinstance(history, list):
         raise RowFault(f"not a list of turns: {layout.history} is {json_type(history)}")
