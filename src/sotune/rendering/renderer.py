@@ -207,13 +207,19 @@ class Renderer:
     @functools.cached_property
     def end_of_turn_id(self) -> int | None:
         """The special token that ends an answer in this template; None where there is none."""
-        tokens = self.tokens(_PROBE, append_eos=True)
+        try:
+            tokens = self.tokens(_PROBE, append_eos=True)
+        except DataError:
+            return None
         last = tokens.input_ids[tokens.learned[-1][1] - 1]
         return last if last in self.special_tokens.ids else None
 
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
-        ids = self._encode(self.text(_PROBE))[0]
+        try:
+            ids = self._encode(self.text(_PROBE))[0]
+        except DataError:  # a template may want a system turn; the rows tell
+            return
         if self.n_embeddings is not None and max(ids) >= self.n_embeddings:
             unknown = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise ConfigError(
@@ -234,18 +240,13 @@ class Renderer:
         return replace(message, tool_calls=tuple(calls), **said)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
-        """Puts system turns in front of the user turn after them, where that is asked for."""
-        if not self.fold_system:
-            return list(messages)
-        turns, waiting = list[Message](), list[str]()
+        """Puts system turns in front of the user turn that follows at once, where that is asked for."""
+        turns = list[Message]()
         for message in messages:
-            if message.role == "system":
-                waiting.append(message.content)
-            elif message.role == "user" and waiting:
-                turns.append(Message("user", "\n\n".join([*waiting, message.content])))
-                waiting = []
-            else:
-                turns.append(message)
+            if self.fold_system and message.role == "user":
+                while turns and turns[-1].role == "system":
+                    message = Message("user", f"{turns.pop().content}\n\n{message.content}")
+            turns.append(message)
         return turns
 
     def _covered_prompt(self, messages: Sequence[Message], tools: str) -> str:
@@ -395,20 +396,18 @@ def _paper_spans(messages: Sequence[Message], tools: str, learned: Sequence[int]
 
 def _is_kept(turn: Message, text: str) -> list[bool]:
     """Returns of each part of what a turn says whether it stands in its text, blanks apart."""
-    rendered = _without_blanks(text)
-    parts = [*re.split("|".join(map(re.escape, THOUGHT_TAGS)), turn.content), turn.reasoning]
-    kept = [_without_blanks(part) in rendered for part in parts if part.strip()]
+    rendered, place, kept = _without_blanks(text), 0, list[bool]()
+    said = [turn.reasoning, *re.split("|".join(map(re.escape, THOUGHT_TAGS)), turn.content)]
+    for part in filter(None, map(_without_blanks, said)):
+        found = rendered.find(part, place)  # after the part before: an answer may repeat its thought
+        kept.append(found >= 0)
+        place = found + len(part) if found >= 0 else place
     for call in turn.tool_calls:
         kept.append(call.name in rendered)
-        leaves = filter(str.strip, _leaves(json.loads(call.arguments)))
-        # A template may write a text as it is, or as JSON of either kind.
-        kept += [
-            any(
-                _without_blanks(form) in rendered
-                for form in (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
-            )
-            for leaf in leaves
-        ]
+        for leaf in filter(str.strip, _leaves(json.loads(call.arguments))):
+            # A template may write a text as it is, or as JSON of either kind.
+            forms = (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
+            kept.append(any(_without_blanks(form) in rendered for form in forms))
     return kept
 
 
