@@ -153,7 +153,7 @@ def _fits(layout: Layout, rows: Sequence[Row], options: SourceOptions) -> bool:
 
 
 def _is_conversation(value: Any) -> bool:
-    return holds_turns(value) or (isinstance(value, str) and parse_text(value) is not None)
+    return holds_turns(value, pairs=True) or (isinstance(value, str) and parse_text(value) is not None)
 
 
 def _with_optional_columns(layout: Layout, rows: Sequence[Row], options: SourceOptions) -> Layout:
