@@ -186,6 +186,8 @@ def test_a_text_without_a_known_template_is_an_error_that_says_what_to_do(tmp_pa
     for options in ({}, {"format": "text"}):
         with pytest.raises(DataError, match="the column text holds no conversation .*columns of their own"):
             load(path, **options)
+    with pytest.raises(DataError, match="format text needs text"):
+        load(write_jsonl(tmp_path / "c.jsonl", GOOD), format="text")
     rows = {"text": "### Human: hi### Assistant: hello"}, {"text": "Once upon a time"}
     path = write_jsonl(tmp_path / "b.jsonl", *rows)
     assert reasons(load_with_bad(path)) == {2: "not a list of turns: text is text"}

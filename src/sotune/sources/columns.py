@@ -55,15 +55,14 @@ def choose_layout(rows: Sequence[Row], options: SourceOptions, *, place: str) ->
     if found:
         fits = "; ".join(map(str, found))
         raise DataError(f"{place}: the columns fit more than one format ({fits}; {keys}); {_REMEDY}")
-    if options.format == "text" or (options.format == "auto" and "text" in columns and not options.names_pair_columns):
+    if "text" in columns and options.format in ("auto", "text") and not options.names_pair_columns:
         raise DataError(
             f"{place}: the column text holds no conversation in a template that is known ({keys}); write prompt and "
             f"completion into columns of their own, or {_REMEDY}"
         )
     if options.format != "auto" or options.names_pair_columns:
         possible = candidates(options)
-        pairs = [" + ".join(shown(name) for name in layout.required) for layout in possible]
-        needs = " or ".join(pairs)
+        needs = " or ".join(" + ".join(shown(name) for name in layout.required) for layout in possible)
         raise DataError(
             f"{place}: format {possible[0].format} needs {needs} ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}"
         )
