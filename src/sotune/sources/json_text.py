@@ -24,8 +24,10 @@ def read_json_text(text: str, what: str) -> Any:
         value = strict_json.decode(text)
     except (json.JSONDecodeError, RecursionError):
         raise RowFault(f"not JSON: {what}") from None
-    check_row({what: value}, max_bytes=sys.maxsize)
-    return value
+    row, gaps = check_row({what: value}, max_bytes=sys.maxsize)
+    if gaps:
+        raise RowFault(gaps[what])
+    return row[what]
 
 
 def write_json_text(value: Any) -> str:
