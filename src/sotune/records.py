@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sotune.errors import DataError
@@ -130,6 +130,21 @@ def _as_call(call: ToolCall) -> dict[str, Any]:
     # Templates write the arguments as JSON themselves, so that they are given as values.
     function = {"name": call.name, "arguments": json.loads(call.arguments)}
     return {**({"id": call.id} if call.id else {}), "type": "function", "function": function}
+
+
+def dump_messages(messages: Sequence[Message]) -> str:
+    """Returns turns as JSON text, which `load_messages` reads back; what a turn lacks is left out."""
+    blank = asdict(Message("user", ""))
+    kept = ("role", "content")
+    turns = [{k: v for k, v in asdict(m).items() if k in kept or v != blank[k]} for m in messages]
+    return json.dumps(turns, ensure_ascii=False)
+
+
+def load_messages(text: str) -> tuple[Message, ...]:
+    """Reads turns that `dump_messages` wrote."""
+    turns = json.loads(text)
+    calls = [tuple(ToolCall(**call) for call in turn.pop("tool_calls", ())) for turn in turns]
+    return tuple(Message(**turn, tool_calls=of_turn) for turn, of_turn in zip(turns, calls, strict=True))
 
 
 def content_hash(messages: Sequence[Message], tools: str = "") -> str:

@@ -10,6 +10,7 @@ from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools
 from sotune.models import load_causal_lm
 from sotune.records import Record
+from sotune.rendering import load_renderer
 
 _MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once
 

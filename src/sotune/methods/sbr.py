@@ -57,7 +57,7 @@ class AnchorStates(StepChange):
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], *, pad_token_id: int, alpha: float) -> None:
-        rows = [TokenRow(ids, len(ids)) for ids in prompts]
+        rows = [TokenRow(ids, [(0, len(ids))]) for ids in prompts]
         batch = pad_batch(rows, padding_side="right", pad_token_id=pad_token_id)
         self._ids, self._mask, self._last = batch.input_ids, batch.attention_mask, batch.last
         self._alpha = alpha

@@ -10,8 +10,8 @@ from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError, ConfigError
 from sotune.models import resolve_device
 from sotune.monitoring import Monitor
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.choosing import choose_encoder
-from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName

@@ -6,12 +6,14 @@ a model is asked in the template that it was trained in.
 
 from sotune.rendering.paper import PAPER_CHAT_TEMPLATE, render_paper
 from sotune.rendering.renderer import RenderedText, RenderedTokens, Renderer, load_renderer, resolve_template
+from sotune.rendering.trial import Trial
 
 __all__ = [
     "PAPER_CHAT_TEMPLATE",
     "RenderedText",
     "RenderedTokens",
     "Renderer",
+    "Trial",
     "load_renderer",
     "render_paper",
     "resolve_template",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from sotune.errors import ConfigError, DataError, first_line
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.records import Message, Record, as_turns
 from sotune.rendering.paper import render_paper
-from sotune.rendering.special_tokens import TURN_MARK, Span, SpecialTokens, split_literal
+from sotune.rendering.special_tokens import THOUGHT_TAGS, Span, SpecialTokens, split_literal
+from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
 _PROBE = Record.from_text("probe", "Hello", "Hello")
@@ -124,8 +126,8 @@ class Renderer:
         """Renders a record as text.
 
         Raises:
-            DataError: The chat template refuses the conversation, or rewrites it so that the learned turns cannot be
-                found again.
+            DataError: The chat template refuses the conversation, leaves out a learned turn, or rewrites the
+                conversation so that a learned turn cannot be found again.
         """
         covered = [self._covered(message) for message in self._folded(record.messages)]
         tools = self.special_tokens.cover(record.tools)
@@ -133,12 +135,22 @@ class Renderer:
         if self.template == "paper":
             full, spans, cued = render_paper(covered, tools=tools), _paper_spans(covered, tools, learned), True
         else:
-            chat = _Conversation(self, covered, tools)
+            chat = TurnFinder(
+                as_turns(covered), functools.partial(self._apply, tools=tools), self.special_tokens.pattern
+            )
             full, spans, cued = chat.full, [chat.span(place) for place in learned], chat.cued
         uncovered = self.special_tokens.uncover(full, spans)
-        kept = (uncovered.text[start:end] for start, end in uncovered.spans)
-        turns = (turn for turn in record.messages if turn.role == "assistant" and turn.learned)
-        lossy = any(not _stands_in(turn, text) for turn, text in zip(turns, kept, strict=True))
+        texts = (uncovered.text[start:end] for start, end in uncovered.spans)
+        kept = {
+            place: _is_kept(record.messages[place], text) for place, text in zip(record.learned, texts, strict=True)
+        }
+        for place, parts in kept.items():
+            if parts and not any(parts):
+                raise DataError(
+                    f"the chat template leaves out all that turn {place + 1} says, which is to be learned; "
+                    f"drop such rows, or take a template that writes tool calls and thoughts"
+                )
+        lossy = not all(all(parts) for parts in kept.values())
         return RenderedText(uncovered.text, uncovered.spans, uncovered.literal, lossy, cued)
 
     def tokens(self, record: Record, *, append_eos: bool = False) -> RenderedTokens:
@@ -158,11 +170,11 @@ class Renderer:
         """
         text = self.text(record)
         ids, learned = self._encode(text)
-        (start, end), special = learned[-1], set(self.tokenizer.all_special_ids)
+        start, end = learned[-1]
         if start == end:
             raise DataError(f"record {record.id!r} has a completion that adds no token; drop the row")
         eos = getattr(self.tokenizer, "eos_token_id", None)
-        if append_eos and eos is not None and ids[end - 1] not in special:
+        if append_eos and eos is not None and ids[end - 1] not in self.special_tokens.ids:
             ids.append(eos)
             learned[-1] = (start, len(ids))
         self._check_ids(ids, record.id)
@@ -197,7 +209,7 @@ class Renderer:
         """The special token that ends an answer in this template; None where there is none."""
         tokens = self.tokens(_PROBE, append_eos=True)
         last = tokens.input_ids[tokens.learned[-1][1] - 1]
-        return last if last in self.tokenizer.all_special_ids else None
+        return last if last in self.special_tokens.ids else None
 
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
@@ -213,7 +225,12 @@ class Renderer:
     def _covered(self, message: Message) -> Message:
         cover = self.special_tokens.cover
         calls = (replace(call, name=cover(call.name), arguments=cover(call.arguments)) for call in message.tool_calls)
-        said = {"content": cover(message.content), "reasoning": cover(message.reasoning), "name": cover(message.name)}
+        kept = THOUGHT_TAGS if message.role == "assistant" else ()  # the template is to see them
+        said = {
+            "content": cover(message.content, kept),
+            "reasoning": cover(message.reasoning),
+            "name": cover(message.name),
+        }
         return replace(message, tool_calls=tuple(calls), **said)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
@@ -235,9 +252,9 @@ class Renderer:
         covered, tools = [self._covered(m) for m in self._folded(messages)], self.special_tokens.cover(tools)
         if self.template == "paper":
             return render_paper(covered, tools=tools, cue=True)
-        return self.apply(as_turns(covered), tools, cue=True)
+        return self._apply(as_turns(covered), tools, cue=True)
 
-    def apply(self, turns: Sequence[Mapping[str, Any]], tools: str, *, cue: bool = False) -> str:
+    def _apply(self, turns: Sequence[Mapping[str, Any]], tools: str, *, cue: bool = False) -> str:
         """Applies the chat template to turns as it is; see `as_turns`.
 
         Raises:
@@ -251,7 +268,15 @@ class Renderer:
                 list(turns), tokenize=False, add_generation_prompt=cue, chat_template=self.chat_template, **options
             )
         # A template is a program of its own: many refuse a system turn, or two user turns in a row, and some break.
-        except (TemplateError, TypeError, LookupError, ValueError, AttributeError, ArithmeticError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            LookupError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             raise DataError(
                 f"the tokenizer's chat template refuses a conversation of {roles} ({first_line(error)}); "
@@ -266,9 +291,16 @@ class Renderer:
             places = {edge: self._n_common(ids, text, edge) for span in text.learned for edge in span}
             learned = [(places[start], places[end]) for start, end in text.learned]
         else:
-            # What starts in the span, or reaches into it from the left, is learned.
+            # What starts in the span, or reaches into it from the left, is learned, except for a control token of the
+            # cue that swallows the blanks after it.
             starts, ends = _running(offsets, 0), _running(offsets, 1)
-            learned = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in text.learned]
+            firsts = [bisect_right(ends, start) for start, _ in text.learned]
+            swallows = [
+                first < len(ids) and ids[first] in self.special_tokens.ids and starts[first] < start
+                for first, (start, _) in zip(firsts, text.learned, strict=True)
+            ]
+            lasts = [bisect_left(starts, end) for _, end in text.learned]
+            learned = [(first + more, last) for first, more, last in zip(firsts, swallows, lasts, strict=True)]
         learned = [(start, max(start, end)) for start, end in learned]
         if text.learned[-1][1] == len(text.full):  # with an end that the tokenizer itself adds
             learned[-1] = (learned[-1][0], len(ids))
@@ -308,74 +340,6 @@ class Renderer:
             )
 
 
-class _Conversation:
-    """One conversation in a chat template, in which learned turns are looked for."""
-
-    def __init__(self, renderer: Renderer, messages: Sequence[Message], tools: str) -> None:
-        self._apply = functools.partial(renderer.apply, tools=tools)
-        self._special = renderer.special_tokens.pattern
-        self._turns = as_turns(messages)
-        self.full = self._apply(self._turns)
-        self.cued = True
-
-    def span(self, place: int) -> Span:
-        """Returns where a turn stands in the full text, from the end of its cue to its end-of-turn token.
-
-        A turn starts where generation would start to write it, and ends where the text up to it ends. Where a template
-        rewrites earlier turns once later ones follow, a mark in the turn's place finds it.
-        """
-        last = place == len(self._turns) - 1
-        before = self._prefix(self._turns[:place], cue=True)
-        through = self.full if last else self._prefix(self._turns[: place + 1])
-        if last:
-            self.cued = before is not None
-        if before is None or through is None:
-            start, end = self._marked(place)
-            start = start if before is None else len(before)
-            end = end if through is None else len(through)
-        else:
-            start, end = len(before), len(through)
-        return start, self._without_blank_end(start, max(start, end))
-
-    def _prefix(self, turns: Sequence[Mapping[str, Any]], *, cue: bool = False) -> str | None:
-        """Returns some turns as text if the full text starts with it."""
-        try:
-            text = self._apply(turns, cue=cue)
-        except DataError:  # the whole is accepted, its parts need not be
-            return None
-        return text if self.full.startswith(text) else None
-
-    def _marked(self, place: int) -> Span:
-        marked, mark = self._with_mark(place, len(self._turns))
-        tail = marked[mark + len(TURN_MARK) :]
-        if not self.full.endswith(tail):
-            raise DataError(
-                f"the chat template rewrites the conversation so that turn {place + 1}, which is to be learned, cannot "
-                f"be found in the text; set learn_turns to last, or drop such rows"
-            )
-        start = _common_length(marked[:mark], self.full)
-        end = len(self.full) - len(tail)
-        alone, mark = self._with_mark(place, place + 1)
-        found = self._special.search(tail)
-        ends_itself = bool(alone[mark + len(TURN_MARK) :].strip())
-        if ends_itself and found is not None and not tail[: found.start()].strip():
-            end += found.end()
-        return min(start, end), end
-
-    def _with_mark(self, place: int, n_turns: int) -> tuple[str, int]:
-        turns = [*self._turns[:place], {"role": "assistant", "content": TURN_MARK}, *self._turns[place + 1 : n_turns]]
-        text = self._apply(turns)
-        mark = text.find(TURN_MARK)
-        if mark < 0:
-            raise DataError("the chat template leaves out an assistant turn that is to be learned; drop such rows")
-        return text, mark
-
-    def _without_blank_end(self, start: int, end: int) -> int:
-        """Leaves out blanks between the end-of-turn token and the next turn, which a model never writes."""
-        found = list(self._special.finditer(self.full, start, end))
-        return found[-1].end() if found and not self.full[found[-1].end() : end].strip() else end
-
-
 def load_renderer(spec: ModelSpec, settings: RenderingSettings) -> Renderer:
     """Loads a model's tokenizer with the template that the settings name, and what of the model limits it.
 
@@ -411,9 +375,8 @@ def _check_chat_template(tokenizer: Any, name: str | None) -> None:
         )
     names = sorted(templates) if isinstance(templates, Mapping) else []
     if names and name is None:
-        raise ConfigError(
-            f"the tokenizer has several chat templates; name one of {', '.join(names)} with chat_template"
-        )
+        known = ", ".join(names)
+        raise ConfigError(f"the tokenizer has several chat templates; name one of {known} with chat_template")
     if name is not None and name not in names:
         known = f"known are {', '.join(names)}" if names else "it has one alone; leave chat_template out"
         raise ConfigError(f"the tokenizer has no chat template called {name!r}; {known}")
@@ -430,15 +393,40 @@ def _paper_spans(messages: Sequence[Message], tools: str, learned: Sequence[int]
     ]
 
 
-def _stands_in(turn: Message, text: str) -> bool:
-    """Whether all that a turn says stands in its text, blanks apart."""
-    rendered = "".join(text.split())
-    said = (turn.content, turn.reasoning, *(call.name for call in turn.tool_calls))
-    return all("".join(part.split()) in rendered for part in said)
+def _is_kept(turn: Message, text: str) -> list[bool]:
+    """Returns of each part of what a turn says whether it stands in its text, blanks apart."""
+    rendered = _without_blanks(text)
+    parts = [*re.split("|".join(map(re.escape, THOUGHT_TAGS)), turn.content), turn.reasoning]
+    kept = [_without_blanks(part) in rendered for part in parts if part.strip()]
+    for call in turn.tool_calls:
+        kept.append(call.name in rendered)
+        leaves = filter(str.strip, _leaves(json.loads(call.arguments)))
+        # A template may write a text as it is, or as JSON of either kind.
+        kept += [
+            any(
+                _without_blanks(form) in rendered
+                for form in (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
+            )
+            for leaf in leaves
+        ]
+    return kept
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yields the texts within lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
 
 
 def _running(offsets: Sequence[Span], side: int) -> list[int]:
-    """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place of their own."""
+    """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place."""
     places, highest = list[int](), 0
     for offset in offsets:
         highest = max(highest, offset[side])
@@ -460,7 +448,3 @@ def _truncate(
         kept[0], n_fixed = ids[0], 1
     moved = [(max(start - first, n_fixed), min(end - first, len(kept))) for start, end in learned]
     return kept, [(start, end) for start, end in moved if start < end]
-
-
-def _common_length(left: str, right: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

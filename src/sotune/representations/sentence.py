@@ -146,7 +146,9 @@ class SentenceEncoder(Encoder):
             content = message.content[-room:]
             room -= len(content)
             turns.append(replace(message, content=content))
-        return replace(record, prompt=tuple(reversed(turns)), completion=record.completion[: self._max_chars])
+        answer = record.messages[-1]
+        cut = replace(answer, content=answer.content[: self._max_chars])
+        return replace(record, messages=(*reversed(turns), cut))
 
 
 def _key(texts: tuple[str, ...]) -> str:

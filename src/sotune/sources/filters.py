@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.sources.columns import nearest
-from sotune.sources.rows import shown
+from sotune.sources.rows import nearest, shown
 
 _MAX_VALUES = 8
 _LONGEST_VALUE = 40

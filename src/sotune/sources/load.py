@@ -7,7 +7,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ from sotune import artifacts
 from sotune.errors import ConfigError, DataError
 from sotune.records import IdAssigner, Record, SetName, content_hash
 from sotune.settings import Format
-from sotune.sources.columns import Layout, choose_layout, read_conversation
+from sotune.sources.columns import choose_layout, read_conversation
 from sotune.sources.filters import RowFilter
+from sotune.sources.layouts import Layout
 from sotune.sources.opening import OpenedSource, Part, open_source
 from sotune.sources.options import DEFAULT_OPTIONS, NO_ID_COLUMN, SourceOptions
 from sotune.sources.quarantine import QuarantinedRow, check_fraction, no_row_left
@@ -24,6 +25,7 @@ from sotune.sources.rows import RawRow, RowFault, check_row, json_type, shown
 from sotune.sources.unused import unused_text
 
 Progress = Callable[[int], None]
+Check = Callable[[Record], None]
 
 _SAMPLE_ROWS = 100
 _PROGRESS_ROWS = 1000
@@ -80,6 +82,7 @@ def load_set(
     options: SourceOptions = DEFAULT_OPTIONS,
     max_quarantine_fraction: float,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> LoadedSet:
     """Reads one set.
 
@@ -91,6 +94,7 @@ def load_set(
         options: What the user said about it.
         max_quarantine_fraction: The largest share of the rows that pass the filters that may be quarantined.
         progress: Called now and then with the number of rows read; None: nobody watches.
+        check: Called with each record; one for which it raises a `DataError` is quarantined. None: all are taken.
 
     Raises:
         ConfigError: An option is out of range or a row filter is malformed.
@@ -101,7 +105,7 @@ def load_set(
         raise ConfigError(f"max_quarantine_fraction must lie in [0, 1]. Got {max_quarantine_fraction}")
     row_filter = RowFilter(options.where)
     opened = open_source(source, options)
-    reading = _Reading(opened, set_name, row_filter, options, progress)
+    reading = _Reading(opened, set_name, row_filter, options, progress, check)
     with contextlib.closing(opened.rows()) as raw:
         wanted = itertools.islice(reading.rows(raw), options.limit)
         head = list(itertools.islice(wanted, _SAMPLE_ROWS))
@@ -150,12 +154,14 @@ class _Reading:
         row_filter: RowFilter,
         options: SourceOptions,
         progress: Progress | None,
+        check: Check | None,
     ) -> None:
         self._source = source
         self._set_name: SetName = set_name
         self._filter = row_filter
         self._options = options
         self._progress = progress
+        self._check = check
         self._digest = hashlib.sha256()
         self._quarantined: dict[int, QuarantinedRow] = {}
         self._n_rows: Counter[str] = Counter()
@@ -198,16 +204,18 @@ class _Reading:
             try:
                 own = own_id(row.columns, self._options.id_column)
                 _check_used(row, layout)
-                messages, tools = read_conversation(row.columns, layout)
-            except RowFault as fault:
+                messages, tools = read_conversation(row.columns, layout, learn_turns=self._options.learn_turns)
+                digest = content_hash(messages, tools)
+                record = Record(own or digest, messages, tools, row.columns, row.origin)
+                if self._check is not None:
+                    self._check(record)
+            except (RowFault, DataError) as fault:
                 self._set_aside(row.number, row.part, row.line, fault, row_id=own)
                 continue
             self._gaps.update(row.gaps.items())
-            digest = content_hash(messages, tools)
             self.n_duplicates += digest in contents
             contents.add(digest)
-            assigned = ids.assign(own, digest, origin=row.origin)
-            yield Record(assigned, messages, tools, row.columns, row.origin)
+            yield replace(record, id=ids.assign(own, digest, origin=row.origin))
 
     def files(self) -> Iterator[SourceFile]:
         """Yields what was read, with its SHA-256: of the file, or of the readable rows where it is no file."""
@@ -234,19 +242,15 @@ class _Reading:
             return self._filter.explain_nothing_left(self._source.name)
         return no_row_left(self.quarantined, self._source.name)
 
-    def _set_aside(self, number: int, part: Part, line: int, fault: RowFault, *, row_id: str | None) -> None:
+    def _set_aside(self, number: int, part: Part, line: int, fault: Exception, *, row_id: str | None) -> None:
         self._quarantined[number] = QuarantinedRow(self._set_name, part.name, line, str(fault), row_id)
-
-
-def _used(layout: Layout) -> set[str]:
-    return {name for name in (*layout.required, layout.input, layout.system) if name is not None}
 
 
 def _unused(
     head: Iterable[_Row], layout: Layout, row_filter: RowFilter, options: SourceOptions, source: str
 ) -> list[str]:
     """Returns the warning on columns that hold text which nobody asked for, if there are any."""
-    asked_for = {*_used(layout), *row_filter.columns, options.id_column}
+    asked_for = {*layout.used, *row_filter.columns, options.id_column}
     unused = unused_text([row.columns for row in head], asked_for)
     if not unused:
         return []
@@ -262,7 +266,7 @@ def _check_used(row: _Row, layout: Layout) -> None:
     Raises:
         RowFault: It does.
     """
-    for column in row.gaps.keys() & _used(layout):
+    for column in row.gaps.keys() & layout.used:
         if column in layout.required or row.columns[column] is not None:
             raise RowFault(row.gaps[column])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def check_row(value: Any, *, max_bytes: int) -> CheckedRow:
         if isinstance(holder, dict):
             n_bytes += sum(map(_utf8_length, holder))
         for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            top = key if depth == 1 else column
+            top = str(key) if depth == 1 else column
             if isinstance(item, str):
                 n_bytes += _utf8_length(item)
             elif isinstance(item, dict | list):
@@ -131,6 +132,13 @@ def shown(text: str) -> str:
     """Returns a name or short value for a message: on one line, printable and cut short."""
     short = text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
     return short if short.isprintable() else repr(short)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a hint at the known name nearest to a wrong one, or at all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {shown(close[0])!r}?" if close else f"known are {shown_keys(dict.fromkeys(names))}"
 
 
 def _utf8_length(text: str) -> int:

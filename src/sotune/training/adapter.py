@@ -29,11 +29,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}"), "path/of/this/folder")
 turns = [{{"role": "user", "content": "..."}}]
-inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True{options})
+options = {{"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True{options}}}
+inputs = tokenizer.apply_chat_template(turns, **options)
 answer = model.generate(**inputs, do_sample=False)
 ```
 
-The tokenizer's chat template is the one that the rows were trained in. The adapter fits the base model that it was trained on and no other{revision}.
+The tokenizer's chat template is the one that the rows were trained in. The adapter fits the base model that it was
+trained on and no other{revision}.
 """
 
 
@@ -79,7 +81,7 @@ def save_adapter(
         n_rows=n_rows,
         n_steps=n_steps,
         template=renderer.template,
-        options="".join(f", {name}={json.dumps(value)}" for name, value in renderer.options.items()),
+        options="".join(f", {json.dumps(name)}: {value!r}" for name, value in renderer.options.items()),
         r=settings.r,
         seed=settings.seed,
     )
