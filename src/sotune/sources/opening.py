@@ -32,8 +32,8 @@ READERS: dict[str, _Reader] = {
     "JSON": read_json,
     "CSV": partial(read_csv, delimiter=","),
     "TSV": partial(read_csv, delimiter="\t"),
-    "Arrow": lambda path, *, max_row_bytes: read_arrow(path),  # its rows are measured once read
-    "Parquet": lambda path, *, max_row_bytes: read_parquet(path),
+    "Arrow": read_arrow,
+    "Parquet": read_parquet,
 }
 _REFUSED = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "is a spreadsheet; save it as CSV (UTF-8)"),
