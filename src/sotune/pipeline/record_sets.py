@@ -145,8 +145,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
     # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
     quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
-    notes = [note for loaded in sets.values() for note in loaded.warnings]
-    warnings = notes + check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    warnings = [note for loaded in sets.values() for note in loaded.warnings]
+    warnings += check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
     warnings += [] if trial is None else trial.warnings()
     for message in warnings:
         monitor.warn(message)

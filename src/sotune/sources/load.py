@@ -207,15 +207,22 @@ class _Reading:
                 messages, tools = read_conversation(row.columns, layout, learn_turns=self._options.learn_turns)
                 digest = content_hash(messages, tools)
                 record = Record(own or digest, messages, tools, row.columns, row.origin)
-                if self._check is not None:
-                    self._check(record)
-            except (RowFault, DataError) as fault:
+                self._try(record)
+            except RowFault as fault:
                 self._set_aside(row.number, row.part, row.line, fault, row_id=own)
                 continue
             self._gaps.update(row.gaps.items())
             self.n_duplicates += digest in contents
             contents.add(digest)
             yield replace(record, id=ids.assign(own, digest, origin=row.origin))
+
+    def _try(self, record: Record) -> None:
+        if self._check is None:
+            return
+        try:
+            self._check(record)
+        except DataError as error:
+            raise RowFault(str(error)) from error
 
     def files(self) -> Iterator[SourceFile]:
         """Yields what was read, with its SHA-256: of the file, or of the readable rows where it is no file."""

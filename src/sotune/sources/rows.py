@@ -71,7 +71,7 @@ def check_row(value: Any, *, max_bytes: int) -> CheckedRow:
         raise RowFault(f"not a JSON object: found {json_type(value)}")
     n_bytes = 0
     gaps: dict[str, str] = {}
-    stack: list[tuple[Any, int, str]] = [(value, 1, "")]
+    stack: list[tuple[Any, int, Any]] = [(value, 1, "")]
     while stack:
         holder, depth, column = stack.pop()
         if depth > MAX_DEPTH:
@@ -79,7 +79,7 @@ def check_row(value: Any, *, max_bytes: int) -> CheckedRow:
         if isinstance(holder, dict):
             n_bytes += sum(map(_utf8_length, holder))
         for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            top = str(key) if depth == 1 else column
+            top: Any = key if depth == 1 else column
             if isinstance(item, str):
                 n_bytes += _utf8_length(item)
             elif isinstance(item, dict | list):
