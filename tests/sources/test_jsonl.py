@@ -137,3 +137,12 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match=r"a\.jsonl\.gz: the gzip data is cut short or damaged .* again"):
         load_with_bad(path)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"prompt": "a", "completion": "b"}]', '{"prompt": "a",\n"completion": "b"}', "<html>"]
+)
+def test_a_file_without_one_object_is_not_blamed_on_the_format(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"write one JSON object a line, or an array of them into a \.json file"):
+        load_with_bad(tmp_path / "a.jsonl")
