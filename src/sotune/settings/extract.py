@@ -25,7 +25,9 @@ class DataSettings(StageSettings):
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
-    id_column: str = Field("id", description="Column of the rows' own ids, or none; rows without an id get a content hash.")
+    id_column: str = Field(
+        "id", description="Column of the rows' own ids, or none; rows without one get a content hash."
+    )
     prompt_column: str | None = Field(
         None, description="Downstream column of the prompt, or alone of a whole conversation, instead of detecting it."
     )
