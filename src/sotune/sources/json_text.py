@@ -24,10 +24,9 @@ def read_json_text(text: str, what: str) -> Any:
         value = strict_json.decode(text)
     except (json.JSONDecodeError, RecursionError):
         raise RowFault(f"not JSON: {what}") from None
-    row, gaps = check_row({what: value}, max_bytes=sys.maxsize)
-    if gaps:
-        raise RowFault(gaps[what])
-    return row[what]
+    for reason in check_row({what: value}, max_bytes=sys.maxsize).gaps.values():
+        raise RowFault(reason)
+    return value
 
 
 def write_json_text(value: Any) -> str:
