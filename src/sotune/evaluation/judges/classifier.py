@@ -106,9 +106,9 @@ class ClassifierJudge(LoadedJudge):
         tokenizer, limit, read = self._loaded.tokenizer, self._loaded.max_length, self.settings.classifier_input
         as_text = {"split_special_tokens": True, "verbose": False}
         if read == "chat":
-            asked = Renderer(tokenizer, read).prompt_tokens(prompt.messages)
-            said = tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
-            return {"input_ids": [*asked, *said][:limit]}
+            ids = Renderer(tokenizer, read).prompt_tokens(prompt.messages)
+            ids += tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
+            return {"input_ids": ids[:limit]}
         alone = len(prompt.messages) == 1
         asked = prompt.messages[0].content if alone else render_paper(prompt.messages, cue=True)
         texts = {
