@@ -24,7 +24,8 @@ _SPOKEN = (  # words that stand for marks, at the start of the text alone
 )
 _FINAL_ALONE = re.compile(r"\s*final(?=[A-Z\"*#])")
 _WRAPPED = re.compile(
-    r"(?:<(answer|output|response)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)(.*?)(?:</\1>)?", re.DOTALL | re.I
+    r"(?:<(answer|output|response)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)((?:(?!</\1>).)*)(?:</\1>)?",
+    re.DOTALL | re.IGNORECASE,
 )
 _END_OF_TURN = re.compile(r"(?:<[|｜][\w▁]{1,40}[|｜]>|</s>|<eos>|<end_of_turn>)\Z")
 _LONGEST_END = 48  # characters
