@@ -107,8 +107,8 @@ class ClassifierJudge(LoadedJudge):
         as_text = {"split_special_tokens": True, "verbose": False}
         if read == "chat":
             ids = Renderer(tokenizer, read).prompt_tokens(prompt.messages)
-            ids += tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
-            return {"input_ids": ids[:limit]}
+            said = tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
+            return {"input_ids": [*ids, *said][:limit]}
         alone = len(prompt.messages) == 1
         asked = prompt.messages[0].content if alone else render_paper(prompt.messages, cue=True)
         texts = {
