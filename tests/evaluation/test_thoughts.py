@@ -38,6 +38,8 @@ WAYS = {
     "gpt-oss": f"{ANALYSIS}{MUSING}{FINAL}{{}}<|return|>",
     "gpt-oss, two messages": f"{ANALYSIS}{MUSING}<|end|><|channel|>commentary<|message|>So{FINAL}{{}}",
     "gpt-oss without its tokens": f"analysis{MUSING}assistantfinal{{}}",
+    "Gemma 4": f"<|channel>thought\n{MUSING}<channel|>{{}}",
+    "Gemma 4, no thoughts": "<|channel>thought\n<channel|>{}",
     "Granite": f"Here is my thought process: {MUSING} Here is my response: {{}}",
     "two blocks": f"<think>{MUSING}</think><think>{MUSING}</think>{{}}",
     "a mark that is spoken of": f"<think>I close with `</think>`. {MUSING}</think>{{}}",

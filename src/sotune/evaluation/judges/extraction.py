@@ -32,36 +32,39 @@ _LATEX = (
     (re.compile(r"\\(?:left|right|displaystyle)\b|\\[,;:! ()\[\]]|(?<=\\)\$|\\(?=[%$])"), ""),
 )
 _RUN = re.compile(  # all that stands together as one number, so that no part of it is read for the whole
-    r"(?<![^\W_])(?<![^\W_][-.^])(?P<sign>-?)(?:[$€£¥₹]\s?)?(?P<inner>-?)"
-    r"(?P<run>\.?\d(?:(?: (?=\d{3}(?!\d))|[.,'’/:^*+\-–]|e[+-]?)?\d)*(?:\s?[*x]\s?10\s?\^\{?-?\d{1,3}\}?)?)"
+    r"(?<![^\W_])(?<![^\W_][-.^])(?<!\^-)(?<!\^\{)(?<!\^\{-)(?P<sign>-|(?:minus|negative)\s)?(?:[$€£¥₹]\s?)?(?P<inner>-)?"
+    r"(?P<run>\.?\d(?:(?: (?=\d{3}(?!\d))|\^\{?-?|[.,'’/:*+\-–]|e[+-]?)?\d)*(?:\s?[*x]\s?10\s?\^\{?-?\d{1,3}\}?)?)"
     r"(?: (?P<part>\d{1,6}/\d{1,6})(?![\d/]))?(?:\s(?P<scale>thousand|million|billion|trillion)\b)?",
     re.IGNORECASE,
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MAX_RUN = 60  # characters
 _PLAIN = re.compile(r"(\d*\.?\d+)(?:e([+-]?\d{1,3}))?", re.IGNORECASE)
-_GROUPED = re.compile(r"\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+|(?:['’]\d{3})+)(?:\.\d+)?")
+_GROUPED = re.compile(r"(?:\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+|(?:['’]\d{3})+)|\d{1,2}(?:,\d{2})+,\d{3})(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(?:\d{1,3}(?: \d{3})+|\d{1,3}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|\d{1,3}(?:\.\d{3}){2,}")
 _SCIENTIFIC = re.compile(r"(.+?)\s?[*x]\s?10\s?\^\{?(-?\d{1,3})\}?", re.IGNORECASE)
 _HASHED = re.compile(r"^####[ \t]*([^\n]*\d[^\n]{0,30})$", re.MULTILINE)
 _ANNOUNCED = re.compile(
-    r"\banswer\b(?: (?!is\b|was\b)[^\n.:=?]{0,60}?)?(?:\s*(?:\bis\b|\bwas\b|:|=))+[\s*\"']*", re.IGNORECASE
+    r"\banswer\b[*_]*(?: (?!is\b|was\b)[^\n.:=?]{0,60}?)?(?:\s*(?:\bis\b|\bwas\b|[:=→-]))+[\s*_\"']*", re.IGNORECASE
 )
 _DOUBT = re.compile(r"\W*(?:between|either|neither|from|one of)\b", re.IGNORECASE)
-_ALTERNATIVE = re.compile(r"\W*(?:or|to|and)\W+[$€£]?\d", re.IGNORECASE)
+_UNDECIDED = re.compile(r"(?:\W*(?:or|to|and)\W+|\s*[-+*/÷]\s*)[$€£]?\d", re.IGNORECASE)  # 41 or 42, 5 + 3
+_OPERAND = re.compile(r"\d\)?\s*[-+*/÷]\s*[$€£]?\Z")
 
 _LETTER = r"(?:([A-Z])(?![A-Za-z'’])|([a-z])(?=[)\].]|[\"'*\s]*\Z|[\"'*]*\n))"  # small ones only where marked
 _NAMES_LETTER = re.compile(
-    r"(?i:\b(?:answer|choice)\b(?:\s*(?:is|was|:|=))*|\b(?:it is|it's|so|thus|hence|therefore|choose|pick|select)\b,?"
+    r"(?i:\b(?:answer|choice)\b[*_]*(?:\s*(?:is|was|[:=→–-]))*"
+    r"|\b(?:it is|it's|so|thus|hence|therefore|choose|pick|select)\b,?"
     r"|\b(?:correct|right|best)\s+(?:\w+\s+){0,2}?(?:is|was|:))"
-    rf"\s*(?i:(?:the\s+)?(?:option|choice|letter)\b)?:?\s*[\"'(\[*\s]*{_LETTER}"
+    rf"\s*(?i:(?:the\s+)?(?:option|choice|letter)\b)?:?\s*[\"'(\[*$\s]*{_LETTER}"
 )
+_IS_RIGHT = re.compile(r"\b([A-Z])[)\]*\"']*\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b")
 _OPTION = re.compile(r"\b(?:option|choice|letter)\s+[\"'(\[*]*([A-Za-z])\b(?!['’])", re.IGNORECASE)
-_LEADING = re.compile(
-    r"[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*\Z|\s*\n|\s+(?:is|because)\b)|([a-z])(?:[)\]]|\.?\s*\Z))"
-)
+_LEADING = re.compile(r"[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*\Z|\s*\n|\s+because\b)|([a-z])(?:[)\]]|\.?\s*\Z))")
 _LAST_LINE = re.compile(r"\n[\s\"'(\[*]*([A-Z])[)\].*\"'\s]*\Z")
-_OR_LETTER = re.compile(r"[)\]*\"'\s]*(?:,|/|\bor\b|\band\b)[\s(\[*\"']*(?:option\s+)?([A-Z])(?![A-Za-z'’])")
+_OR_LETTER = re.compile(
+    r"[)\]*\"'\s]*(?:,|/|\bor\b|\band\b)[\s(\[*\"']*(?:option\s+)?(?:([A-Z])(?![A-Za-z'’])|([a-z])[)\]])"
+)
 _N_LETTERS = 10  # of a prompt that does not list its choices
 
 _BEFORE_NEGATED = re.compile(
@@ -87,7 +90,8 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
     all: of 3:30, 10–12, 2^5 or 1.2.3 no part is read.
     """
     plain = _plain(text)
-    if marked := [*_TAGGED.findall(plain), *_BOXED.findall(plain), *_HASHED.findall(plain)]:
+    # What a model goes on to write after #### is a question of its own.
+    if marked := [*_HASHED.findall(plain)[:1], *_TAGGED.findall(plain), *_BOXED.findall(plain)]:
         found = _numbers(marked[-1].rpartition("=")[2])
         return found[0] if len(found) == 1 else None
     for announced in _announced_numbers(plain):
@@ -96,8 +100,8 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
     bold = [_numbers(span) for span in _BOLD.findall(last_line)]
     if bold and len(bold[-1]) == 1:
         return bold[-1][0]
-    found = _numbers(plain)
-    return found[-1] if found else None
+    runs = list(_RUN.finditer(plain))
+    return _value(runs[-1]) if runs and not _OPERAND.search(plain[: runs[-1].start()][-20:]) else None
 
 
 def read_choice(text: str, prompt: EvalPrompt) -> str | None:
@@ -110,13 +114,9 @@ def read_choice(text: str, prompt: EvalPrompt) -> str | None:
     choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
     letters = [chr(ord("A") + place) for place in range(len(choices) or _N_LETTERS)]
     plain = unicodedata.normalize("NFKC", text)
-    if marked := [*_TAGGED.findall(plain), *map(_without_latex, _BOXED.findall(plain))]:
-        plain = marked[-1].strip()
-    for found in _letters(plain):
-        if found in letters:
-            return found
-        if found:
-            break
+    marked = [*_TAGGED.findall(plain), *map(_without_latex, _BOXED.findall(plain))]
+    for found in [*(_letters(marked[-1].strip()) if marked else ()), *_letters(plain)]:
+        return found if found in letters else None
     named = read_label(plain, prompt) if choices else None
     return letters[choices.index(named)] if named in choices else None
 
@@ -176,19 +176,20 @@ def _named_label(text: str, choices: Sequence[str]) -> str | None:
     return closed[-1][2] if len(labels) > 1 and closed else None
 
 
-def _letters(text: str) -> Iterator[str | None]:
-    """Yields the letter that each way of saying it gives, the plainest first; None where two are said."""
+def _letters(text: str) -> Iterator[str]:
+    """Yields the letter that each way of saying it gives, the plainest first; ``?`` where it gives two."""
     announced = [found for found in _NAMES_LETTER.finditer(text) if not _asked(text, found.end())]
     if announced:
         last = announced[-1]
         letter = (last[1] or last[2]).upper()
-        other = _OR_LETTER.match(text, last.end())
-        yield "?" if other and other[1] != letter else letter
+        yield "?" if _goes_on(text, last.end(), letter) else letter
+    if right := {found.upper() for found in _IS_RIGHT.findall(text)}:
+        yield right.pop() if len(right) == 1 else "?"
     if len(text.strip()) == 1:
         yield text.strip().upper()
-    leading = _LEADING.match(text)
-    if leading and not _OR_LETTER.match(text, leading.end(1) if leading[1] else leading.end(2)):
-        yield "".join(leading.groups(default="")).upper()
+    if leading := _LEADING.match(text):
+        letter = leading[1] or leading[2]
+        yield "?" if _goes_on(text, leading.start() + leading.group().index(letter) + 1, letter) else letter.upper()
     if last_line := _LAST_LINE.search(text[-40:]):
         yield last_line[1]
     bold = [normalize_answer(span).upper() for span in _BOLD.findall(text)]
@@ -197,6 +198,12 @@ def _letters(text: str) -> Iterator[str | None]:
     options = {found.upper() for found in _OPTION.findall(text)}
     if len(options) == 1:
         yield options.pop()
+
+
+def _goes_on(text: str, end: int, letter: str) -> bool:
+    """Tells whether another letter follows one that ends here: A or B."""
+    other = _OR_LETTER.match(text, end)
+    return other is not None and (other[1] or other[2]).upper() != letter.upper()
 
 
 def _asked(text: str, end: int) -> bool:
@@ -214,7 +221,7 @@ def _announced_numbers(text: str) -> Iterator[Number | None]:
         first = _RUN.search(said)
         if first is None or clause.startswith("not ") or (end and end.group() == "?"):
             continue
-        doubtful = _DOUBT.match(clause) or _ALTERNATIVE.match(said, first.end())
+        doubtful = _DOUBT.match(clause) or _UNDECIDED.match(said, first.end())
         yield None if doubtful else _value(first)
 
 
