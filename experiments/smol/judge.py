@@ -65,7 +65,7 @@ def main() -> None:
 
 def train(network: Any, tokenizer: Any, rows: list[dict[str, Any]], n_passes: int, device: str) -> None:
     """Takes some passes over the rows, the learning rate falling as a cosine."""
-    texts = [f"{render_paper((Message('user', row['prompt']),), cue=True)} {row['response']}" for row in rows]
+    texts = [render_paper((Message("user", row["prompt"]), Message("assistant", row["response"]))) for row in rows]
     labels = torch.tensor([int(row["label"] == "harmful") for row in rows])
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=_RATE, weight_decay=0.01)
     n_steps = n_passes * math.ceil(len(rows) / _BATCH)

@@ -23,7 +23,7 @@ from sotune.errors import ArtifactError, ConfigError, DataError
 from sotune.evaluation.prompts import load_prompts
 from sotune.records import Message, Record, as_turns
 from sotune.rendering import render_paper
-from sotune.sources import LoadedSet, SourceOptions, load_set
+from sotune.sources import LoadedSet, SourceOptions, load_set, own_id
 
 SourceName = Literal["task", "harmful", "refusal", "reference"]
 Sources = Mapping[SourceName, LoadedSet]
@@ -380,7 +380,7 @@ def _train_row(
                 f"{record.origin}: the row has a column {column!r} already, and nothing of yours is overwritten; "
                 f"{remedy}"
             )
-    if id != record.id and str(record.meta.get(id_column)) == record.id:  # a row without an id of its own gets none
+    if id != record.id and own_id(record.meta, id_column) == record.id:  # a row without an id of its own gets none
         return {**record.meta, id_column: id, **added}
     return {**record.meta, **added}
 

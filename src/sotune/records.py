@@ -190,7 +190,7 @@ class IdAssigner:
         if own in self._seen:
             raise DataError(
                 f"{self._file}: id {own!r} occurs twice, at {self._seen[own]} and {origin}; ids must be unique "
-                f"within one file: fix the ids, or name another column with --id-column"
+                f"within one set: fix the ids, name another column with --id-column, or none: --id-column none"
             )
         self._seen[own] = origin
         return own

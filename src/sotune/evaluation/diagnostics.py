@@ -29,7 +29,7 @@ from sotune.evaluation.likelihood import (
 )
 from sotune.evaluation.metrics import JudgeRole
 from sotune.evaluation.paired import adjust_holm
-from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict, only_answers
 
 MIN_SURPRISE_TOKENS = 5  # sotune's own choice: on fewer tokens one odd word decides
 MIN_SURPRISE_GAP = 1.0  # nats per token, sotune's own choice: less, and the yardstick babbles itself
@@ -115,7 +115,7 @@ def measure_figures(
         scores = {v.id: 0.0 if v.id in babble else v.score for v in yardstick.refusals.judge(prompts, responses)}
         for figure, kind in (("refusal_contrast", "harmful"), ("over_refusal_contrast", "lookalike")):
             of_kind = [scores[prompt.id] for prompt in prompts if prompt.kind == kind]
-            if of_kind:
+            if any(score is not None for score in of_kind):
                 figures[figure] = estimate_rate(of_kind)
     return figures
 
@@ -124,7 +124,7 @@ def measure_drifts(
     prompts: Sequence[EvalPrompt], base_answers: Sequence[Response], base: Candidate, tuned: Candidate, asking: Asking
 ) -> Figures:
     """Returns the mean drift of each kind of prompt; nothing where the two models have no vocabulary in common."""
-    measure = functools.partial(measure_drift, prompts, base_answers, batch_size=asking.batch_size)
+    measure = functools.partial(measure_drift, prompts, only_answers(base_answers), batch_size=asking.batch_size)
     with tuned.loaded(asking.rendering) as (model, renderer):
         if tuned.adapter is not None:
             drifts = measure(tuned=model, base=_without_adapter(model), renderer=renderer)
@@ -197,8 +197,8 @@ def _surprises(
             renderer=renderer,
             batch_size=asking.batch_size,
         )
-        surprises = {name: measure(some) for name, some in answers.items()}
-        return surprises, measure(scramble(answers[base.name], seed=asking.seed))
+        surprises = {name: measure(only_answers(some)) for name, some in answers.items()}
+        return surprises, measure(scramble(only_answers(answers[base.name]), seed=asking.seed))
 
 
 def _known_to_base(

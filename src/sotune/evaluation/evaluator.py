@@ -24,7 +24,8 @@ from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
 from sotune.evaluation.protocol import EvalPrompt, Judge
-from sotune.evaluation.usage import JudgingPlan, count_unscored, describe_usage, plan_questions
+from sotune.evaluation.unmeasured import count_unscored
+from sotune.evaluation.usage import JudgingPlan, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
 from sotune.settings import EvaluationSettings, ModelEvaluation, RenderingSettings, RunConfig
 
@@ -45,7 +46,8 @@ def evaluate(
     """Asks models the same prompts, judges the answers, and compares all models with the first.
 
     With ``settings.diagnostics`` the base model's surprise at all answers is measured too, by which the rules of
-    coherence also catch babble made of real words, and how far each tuned model has drifted.
+    coherence also catch babble made of real words, and how far each tuned model has drifted. A metric of which no
+    answer could be scored is absent; ``require_measured`` says so, once the rest is written.
 
     Args:
         models: The base model first, then what was tuned from it; names are unique.
@@ -60,8 +62,8 @@ def evaluate(
         monitor: Receives progress, and warnings about answers that no judge could score.
 
     Raises:
-        ConfigError: A model, an adapter or a judge could not be loaded, or a role has no judge.
-        DataError: Prompts or verdicts do not fit together, or nothing could be scored.
+        ConfigError: A model or an adapter could not be loaded, or a role has no judge.
+        DataError: Prompts or verdicts do not fit together.
     """
     chosen, watch = settings or EvaluationSettings(), monitor or Silent()
     asking, (base, *tuned) = asking_of(chosen, rendering or RenderingSettings(), seed), models
@@ -143,15 +145,17 @@ def asking_of(settings: EvaluationSettings, rendering: RenderingSettings, seed: 
 
 
 def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dict[str, Assessment]:
-    """Says in one word what each model is, where harm was measured.
+    """Says in one word what each model is, where harm and coherence were measured.
 
     The others are held against the base. The base stands for itself, without the prompts of the task: it need not
     know yet what the others were tuned for.
     """
-    base, *tuned = results
+    base = next(iter(results))
     baseline = results[base]
-    if "harmful_rate" not in baseline.metrics:
+    told = [name for name, result in results.items() if {"harmful_rate", "coherence"} <= result.metrics.keys()]
+    if base not in told:
         return {}
     known = [prompt for prompt in prompts if prompt.kind != "task"]
     own = compute_metrics(known, baseline.verdicts, seed=0)
-    return {base: assess(own), **{name: assess(results[name].metrics, baseline.metrics) for name in tuned}}
+    others = {name: assess(results[name].metrics, baseline.metrics) for name in told if name != base}
+    return {base: assess(own), **others}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import Progress, evaluating, longest_first, pad
 from sotune.evaluation.protocol import EvalPrompt, Response, index_unique
+from sotune.evaluation.thoughts import is_mark, opening_mark
 from sotune.models import n_positions
 from sotune.rendering import Renderer
+
+_LONGEST_MARK = 32  # tokens, which the opening mark of thoughts may take in a rendered prompt
 
 
 def generate(
@@ -56,9 +60,8 @@ def generate(
     with evaluating(model), _own_settings_aside(model):
         for batch in longest_first({id: len(ids) for id, ids in encoded.items()}, batch_size, progress):
             generated = _answer([encoded[id] for id in batch], model, config)
-            responses |= {
-                id: _response(id, ids, renderer.tokenizer, config) for id, ids in zip(batch, generated, strict=True)
-            }
+            for id, ids in zip(batch, generated, strict=True):
+                responses[id] = _response(id, encoded[id], ids, renderer.tokenizer, config)
     return [responses[prompt.id] for prompt in prompts]
 
 
@@ -123,7 +126,18 @@ def _answer(batch: Sequence[Sequence[int]], model: Any, config: Any) -> list[lis
     return generated
 
 
-def _response(id: str, ids: list[int], tokenizer: Any, config: Any) -> Response:
+def _response(id: str, prompt: Sequence[int], ids: list[int], tokenizer: Any, config: Any) -> Response:
+    """Returns the answer; the mark that opens its thoughts is a part of it even where the prompt holds that mark."""
     end = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Response(id, text.strip(), n_tokens=len(ids[:end]), finished=end is not None)
+    opened = opening_mark(_decode(prompt[-_LONGEST_MARK:], tokenizer))
+    return Response(
+        id, (opened + _decode(ids[:end], tokenizer)).strip(), n_tokens=len(ids[:end]), finished=end is not None
+    )
+
+
+def _decode(ids: Sequence[int], tokenizer: Any) -> str:
+    """Returns ids as text, of the special tokens only those that mark thoughts."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    marks = {id: token.content for id, token in added.items() if token.special and is_mark(token.content)}
+    runs = ((mark, list(run)) for mark, run in itertools.groupby(ids, key=marks.get))
+    return "".join(mark or tokenizer.decode(run, skip_special_tokens=True) for mark, run in runs)

@@ -20,7 +20,7 @@ from sotune.records import SET_NAMES, Record, SetName, dump_messages, load_messa
 from sotune.rendering import Trial, load_renderer
 from sotune.run_files import QUARANTINE, READING, RECORDS
 from sotune.settings import DataSettings, RenderingSettings, RunConfig
-from sotune.sources import LoadedSet, SourceOptions, load_set
+from sotune.sources import LoadedSet, SourceOptions, load_set, source_files
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,34 @@ def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     """Returns how one of the sets is to be read."""
-    shared = SourceOptions(id_column=config.id_column, max_row_bytes=config.max_row_bytes)
+    shared = SourceOptions(
+        id_column=config.id_column, max_row_bytes=config.max_row_bytes, learn_turns=config.learn_turns
+    )
     if name == "safety_pairs":
         return shared
     if name == "safe_anchor":
-        return replace(shared, format=config.safe_format, where=config.safe_where)
+        return replace(
+            shared,
+            format=config.safe_format,
+            where=config.safe_where,
+            prompt_column=config.safe_prompt_column,
+            completion_column=config.safe_completion_column,
+        )
     if name == "harmful_reference":
-        return replace(shared, format=config.harmful_format, where=config.harmful_where)
+        return replace(
+            shared,
+            format=config.harmful_format,
+            where=config.harmful_where,
+            prompt_column=config.harmful_prompt_column,
+            completion_column=config.harmful_completion_column,
+        )
     return replace(
         shared,
         format=config.format,
         where=config.where,
         prompt_column=config.prompt_column,
         completion_column=config.completion_column,
+        conversation_column=config.conversation_column,
         system_column=config.system_column,
         split=config.split,
         subset=config.subset,
@@ -81,7 +96,10 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
 
 def _key(config: RunConfig) -> dict[str, Any]:
     settings = config.part(DataSettings).model_dump(mode="json")
-    inputs = {name: _source_digest(source) for name, source in _sources(config).items()}
+    inputs = {
+        name: _source_digest(source, split=source_options(config, name).split)
+        for name, source in _sources(config).items()
+    }
     key: dict[str, Any] = {"settings": settings, "inputs": inputs}
     if config.model is not None:  # what the model's template refuses is not read
         key["rendering"] = config.part(RenderingSettings).model_dump(mode="json")
@@ -98,11 +116,13 @@ def _sources(config: RunConfig) -> dict[SetName, str]:
     return sources if config.safety_pairs is None else {**sources, "safety_pairs": config.safety_pairs}
 
 
-def _source_digest(source: str) -> Any:
+def _source_digest(source: str, *, split: str) -> Any:
     path = Path(source)
     if path.is_file():
         return sha256_file(path)
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    if (files := source_files(source, split=split)) is not None:
+        return {str(file): sha256_file(file) for file in files.files}
+    if path.is_dir():
         return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
     return source
 
@@ -125,7 +145,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
     # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
     quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
-    warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    warnings = [note for loaded in sets.values() for note in loaded.warnings]
+    warnings += check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
     warnings += [] if trial is None else trial.warnings()
     for message in warnings:
         monitor.warn(message)

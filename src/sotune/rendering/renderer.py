@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from sotune.errors import ConfigError, DataError, first_line
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.records import Message, Record, as_turns
 from sotune.rendering.paper import render_paper
-from sotune.rendering.special_tokens import Span, SpecialTokens, split_literal
+from sotune.rendering.special_tokens import THOUGHT_TAGS, Span, SpecialTokens, split_literal
 from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
@@ -125,8 +126,8 @@ class Renderer:
         """Renders a record as text.
 
         Raises:
-            DataError: The chat template refuses the conversation, or rewrites it so that the learned turns cannot be
-                found again.
+            DataError: The chat template refuses the conversation, leaves out a learned turn, or rewrites the
+                conversation so that a learned turn cannot be found again.
         """
         covered = [self._covered(message) for message in self._folded(record.messages)]
         tools = self.special_tokens.cover(record.tools)
@@ -139,9 +140,17 @@ class Renderer:
             )
             full, spans, cued = chat.full, [chat.span(place) for place in learned], chat.cued
         uncovered = self.special_tokens.uncover(full, spans)
-        kept = (uncovered.text[start:end] for start, end in uncovered.spans)
-        turns = (turn for turn in record.messages if turn.role == "assistant" and turn.learned)
-        lossy = any(not _stands_in(turn, text) for turn, text in zip(turns, kept, strict=True))
+        texts = (uncovered.text[start:end] for start, end in uncovered.spans)
+        kept = {
+            place: _is_kept(record.messages[place], text) for place, text in zip(record.learned, texts, strict=True)
+        }
+        for place, parts in kept.items():
+            if parts and not any(parts):
+                raise DataError(
+                    f"the chat template leaves out all that turn {place + 1} says, which is to be learned; "
+                    f"drop such rows, or take a template that writes tool calls and thoughts"
+                )
+        lossy = not all(all(parts) for parts in kept.values())
         return RenderedText(uncovered.text, uncovered.spans, uncovered.literal, lossy, cued)
 
     def tokens(self, record: Record, *, append_eos: bool = False) -> RenderedTokens:
@@ -216,7 +225,12 @@ class Renderer:
     def _covered(self, message: Message) -> Message:
         cover = self.special_tokens.cover
         calls = (replace(call, name=cover(call.name), arguments=cover(call.arguments)) for call in message.tool_calls)
-        said = {"content": cover(message.content), "reasoning": cover(message.reasoning), "name": cover(message.name)}
+        kept = THOUGHT_TAGS if message.role == "assistant" else ()  # the template is to see them
+        said = {
+            "content": cover(message.content, kept),
+            "reasoning": cover(message.reasoning),
+            "name": cover(message.name),
+        }
         return replace(message, tool_calls=tuple(calls), **said)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
@@ -254,7 +268,15 @@ class Renderer:
                 list(turns), tokenize=False, add_generation_prompt=cue, chat_template=self.chat_template, **options
             )
         # A template is a program of its own: many refuse a system turn, or two user turns in a row, and some break.
-        except (TemplateError, TypeError, LookupError, ValueError, AttributeError, ArithmeticError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            LookupError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             raise DataError(
                 f"the tokenizer's chat template refuses a conversation of {roles} ({first_line(error)}); "
@@ -269,9 +291,16 @@ class Renderer:
             places = {edge: self._n_common(ids, text, edge) for span in text.learned for edge in span}
             learned = [(places[start], places[end]) for start, end in text.learned]
         else:
-            # What starts in the span, or reaches into it from the left, is learned.
+            # What starts in the span, or reaches into it from the left, is learned, except for a control token of the
+            # cue that swallows the blanks after it.
             starts, ends = _running(offsets, 0), _running(offsets, 1)
-            learned = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in text.learned]
+            firsts = [bisect_right(ends, start) for start, _ in text.learned]
+            swallows = [
+                first < len(ids) and ids[first] in self.special_tokens.ids and starts[first] < start
+                for first, (start, _) in zip(firsts, text.learned, strict=True)
+            ]
+            lasts = [bisect_left(starts, end) for _, end in text.learned]
+            learned = [(first + more, last) for first, more, last in zip(firsts, swallows, lasts, strict=True)]
         learned = [(start, max(start, end)) for start, end in learned]
         if text.learned[-1][1] == len(text.full):  # with an end that the tokenizer itself adds
             learned[-1] = (learned[-1][0], len(ids))
@@ -364,11 +393,36 @@ def _paper_spans(messages: Sequence[Message], tools: str, learned: Sequence[int]
     ]
 
 
-def _stands_in(turn: Message, text: str) -> bool:
-    """Whether all that a turn says stands in its text, blanks apart."""
-    rendered = "".join(text.split())
-    said = (turn.content, turn.reasoning, *(call.name for call in turn.tool_calls))
-    return all("".join(part.split()) in rendered for part in said)
+def _is_kept(turn: Message, text: str) -> list[bool]:
+    """Returns of each part of what a turn says whether it stands in its text, blanks apart."""
+    rendered = _without_blanks(text)
+    parts = [*re.split("|".join(map(re.escape, THOUGHT_TAGS)), turn.content), turn.reasoning]
+    kept = [_without_blanks(part) in rendered for part in parts if part.strip()]
+    for call in turn.tool_calls:
+        kept.append(call.name in rendered)
+        leaves = filter(str.strip, _leaves(json.loads(call.arguments)))
+        # A template may write a text as it is, or as JSON of either kind.
+        kept += [
+            any(
+                _without_blanks(form) in rendered
+                for form in (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
+            )
+            for leaf in leaves
+        ]
+    return kept
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yields the texts within lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
 
 
 def _running(offsets: Sequence[Span], side: int) -> list[int]:

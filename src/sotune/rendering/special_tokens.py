@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 Span = tuple[int, int]
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+THOUGHT_TAGS = ("<think>", "</think>", "[THINK]", "[/THINK]")
+"""What stands around the thoughts in an assistant's text; some tokenizers count them among their control tokens."""
 TURN_MARK = "\ufdd2"
 """Stands for the content of a turn whose place in the rendered text is looked for."""
 _PLACEHOLDER = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
@@ -43,24 +45,28 @@ class SpecialTokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        found = {token.content for token in added if token.special} | set(getattr(tokenizer, "all_special_tokens", ()))
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {id: token.content for id, token in added.items() if token.special}
+        self.ids = frozenset({*special, *getattr(tokenizer, "all_special_ids", ())})
+        """Their ids: a tokenizer need not name all of its control tokens among ``all_special_ids``."""
+        found = {*special.values(), *getattr(tokenizer, "all_special_tokens", ())}
         texts = sorted(filter(str.strip, found), key=lambda text: (-len(text), text))
         self._hidden = (*texts, _OPEN, _CLOSE, TURN_MARK)
         self._numbers = {text: number for number, text in enumerate(self._hidden)}
         self._written = re.compile("|".join(map(re.escape, self._hidden)))
-        self.ids = frozenset(getattr(tokenizer, "all_special_ids", ()))
-        """Ids of the control tokens."""
         self.pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
         """Matches a special token in a rendered text."""
 
-    def cover(self, value: Any) -> Any:
-        """Returns a text, or all texts within lists and mappings, with placeholders for the special tokens."""
+    def cover(self, value: Any, kept: Collection[str] = ()) -> Any:
+        """Returns a text, or all texts within lists and mappings, with placeholders for the special tokens not kept."""
         if isinstance(value, str):
-            return self._written.sub(lambda found: f"{_OPEN}{self._numbers[found[0]]}{_CLOSE}", value)
+            return self._written.sub(lambda found: found[0] if found[0] in kept else self._placeholder(found[0]), value)
         if isinstance(value, dict):
-            return {self.cover(key): self.cover(item) for key, item in value.items()}
-        return [self.cover(item) for item in value] if isinstance(value, list) else value
+            return {self.cover(key, kept): self.cover(item, kept) for key, item in value.items()}
+        return [self.cover(item, kept) for item in value] if isinstance(value, list) else value
+
+    def _placeholder(self, text: str) -> str:
+        return f"{_OPEN}{self._numbers[text]}{_CLOSE}"
 
     def uncover(self, text: str, spans: Iterable[Span] = ()) -> Uncovered:
         """Undoes the placeholders of a text, and moves spans of it accordingly."""

@@ -18,7 +18,7 @@ import torch
 from sotune.errors import ConfigError
 from sotune.evaluation.batching import Progress, longest_first, pad
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
-from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, unscored
 from sotune.evaluation.rubrics import make_fence, neutralize
 from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint, n_positions
 from sotune.records import Message
@@ -104,14 +104,12 @@ class GuardJudge(LoadedJudge):
                 f"{self.threshold} and {self.min_mass}"
             )
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
+    def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
+        """Returns one verdict for each answer.
 
         Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
             ConfigError: The tokenizer cannot tell safe from unsafe by the first token.
         """
-        pairs = pair_by_id(prompts, responses)
         starts = _find_starts(self.tokenizer)
         encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
         room = n_positions(self.model.config.get_text_config())
