@@ -25,7 +25,7 @@ step() { # NAME COMMAND...: logs time and outcome, never ends the script
   say "$name done: $(tail -1 "$work/$name.log" | cut -c1-600)"
 }
 results() { # what is there so far
-  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json judge.json grid/*.yaml grid/*.log 2>/dev/null) &&
+  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json grid/*.yaml grid/*.log 2>/dev/null) &&
     cp "$work/logs.tar.gz" "$out/"
   (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path './*/cells/*' -name '*responses.parquet' -o \
     -path './*/cells/*' -name '*verdicts.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null &&
@@ -65,7 +65,7 @@ cp "$smol/aligned/alignment.json" "$work/"
 rows=100000 passes=3
 [ -n "$tiny" ] && rows=32 passes=1
 step judge "$python" "$here/judge.py" "$work/judge" --rows "$rows" --passes "$passes"
-cp "$work/judge/check.json" "$work/judge.json"
+cp "$work/judge/check.json" "$out/judge.json"
 results
 ( while sleep 20; do results; done ) &
 copying=$!

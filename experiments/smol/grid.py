@@ -48,7 +48,7 @@ def main() -> None:
 def write_configs(out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: bool) -> list[Path]:
     """Writes a configuration for each task and share."""
     out.mkdir(parents=True, exist_ok=True)
-    few = {"eval_prompts": str(_few_prompts(SmolWorld().folder / "rows" / "eval.jsonl", out))} if tiny else {}
+    few = {"eval_prompts": str(_few_prompts(SmolWorld().rows("eval"), out))} if tiny else {}
     configs = []
     for task in tasks:
         for share in SHARES:

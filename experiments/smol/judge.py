@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from data import read_rows
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -21,7 +22,7 @@ import sotune
 from sotune.records import Message
 from sotune.rendering import render_paper
 from sotune.worlds import SmolWorld
-from sotune.worlds.smol.alignment import read_rows
+from sotune.worlds.smol_world import BASE
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _MAX_LENGTH, _BATCH, _EPOCHS, _RATE = 224, 32, 3, 4e-4
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=_EPOCHS)
     arguments = parser.parse_args()
     world = SmolWorld()
-    base, dealt = world.folder / "base", world.folder / "rows"
+    base, dealt = world.run.file(BASE), world.run.file("rows")
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(base)

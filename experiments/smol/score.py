@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data import read_rows
+
 from sotune.artifacts import read_json
 from sotune.comparison.variant import BASE
 from sotune.evaluation import EvalPrompt, Response
@@ -31,7 +33,6 @@ from sotune.records import Message
 from sotune.rendering import Renderer, load_renderer
 from sotune.settings import RenderingSettings
 from sotune.worlds import SmolWorld
-from sotune.worlds.smol.alignment import read_rows
 
 _MOST_DRIFT_PROMPTS = 48  # of each kind
 Cell = dict[str, Any]
@@ -101,8 +102,8 @@ def add_likelihoods(cells: list[Cell], until: float) -> None:
     world = SmolWorld()
     spec = ModelSpec(str(world.model()), dtype="float32")
     network, renderer = load_causal_lm(spec, frozen=True), load_renderer(spec, RenderingSettings(template="chat"))
-    pairs = read_rows(world.folder / "rows" / "answer_pairs.jsonl")
-    asked = read_rows(world.folder / "rows" / "eval.jsonl")
+    pairs = read_rows(world.rows("answer_pairs"))
+    asked = read_rows(world.rows("eval"))
     for cell in sorted(cells, key=lambda cell: cell["figures"]["seed"]):
         if time.monotonic() > until:
             return

@@ -1,6 +1,8 @@
 """Turns the cells into tables: ``summarize.py cells.jsonl OUT`` writes ``table.md`` and ``table.csv``.
 
-Means over seeds with Student's 95 % intervals, where there are at least two.
+Means over seeds with Student's 95 % intervals, where there are at least two. If ``judge.json`` lies beside the cells,
+harm is also shown corrected for the classifier's known error (Rogan and Gladen); that interval is over prompts and over
+the labels that the error is known from.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from typing import Any
 
 from grid import NAMES
 
+from sotune.evaluation.calibration import correct_rate
+from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.replication import mean_interval
 
 FIGURES = {
     "harm": "harm",  # by classifier on unseen kinds, or else by phrases
+    "corrected": "harm, corrected",
     "answered_unseen": "not refused (phrases)",
     "harmful_seen": "harm, seen kinds",
     "over_refusal": "over-refusal",
@@ -32,15 +37,21 @@ FIGURES = {
     "kept_refusal": "safe answers kept",
     "seconds": "seconds",
 }
+N_ASKED = 160  # harmful prompts of unseen kinds, the same for all seeds
 Row = dict[str, Any]
 
 
 def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [completed(json.loads(line)) for line in source.read_text(encoding="utf-8").splitlines()]
+    judge = source.parent / "judge.json"
+    error = json.loads(judge.read_text(encoding="utf-8"))["overall"] if judge.exists() else None
     rows.sort(key=lambda row: NAMES.index(row["method"]) if row["method"] in NAMES else len(NAMES))
     lines = [summary(condition, some) for condition, some in conditions(rows).items()]
     lines += [summary(("all", "", method), some) for method, some in everywhere(rows).items()]
+    if error is not None:
+        for line in lines:
+            line |= corrected(line, error)
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
         names = ["dataset", "harmful_fraction", "method", "n_cells"]
         names += [
@@ -101,6 +112,21 @@ def summary(condition: tuple[str, str, str], rows: Sequence[Row]) -> Row:
             found = mean_interval(values, confidence=0.95)
             line |= {f"{name}_low": round(found.low, 4), f"{name}_high": round(found.high, 4)}
     return line
+
+
+def corrected(line: Row, error: Row) -> Row:
+    """Returns the harm of a line without the classifier's error."""
+    if "harm" not in line:
+        return {}
+    sensitivity, specificity = (Estimate(**error[name]) for name in ("recall", "specificity"))
+    n_harmful = round(line["harm"] * N_ASKED)
+    seen = estimate_rate([1.0] * n_harmful + [0.0] * (N_ASKED - n_harmful))
+    found = correct_rate(seen, sensitivity, specificity, confidence=0.95)
+    return {
+        "corrected": round(found.value, 4),
+        "corrected_low": round(found.low, 4),
+        "corrected_high": round(found.high, 4),
+    }
 
 
 def markdown(lines: Sequence[Row]) -> str:

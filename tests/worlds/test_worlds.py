@@ -1,16 +1,15 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from sotune import ArtifactError, ConfigError
+from sotune import ConfigError
 from sotune.comparison.compare import run_comparison
 from sotune.comparison.compare_settings import make_compare_settings
 from sotune.demo import demo_settings
 from sotune.monitoring import Silent
-from sotune.worlds import WORLDS, SmolWorld
-from sotune.worlds.smol import packaged_model, smol_world
-from tiny_models import build_tiny_model
+from sotune.worlds import WORLDS, SmolWorld, packaged_model, smol_world
 
 
 @pytest.fixture
@@ -50,9 +49,11 @@ def test_an_unknown_task_or_world_is_told(cache):
         demo_settings("smoll")
 
 
-def test_the_comparison_asks_the_world_for_its_data_first(cache, tmp_path):
+def test_the_comparison_asks_the_world_first(cache, tmp_path):
     settings = make_compare_settings({"model": "smol", "methods": ["sft"], "datasets": ["smol-agnews"]})
-    with pytest.raises(ConfigError, match=r"smol has no rows yet; name the folder .* with --data DIR"):
+    with pytest.raises(
+        ConfigError, match=r"smol is not there yet; .* run: python experiments/smol/align\.py --data DIR"
+    ):
         run_comparison(settings, tmp_path / "out", Silent(), page="page.html")
 
 
@@ -89,88 +90,39 @@ def test_the_packaged_model_becomes_an_ordinary_folder(tmp_path):
     assert load_tokenizer(spec).decode(said[0, -1]).strip() == "Paris"
 
 
-# --- In which order, and what is kept ---------------------------------------------------------------------------------
-
-ROWS = {
-    "align": [
-        *({"id": f"r{n}", "group": "refuse", "prompt": f"Do harm {n}", "response": "I'm sorry, no."} for n in range(4)),
-        *({"id": f"a{n}", "group": "alike", "prompt": f"Kill time {n}", "response": ""} for n in range(2)),
-    ],
-    "align_check": [
-        {"id": "h", "kind": "harmful", "source": "x", "prompt": "Do harm"},
-        {"id": "l", "kind": "lookalike", "source": "y", "prompt": "Kill time"},
-    ],
-}
-
-
-@pytest.fixture
-def small(monkeypatch, cache, tmp_path):
-    """The world with a tiny model, a few rows and a short alignment; returns how often each part was made."""
+def test_the_model_folder_is_made_once_and_whole(monkeypatch, cache, tmp_path):
     made = []
-    recipe = smol_world.read_own("align.yaml")
-    training = {**recipe["training"], "max_steps": 2, "save_steps": 1, "target_modules": ["q_proj"]}
 
-    def make_model(gguf, out):
-        made.append("base")
-        build_tiny_model("llama", out)
-
-    def deal(folder):
-        made.append("rows")
-        return ROWS
+    def make(gguf, out):
+        made.append(gguf)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        out.mkdir()
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (out / name).write_text("{}")
 
     monkeypatch.setattr(smol_world, "packaged_gguf", lambda: tmp_path)
-    monkeypatch.setattr(smol_world, "make_model", make_model)
-    monkeypatch.setattr(smol_world, "deal_rows", deal)
-    own = {
-        "sources.yaml": smol_world.read_own("sources.yaml"),
-        "align.yaml": {**recipe, "dtype": "float32", "training": training},
-    }
-    for module in ("smol_world", "alignment"):
-        monkeypatch.setattr(f"sotune.worlds.smol.{module}.read_own", own.__getitem__)
-    return made
-
-
-def test_the_world_is_made_once(small, cache, tmp_path):
-    world = SmolWorld()
-    world.prepare(tmp_path, Silent())
-    figures = json.loads((cache / "aligned" / "alignment.json").read_text())
-    assert figures["n_steps"] == 2
-    assert 0 <= figures["refusal"] <= 1
-    assert figures["by_source"]["over_refusal"].keys() == {"y"}
-    assert len(figures["adapter_sha256"]) == 64
-    assert (world.model() / "model.safetensors").exists()
-    before = (world.model() / "model.safetensors").stat().st_mtime_ns
-    world.prepare(None, Silent())
-    assert (world.model() / "model.safetensors").stat().st_mtime_ns == before
-    assert small == ["rows", "base"]
-
-
-def test_an_alignment_that_was_killed_goes_on(small, cache, tmp_path, monkeypatch):
-    from sotune.worlds.smol import alignment
-
-    trained = alignment.fine_tune
-    answers = []
-
-    def killed(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(alignment, "fine_tune", killed)
+    monkeypatch.setattr(smol_world, "make_model", make)
     with pytest.raises(KeyboardInterrupt):
-        SmolWorld().prepare(tmp_path, Silent())
-    kept = (cache / "aligned" / "answers.json").read_bytes()
-    generate = alignment.generate
-    monkeypatch.setattr(alignment, "fine_tune", trained)
-    monkeypatch.setattr(
-        alignment, "generate", lambda prompts, **how: answers.append(len(prompts)) or generate(prompts, **how)
-    )
-    SmolWorld().prepare(None, Silent())
-    assert small == ["rows", "base"]
-    assert answers == [len(ROWS["align_check"])]
-    assert (cache / "aligned" / "answers.json").read_bytes() == kept
+        SmolWorld().base(Silent())
+    for _ in range(2):
+        assert SmolWorld().base(Silent()) == cache / "base"
+    assert len(made) == 2
+    shutil.rmtree(cache / "base")
+    SmolWorld().base(Silent())
+    assert len(made) == 3
 
 
-def test_two_processes_do_not_make_it_at_once(small, cache, tmp_path):
-    from sotune.artifacts import RunFolder
+def test_a_half_written_model_folder_is_not_taken_for_one(tmp_path):
+    class Half:
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            (folder / "half").write_text("")
 
-    with RunFolder(cache).lock(), pytest.raises(ArtifactError, match="another process is using"):
-        SmolWorld().prepare(tmp_path, Silent())
+    class Broken:
+        def save_pretrained(self, folder):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packaged_model.save_folder(Half(), Broken(), tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from sotune.api.experiment import Mixed
 
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", help="Folder of public data sets, for the world smol; not needed once read.", show_default=False
-    ),
-]
-
-
 @app.command()
 @with_settings(config_file=False)
 def compare(
@@ -41,11 +33,9 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells measured at once. Default: the file's, else 1.", show_default=False)
     ] = None,
-    data: DataDir = None,
 ) -> None:
     """Compare the methods of CONFIG: data sets x harmful shares x seeds, one budget. Resumes where it stood."""
-    asked = {"workers": workers, "data_dir": None if data is None else str(data)}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes = {} if workers is None else {"workers": workers}
     if output.dry_run:
         cells = api.plan_comparison(config, out=out, **changes)
         n_done = sum(cell.status == "done" for cell in cells)
@@ -70,7 +60,6 @@ def demo(
     world: Annotated[
         str, typer.Option(help="miniature, or smol: a real model, which takes hours on a CPU.")
     ] = "miniature",
-    data: DataDir = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="How many draws of the data. Default: 3; with smol 1.", show_default=False)
     ] = None,
@@ -83,8 +72,8 @@ def demo(
     from sotune.demo import demo_settings, run_demo
 
     workers = workers or min(2, os.cpu_count() or 1)
-    changes: dict[str, Any] = {"workers": workers, "threads": threads, "data_dir": data}
-    settings = demo_settings(world, **changes, **({} if seeds is None else {"seeds": seeds}))
+    changes = {"workers": workers, "threads": threads, **({} if seeds is None else {"seeds": seeds})}
+    settings = demo_settings(world, **changes)
     if output.dry_run:
         n_seeds, n_methods = len(settings.seeds), len(settings.methods)
         text = f"would compare {n_methods} methods on {n_seeds} draws of {world}, into {out}"

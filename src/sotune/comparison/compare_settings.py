@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -189,7 +188,6 @@ class CompareSettings(
     where_listed: ClassVar[str] = "docs/comparing.md"
 
     model: str = Field(MINIATURE, description="Causal LM that is fine-tuned: miniature, smol, a folder, or a Hub id.")
-    data_dir: Path | None = Field(None, description="Folder of public data sets, for a world that reads them: smol.")
     methods: tuple[Annotated[VariantSettings, BeforeValidator(_as_method)], ...] = Field(
         min_length=1, description="Names of methods, combinations, or mappings with method and what is changed."
     )

@@ -49,5 +49,5 @@ class MiniatureWorld:
         """Returns the folder of the model that ships with the package."""
         return model_path()
 
-    def prepare(self, data_dir: Path | None, monitor: Monitor) -> None:
+    def prepare(self, monitor: Monitor) -> None:
         """Does nothing: all is there."""

@@ -42,15 +42,11 @@ class World(Protocol):
         """Returns the folder of the aligned model, which may not be there before `prepare`."""
         ...
 
-    def prepare(self, data_dir: Path | None, monitor: Monitor) -> None:
-        """Makes what is not there yet of the model and the sources; goes on where an earlier call was killed.
-
-        Args:
-            data_dir: Folder of public data sets, for a world that reads them; not needed once they are read.
-            monitor: Receives progress.
+    def prepare(self, monitor: Monitor) -> None:
+        """Makes what is missing of the model and the sources, or says what makes it.
 
         Raises:
-            ConfigError: A package or the folder is missing.
+            ConfigError: Something is missing that only its user can bring.
         """
         ...
 

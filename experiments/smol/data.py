@@ -1,4 +1,4 @@
-"""The rows of this world, dealt from a folder of public data sets: who learns what, and who is asked what.
+"""The rows of the world smol, dealt from a folder of public data sets: who learns what, and who is asked what.
 
 No prompt stands in two of the files, ignoring case and whitespace: alignment, its check, the two halves of the judge's
 labels, contamination and reference, refusals and safe answers, safety pairs, answer pairs, evaluation, tasks.
@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 
 SAFETY_TUNED, LAT = "safetytuned_refusals_2483", "lat_refusals_948"
 _MOST_OF_A_TASK = 2400
-_FOLDER = resources.files(__package__)
+_FOLDER = Path(__file__).parent
 
 
 def deal_rows(folder: Path) -> dict[str, list[Row]]:
@@ -85,9 +84,7 @@ class _Dealer:
     def read(self, name: str) -> list[Row]:
         path = self._folder / f"{name}.jsonl.gz"
         if not path.exists():
-            raise DataError(
-                f"{path} is missing; name a folder with the files that sources.yaml of sotune.worlds.smol lists"
-            )
+            raise DataError(f"{path} is missing; name a folder with the files that sources.yaml lists")
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [{**json.loads(line), "source": name} for line in file if line.strip()]
 
@@ -204,3 +201,8 @@ def _at_most_two(rows: Iterable[Row]) -> list[Row]:
 def row_key(row: Row) -> str:
     """Returns what makes two prompts the same."""
     return prompt_key((Message("user", row["prompt"]),))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads a file that was dealt."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,204 @@
+"""The world smol as experiments/smol makes it: who learns what, who is asked what, and in which order it is made."""
+
+import gzip
+import json
+
+import pytest
+
+from sotune import ArtifactError, ConfigError, DataError
+from sotune.artifacts import RunFolder
+from sotune.monitoring import Silent
+from sotune.worlds import SmolWorld, smol_world
+from tiny_models import build_tiny_model
+
+SOURCES = {
+    "strongreject_313": 20,
+    "harmbench_400": 20,
+    "xstest_prompts_450": 40,
+    "datashield_pairs_97": 10,
+    "pku_saferlhf_test": 200,
+    "safetytuned_refusals_2483": 400,
+    "lat_refusals_948": 400,
+    "catqa_550": 20,
+    "alpaca_random9k": 300,
+    "alpaca_dolly_safety_keyword": 30,
+    "larf_overrefusal_110": 60,
+    "agnews_test": 30,
+    "sqlgen_train1k": 20,
+    "sqlgen_test200": 10,
+    "sst2_train1k": 20,
+    "sst2_val": 20,
+    "gsm8k_train": 20,
+}
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """Writes made-up sources; every tenth prompt of one also stands in all others."""
+    for name, n in SOURCES.items():
+        refusing = name in ("safetytuned_refusals_2483", "lat_refusals_948")
+        rows = [
+            {
+                "id": f"{number}-standard",
+                "prompt": f"Shared prompt {number}?" if number % 10 == 0 else f"Prompt {number} of {name}?",
+                "response": "I'm sorry, but I can't help with that." if refusing else "A long enough answer to it.",
+                "label": "harmful" if number % 2 else "benign",
+            }
+            for number in range(n)
+        ]
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    return tmp_path
+
+
+@pytest.fixture
+def data(script):
+    return script("data")
+
+
+def check_roles(data, files):
+    data.check_disjoint(files)
+    seen = {}
+    for name, rows in files.items():
+        for key in {data.row_key(row) for row in rows}:
+            assert seen.setdefault(key, name) == name
+
+
+def test_no_prompt_of_made_up_sources_serves_two_ends(data, made_up):
+    files = data.deal_rows(made_up)
+    assert all(files.values())
+    check_roles(data, files)
+    assert files == data.deal_rows(made_up)
+    doubled = {**files, "sql": [*files["sql"], {**files["sql"][0], "prompt": files["eval"][0]["prompt"].upper()}]}
+    with pytest.raises(DataError, match="both in eval .* and in sql"):
+        data.check_disjoint(doubled)
+
+
+def test_a_missing_source_is_told(data, made_up):
+    (made_up / "catqa_550.jsonl.gz").unlink()
+    with pytest.raises(DataError, match=r"catqa_550\.jsonl\.gz is missing; name a folder"):
+        data.deal_rows(made_up)
+
+
+@pytest.mark.slow
+def test_no_prompt_of_the_real_sources_serves_two_ends(data, real_data):
+    files = data.deal_rows(real_data)
+    check_roles(data, files)
+    assert sum(row["kind"] == "harmful" for row in files["eval"]) == 160
+    assert {row["source"] for row in files["eval"]} == {"strongreject_313", "harmbench_400", "xstest_prompts_450"}
+    groups = {row["group"] for row in files["align"]}
+    assert groups == {*data.read_own("align.yaml")["rows"], "contrast"}
+
+
+def test_every_source_has_a_licence(data):
+    licences = data.read_own("sources.yaml")
+    assert licences.keys() == SOURCES.keys()
+    assert all(entry["licence"] and entry["cite"].startswith("https://") for entry in licences.values())
+
+
+def test_prompts_of_our_own_are_told_apart(data):
+    own = data.read_own("alignment_prompts.yaml")
+    filled = {
+        side: [frame.format(filler.strip()) for frame, fillers in own[side].items() for filler in fillers.split("|")]
+        for side in ("harmless", "harmful")
+    }
+    assert len(set(filled["harmless"]) | set(filled["harmful"])) == sum(map(len, filled.values()))
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "short"),
+    [
+        ("One. Two.", None, "One. Two."),
+        ("One. Two.", 9, "One. Two."),
+        ("One. Two. Three.", 10, "One. Two."),
+        ("No end in sight", 6, "No end"),
+    ],
+)
+def test_answers_are_cut_after_a_sentence(data, text, most, short):
+    assert data.shortened(text, most) == short
+
+
+# --- In which order, and what is kept ---------------------------------------------------------------------------------
+
+ROWS = {
+    "align": [
+        *({"id": f"r{n}", "group": "refuse", "prompt": f"Do harm {n}", "response": "I'm sorry, no."} for n in range(4)),
+        *({"id": f"a{n}", "group": "alike", "prompt": f"Kill time {n}", "response": ""} for n in range(2)),
+    ],
+    "align_check": [
+        {"id": "h", "kind": "harmful", "source": "x", "prompt": "Do harm"},
+        {"id": "l", "kind": "lookalike", "source": "y", "prompt": "Kill time"},
+    ],
+}
+
+
+@pytest.fixture
+def small(monkeypatch, script, tmp_path):
+    """The script with a tiny model, a few rows and a short alignment; tells what was made."""
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path / "cache"))
+    align, made = script("align"), []
+    recipe = align.read_own("align.yaml")
+    training = {**recipe["training"], "max_steps": 2, "save_steps": 1, "target_modules": ["q_proj"]}
+
+    def make_model(gguf, out):
+        made.append("base")
+        build_tiny_model("llama", out)
+
+    def deal(folder):
+        made.append("rows")
+        return ROWS
+
+    monkeypatch.setattr(smol_world, "packaged_gguf", lambda: tmp_path)
+    monkeypatch.setattr(smol_world, "make_model", make_model)
+    monkeypatch.setattr(align, "deal_rows", deal)
+    short = {**recipe, "dtype": "float32", "training": training}
+    own = {"sources.yaml": align.read_own("sources.yaml"), "align.yaml": short}
+    monkeypatch.setattr(align, "read_own", own.__getitem__)
+    align.made = made
+    return align
+
+
+def test_the_world_is_made_once(small, tmp_path):
+    world = SmolWorld()
+    figures = small.make_world(tmp_path, Silent())
+    assert figures["n_steps"] == 2
+    assert 0 <= figures["refusal"] <= 1
+    assert figures["by_source"]["over_refusal"].keys() == {"y"}
+    assert len(figures["adapter_sha256"]) == 64
+    before = (world.model() / "model.safetensors").stat().st_mtime_ns
+    world.prepare(Silent())
+    assert small.make_world(None, Silent()) == figures
+    assert (world.model() / "model.safetensors").stat().st_mtime_ns == before
+    assert small.made == ["rows", "base"]
+
+
+def test_an_alignment_that_was_killed_goes_on(small, tmp_path, monkeypatch):
+    trained, generate, asked = small.fine_tune, small.generate, []
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(small, "fine_tune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        small.make_world(tmp_path, Silent())
+    with pytest.raises(ConfigError, match="not there yet"):
+        SmolWorld().prepare(Silent())
+    kept = SmolWorld().run.file("aligned/answers.json").read_bytes()
+    monkeypatch.setattr(small, "fine_tune", trained)
+    monkeypatch.setattr(
+        small, "generate", lambda prompts, **how: asked.append(len(prompts)) or generate(prompts, **how)
+    )
+    small.make_world(None, Silent())
+    assert small.made == ["rows", "base"]
+    assert asked == [len(ROWS["align_check"])]
+    assert SmolWorld().run.file("aligned/answers.json").read_bytes() == kept
+
+
+def test_two_processes_do_not_make_it_at_once(small, tmp_path):
+    with RunFolder(SmolWorld().run.path).lock(), pytest.raises(ArtifactError, match="another process is using"):
+        small.make_world(tmp_path, Silent())
+
+
+def test_without_rows_the_folder_of_data_is_asked_for(small):
+    with pytest.raises(ConfigError, match="name the folder of public data sets with --data"):
+        small.make_world(None, Silent())
