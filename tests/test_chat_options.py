@@ -156,7 +156,7 @@ def test_a_trial_counts_what_a_template_does_to_rows():
     trial = Trial(chat(DROPS.replace("<|assistant|>{% endif %}", "<|assistant|>hm{% endif %}")))
     for said in ("a", "<think>hm</think>a", "<think>so</think>b"):
         trial(conversation("q", said))
-    assert trial.as_dict() == {"template": "chat", "max_length": 200, "n_lossy": 2, "n_uncued": 3}
+    assert trial.as_dict() == {"template": "chat", "max_length": 200, "n_lossy": 2, "n_omitting": 0, "n_uncued": 3}
     lossy, uncued = trial.warnings()
     assert lossy.startswith("in 2 rows the template drops a part of the completion")
     assert uncued.startswith("in 3 rows the text before the completion is not what generation begins with")
@@ -167,7 +167,7 @@ def test_a_trial_without_findings_warns_of_nothing():
     trial = Trial(chat(CHAT))
     trial(conversation("q", "a"))
     assert trial.warnings() == []
-    assert trial.as_dict() == {"template": "chat", "max_length": 200, "n_lossy": 0, "n_uncued": 0}
+    assert trial.as_dict() == {"template": "chat", "max_length": 200, "n_lossy": 0, "n_omitting": 0, "n_uncued": 0}
 
 
 def test_a_trial_names_the_kind_of_fault_first():

@@ -58,7 +58,8 @@ def test_what_is_null_or_unused_is_told_once_and_stays_in_the_account(cli, flags
     assert result.exit_code == 0, result.output
     said = [
         f"{data}/train.jsonl: column note holds text and is not used",
-        f"{data}/train.jsonl: values that JSON cannot hold are null, in columns score (NaN is not a JSON number: 30 rows)",
+        f"{data}/train.jsonl: values that JSON cannot hold are null, in columns score "
+        "(NaN is not a JSON number: 30 rows)",
     ]
     assert read_json(tmp_path / "run" / "records.json")["warnings"] == said
     output = " ".join(result.output.split())

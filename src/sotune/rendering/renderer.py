@@ -257,18 +257,13 @@ class Renderer:
         return replace(message, tool_calls=tuple(calls), **said)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
-        """Puts system turns in front of the user turn after them, where that is asked for."""
-        if not self.fold_system:
-            return list(messages)
-        turns, waiting = list[Message](), list[str]()
-        for place, message in enumerate(messages):
-            if message.role == "system" and any(later.role == "user" for later in messages[place:]):
-                waiting.append(message.content)
-            elif message.role == "user":
-                turns.append(Message("user", "\n\n".join([*waiting, message.content])))
-                waiting = []
-            else:
-                turns.append(message)
+        """Puts system turns in front of the user turn that follows at once, where that is asked for."""
+        turns = list[Message]()
+        for message in messages:
+            if self.fold_system and message.role == "user":
+                while turns and turns[-1].role == "system":
+                    message = Message("user", f"{turns.pop().content}\n\n{message.content}")
+            turns.append(message)
         return turns
 
     def _covered_prompt(self, messages: Sequence[Message], tools: str) -> str:
