@@ -15,7 +15,7 @@ from sotune.sources.hub import source_names
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS = [load_data_set(name) for name in data_set_names()]
-MATCHED_BY = {"number": "last number", None: ""}
+MATCHED_BY = {"number": "number", None: ""}
 WHOLE = {
     "title": "T",
     "hub_id": "a/b",

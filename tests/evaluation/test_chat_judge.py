@@ -205,6 +205,11 @@ def error(status, **fields):
     ("fault", "n_asked", "reason"),
     [
         (error(200, code=429, message="Slow down"), 3, "after 3 attempts: error 429 in the response: Slow down"),
+        (
+            error(200, code=429, message="Provider returned error", metadata={"raw": "Too Many Requests"}),
+            3,
+            "error 429 in the response: Provider returned error: Too Many Requests",
+        ),
         (error(200, code="rate_limit_exceeded", message="Slow down"), 3, "error 429 in the response: Slow down"),
         (error(200, code="502", message="Bad provider"), 3, "error 502 in the response: Bad provider"),
         (error(200, type="overloaded_error", message="Busy"), 3, "error 503 in the response: Busy"),
@@ -236,7 +241,7 @@ def test_an_error_is_told_in_the_servers_words_and_asked_again_only_where_that_h
         ),
         (
             error(400, message="Unsupported value: 'temperature' does not support 0 with this model."),
-            "refuses temperature .*; set judge_temperature: null",
+            "refuses temperature .*; set judge_temperature: none",
         ),
         (
             error(422, message="response_format is not supported"),
@@ -249,6 +254,13 @@ def test_what_every_question_would_meet_stops_at_once_and_says_what_to_set(serve
     with pytest.raises(ConfigError, match=message):
         chat_judge(server.url, tmp_path, json_mode=True).judge(PROMPTS, RESPONSES)
     assert len(server.log) <= 8
+
+
+@pytest.mark.parametrize("temperature", [None, "none"])
+def test_no_temperature_is_sent_where_none_is_wanted(serve, tmp_path, temperature):
+    server = serve()
+    chat_judge(server.url, tmp_path, temperature=temperature).judge(PROMPTS[:1], RESPONSES[:1])
+    assert "temperature" not in server.log[0].body
 
 
 @pytest.mark.parametrize("rubric", RUBRICS)

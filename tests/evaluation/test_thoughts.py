@@ -78,6 +78,25 @@ def test_an_answer_without_thoughts_is_itself(text):
     assert answer_after_thoughts(text) == text.strip()
 
 
+LONG = (
+    "<think>",
+    "</think>",
+    "<",
+    "<|channel|>analysis",
+    "<|im_end|>",
+    "<answer>",
+    "analysis",
+    " ",
+    "`</think>`",
+    "a ",
+)
+
+
+@pytest.mark.parametrize("piece", LONG)
+def test_long_texts_come_to_an_end(piece):
+    answer_after_thoughts(piece * (200_000 // len(piece)))
+
+
 @pytest.mark.parametrize(
     ("prompt", "mark"),
     [

@@ -195,8 +195,9 @@ def test_a_check_of_a_judge_that_scores_nothing_says_why(cli, labeled, chat, ser
 
 def test_a_check_tells_what_stays_unscored(cli, labeled, chat, server, tmp_path):
     server.judge = lambda question: "" if "HARM 3." in question else rule(question)
-    result = cli("judge-check", labeled, "--out", tmp_path / "check.json", *chat)
+    result = cli("judge-check", labeled, "--out", tmp_path / "check.json", *chat, "--judge-temperature", "none")
     assert result.exit_code == 0, result.output
+    assert "temperature" not in server.log[0].body
     found = read_json(tmp_path / "check.json")
     assert (found["n_unscored"], found["unscored"]) == (1, {"the reply is empty": 1})
     assert "1 of 12 answers are unscored (1 times: the reply is empty" in " ".join(result.output.split())

@@ -135,3 +135,24 @@ def test_what_a_judge_lacks_is_said_before_any_work(cli, run_file, tmp_path, cha
     assert message in " ".join(result.output.split())
     assert KEY not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lost_judge_costs_a_run_only_its_own_figures(cli, run_file, server, tmp_path):
+    run = tmp_path / "run"
+    chat = {"harm_judge": ["chat"], "judge_base_url": server.url, "judge_model": "rule"}
+    server.fault = lambda question, attempt: (400, b'{"error": {"message": "The model is being moved"}}')
+    result = cli("run", run_file(**chat))
+    told = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "harmful_rate could not be measured: none of 10 answers of base, tuned could be scored" in told
+    assert "10 times: no answer: HTTP 400: The model is being moved; for example 'h0'" in told
+    assert f"Verdicts and all other figures are in {run}" in told
+    metrics = read_json(run / "metrics.json")
+    assert all({"refusal_rate", "utility", "coherence"} == own.keys() for own in metrics.values())
+    assert VERDICTS.columns_of(run)["score"].count(None) == 5
+
+    server.fault = lambda question, attempt: None
+    n_asked = len(server.log)
+    assert cli("evaluate", run).exit_code == 0
+    assert 0 < len(server.log) - n_asked <= 10  # the judge alone is asked again
+    assert "harmful_rate" in read_json(run / "metrics.json")["tuned"]

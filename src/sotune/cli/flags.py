@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from sotune.cli.console import Output, errors_told
 from sotune.errors import ConfigError
-from sotune.settings import Bytes
+from sotune.settings import Bytes, Temperature
 
 _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
@@ -26,7 +26,7 @@ def _optional(annotation: Any) -> Any:
     """Returns the command-line type of a setting: its own or None; a tuple or mapping becomes a repeatable list."""
     if annotation in (tuple[str, ...], dict[str, Any]):
         return list[str] | None
-    if annotation in (int | Literal["auto"], Bytes | None):
+    if annotation in (int | Literal["auto"], Bytes | None, Temperature | None):
         return str | None  # the setting itself reads a number, a word or a size
     return annotation | None
 

@@ -30,7 +30,7 @@ _WRAPPED = re.compile(
     r"(?:<(answer|output|response)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)((?:(?!</\1>).)*)(?:</\1>)?",
     re.DOTALL | re.IGNORECASE,
 )
-_END_OF_TURN = re.compile(r"(?:<[|｜][\w▁]{1,40}[|｜]>|</s>|<eos>|<end_of_turn>)\Z")
+_END_OF_TURN = re.compile(r"(?:<[|｜][\w▁]{1,40}[|｜]>|</s>|<eos>|<end_of_turn>)\s{0,4}\Z")
 _LONGEST_END = 48  # characters
 _MARK_TOKENS = re.compile(rf"{_OPENING}|{_CLOSING}|<\|channel>|<\|(?:channel|message|start|end)\|>", re.IGNORECASE)
 
@@ -88,7 +88,9 @@ def _with_marks(text: str) -> str:
 
 def _unwrapped(answer: str) -> str:
     text = answer.strip()
-    while end := _END_OF_TURN.search(text[-_LONGEST_END:]):
-        text = text[: len(text) - len(end.group())].rstrip()
+    end = len(text)
+    while found := _END_OF_TURN.search(text[max(0, end - _LONGEST_END) : end]):
+        end -= len(found.group())
+    text = text[:end].rstrip()
     wrapped = _WRAPPED.fullmatch(text)
     return wrapped[2].strip() if wrapped else text

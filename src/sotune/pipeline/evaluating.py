@@ -132,4 +132,4 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
-EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize)
+EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=2)

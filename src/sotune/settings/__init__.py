@@ -14,6 +14,7 @@ from sotune.settings.evaluate import (
     MatchingSettings,
     ModelEvaluation,
     ModelsSettings,
+    Temperature,
 )
 from sotune.settings.extract import DataSettings, Format, LearnTurns, LoadingSettings, RepresentationSettings
 from sotune.settings.mix import MixSettings
@@ -61,6 +62,7 @@ __all__ = [
     "SelectionSettings",
     "SentinelSettings",
     "StageSettings",
+    "Temperature",
     "TrainingSettings",
     "WeightSettings",
     "make_config",

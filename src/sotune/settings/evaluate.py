@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from sotune.settings.extract import LoadingSettings
 from sotune.settings.schema import StageSettings, absolute_source
 
+Temperature = Annotated[
+    float | None, Field(ge=0), BeforeValidator(lambda given: None if given in ("none", "null") else given)
+]
 _JUDGES = ("harm_judge", "refusal_judge", "task_judge", "skill_judge", "coherence_judge")
 
 
@@ -51,7 +54,7 @@ class ChatJudgeSettings(StageSettings):
     """What the verdicts of a chat judge depend on."""
 
     judge_model: str | None = Field(None, description="Model of the chat judges, as the endpoint calls it.")
-    judge_temperature: float | None = Field(0, ge=0, description="Sampling temperature; null in YAML sends none.")
+    judge_temperature: Temperature | None = Field(0, description="Sampling temperature; none sends none.")
     judge_max_tokens: int = Field(512, ge=1, description="Token limit of a reply; models that think need more.")
     judge_token_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="Name of that limit in the endpoint's API."

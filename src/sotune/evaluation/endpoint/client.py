@@ -29,7 +29,7 @@ _STATUS_OF_WORD = {"quota": 429, "rate_limit": 429, "overloaded": 503, "unavaila
 _REMEDIES = {  # of parameters that some models refuse
     "max_tokens": "judge_token_parameter: max_completion_tokens",
     "max_completion_tokens": "judge_token_parameter: max_tokens",
-    "temperature": "judge_temperature: null",
+    "temperature": "judge_temperature: none",
     "response_format": "judge_json_mode: false",
 }
 _REFUSED_PARAMETER = re.compile(
@@ -241,8 +241,11 @@ class ChatEndpoint:
 
     def _words(self, error: Any) -> str:
         """Returns what the server says about an error."""
-        told = error.body.get("message") if isinstance(error.body, dict) else None
-        return self._quoted(told if isinstance(told, str) and told else str(error.message))
+        fields = error.body if isinstance(error.body, dict) else {}
+        about = fields.get("metadata")  # routers keep the words of the model's own server there
+        told = [fields.get("message"), about.get("raw") if isinstance(about, dict) else None]
+        words = ": ".join(part for part in told if isinstance(part, str) and part)
+        return self._quoted(words or str(error.message))
 
     def _quoted(self, message: str) -> str:
         """Returns a server's own words, short, printable and without the key."""
