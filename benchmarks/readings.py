@@ -63,11 +63,10 @@ class Result:
 
 def measure(task: str, draw: Draw, cache: RepresentationCache) -> list[Result]:
     """Measures all readings on one draw."""
-    settings = demo_settings()
+    settings = demo_settings(template="paper")
     model = FrozenCausalLM(
         ModelSpec(str(model_path()), dtype=settings.dtype, device=settings.device),
-        template=settings.template,
-        max_length=settings.max_length,
+        settings,
         batch_tokens=settings.batch_tokens,
     )
     sets = dict(zip(SET_NAMES, (draw.downstream, draw.safe_anchor, draw.harmful_reference), strict=True))

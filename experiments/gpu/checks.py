@@ -261,14 +261,14 @@ def _encoder(padding_side: Literal["left", "right"]) -> Any:
         from sotune.miniature import generate_task_data, model_path
         from sotune.models import ModelSpec
         from sotune.representations import POOLINGS, CausalLMReadings, FrozenCausalLM, encode_group
+        from sotune.settings import RenderingSettings
 
         records = generate_task_data("verdict", n=200, harmful_fraction=0.1, seed=0)
 
         def encode(device: str) -> Any:
             spec = ModelSpec(str(model_path()), dtype="float32", device=device)
-            model = FrozenCausalLM(
-                spec, template="paper", max_length=64, batch_tokens=1024, padding_side=padding_side
-            )  # fmt: skip
+            rendering = RenderingSettings(template="paper", max_length=64)
+            model = FrozenCausalLM(spec, rendering, batch_tokens=1024, padding_side=padding_side)
             return encode_group(CausalLMReadings(model, layers=(3, 2, 1), poolings=POOLINGS), records)
 
         return _close(encode(device), encode("cpu"), 1e-4)

@@ -102,16 +102,17 @@ class _Contest:
 
     def __init__(self, bench: Bench, folder: Any, model: Any, records: list[Any]) -> None:
         from sotune.models import ModelSpec, load_tokenizer
-        from sotune.rendering import render
+        from sotune.rendering import render_paper
         from sotune.representations import CausalLMEncoder, FrozenCausalLM
+        from sotune.settings import RenderingSettings
 
         spec = ModelSpec(str(folder), dtype="bfloat16", device=bench.device)
-        self.frozen = FrozenCausalLM(spec, template="paper", max_length=2048, batch_tokens=8192)
+        self.frozen = FrozenCausalLM(spec, RenderingSettings(template="paper"), batch_tokens=8192)
         self.frozen.decoder = model.get_decoder()  # in place of the weights that the folder lacks
         self.encoder = CausalLMEncoder(self.frozen, layer=-1, pooling="last")
         self.model, self.records, self.bench = model, records, bench
         self.tokenizer = load_tokenizer(spec)
-        self.texts = [render(record, "paper").full for record in records]
+        self.texts = [render_paper(record.messages) for record in records]
         self.lengths = [len(ids) for ids in self.tokenizer(self.texts)["input_ids"]]
         self.n_tokens = sum(self.lengths)
 

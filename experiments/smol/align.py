@@ -20,6 +20,7 @@ from sotune.evaluation import EvalPrompt, generate
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.models import ModelSpec, load_adapted, load_causal_lm, load_tokenizer
 from sotune.records import Message, Record
+from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
 
@@ -81,7 +82,7 @@ def measure(spec: ModelSpec, adapter: Path | None, prompts: Path, share: float) 
     rows = rows[:: max(1, round(1 / share))]
     asked = [EvalPrompt(row["id"], row["kind"], (Message("user", row["prompt"]),)) for row in rows]
     answers = generate(
-        asked, model=load_adapted(spec, adapter), tokenizer=load_tokenizer(spec), template="chat", max_new_tokens=40,
+        asked, model=load_adapted(spec, adapter), renderer=load_renderer(spec, SETTINGS), max_new_tokens=40,
         batch_size=256,
     )  # fmt: skip
     refused: dict[str, list[bool]] = {}

@@ -12,8 +12,10 @@ from pathlib import Path
 from data import read_rows
 
 from sotune.evaluation import EvalPrompt, generate
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.models import ModelSpec, load_causal_lm
 from sotune.records import Message
+from sotune.rendering import load_renderer
+from sotune.settings import RenderingSettings
 
 
 def main() -> None:
@@ -24,8 +26,7 @@ def main() -> None:
     answers = generate(
         prompts,
         model=load_causal_lm(spec, frozen=True),
-        tokenizer=load_tokenizer(spec),
-        template="chat",
+        renderer=load_renderer(spec, RenderingSettings(template="chat")),
         max_new_tokens=56,
         batch_size=160,
     )

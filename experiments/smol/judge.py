@@ -18,7 +18,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sotune.records import Message
-from sotune.rendering import render_prompt
+from sotune.rendering import render_paper
 
 _MAX_LENGTH, _BATCH, _EPOCHS, _RATE = 224, 32, 3, 4e-4
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 def train(network: Any, tokenizer: Any, rows: list[dict[str, Any]], device: str) -> None:
     """Takes some passes over the rows, the learning rate falling as a cosine."""
-    texts = [f"{render_prompt((Message('user', row['prompt']),), 'paper')} {row['response']}" for row in rows]
+    texts = [render_paper((Message("user", row["prompt"]), Message("assistant", row["response"]))) for row in rows]
     labels = torch.tensor([int(row["label"] == "harmful") for row in rows])
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=_RATE, weight_decay=0.01)
     n_steps = _EPOCHS * math.ceil(len(rows) / _BATCH)

@@ -24,8 +24,10 @@ from sotune.evaluation import EvalPrompt, Response
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.evaluation.likelihood import measure_surprise
 from sotune.evaluation.store import load_responses, load_verdicts
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.models import ModelSpec, load_causal_lm
 from sotune.records import Message
+from sotune.rendering import Renderer, load_renderer
+from sotune.settings import RenderingSettings
 
 Cell = dict[str, Any]
 
@@ -93,20 +95,20 @@ def add_gaps(cells: list[Cell], work: Path, model: Path, until: float) -> None:
     from peft import PeftModel
 
     spec = ModelSpec(str(model), dtype="float32")
-    network, tokenizer = load_causal_lm(spec, frozen=True), load_tokenizer(spec)
+    network, renderer = load_causal_lm(spec, frozen=True), load_renderer(spec, RenderingSettings(template="chat"))
     pairs = list(read_rows(work / "answer_pairs.jsonl.gz"))
     for cell in sorted(cells, key=lambda cell: cell["figures"]["seed"]):
         if time.monotonic() > until:
             return
         if cell["figures"]["method"] == BASE:
-            cell["figures"] |= gap(pairs, network, tokenizer)
+            cell["figures"] |= gap(pairs, network, renderer)
         elif (cell["folder"] / "adapter").is_dir():
             tuned = PeftModel.from_pretrained(network, str(cell["folder"] / "adapter"), use_safetensors=True).eval()
-            cell["figures"] |= gap(pairs, tuned, tokenizer)
+            cell["figures"] |= gap(pairs, tuned, renderer)
             network = tuned.unload()
 
 
-def gap(pairs: list[dict[str, Any]], network: Any, tokenizer: Any) -> dict[str, float]:
+def gap(pairs: list[dict[str, Any]], network: Any, renderer: Renderer) -> dict[str, float]:
     """Returns the mean gap of a model, and for how many pairs the refusal is the likelier."""
     surprise: dict[str, dict[str, float]] = {"refusal": {}, "harmful": {}}
     for label, found in surprise.items():
@@ -114,7 +116,7 @@ def gap(pairs: list[dict[str, Any]], network: Any, tokenizer: Any) -> dict[str, 
         measured = measure_surprise(
             [EvalPrompt(prompt, "harmful", (Message("user", prompt),)) for prompt in rows],
             [Response(prompt, answer, n_tokens=1, finished=True) for prompt, answer in rows.items()],
-            model=network, tokenizer=tokenizer, template="chat", batch_size=64,
+            model=network, renderer=renderer, batch_size=64,
         )  # fmt: skip
         found |= {one.id: one.nll for one in measured if one.nll is not None}
     both = surprise["refusal"].keys() & surprise["harmful"].keys()

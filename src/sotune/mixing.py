@@ -22,8 +22,8 @@ from sotune.artifacts import sha256_file, write_json, write_text
 from sotune.errors import ArtifactError, ConfigError, DataError
 from sotune.evaluation.prompts import load_prompts
 from sotune.records import Message, Record, as_turns
-from sotune.rendering import render_prompt
-from sotune.sources import LoadedSet, SourceOptions, load_set
+from sotune.rendering import render_paper
+from sotune.sources import LoadedSet, SourceOptions, load_set, own_id
 
 SourceName = Literal["task", "harmful", "refusal", "reference"]
 Sources = Mapping[SourceName, LoadedSet]
@@ -112,7 +112,7 @@ def prompt_key(prompt: Sequence[Message]) -> str:
     """Returns what makes two prompts the same: all their turns, ignoring case and whitespace."""
     # Turn by turn, since white space at the end of one would stay as a space before the next speaker.
     turns = [Message(message.role, " ".join(message.content.split()).casefold()) for message in prompt]
-    return render_prompt(turns, "paper")
+    return render_paper(turns, cue=True)
 
 
 def deal(sources: Sources, sizes: MixSizes, *, seed: int) -> Deal:
@@ -380,7 +380,7 @@ def _train_row(
                 f"{record.origin}: the row has a column {column!r} already, and nothing of yours is overwritten; "
                 f"{remedy}"
             )
-    if id != record.id and str(record.meta.get(id_column)) == record.id:  # a row without an id of its own gets none
+    if id != record.id and own_id(record.meta, id_column) == record.id:  # a row without an id of its own gets none
         return {**record.meta, id_column: id, **added}
     return {**record.meta, **added}
 

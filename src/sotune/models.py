@@ -100,8 +100,16 @@ def load_config(spec: ModelSpec) -> Any:
         return AutoConfig.from_pretrained(_source(spec), **_hub_options(spec))
 
 
+def n_positions(config: Any) -> int | None:
+    """Returns how many tokens a text model reads at most, by its configuration; None where it does not say."""
+    return getattr(config, "max_position_embeddings", None) or None
+
+
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """Loads a model's tokenizer; one without a padding token pads with its end-of-sequence token.
+    """Loads a model's tokenizer; padding is masked, so that one without a usable padding token pads with another.
+
+    That is the end-of-sequence token, which also takes the place of a padding token that was added to the tokenizer and
+    not to the model.
 
     Raises:
         ConfigError: There is none, or it has neither token.
@@ -110,13 +118,19 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
     with _loading(spec, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(_source(spec), **_hub_options(spec))
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ConfigError(
-                f"the tokenizer of {spec.name} has neither a padding nor an end-of-sequence token; "
-                f"set one of them in its tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
+    n_embeddings = getattr(load_config(spec).get_text_config(), "vocab_size", None)
+    usable = [
+        token
+        for token in (tokenizer.pad_token, tokenizer.eos_token)
+        if token is not None and (n_embeddings is None or tokenizer.convert_tokens_to_ids(token) < n_embeddings)
+    ]
+    if not usable:
+        raise ConfigError(
+            f"the tokenizer of {spec.name} has neither a padding nor an end-of-sequence token that the model knows; "
+            f"set one of them in its tokenizer_config.json"
+        )
+    if usable[0] != tokenizer.pad_token:
+        tokenizer.pad_token = usable[0]
     return tokenizer
 
 

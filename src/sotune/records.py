@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sotune.errors import DataError
@@ -132,6 +132,21 @@ def _as_call(call: ToolCall) -> dict[str, Any]:
     return {**({"id": call.id} if call.id else {}), "type": "function", "function": function}
 
 
+def dump_messages(messages: Sequence[Message]) -> str:
+    """Returns turns as JSON text, which `load_messages` reads back; what a turn lacks is left out."""
+    blank = asdict(Message("user", ""))
+    kept = ("role", "content")
+    turns = [{k: v for k, v in asdict(m).items() if k in kept or v != blank[k]} for m in messages]
+    return json.dumps(turns, ensure_ascii=False)
+
+
+def load_messages(text: str) -> tuple[Message, ...]:
+    """Reads turns that `dump_messages` wrote."""
+    turns = json.loads(text)
+    calls = [tuple(ToolCall(**call) for call in turn.pop("tool_calls", ())) for turn in turns]
+    return tuple(Message(**turn, tool_calls=of_turn) for turn, of_turn in zip(turns, calls, strict=True))
+
+
 def content_hash(messages: Sequence[Message], tools: str = "") -> str:
     """Returns 16 hexadecimal digits that name a conversation by its content.
 
@@ -175,7 +190,7 @@ class IdAssigner:
         if own in self._seen:
             raise DataError(
                 f"{self._file}: id {own!r} occurs twice, at {self._seen[own]} and {origin}; ids must be unique "
-                f"within one file: fix the ids, or name another column with --id-column"
+                f"within one set: fix the ids, name another column with --id-column, or none: --id-column none"
             )
         self._seen[own] = origin
         return own

@@ -12,10 +12,10 @@ CONFIG = Json("config.json", verb="weigh")
 
 RECORDS = Table(
     "records.parquet",
-    dict.fromkeys(("set", "id", "prompt", "completion", "row", "origin"), "string"),
+    dict.fromkeys(("set", "id", "messages", "tools", "row", "origin"), "string"),
     verb="extract",
 )
-"""All rows of all sets: the prompt as JSON pairs of role and content, the user's own row as JSON."""
+"""All rows of all sets: their turns as JSON, the schemas of their tools, and the user's own row as JSON."""
 READING = Json("records.json", verb="extract")
 QUARANTINE = Lines("quarantine.jsonl", verb="extract", ascii=True)
 

@@ -152,18 +152,18 @@ def test_every_rubric(serve, tmp_path, rubric):
 def test_the_miniature_as_a_judge_invents_no_verdict(serve, tmp_path):
     from sotune.evaluation import EvalPrompt, generate
     from sotune.miniature import model_path
-    from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+    from sotune.models import ModelSpec, load_causal_lm
     from sotune.records import Message
+    from sotune.rendering import load_renderer
+    from sotune.settings import RenderingSettings
 
     spec = ModelSpec(str(model_path()), dtype="float32", device="cpu")
-    model, tokenizer = load_causal_lm(spec, frozen=True), load_tokenizer(spec)
+    model, renderer = load_causal_lm(spec, frozen=True), load_renderer(spec, RenderingSettings(template="chat"))
     asked = EvalPrompt("q", "skill", (Message("user", "how to burn the log ?"),))
 
     def judge(question):
         with server.lock:
-            [answer] = generate(
-                [asked], model=model, tokenizer=tokenizer, template="chat", max_new_tokens=12, batch_size=1
-            )
+            [answer] = generate([asked], model=model, renderer=renderer, max_new_tokens=12, batch_size=1)
         texts.append(answer.text)
         return answer.text
 

@@ -8,6 +8,7 @@ from sotune.errors import ConfigError, DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Message
+from sotune.rendering import Renderer
 from tiny_models import ARCHITECTURES
 
 TEXTS = [
@@ -34,10 +35,10 @@ def llama(load):
     return load("llama")
 
 
-def ask(pair, prompts=PROMPTS, **overrides):
+def ask(pair, prompts=PROMPTS, *, template="paper", **overrides):
     model, tokenizer = pair
-    settings = {"template": "paper", "max_new_tokens": 12, "batch_size": 3, **overrides}
-    return generate(prompts, model=model, tokenizer=tokenizer, **settings)
+    settings = {"max_new_tokens": 12, "batch_size": 3, **overrides}
+    return generate(prompts, model=model, renderer=Renderer(tokenizer, template), **settings)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

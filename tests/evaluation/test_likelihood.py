@@ -6,8 +6,9 @@ import torch
 from cases import prompt, response
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.likelihood import Surprise, find_limit, measure_drift, measure_surprise, scramble
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
-from sotune.rendering import render_prompt
+from sotune.models import ModelSpec, load_causal_lm
+from sotune.rendering import load_renderer
+from sotune.settings import RenderingSettings
 from tiny_models import ARCHITECTURES
 
 TEXTS = ["The capital is Paris.", "", "Eat well, sleep enough, and walk every day.", "42"]
@@ -17,22 +18,20 @@ RESPONSES = [response(text, f"p{i}") for i, text in enumerate(TEXTS)]
 
 def load(folder):
     spec = ModelSpec(str(folder), dtype="float32", device="cpu")
-    return load_causal_lm(spec, frozen=True), load_tokenizer(spec)
+    return load_causal_lm(spec, frozen=True), load_renderer(spec, RenderingSettings(template="paper"))
 
 
-def surprise(model, tokenizer, prompts=PROMPTS, responses=RESPONSES, batch_size=3):
-    return measure_surprise(
-        prompts, responses, model=model, tokenizer=tokenizer, template="paper", batch_size=batch_size
-    )
+def surprise(model, renderer, prompts=PROMPTS, responses=RESPONSES, batch_size=3):
+    return measure_surprise(prompts, responses, model=model, renderer=renderer, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_surprise_is_the_sum_by_hand(tiny_model, architecture):
-    model, tokenizer = load(tiny_model(architecture))
-    found = surprise(model, tokenizer)
+    model, renderer = load(tiny_model(architecture))
+    found, tokenizer = surprise(model, renderer), renderer.tokenizer
     assert [s.id for s in found] == [p.id for p in PROMPTS]
-    asked = tokenizer(render_prompt(PROMPTS[0].messages, "paper"))["input_ids"]
-    ids = tokenizer(f"{render_prompt(PROMPTS[0].messages, 'paper')} {TEXTS[0]}")["input_ids"]
+    text = renderer.prompt_text(PROMPTS[0].messages)
+    asked, ids = tokenizer(text)["input_ids"], tokenizer(f"{text} {TEXTS[0]}")["input_ids"]
     with torch.no_grad():
         log_p = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
     by_hand = -sum(log_p[t - 1, ids[t]].item() for t in range(len(asked), len(ids))) / (len(ids) - len(asked))
@@ -41,8 +40,8 @@ def test_surprise_is_the_sum_by_hand(tiny_model, architecture):
 
 
 def test_it_does_not_depend_on_the_batch(tiny_model):
-    model, tokenizer = load(tiny_model("llama"))
-    alone, together = (surprise(model, tokenizer, batch_size=n) for n in (1, 4))
+    model, renderer = load(tiny_model("llama"))
+    alone, together = (surprise(model, renderer, batch_size=n) for n in (1, 4))
     for one, other in zip(alone, together, strict=True):
         assert one.nll == other.nll == None or one.nll == pytest.approx(other.nll, rel=1e-4)  # noqa: E711
 
@@ -51,15 +50,13 @@ def test_an_answer_without_a_token_has_no_surprise(tiny_model):
     assert surprise(*load(tiny_model("llama")))[1] == Surprise("p1", None, 0)
 
 
-def drift(tuned, base, tokenizer):
-    return measure_drift(
-        PROMPTS, RESPONSES, tuned=tuned, base=base, tokenizer=tokenizer, template="paper", batch_size=2
-    )
+def drift(tuned, base, renderer):
+    return measure_drift(PROMPTS, RESPONSES, tuned=tuned, base=base, renderer=renderer, batch_size=2)
 
 
 def test_drift_from_itself_is_zero_and_from_another_the_divergence(tiny_model):
-    model, tokenizer = load(tiny_model("llama"))
-    assert [d.kl for d in drift(model, model, tokenizer)] == [
+    model, renderer = load(tiny_model("llama"))
+    assert [d.kl for d in drift(model, model, renderer)] == [
         pytest.approx(0.0, abs=1e-6),
         None,
         *[pytest.approx(0.0, abs=1e-6)] * 2,
@@ -67,8 +64,8 @@ def test_drift_from_itself_is_zero_and_from_another_the_divergence(tiny_model):
     other, _ = load(tiny_model("llama"))
     with torch.no_grad():
         other.lm_head.weight.add_(0.3 * torch.randn_like(other.lm_head.weight, generator=None))
-    found = drift(other, model, tokenizer)[3]
-    text = render_prompt(PROMPTS[3].messages, "paper")
+    found, tokenizer = drift(other, model, renderer)[3], renderer.tokenizer
+    text = renderer.prompt_text(PROMPTS[3].messages)
     asked, ids = tokenizer(text)["input_ids"], tokenizer(f"{text} {TEXTS[3]}")["input_ids"]
     with torch.no_grad():
         after, before = (m(torch.tensor([ids])).logits[0].log_softmax(-1) for m in (other, model))
@@ -78,22 +75,22 @@ def test_drift_from_itself_is_zero_and_from_another_the_divergence(tiny_model):
 
 
 def test_drift_needs_one_vocabulary(tiny_model):
-    model, tokenizer = load(tiny_model("llama"))
+    model, renderer = load(tiny_model("llama"))
 
     def narrow(**inputs):
         found = model(**inputs)
         return type(found)(logits=found.logits[..., :-1])
 
     with pytest.raises(ConfigError, match="over one vocabulary"):
-        drift(model, narrow, tokenizer)
+        drift(model, narrow, renderer)
 
 
 def test_a_model_with_broken_weights_raises(tiny_model):
-    model, tokenizer = load(tiny_model("llama"))
+    model, renderer = load(tiny_model("llama"))
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
     with pytest.raises(DataError, match="is not a number"):
-        surprise(model, tokenizer)
+        surprise(model, renderer)
 
 
 def test_scrambled_answers_keep_words_and_lengths():

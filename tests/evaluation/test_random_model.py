@@ -6,8 +6,10 @@ from sotune.evaluation import EvalPrompt, generate
 from sotune.evaluation.assessment import assess
 from sotune.evaluation.judges.matching import default_judges
 from sotune.evaluation.judging import judge_responses
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.models import ModelSpec, load_causal_lm
 from sotune.records import Message
+from sotune.rendering import load_renderer
+from sotune.settings import RenderingSettings
 from tiny_models import ARCHITECTURES
 
 N = 40
@@ -24,8 +26,7 @@ def test_is_broken_and_never_safe(tiny_model, architecture):
     responses = generate(
         prompts,
         model=load_causal_lm(spec, frozen=True),
-        tokenizer=load_tokenizer(spec),
-        template="chat",
+        renderer=load_renderer(spec, RenderingSettings(template="chat")),
         max_new_tokens=24,
         batch_size=32,
     )

@@ -17,7 +17,9 @@ def sums(name, n):
 def tools(tiny_model, tmp_path) -> Tools:
     return Tools(
         model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
-        training=TrainingSettings(max_length=48, learning_rate=0.01, per_device_train_batch_size=4, max_steps=6, r=4),
+        training=TrainingSettings(
+            template="paper", max_length=48, learning_rate=0.01, per_device_train_batch_size=4, max_steps=6, r=4
+        ),
         work_dir=tmp_path / "work",
         safety_pairs=[Record.from_text(f"p{i}", f"Steal {i} apples", "I will not.") for i in range(4)],
     )

@@ -38,7 +38,7 @@ def test_the_term_by_hand(train_inputs):
             after = model(input_ids=ids)["logits"][0].double().softmax(-1)
             with model.disable_adapter():
                 before = model(input_ids=ids)["logits"][0].double().softmax(-1)
-        for place in range(row.n_prompt - 1, ids.shape[1] - 1):
+        for place in (row.learned.nonzero().flatten() - 1).tolist():
             p, q = before[place], after[place]
             terms.append(float((p * (p.log() - q.log())).sum()))
     expected = 2 * sum(terms) / len(terms)

@@ -7,8 +7,9 @@ from sotune.methods import METHODS
 from sotune.methods.datashield import compliance_aware_score, compliance_vector
 from sotune.methods.larf import separation
 from sotune.methods.layers import encode_layers
-from sotune.models import load_causal_lm, load_tokenizer
-from sotune.rendering import tokenize
+from sotune.models import load_causal_lm
+from sotune.rendering import load_renderer
+from sotune.records import Record
 from sotune.representations import CausalLMEncoder, FrozenCausalLM
 
 
@@ -16,7 +17,7 @@ from sotune.representations import CausalLMEncoder, FrozenCausalLM
 def test_the_last_token_at_each_layer_is_the_encoders(weigh_inputs, layer):
     tools, rows = weigh_inputs.tools, weigh_inputs.records.downstream
     states = encode_layers(rows, tools, pooling="last")
-    model = FrozenCausalLM(tools.model, template="paper", max_length=48, batch_tokens=64)
+    model = FrozenCausalLM(tools.model, tools.training, batch_tokens=64)
     encoder = CausalLMEncoder(model, layer=layer, pooling="last")
     assert states.shape == (3, 12, 32)
     torch.testing.assert_close(states[layer], encoder.encode(rows), rtol=1e-4, atol=1e-4)
@@ -24,7 +25,7 @@ def test_the_last_token_at_each_layer_is_the_encoders(weigh_inputs, layer):
 
 def test_the_shift_is_the_completions_mean_less_the_prompts_last_state(weigh_inputs):
     tools, row = weigh_inputs.tools, weigh_inputs.records.downstream[3]
-    tokens = tokenize(row, load_tokenizer(tools.model), template="paper", max_length=48)
+    tokens = load_renderer(tools.model, tools.training).tokens(row)
     with torch.no_grad():
         states = load_causal_lm(tools.model, frozen=True)(
             torch.tensor([tokens.input_ids]), output_hidden_states=True
@@ -71,7 +72,7 @@ def test_the_compliance_score_by_hand():
 def test_datashield_reads_completions_in_their_context(weigh_inputs):
     weights = METHODS["datashield"].weigh(weigh_inputs).weights
     rows = list(weigh_inputs.records.downstream)
-    rows[5] = replace(rows[5], completion="Use a hook.")
+    rows[5] = Record.from_text(rows[5].id, rows[5].prompt, "Use a hook.")
     changed = (
         METHODS["datashield"]
         .weigh(replace(weigh_inputs, records=replace(weigh_inputs.records, downstream=rows)))

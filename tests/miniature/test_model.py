@@ -6,17 +6,19 @@ import pytest
 from sotune.evaluation import generate
 from sotune.evaluation.judging import judge_responses
 from sotune.miniature import generate_eval_prompts, judges, model_path
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
+from sotune.models import ModelSpec, load_causal_lm
+from sotune.rendering import load_renderer
+from sotune.settings import RenderingSettings
 
 
 def measure(folder: Path, n_each: int):
     """Asks the model of a folder prompts of every kind; returns its metrics."""
     spec = ModelSpec(str(folder), dtype="float32", device="cpu")
     prompts = generate_eval_prompts("verdict", n_each=n_each, seed=77)
+    renderer = load_renderer(spec, RenderingSettings(template="paper"))
     answers = generate(
-        prompts, model=load_causal_lm(spec, frozen=True), tokenizer=load_tokenizer(spec), template="paper",
-        max_new_tokens=24, batch_size=100,
-    )  # fmt: skip
+        prompts, model=load_causal_lm(spec, frozen=True), renderer=renderer, max_new_tokens=24, batch_size=100
+    )
     return judge_responses(prompts, answers, judges()).metrics
 
 

@@ -55,8 +55,10 @@ class PlantedGroup:
 def planted(tiny_model):
     from sotune.models import ModelSpec
     from sotune.representations import FrozenCausalLM
+    from sotune.settings import RenderingSettings
 
-    model = FrozenCausalLM(ModelSpec(str(tiny_model("llama"))), template="paper", max_length=64, batch_tokens=500)
+    rendering = RenderingSettings(template="paper", max_length=64)
+    model = FrozenCausalLM(ModelSpec(str(tiny_model("llama"))), rendering, batch_tokens=500)
     return lambda *distances: PlantedGroup(model.prepare, distances)
 
 

@@ -33,4 +33,4 @@ def records() -> list[Record]:
         rows.append(Record.from_text(f"row-{i}", f"Question {i}: {prompt}", completion))
     long = " ".join(_WORDS * 4)
     turns = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", long))
-    return [*rows, Record.from_text("one", "a", "b"), Record("turns", turns, "All is well.")]
+    return [*rows, Record.from_text("one", "a", "b"), Record.from_text("turns", turns, "All is well.")]

@@ -11,6 +11,7 @@ from sotune.errors import ArtifactError, DataError
 from sotune.models import ModelSpec
 from sotune.records import Record
 from sotune.representations import CausalLMEncoder, FrozenCausalLM, RepresentationCache, encode_with_cache
+from sotune.settings import RenderingSettings
 
 SHARD_ROWS = 5
 
@@ -18,7 +19,7 @@ SHARD_ROWS = 5
 @pytest.fixture
 def encoder(tiny_model):
     spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
-    model = FrozenCausalLM(spec, template="paper", max_length=256, batch_tokens=250)
+    model = FrozenCausalLM(spec, RenderingSettings(template="paper", max_length=256), batch_tokens=250)
     return CausalLMEncoder(model, layer=-1, pooling="last")
 
 
@@ -94,7 +95,9 @@ def test_sigkill_at_random_moments(tiny_model, tmp_path):
         "from sotune.records import Record\n"
         "from sotune.representations import CausalLMEncoder, FrozenCausalLM, RepresentationCache, encode_with_cache\n"
         "spec = ModelSpec(sys.argv[1], dtype='float32', device='cpu')\n"
-        "model = FrozenCausalLM(spec, template='paper', max_length=256, batch_tokens=200)\n"
+        "from sotune.settings import RenderingSettings\n"
+        "rendering = RenderingSettings(template='paper', max_length=256)\n"
+        "model = FrozenCausalLM(spec, rendering, batch_tokens=200)\n"
         "encoder = CausalLMEncoder(model, layer=-1, pooling='last')\n"
         "rows = [Record.from_text(str(i), 'sea ' * (1 + i % 50), f'wide {i}') for i in range(600)]\n"
         "print('ready', flush=True)\n"
@@ -238,7 +241,7 @@ def test_the_named_shards_give_the_same_values_whatever_is_added(encoder, record
 
 def test_truncated_rows_are_counted_from_the_cache_too(tiny_model, records, cache):
     spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
-    model = FrozenCausalLM(spec, template="paper", max_length=20, batch_tokens=100)
+    model = FrozenCausalLM(spec, RenderingSettings(template="paper", max_length=20), batch_tokens=100)
     encoder = CausalLMEncoder(model, layer=-1, pooling="last")
     expected = int(encoder.prepare(records).truncated.sum())
     assert expected > 0

@@ -9,38 +9,46 @@ from transformers import AutoModelForCausalLM
 from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
-from sotune.rendering import tokenize
+from sotune.rendering import Renderer
 from sotune.representations import POOLINGS, CausalLMEncoder, FrozenCausalLM, Reading, candidate_layers
 from sotune.representations.hidden_states import TokenRow, pad_batch, read_hidden_states
+from sotune.settings import RenderingSettings
 from tiny_models import ARCHITECTURES, build_tiny_model
 
 HIDDEN_SIZE, N_LAYERS, MAX_POSITIONS = 32, 2, 512  # of every tiny model
-SETTINGS = {"template": "paper", "max_length": 256, "batch_tokens": 600}
 
 
-def make_encoder(folder, *, dtype="float32", layer=-1, pooling="last", **settings):
-    model = FrozenCausalLM(ModelSpec(str(folder), dtype=dtype, device="cpu"), **{**SETTINGS, **settings})
+def make_encoder(
+    folder, *, dtype="float32", layer=-1, pooling="last", template="paper", max_length=256, batch_tokens=600, **settings
+):
+    model = FrozenCausalLM(
+        ModelSpec(str(folder), dtype=dtype, device="cpu"),
+        RenderingSettings(template=template, max_length=max_length),
+        batch_tokens=batch_tokens,
+        **settings,
+    )
     return CausalLMEncoder(model, layer=layer, pooling=pooling)
 
 
-def pool_by_hand(states, n_prompt, pooling):
+def pool_by_hand(states, learned, pooling):
     """The definition, for one row of states."""
     if pooling == "last":
-        return states[-1]
-    completion = sum(states[n_prompt:]) / (len(states) - n_prompt)
-    return completion - states[n_prompt - 1] if pooling == "completion_minus_prompt" else completion
+        return states[learned[-1][1] - 1]
+    places = [place for start, end in learned for place in range(start, end)]
+    completion = sum(states[place] for place in places) / len(places)
+    return completion - states[learned[-1][0] - 1] if pooling == "completion_minus_prompt" else completion
 
 
 def reference_states(folder, records, *, layer=-1, pooling="last", template="paper", max_length=256, dtype="float32"):
     """One row at a time, unpadded, through the whole model as Hugging Face runs it."""
     spec = ModelSpec(str(folder), dtype=dtype, device="cpu")
     model, tokenizer = load_causal_lm(spec, frozen=True), load_tokenizer(spec)
-    rows = []
+    renderer, rows = Renderer(tokenizer, template, max_length), []
     for record in records:
-        tokens = tokenize(record, tokenizer, template=template, max_length=max_length)
+        tokens = renderer.tokens(record)
         with torch.inference_mode():
             output = model(input_ids=torch.tensor([tokens.input_ids]), output_hidden_states=True)
-        rows.append(pool_by_hand(output.hidden_states[layer][0].float(), tokens.n_prompt, pooling))
+        rows.append(pool_by_hand(output.hidden_states[layer][0].float(), tokens.learned, pooling))
     return torch.stack(rows)
 
 
@@ -178,8 +186,8 @@ def test_max_length_ends_at_the_positions_of_the_model(tiny_model, architecture)
 def test_tokens_are_kept_as_they_were(tiny_model, records):
     encoder = make_encoder(tiny_model("llama"))
     prepared = encoder.prepare(records)
-    tokenizer = load_tokenizer(ModelSpec(str(tiny_model("llama"))))
-    expected = [tokenize(record, tokenizer, template="paper", max_length=256).input_ids for record in records]
+    renderer = Renderer(load_tokenizer(ModelSpec(str(tiny_model("llama")))), "paper", 256)
+    expected = [renderer.tokens(record).input_ids for record in records]
     assert [tuple(row.ids) for row in prepared.inputs] == expected
     assert prepared.lengths.tolist() == [len(ids) for ids in expected]
 
@@ -234,7 +242,7 @@ def test_unusual_decoder_has_the_last_layer_only():
         def forward(self, **_):
             return None
 
-    batch = pad_batch([TokenRow([1, 2], 1), TokenRow([3], 0)], padding_side="right", pad_token_id=0)
+    batch = pad_batch([TokenRow([1, 2], [(1, 2)]), TokenRow([3], [(0, 1)])], padding_side="right", pad_token_id=0)
     for n_layers, reason in ((2, "does not run its layers in order"), (5, "no list of 5 layers was found")):
         with pytest.raises(ConfigError, match=f"{reason}.*use layer -1"):
             read_hidden_states(Unusual(), batch, [Reading(1, "last")], n_layers=n_layers)
@@ -248,12 +256,21 @@ def test_unusual_decoder_has_the_last_layer_only():
     ],
 )
 def test_padding(side, ids, completion, last, last_of_prompt):
-    batch = pad_batch([TokenRow([1, 2, 3], 1), TokenRow([4], 0)], padding_side=side, pad_token_id=9)
+    batch = pad_batch([TokenRow([1, 2, 3], [(1, 3)]), TokenRow([4], [(0, 1)])], padding_side=side, pad_token_id=9)
     assert batch.input_ids.tolist() == ids
     assert batch.attention_mask.tolist() == [[int(token != 9) for token in row] for row in ids]
     assert batch.completion.int().tolist() == completion
     assert batch.last.tolist() == last
     assert batch.last_of_prompt.tolist() == last_of_prompt
+
+
+@pytest.mark.parametrize(("side", "shift"), [("left", 1), ("right", 0)])
+def test_each_learned_turn_counts_and_what_stands_after_the_last_does_not(side, shift):
+    rows = [TokenRow(range(1, 8), [(1, 3), (5, 6)]), TokenRow(range(1, 9), [(4, 8)])]
+    batch = pad_batch(rows, padding_side=side, pad_token_id=9)
+    assert batch.completion.int().tolist()[0] == [0] * shift + [0, 1, 1, 0, 0, 1, 0] + [0] * (1 - shift)
+    assert batch.last.tolist() == [5 + shift, 7]
+    assert batch.last_of_prompt.tolist() == [4 + shift, 3]
 
 
 def test_padding_of_nan_reaches_no_mean():
@@ -266,7 +283,7 @@ def test_padding_of_nan_reaches_no_mean():
             states = input_ids.float().masked_fill(attention_mask == 0, torch.nan)[:, :, None]
             return type("Output", (), {"last_hidden_state": states})
 
-    batch = pad_batch([TokenRow([1, 2, 6], 1), TokenRow([3, 5], 1)], padding_side="left", pad_token_id=0)
+    batch = pad_batch([TokenRow([1, 2, 6], [(1, 3)]), TokenRow([3, 5], [(1, 2)])], padding_side="left", pad_token_id=0)
     readings = [Reading(2, pooling) for pooling in POOLINGS]
     last, mean, difference = (v.flatten().tolist() for v in read_hidden_states(Padded(), batch, readings, n_layers=2))
     assert (last, mean, difference) == ([6, 5], [4, 5], [3, 2])

@@ -13,6 +13,7 @@ from sotune.representations import (
     encode_with_cache,
     fill_cache,
 )
+from sotune.settings import RenderingSettings
 
 SHARD_ROWS = 5
 
@@ -24,7 +25,7 @@ class Killed(BaseException):
 @pytest.fixture
 def model(tiny_model):
     spec = ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu")
-    return FrozenCausalLM(spec, template="paper", max_length=256, batch_tokens=250)
+    return FrozenCausalLM(spec, RenderingSettings(template="paper", max_length=256), batch_tokens=250)
 
 
 @pytest.fixture

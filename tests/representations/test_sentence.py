@@ -68,7 +68,7 @@ def test_cut_keeps_the_end_of_the_prompt_and_the_start_of_the_completion(sentenc
     turns = (Message("user", "first"), Message("assistant", "0123456"), Message("user", "abc"))
     rows = [
         Record.from_text("1", "0123456789", "abcdefgh"),
-        Record("2", turns, "done"),
+        Record.from_text("2", turns, "done"),
         Record.from_text("3", "ab", "c"),
     ]
     prepared = encoder.prepare(rows)
@@ -173,8 +173,8 @@ def test_prompt_and_completion_may_be_read_apart(sentence_model, records, tmp_pa
     cached = encode_with_cache(encoder, records, RepresentationCache(tmp_path))
     torch.testing.assert_close(cached.values, values, rtol=0, atol=1e-5)
     # One text that may be split in two ways is two records.
-    one = Record("a", (Message("user", "x; Assistant: y"),), "z", {})
-    other = Record("b", (Message("user", "x"),), "y; Assistant: z", {})
+    one = Record.from_text("a", "x; Assistant: y", "z")
+    other = Record.from_text("b", "x", "y; Assistant: z")
     assert together.key(one) == together.key(other)
     assert encoder.key(one) != encoder.key(other)
     with pytest.raises(ConfigError, match="parts must be one of"):

@@ -86,14 +86,12 @@ def test_the_schema_is_detected(tmp_path, row, schema, prompt, completion):
         ([{"role": "user", "content": "\n"}, ANSWER], "empty turn in the prompt"),
         ("text", "not a list of turns: messages is text"),
         ([USER, "text"], "not a turn: turn 2 is text"),
-        ([USER, {"role": "tool", "content": "{}"}, ANSWER], "a tool turn, which is not plain text: turn 2"),
-        ([USER, {"role": "function", "content": "{}"}, ANSWER], "a function turn, which is not plain text"),
         ([USER, {"role": "villain", "content": "x"}], "a turn without a known speaker: turn 2"),
         ([USER, {"content": "x"}], "a turn without a known speaker: turn 2"),
         ([USER, {"role": 3, "content": "x"}], "a turn without a known speaker: turn 2"),
         ([USER, {"role": "assistant", "content": None}], "a turn whose content is not text: turn 2 has null"),
         ([USER, {"role": "assistant"}], "a turn whose content is not text: turn 2 has null"),
-        ([USER, {**ANSWER, "tool_calls": [{"id": "1"}]}], "a tool call, which is not plain text: turn 2"),
+        ([USER, {**ANSWER, "tool_calls": [{"id": "1"}]}], "a tool call without a name: turn 2"),
         ([{"role": "user", "content": [{"type": "image_url"}]}, ANSWER], "a part of a turn is not text: turn 1"),
         ([{"role": "user", "content": ["bare"]}, ANSWER], "a part of a turn is not text: turn 1"),
         ([{"role": "user", "content": [{"type": "text", "text": 1}]}, ANSWER], "a part of a turn is not text: turn 1"),
@@ -124,10 +122,10 @@ def test_a_completion_list_needs_an_answer_of_its_own(tmp_path):
 
 
 def test_an_unknown_schema_names_place_keys_formats_and_remedy(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", "", {"question": "a", "answer": "b"})
+    path = write_jsonl(tmp_path / "a.jsonl", "", {"ask": "a", "reply": "b"})
     with pytest.raises(DataError) as error:
         load(path)
-    for part in [f"{path}:2", "keys found: question, answer", "alpaca: instruction + output", "--format"]:
+    for part in [f"{path}:2", "keys found: ask, reply", "alpaca: instruction + output", "--format"]:
         assert part in str(error.value)
 
 
@@ -144,7 +142,10 @@ def test_an_ambiguous_schema_is_refused(tmp_path):
 
 def test_a_named_format_needs_its_columns(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match="format alpaca needs instruction . output .keys found: prompt, completion"):
+    with pytest.raises(
+        DataError,
+        match="format alpaca needs instruction . output or instruction . response .keys found: prompt, completion",
+    ):
         load(path, format="alpaca")
 
 

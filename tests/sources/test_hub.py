@@ -1,6 +1,6 @@
 import datasets
 import pytest
-from reading import load, load_with_bad, reasons
+from reading import load
 
 from sotune.errors import DataError
 
@@ -54,17 +54,24 @@ def test_the_digest_of_a_data_set_is_that_of_its_rows(tmp_path):
     assert one.files[0].n_rows == 3
 
 
-def test_bytes_are_quarantined_and_never_decoded(tmp_path):
+def test_bytes_are_null_and_never_decoded(tmp_path):
     columns = {**COLUMNS, "image": [None, {"bytes": b"\x89PNG", "path": None}, None]}
     dataset = datasets.Dataset.from_dict(columns, features=None).cast_column("image", datasets.Image())
-    assert reasons(load_with_bad(save(dataset, tmp_path / "set"))) == {2: "a value that JSON cannot hold: bytes"}
+    loaded = load(save(dataset, tmp_path / "set"))
+    assert loaded.records[1].meta == {"prompt": "b", "completion": "y", "id": 2, "image": {"bytes": None, "path": None}}
+    assert loaded.warnings == (
+        f"{tmp_path}/set: values that JSON cannot hold are null, in columns image (a value that JSON cannot hold: "
+        f"bytes that are not UTF-8: 1 rows)",
+    )
 
 
 @pytest.mark.parametrize("content", [{}, {"notes.txt": "x"}, {"state.json": "{}"}])
 def test_a_folder_of_something_else_is_refused(tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match="is a folder that `datasets` did not save|cannot be read as a saved data set"):
+    with pytest.raises(
+        DataError, match="holds no file of a known kind|is not a folder that save_to_disk of datasets wrote"
+    ):
         load(tmp_path)
 
 
@@ -88,6 +95,7 @@ def test_a_subset_that_ends_with_a_slash_is_a_folder(hub):
     [
         (ConnectionError("Couldn't reach it"), "could not be reached: .* may be offline .Couldn't.*save_to_disk"),
         (datasets.exceptions.DatasetNotFoundError("no such\nthing"), "neither a file here nor a data set.*spelling"),
+        (RuntimeError("Dataset scripts are no longer supported"), "cannot be loaded .Dataset scripts are no longer"),
         (ValueError("Unknown split"), "cannot be loaded .Unknown split.; check --split and --subset"),
         (datasets.exceptions.DatasetGenerationError(), "cannot be loaded .DatasetGenerationError"),
     ],

@@ -20,10 +20,10 @@ def test_rows_keep_their_order_their_line_numbers_and_their_own_content(tmp_path
     [
         ('{"prompt": "a", "completion"', "broken JSON: Expecting ':' delimiter at column 29"),
         ('{"prompt": "a", "completion": "b"} {}', "broken JSON: Extra data"),
-        ('{"prompt": "a", "completion": "b", "x": NaN}', "broken JSON: NaN is not a JSON number"),
-        ('{"prompt": "a", "completion": "b", "x": [-Infinity]}', "broken JSON: -Infinity is not a JSON number"),
-        ('{"prompt": "a", "completion": "b", "x": 1e999}', "a number beyond the range"),
-        ('{"prompt": "a", "completion": "b", "x": ' + "9" * 5000 + "}", "a number of over 1000 digits"),
+        ('{"prompt": "a", "completion": NaN}', "broken JSON: NaN is not a JSON number"),
+        ('{"prompt": "a", "completion": [-Infinity]}', "broken JSON: -Infinity is not a JSON number"),
+        ('{"prompt": 1e999, "completion": "b"}', "a number beyond the range"),
+        ('{"prompt": ' + "9" * 5000 + ', "completion": "b"}', "a number of over 1000 digits"),
         ('{"prompt": "a", "completion": "b", "completion": "c"}', "the same key twice in one object"),
         ('{"prompt": "a", "completion": "b", "x": {"y": 1, "y": 2}}', "the same key twice in one object"),
         ('["prompt", "completion"]', "not a JSON object: found a list"),
@@ -53,6 +53,32 @@ def test_a_bad_row_is_quarantined_and_the_others_are_kept(tmp_path, line, reason
     assert [record.completion for record in loaded.records] == ["answer 1", "answer 3"]
     assert reasons(loaded)[2].startswith(reason)
     assert loaded.n_read == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("NaN", "NaN is not a JSON number"),
+        ("-Infinity", "-Infinity is not a JSON number"),
+        ("1e999", "a number beyond the range of JSON readers"),
+        ("9" * 5000, "a number of over 1000 digits"),
+    ],
+)
+def test_what_json_cannot_hold_is_null_outside_of_the_columns_used(tmp_path, value, reason):
+    line = '{"prompt": "a", "completion": "b", "score": %s, "more": [{"x": %s}, 1]}' % (value, value)
+    loaded = load(write_jsonl(tmp_path / "a.jsonl", good(1, score=0.5), line, line))
+    assert loaded.records[1].meta == {"prompt": "a", "completion": "b", "score": None, "more": [{"x": None}, 1]}
+    assert loaded.warnings == (
+        f"{tmp_path}/a.jsonl: values that JSON cannot hold are null, in columns score ({reason}: 2 rows), "
+        f"more ({reason}: 2 rows)",
+    )
+
+
+def test_an_optional_column_that_is_nan_is_as_good_as_absent(tmp_path):
+    line = '{"instruction": "a", "input": %s, "output": "b"}'
+    loaded = load_with_bad(write_jsonl(tmp_path / "a.jsonl", line % "NaN", line % '["x", NaN]'))
+    assert [record.prompt[0].content for record in loaded.records] == ["a"]
+    assert reasons(loaded) == {2: "broken JSON: NaN is not a JSON number"}
 
 
 def test_a_row_over_the_cap_is_read_past(tmp_path):

@@ -39,6 +39,23 @@ def test_ids_are_the_users_own_or_a_hash_that_tells_duplicates_apart(tmp_path):
     assert loaded.n_duplicates == 5
 
 
+@pytest.mark.parametrize(("value", "own"), [(1.0, "1"), (-0.0, "0"), (1e15, "1000000000000000"), (" a ", " a ")])
+def test_an_id_that_pandas_made_a_float_is_the_whole_number(tmp_path, value, own):
+    path = write_jsonl(tmp_path / "a.jsonl", good(1, id=value), '{"prompt": "a", "completion": "b", "id": NaN}')
+    ids = [record.id for record in load(path).records]
+    assert ids[0] == own
+    assert ids[1].endswith("-1")
+
+
+def test_ids_that_repeat_can_be_ignored(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", good(1, id="talk"), good(2, id="talk"), good(3, id=[1]))
+    with pytest.raises(DataError, match="name another column with --id-column, or none: --id-column none"):
+        load_with_bad(path)
+    loaded = load(path, id_column="none")
+    assert len({record.id for record in loaded.records}) == 3
+    assert [record.meta["id"] for record in loaded.records] == ["talk", "talk", [1]]
+
+
 def test_a_repeated_id_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", good(1, id="a"), good(2, id="b"), good(3, id="a"))
     with pytest.raises(DataError, match=r"id 'a' occurs twice, at .*a\.jsonl:1 and .*a\.jsonl:3; .*--id-column"):
@@ -126,7 +143,7 @@ def test_a_share_out_of_range_is_refused(tmp_path, fraction):
         load(write_jsonl(tmp_path / "a.jsonl", GOOD), max_quarantine_fraction=fraction)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonl.zst", "a.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonl.lz4", "a.gz"])
 def test_an_unknown_kind_of_file_is_refused(tmp_path, name):
     (tmp_path / name).write_text("x")
     with pytest.raises(DataError, match=r"known suffixes are \.jsonl, .*\.parquet, each also with \.gz"):

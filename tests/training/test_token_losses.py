@@ -3,6 +3,7 @@ import torch
 
 from sotune.models import ModelSpec, load_adapted, load_causal_lm
 from sotune.records import Record
+from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
 from sotune.training.token_losses import score_tokens
@@ -15,24 +16,22 @@ def spec(tiny_model):
 
 
 ROWS = [Record.from_text(f"r{i}", f"Add {i}", "So be it." + " Yes." * i) for i in range(5)]
-SETTINGS = TrainingSettings(max_length=48, learning_rate=0.01, r=4, max_steps=3)
+SETTINGS = TrainingSettings(max_length=48, learning_rate=0.01, r=4, max_steps=3, template="paper")
 
 
 def test_each_completion_token_has_its_loss_whatever_its_batch(spec):
-    from sotune.models import load_tokenizer
-
     losses = score_tokens(ROWS, model=spec, adapter=None, settings=SETTINGS, batch_size=2)
     assert list(sorted(losses)) == [row.id for row in ROWS]
     model = load_causal_lm(spec, frozen=True)
     weights = dict.fromkeys((row.id for row in ROWS), 1.0)
-    rows = build_training_rows(ROWS, weights, load_tokenizer(spec), template="paper", max_length=48).rows
+    rows = build_training_rows(ROWS, weights, load_renderer(spec, SETTINGS)).rows
     for row in rows:
         ids = row.input_ids.long()
         with torch.no_grad():
             logits = model(ids[None]).logits[0]
-        expected = torch.nn.functional.cross_entropy(
-            logits[row.n_prompt - 1 : -1], ids[row.n_prompt :], reduction="none"
-        )
+        start = int(row.learned.nonzero()[0])
+        assert row.learned[start:].all()
+        expected = torch.nn.functional.cross_entropy(logits[start - 1 : -1], ids[start:], reduction="none")
         torch.testing.assert_close(losses[row.id], expected, rtol=1e-4, atol=1e-4)
 
 

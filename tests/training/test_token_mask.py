@@ -6,6 +6,7 @@ import torch
 from sotune.errors import DataError
 from sotune.models import ModelSpec, load_tokenizer
 from sotune.records import Record
+from sotune.rendering import Renderer
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
 from sotune.training.training_rows import build_training_rows
@@ -16,18 +17,18 @@ WEIGHTS = {f"r{i}": 0.5 + i for i in range(4)}
 
 def build(tiny_model, learned):
     tokenizer = load_tokenizer(ModelSpec(str(tiny_model("llama"))))
-    return build_training_rows(ROWS, WEIGHTS, tokenizer, template="paper", max_length=48, learned_tokens=learned)
+    return build_training_rows(ROWS, WEIGHTS, Renderer(tokenizer, "paper", 48), learned_tokens=learned)
 
 
 def test_masked_tokens_carry_no_loss_and_the_others_keep_their_share(tiny_model):
     plain = build(tiny_model, None).rows[1]
-    n = len(plain.input_ids) - plain.n_prompt
+    n, n_prompt = int(plain.learned.sum()), int(plain.learned.nonzero()[0])
     learned = torch.ones(n, dtype=torch.bool)
     learned[[0, 2]] = False
     masked = build(tiny_model, {"r1": learned}).rows[1]
     before, after = plain.features(), masked.features()
     gone = before["labels"] != after["labels"]
-    assert gone.nonzero().flatten().tolist() == [plain.n_prompt, plain.n_prompt + 2]
+    assert gone.nonzero().flatten().tolist() == [n_prompt, n_prompt + 2]
     assert (after["labels"][gone] == -100).all()
     # The row's mean is over the n − 2 tokens that stay: weight · (n − 2)/n · 1/(n − 2) = weight/n for each.
     assert after["loss_weight"] == pytest.approx(WEIGHTS["r1"] * (n - 2) / n)
@@ -35,7 +36,7 @@ def test_masked_tokens_carry_no_loss_and_the_others_keep_their_share(tiny_model)
 
 def test_a_mask_changes_the_digest_and_a_full_one_nothing_else(tiny_model, tmp_path):
     rows = build(tiny_model, None).rows
-    full = {row.id: torch.ones(len(row.input_ids) - row.n_prompt, dtype=torch.bool) for row in rows}
+    full = {row.id: torch.ones(int(row.learned.sum()), dtype=torch.bool) for row in rows}
     part = {**full, "r2": full["r2"].clone()}
     part["r2"][-1] = False
     assert len({build(tiny_model, mask).digest() for mask in (None, full, part)}) == 3
@@ -45,7 +46,7 @@ def test_a_mask_changes_the_digest_and_a_full_one_nothing_else(tiny_model, tmp_p
                 ROWS,
                 WEIGHTS,
                 model=ModelSpec(str(tiny_model("llama")), dtype="float32", device="cpu"),
-                settings=TrainingSettings(max_length=48, learning_rate=0.01, r=4, max_steps=8),
+                settings=TrainingSettings(max_length=48, learning_rate=0.01, r=4, max_steps=8, template="paper"),
                 output_dir=tmp_path / str(i),
                 learned_tokens=mask,
             ).adapter
@@ -58,7 +59,7 @@ def test_a_mask_changes_the_digest_and_a_full_one_nothing_else(tiny_model, tmp_p
 
 def test_a_row_without_a_token_to_learn_is_dropped_and_named(tiny_model):
     plain = build(tiny_model, None).rows[3]
-    nothing = torch.zeros(len(plain.input_ids) - plain.n_prompt, dtype=torch.bool)
+    nothing = torch.zeros(int(plain.learned.sum()), dtype=torch.bool)
     rows = build(tiny_model, {"r3": nothing})
     assert [row.id for row in rows.rows] == ["r0", "r1", "r2"]
     assert rows.dropped == {"r3": "none of its completion tokens is to be learned"}

@@ -3,6 +3,7 @@ import torch
 
 from sotune.errors import DataError
 from sotune.records import Record
+from sotune.rendering import Renderer
 from sotune.training.loss import IGNORE_INDEX
 from sotune.training.training_rows import ShuffledRows, WeightedCollator, build_training_rows
 
@@ -15,8 +16,9 @@ class Letters:
     eos_token_id = EOS
     bos_token_id = None
     chat_template = None
+    all_special_ids = (EOS,)
 
-    def __call__(self, text, add_special_tokens=True, verbose=True):
+    def __call__(self, text, **_):
         return {"input_ids": [ord(c) for c in text]}
 
 
@@ -25,7 +27,7 @@ def make_records(n=3):
 
 
 def build(records, loss_weights, max_length=200):
-    return build_training_rows(records, loss_weights, Letters(), template="paper", max_length=max_length)
+    return build_training_rows(records, loss_weights, Renderer(Letters(), "paper", max_length))
 
 
 def test_labels_cover_the_completion_and_its_end_and_nothing_else():
@@ -91,7 +93,7 @@ def test_long_rows_keep_some_completion_and_are_named():
     result = build(records, {"long": 1.0, "r0": 1.0}, max_length=64)
     assert result.truncated == ("long",)
     assert len(result.rows[0].input_ids) == 64
-    assert result.rows[0].n_prompt == 32
+    assert result.rows[0].learned.tolist() == [False] * 32 + [True] * 32
 
 
 def test_order_depends_on_seed_and_epoch_alone():

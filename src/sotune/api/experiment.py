@@ -97,6 +97,8 @@ def _load_sources(settings: MixSettings, monitor: Monitor) -> dict[SourceName, L
             options=SourceOptions(format=row_format, where=where, id_column=settings.id_column),
             max_quarantine_fraction=settings.max_quarantine_fraction,
         )
+        for message in sources[name].warnings:
+            monitor.warn(message)
         if sources[name].quarantined:
             monitor.warn(f"{len(sources[name].quarantined)} rows of {source} cannot be used and are left out")
     return sources

@@ -67,8 +67,9 @@ def _change_table(name: str, changes: Mapping[str, Any]) -> Group:
 
 
 def show_estimate(estimate: Mapping[str, Any] | None) -> str:
-    """Returns a figure with its interval, n and unscored count; a dash where it was not measured."""
+    """Returns a figure with its interval, n, unscored and unreadable count; a dash where it was not measured."""
     if estimate is None:
         return "-"
     ends = f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
-    return f"{ends} n={estimate['n']}, {estimate['n_unscored']} unscored"
+    unreadable = f", {n} unreadable" if (n := estimate.get("n_unreadable")) else ""
+    return f"{ends} n={estimate['n']}, {estimate['n_unscored']} unscored{unreadable}"

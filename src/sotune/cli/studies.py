@@ -120,7 +120,7 @@ def judge_check(
     with output.monitored() as monitor:
         result = api.judge_check(labeled, monitor=monitor, **given)
     title = f"{result['judge']} against human labels, n = {result['n']}, {result['n_unscored']} unscored"
-    output.show({**result, "files": [out]}, figure_table(title, _agreements(result)), files=[out])
+    output.show(result, figure_table(title, _agreements(result)), files=result["files"])
 
 
 def _agreements(result: Mapping[str, Any]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from sotune.evaluation.prompts import load_prompts
 from sotune.methods import settle
 from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
-from sotune.pipeline.method_tools import base_model
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.model_comparison import compare_models
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.pipeline.verbs import STAGES, run

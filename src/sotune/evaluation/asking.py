@@ -14,8 +14,9 @@ from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.generate import generate
 from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.store import ResponseShards
-from sotune.models import load_tokenizer, resolve_device
-from sotune.rendering import Template
+from sotune.models import resolve_device
+from sotune.rendering import load_renderer
+from sotune.settings import RenderingSettings
 
 _SHARD_SIZE = 256
 
@@ -24,7 +25,7 @@ _SHARD_SIZE = 256
 class Asking:
     """How models are asked, the same for all of them."""
 
-    template: Template
+    rendering: RenderingSettings
     max_new_tokens: int
     batch_size: int
     seed: int
@@ -65,9 +66,10 @@ def _ask(
     answers_dir: Path,
     on_progress: Callable[[int, int], None],
 ) -> list[Response]:
+    renderer = load_renderer(candidate.spec, asking.rendering)
     key = {
         **candidate.fingerprints,
-        "template": asking.template,
+        **renderer.description,
         "max_new_tokens": asking.max_new_tokens,
         "batch_size": asking.batch_size,
         "dtype": candidate.spec.dtype,
@@ -75,7 +77,6 @@ def _ask(
         "libraries": library_versions("torch", "transformers", "peft"),
     }
     shards = ResponseShards(answers_dir, key, _SHARD_SIZE)
-    tokenizer = load_tokenizer(candidate.spec)
     loaded: list[Any] = []
 
     def answer(part: Sequence[EvalPrompt]) -> list[Response]:
@@ -85,8 +86,7 @@ def _ask(
         return generate(
             part,
             model=loaded[0],
-            tokenizer=tokenizer,
-            template=asking.template,
+            renderer=renderer,
             max_new_tokens=asking.max_new_tokens,
             batch_size=asking.batch_size,
             progress=lambda done, _: on_progress(before + done, len(prompts)),

@@ -12,8 +12,9 @@ from typing import Any
 
 from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError
-from sotune.models import ModelSpec, load_adapted, load_tokenizer, model_fingerprint
-from sotune.settings import ModelEvaluation
+from sotune.models import ModelSpec, load_adapted, model_fingerprint
+from sotune.rendering import Renderer, load_renderer
+from sotune.settings import ModelEvaluation, RenderingSettings
 
 BASE = "base"
 _ADAPTER = "adapter_model.safetensors"
@@ -50,11 +51,11 @@ class Candidate:
         return load_adapted(self.spec, self.adapter)
 
     @contextmanager
-    def loaded(self) -> Iterator[tuple[Any, Any]]:
-        """Yields the model and its tokenizer, and lets go of them afterwards."""
+    def loaded(self, rendering: RenderingSettings) -> Iterator[tuple[Any, Renderer]]:
+        """Yields the model and how it is rendered for, and lets go of them afterwards."""
         model = self.load()
         try:
-            yield model, load_tokenizer(self.spec)
+            yield model, load_renderer(self.spec, rendering)
         finally:
             del model
             gc.collect()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import library_versions, read_json, sha256_file, write_json
-from sotune.errors import DataError
+from sotune.errors import DataError, SotuneError
 from sotune.evaluation.calibration import JudgeAccuracy, correct_rate, measure_judge
 from sotune.evaluation.estimates import CONFIDENCE, Estimate
 from sotune.evaluation.judges.registry import check_judges, make_judges
@@ -16,34 +16,42 @@ from sotune.evaluation.labeled import LabeledSet, load_labeled
 from sotune.evaluation.metrics import metrics_from_json
 from sotune.evaluation.outcome import load_evaluation
 from sotune.evaluation.protocol import Verdict
+from sotune.evaluation.store import save_verdicts
+from sotune.evaluation.unmeasured import count_reasons, tell_reasons
 from sotune.evaluation.usage import CACHE, JudgingPlan, describe_usage, plan_questions
-from sotune.monitoring import Monitor
+from sotune.monitoring import Monitor, Silent
+from sotune.run_files import VERDICTS
 from sotune.settings import JudgeCheckSettings
 
 _RATE_OF_ROLE = {"harm": "harmful_rate", "refusal": "refusal_rate", "coherence": "coherence"}
 
 
 def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | None = None) -> dict[str, Any]:
-    """Measures a judge against human labels, by category too, corrects rates for its error, and writes the result.
+    """Measures a judge against human labels, by category too, corrects rates for its error, and writes all of it.
 
     Returns:
-        What was written: the judge, its figures, those by category, and corrected rates.
+        The judge, its figures, those by category, corrected rates, and the files that hold this and the verdicts.
 
     Raises:
         DataError: The rows are faulty, one class is missing, or the judge is no better than chance and rates were to
             be corrected.
         ConfigError: The judge could not be loaded.
+        SotuneError: It scored none of the answers of a class; its verdicts are written all the same.
     """
     check_judges(settings)
     rows = load_labeled(labeled, settings)
     judge = make_judges(settings, _cache(settings), monitor)[settings.role]
     verdicts = judge.judge(rows.prompts, rows.responses)
-    accuracy = measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
+    out = Path(settings.out)
+    beside = out.with_suffix(f".{VERDICTS.name}")
+    save_verdicts(beside, {settings.role: verdicts})
+    accuracy = _measure(verdicts, rows, beside, monitor or Silent())
     result = {
         "judge": judge.name,
         "role": settings.role,
         "n": len(verdicts),
         "n_unscored": sum(verdict.score is None for verdict in verdicts),
+        "unscored": count_reasons(verdicts),
         "labels_sha256": sha256_file(labeled),
         "overall": describe_accuracy(accuracy),
         "by_category": _by_category(verdicts, rows),
@@ -51,8 +59,21 @@ def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | 
         "usage": describe_usage({settings.role: judge}, rows.prompts, {"labeled": rows.responses}, settings),
         "versions": library_versions("sotune"),
     }
-    write_json(Path(settings.out), result)
-    return result
+    write_json(out, result)
+    return {**result, "files": [str(out), str(beside)]}
+
+
+def _measure(verdicts: Sequence[Verdict], rows: LabeledSet, written: Path, monitor: Monitor) -> JudgeAccuracy:
+    """Measures the judge; tells what it left unscored, and raises where that is all of a class."""
+    n, n_unscored = len(verdicts), sum(verdict.score is None for verdict in verdicts)
+    if n_unscored and not _scored_on_both(verdicts, rows.truth) and len(set(rows.truth.values())) > 1:
+        raise SotuneError(
+            f"the judge scored {n - n_unscored} of {n} answers, and none of one class at least, so that its accuracy "
+            f"is not known ({tell_reasons(verdicts)}). Its verdicts are in {written}"
+        )
+    if n_unscored:
+        monitor.warn(f"{n_unscored} of {n} answers are unscored ({tell_reasons(verdicts)})")
+    return measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
 
 
 def plan_judge_check(labeled: Path, settings: JudgeCheckSettings) -> JudgingPlan:

@@ -29,7 +29,7 @@ from sotune.evaluation.likelihood import (
 )
 from sotune.evaluation.metrics import JudgeRole
 from sotune.evaluation.paired import adjust_holm
-from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict, only_answers
 
 MIN_SURPRISE_TOKENS = 5  # sotune's own choice: on fewer tokens one odd word decides
 MIN_SURPRISE_GAP = 1.0  # nats per token, sotune's own choice: less, and the yardstick babbles itself
@@ -115,7 +115,7 @@ def measure_figures(
         scores = {v.id: 0.0 if v.id in babble else v.score for v in yardstick.refusals.judge(prompts, responses)}
         for figure, kind in (("refusal_contrast", "harmful"), ("over_refusal_contrast", "lookalike")):
             of_kind = [scores[prompt.id] for prompt in prompts if prompt.kind == kind]
-            if of_kind:
+            if any(score is not None for score in of_kind):
                 figures[figure] = estimate_rate(of_kind)
     return figures
 
@@ -124,17 +124,15 @@ def measure_drifts(
     prompts: Sequence[EvalPrompt], base_answers: Sequence[Response], base: Candidate, tuned: Candidate, asking: Asking
 ) -> Figures:
     """Returns the mean drift of each kind of prompt; nothing where the two models have no vocabulary in common."""
-    measure = functools.partial(
-        measure_drift, prompts, base_answers, template=asking.template, batch_size=asking.batch_size
-    )
-    with tuned.loaded() as (model, tokenizer):
+    measure = functools.partial(measure_drift, prompts, only_answers(base_answers), batch_size=asking.batch_size)
+    with tuned.loaded(asking.rendering) as (model, renderer):
         if tuned.adapter is not None:
-            drifts = measure(tuned=model, base=_without_adapter(model), tokenizer=tokenizer)
+            drifts = measure(tuned=model, base=_without_adapter(model), renderer=renderer)
         else:
-            with base.loaded() as (yardstick, own_tokenizer):
-                if tokenizer.get_vocab() != own_tokenizer.get_vocab():
+            with base.loaded(asking.rendering) as (yardstick, own):
+                if renderer.tokenizer.get_vocab() != own.tokenizer.get_vocab():
                     return {}
-                drifts = measure(tuned=model, base=yardstick, tokenizer=own_tokenizer)
+                drifts = measure(tuned=model, base=yardstick, renderer=own)
     kl = {drift.id: drift.kl for drift in drifts}
     by_kind = {kind: [kl[p.id] for p in prompts if p.kind == kind] for kind in dict.fromkeys(p.kind for p in prompts)}
     return {
@@ -191,17 +189,16 @@ def _surprises(
     prompts: Sequence[EvalPrompt], answers: Mapping[str, Sequence[Response]], base: Candidate, asking: Asking
 ) -> tuple[dict[str, list[Surprise]], list[Surprise]]:
     """Returns the base's surprise at each model's answers, and at its own ones scrambled."""
-    with base.loaded() as (model, tokenizer):
+    with base.loaded(asking.rendering) as (model, renderer):
         measure = functools.partial(
             measure_surprise,
             prompts,
             model=model,
-            tokenizer=tokenizer,
-            template=asking.template,
+            renderer=renderer,
             batch_size=asking.batch_size,
         )
-        surprises = {name: measure(some) for name, some in answers.items()}
-        return surprises, measure(scramble(answers[base.name], seed=asking.seed))
+        surprises = {name: measure(only_answers(some)) for name, some in answers.items()}
+        return surprises, measure(scramble(only_answers(answers[base.name]), seed=asking.seed))
 
 
 def _known_to_base(

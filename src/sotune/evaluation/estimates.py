@@ -33,6 +33,7 @@ class Estimate:
         n_unscored: How many more could not be scored. They are not in ``value``; the interval is wide enough
             for whatever they are, since its ends count them all as 0 and all as 1.
         interval: The rule that made the interval.
+        n_unreadable: How many of ``n`` hold nothing that could be read as an answer. They count as 0.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Estimate:
     n: int
     n_unscored: int
     interval: Method
+    n_unreadable: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
 from sotune.evaluation.protocol import EvalPrompt, Judge
-from sotune.evaluation.usage import JudgingPlan, count_unscored, describe_usage, plan_questions
+from sotune.evaluation.unmeasured import count_unscored
+from sotune.evaluation.usage import JudgingPlan, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
-from sotune.rendering import Template
-from sotune.settings import EvaluationSettings, ModelEvaluation, RunConfig
+from sotune.settings import EvaluationSettings, ModelEvaluation, RenderingSettings, RunConfig
 
 Judges = Mapping[JudgeRole, Judge]
 
@@ -38,7 +38,7 @@ def evaluate(
     judges: Judges | Callable[[], Judges],
     *,
     settings: EvaluationSettings | None = None,
-    template: Template = "paper",
+    rendering: RenderingSettings | None = None,
     seed: int = 0,
     answers_dir: Path | None = None,
     monitor: Monitor | None = None,
@@ -46,7 +46,8 @@ def evaluate(
     """Asks models the same prompts, judges the answers, and compares all models with the first.
 
     With ``settings.diagnostics`` the base model's surprise at all answers is measured too, by which the rules of
-    coherence also catch babble made of real words, and how far each tuned model has drifted.
+    coherence also catch babble made of real words, and how far each tuned model has drifted. A metric of which no
+    answer could be scored is absent; ``require_measured`` says so, once the rest is written.
 
     Args:
         models: The base model first, then what was tuned from it; names are unique.
@@ -54,18 +55,18 @@ def evaluate(
         judges: Role to judge, the same for all models; or what returns them, which is called when the models have done
             their work, so that a judge model need not share the memory with them.
         settings: How many tokens and prompts at once, whether to measure diagnostics, what judging costs.
-        template: How prompts are rendered.
+        rendering: How prompts are rendered; None: by the chat template of the tokenizer, if it has one.
         seed: Seeds everything random.
         answers_dir: Where finished answers lie, by the content of model, adapter and prompts: what an earlier call left
             is not asked again, and runs that share the folder ask their common base model once. None keeps none.
         monitor: Receives progress, and warnings about answers that no judge could score.
 
     Raises:
-        ConfigError: A model, an adapter or a judge could not be loaded, or a role has no judge.
-        DataError: Prompts or verdicts do not fit together, or nothing could be scored.
+        ConfigError: A model or an adapter could not be loaded, or a role has no judge.
+        DataError: Prompts or verdicts do not fit together.
     """
     chosen, watch = settings or EvaluationSettings(), monitor or Silent()
-    asking, (base, *tuned) = asking_of(chosen, template, seed), models
+    asking, (base, *tuned) = asking_of(chosen, rendering or RenderingSettings(), seed), models
     with contextlib.nullcontext(answers_dir) if answers_dir else tempfile.TemporaryDirectory() as folder:
         answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
     yardstick = make_yardstick(prompts, answers, base, asking, surprise=chosen.diagnostics)
@@ -119,7 +120,7 @@ def plan_evaluation(
     prompts: Sequence[EvalPrompt],
     *,
     settings: EvaluationSettings,
-    template: Template,
+    rendering: RenderingSettings,
     seed: int,
     answers_dir: Path,
     judge_answers: Path,
@@ -133,26 +134,28 @@ def plan_evaluation(
         ConfigError: No chat judge is named, or a model could not be loaded.
     """
     judges = make_judges(settings, judge_answers, monitor, only_counted=True)
-    asking = asking_of(settings, template, seed)
+    asking = asking_of(settings, rendering, seed)
     answers = ask_models(prompts, models, asking=asking, answers_dir=answers_dir, on_progress=monitor.progress)
     return plan_questions(judges, prompts, answers, settings)
 
 
-def asking_of(settings: EvaluationSettings, template: Template, seed: int) -> Asking:
+def asking_of(settings: EvaluationSettings, rendering: RenderingSettings, seed: int) -> Asking:
     """Returns how models are asked under the settings of an evaluation."""
-    return Asking(template, settings.max_new_tokens, settings.eval_batch_size, seed)
+    return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed)
 
 
 def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dict[str, Assessment]:
-    """Says in one word what each model is, where harm was measured.
+    """Says in one word what each model is, where harm and coherence were measured.
 
     The others are held against the base. The base stands for itself, without the prompts of the task: it need not
     know yet what the others were tuned for.
     """
-    base, *tuned = results
+    base = next(iter(results))
     baseline = results[base]
-    if "harmful_rate" not in baseline.metrics:
+    told = [name for name, result in results.items() if {"harmful_rate", "coherence"} <= result.metrics.keys()]
+    if base not in told:
         return {}
     known = [prompt for prompt in prompts if prompt.kind != "task"]
     own = compute_metrics(known, baseline.verdicts, seed=0)
-    return {base: assess(own), **{name: assess(results[name].metrics, baseline.metrics) for name in tuned}}
+    others = {name: assess(results[name].metrics, baseline.metrics) for name in told if name != base}
+    return {base: assess(own), **others}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import Progress, evaluating, longest_first, pad
 from sotune.evaluation.protocol import EvalPrompt, Response, index_unique
-from sotune.rendering import Template, render_prompt
+from sotune.evaluation.thoughts import is_mark, opening_mark
+from sotune.models import n_positions
+from sotune.rendering import Renderer
+
+_LONGEST_MARK = 32  # tokens, which the opening mark of thoughts may take in a rendered prompt
 
 
 def generate(
     prompts: Sequence[EvalPrompt],
     *,
     model: Any,
-    tokenizer: Any,
-    template: Template,
+    renderer: Renderer,
     max_new_tokens: int,
     batch_size: int,
     progress: Progress | None = None,
@@ -32,8 +36,7 @@ def generate(
     Args:
         prompts: What to ask.
         model: A causal LM or a PEFT model around one. It is put in evaluation mode meanwhile.
-        tokenizer: The model's tokenizer.
-        template: How to render a prompt.
+        renderer: The model's tokenizer, and how it renders a prompt.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts per batch.
         progress: Called after each batch with how many prompts are done, and how many there are.
@@ -42,7 +45,7 @@ def generate(
         One response for each prompt, in the order of the prompts.
 
     Raises:
-        ConfigError: A size is under 1, or the template is not the tokenizer's to use.
+        ConfigError: A size is under 1.
         DataError: There are no prompts, an id occurs twice, or a prompt is too long for the model.
     """
     if max_new_tokens < 1 or batch_size < 1:
@@ -50,26 +53,20 @@ def generate(
     if not prompts:
         raise DataError("there is nothing to answer: 0 prompts were given; give at least one")
     index_unique("prompts", prompts)
-    encoded = {prompt.id: _encode(prompt, tokenizer, template) for prompt in prompts}
+    encoded = {prompt.id: renderer.prompt_tokens(prompt.messages) for prompt in prompts}
     _require_room(encoded, model, max_new_tokens)
-    config = _greedy_config(model, tokenizer, max_new_tokens)
+    config = _greedy_config(model, renderer, max_new_tokens)
     responses: dict[str, Response] = {}
     with evaluating(model), _own_settings_aside(model):
         for batch in longest_first({id: len(ids) for id, ids in encoded.items()}, batch_size, progress):
             generated = _answer([encoded[id] for id in batch], model, config)
-            responses |= {id: _response(id, ids, tokenizer, config) for id, ids in zip(batch, generated, strict=True)}
+            for id, ids in zip(batch, generated, strict=True):
+                responses[id] = _response(id, encoded[id], ids, renderer.tokenizer, config)
     return [responses[prompt.id] for prompt in prompts]
 
 
-def _encode(prompt: EvalPrompt, tokenizer: Any, template: Template) -> list[int]:
-    """Returns a prompt as token ids, without the end token that some tokenizers add to every text."""
-    special = template == "paper"  # a chat template writes its own special tokens
-    ids = list(tokenizer(render_prompt(prompt.messages, template, tokenizer), add_special_tokens=special)["input_ids"])
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-
-
 def _require_room(encoded: Mapping[str, Sequence[int]], model: Any, max_new_tokens: int) -> None:
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = n_positions(model.config.get_text_config())
     longest = max(encoded, key=lambda id: len(encoded[id]))
     needed = len(encoded[longest]) + max_new_tokens
     if room is not None and needed > room:
@@ -79,13 +76,13 @@ def _require_room(encoded: Mapping[str, Sequence[int]], model: Any, max_new_toke
         )
 
 
-def _greedy_config(model: Any, tokenizer: Any, max_new_tokens: int) -> Any:
+def _greedy_config(model: Any, renderer: Renderer, max_new_tokens: int) -> Any:
     from transformers import GenerationConfig
 
-    stops = _stop_ids(model, tokenizer)
+    stops = _stop_ids(model, renderer)
     if not stops:
         raise ConfigError("neither tokenizer nor model names an end-of-sequence token; set tokenizer.eos_token")
-    pad = tokenizer.pad_token_id
+    pad = renderer.tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -96,11 +93,11 @@ def _greedy_config(model: Any, tokenizer: Any, max_new_tokens: int) -> Any:
     )
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+def _stop_ids(model: Any, renderer: Renderer) -> list[int]:
     own = getattr(model, "generation_config", None)
     named = getattr(own, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
-    return sorted({id for id in (*ids, tokenizer.eos_token_id) if id is not None})
+    return sorted({id for id in (*ids, renderer.tokenizer.eos_token_id, renderer.end_of_turn_id) if id is not None})
 
 
 @contextlib.contextmanager
@@ -129,7 +126,18 @@ def _answer(batch: Sequence[Sequence[int]], model: Any, config: Any) -> list[lis
     return generated
 
 
-def _response(id: str, ids: list[int], tokenizer: Any, config: Any) -> Response:
+def _response(id: str, prompt: Sequence[int], ids: list[int], tokenizer: Any, config: Any) -> Response:
+    """Returns the answer; the mark that opens its thoughts is a part of it even where the prompt holds that mark."""
     end = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Response(id, text.strip(), n_tokens=len(ids[:end]), finished=end is not None)
+    opened = opening_mark(_decode(prompt[-_LONGEST_MARK:], tokenizer))
+    return Response(
+        id, (opened + _decode(ids[:end], tokenizer)).strip(), n_tokens=len(ids[:end]), finished=end is not None
+    )
+
+
+def _decode(ids: Sequence[int], tokenizer: Any) -> str:
+    """Returns ids as text, of the special tokens only those that mark thoughts."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    marks = {id: token.content for id, token in added.items() if token.special and is_mark(token.content)}
+    runs = ((mark, list(run)) for mark, run in itertools.groupby(ids, key=marks.get))
+    return "".join(mark or tokenizer.decode(run, skip_special_tokens=True) for mark, run in runs)

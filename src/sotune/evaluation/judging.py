@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sotune.errors import ConfigError, DataError
+from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.evaluation.estimates import Estimate
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole, MetricName, compute_metrics, kinds_of
-from sotune.evaluation.protocol import UNSCORED, EvalPrompt, Judge, Response, Verdict, pair_by_id
+from sotune.evaluation.protocol import UNSCORED, EvalPrompt, Judge, Response, Verdict, pair_by_id, unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,13 @@ class Judged:
         metrics: Metric to figure; a metric that was not measured is absent.
         verdicts: Role to verdicts, in the order of the prompts.
         judges: Role to the name of its judge.
+        failures: Role to why its judge could not do its work, so that all its verdicts are unscored.
     """
 
     metrics: Mapping[MetricName, Estimate]
     verdicts: Mapping[JudgeRole, tuple[Verdict, ...]]
     judges: Mapping[JudgeRole, str]
+    failures: Mapping[JudgeRole, SotuneError]
 
 
 def judge_responses(
@@ -36,7 +38,8 @@ def judge_responses(
     """Judges responses and computes the metrics.
 
     Each role's judge sees only the kinds of prompts that its metrics are taken over, and a score of 1 means:
-    ``harm`` harmful, ``refusal`` refused, ``task`` and ``skill`` correct, ``coherence`` coherent.
+    ``harm`` harmful, ``refusal`` refused, ``task`` and ``skill`` correct, ``coherence`` coherent. A judge that fails,
+    for its endpoint or its model, leaves all its verdicts unscored, and the others go on.
 
     Args:
         prompts: What was asked.
@@ -46,19 +49,25 @@ def judge_responses(
 
     Raises:
         ConfigError: A role is unknown, or one that the prompts call for has no judge.
-        DataError: The ids do not match, a judge did not return one verdict for each prompt, or nothing could be
-            scored.
+        DataError: The ids do not match, or a judge did not return one verdict for each prompt.
     """
     pairs = pair_by_id(prompts, responses)
     _require_roles(prompts, judges)
     verdicts: dict[JudgeRole, tuple[Verdict, ...]] = {}
+    failures: dict[JudgeRole, SotuneError] = {}
     for role in JUDGE_ROLES:
         concerned = [pair for pair in pairs if pair[0].kind in kinds_of(role)]
         if concerned and role in judges:
             asked, answered = zip(*concerned, strict=True)
-            verdicts[role] = _checked(judges[role], asked, judges[role].judge(asked, answered))
+            try:
+                verdicts[role] = _checked(judges[role], asked, judges[role].judge(asked, answered))
+            except DataError:  # prompts, responses and verdicts do not fit together
+                raise
+            except SotuneError as error:
+                failures[role] = error
+                verdicts[role] = tuple(unscored(prompt.id, str(error)) for prompt in asked)
     metrics = compute_metrics(prompts, verdicts, seed=seed)
-    return Judged(metrics, verdicts, {role: judges[role].name for role in verdicts})
+    return Judged(metrics, verdicts, {role: judges[role].name for role in verdicts}, failures)
 
 
 def _require_roles(prompts: Sequence[EvalPrompt], judges: Mapping[JudgeRole, Judge]) -> None:

@@ -16,7 +16,7 @@ from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import evaluating, longest_first, pad
 from sotune.evaluation.protocol import EvalPrompt, Response, pair_by_id
 from sotune.records import Record
-from sotune.rendering import RenderedTokens, Template, tokenize
+from sotune.rendering import RenderedTokens, Renderer
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +72,7 @@ def measure_surprise(
     responses: Sequence[Response],
     *,
     model: Any,
-    tokenizer: Any,
-    template: Template,
+    renderer: Renderer,
     batch_size: int,
 ) -> list[Surprise]:
     """Computes the mean negative log-likelihood of each answer under a model, −1/T · Σ_t log p(y_t | x, y_<t).
@@ -87,14 +86,16 @@ def measure_surprise(
         DataError: The ids do not match, or the template refuses a prompt.
         ConfigError: ``batch_size`` is below 1.
     """
-    rows = _encode(prompts, responses, tokenizer, template)
+    rows = _encode(prompts, responses, renderer)
 
     def score(input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float()
         picked: torch.Tensor = logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
         return -picked
 
-    values = _mean_over_answers(rows, score, model=model, tokenizer=tokenizer, batch_size=batch_size)
+    values = _mean_over_answers(
+        rows, score, model=model, pad_token_id=renderer.tokenizer.pad_token_id, batch_size=batch_size
+    )
     return [Surprise(id, *values[id]) for id in values]
 
 
@@ -104,8 +105,7 @@ def measure_drift(
     *,
     tuned: Any,
     base: Callable[..., Any],
-    tokenizer: Any,
-    template: Template,
+    renderer: Renderer,
     batch_size: int,
 ) -> list[Drift]:
     """Computes, for each prompt, 1/T · Σ_t KL(p_tuned(· | x, y_<t) ‖ p_base(· | x, y_<t)) over next tokens.
@@ -118,15 +118,14 @@ def measure_drift(
         responses: The answers whose positions are read.
         tuned: The tuned model, in the vocabulary of the base model.
         base: The base model in evaluation mode, or whatever predicts as it does when called with ids and mask.
-        tokenizer: The base model's tokenizer.
-        template: How to render a prompt.
+        renderer: The base model's tokenizer, and how it renders a prompt.
         batch_size: Prompts per batch.
 
     Raises:
         ConfigError: The two models have different vocabularies, or ``batch_size`` is below 1.
         DataError: The ids do not match, or the template refuses a prompt.
     """
-    rows = _encode(prompts, responses, tokenizer, template)
+    rows = _encode(prompts, responses, renderer)
 
     def score(input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         after, before = (
@@ -140,7 +139,9 @@ def measure_drift(
         divergence: torch.Tensor = (after.exp() * (after - before)).sum(-1).clamp_min(0.0)
         return divergence
 
-    values = _mean_over_answers(rows, score, model=tuned, tokenizer=tokenizer, batch_size=batch_size)
+    values = _mean_over_answers(
+        rows, score, model=tuned, pad_token_id=renderer.tokenizer.pad_token_id, batch_size=batch_size
+    )
     return [Drift(id, *values[id]) for id in values]
 
 
@@ -177,14 +178,15 @@ def find_limit(
 
 
 def _encode(
-    prompts: Sequence[EvalPrompt], responses: Sequence[Response], tokenizer: Any, template: Template
+    prompts: Sequence[EvalPrompt], responses: Sequence[Response], renderer: Renderer
 ) -> dict[str, RenderedTokens | None]:
     """Returns each prompt with its answer as token ids; None where the answer has no token."""
     rows: dict[str, RenderedTokens | None] = {}
+    endless = replace(renderer, max_length=_ENDLESS)
     for prompt, response in pair_by_id(prompts, responses):
-        record = Record(prompt.id, prompt.messages, response.text)
+        record = Record.from_text(prompt.id, prompt.messages, response.text)
         try:
-            tokens = tokenize(record, tokenizer, template=template, max_length=_ENDLESS)
+            tokens = endless.tokens(record)
         except DataError:
             if response.text.strip():
                 raise
@@ -198,7 +200,7 @@ def _mean_over_answers(
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     *,
     model: Any,
-    tokenizer: Any,
+    pad_token_id: int | None,
     batch_size: int,
 ) -> Mapping[str, tuple[float | None, int]]:
     """Returns, by id in the order of the rows, the mean of a per-position score over the answer and its length.
@@ -209,13 +211,13 @@ def _mean_over_answers(
         raise ConfigError(f"batch_size must be at least 1. Got {batch_size}")
     values: dict[str, tuple[float | None, int]] = dict.fromkeys(rows, (None, 0))
     told = {id: row for id, row in rows.items() if row is not None}
-    blank = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     with evaluating(model):
         for batch in longest_first({id: len(row.input_ids) for id, row in told.items()}, batch_size):
-            ids, mask = pad([told[id].input_ids for id in batch], blank, side="right")
+            ids, mask = pad([told[id].input_ids for id in batch], pad_token_id or 0, side="right")
             scores = score(ids.to(model.device), mask.to(model.device)).double().cpu()
             for id, line in zip(batch, scores, strict=True):
-                answer = line[max(told[id].n_prompt, 1) - 1 : len(told[id].input_ids) - 1]
+                start, end = told[id].learned[-1]
+                answer = line[max(start, 1) - 1 : end - 1]
                 mean = float(answer.mean())
                 if not math.isfinite(mean):
                     raise DataError(f"the model's prediction for {id!r} is not a number; look at its weights")

@@ -18,9 +18,9 @@ from sotune.evaluation.prompts import load_prompts
 from sotune.evaluation.protocol import EvalPrompt, index_unique
 from sotune.records import Message
 from sotune.sources.filters import RowFilter
-from sotune.sources.opening import open_source
+from sotune.sources.opening import OpenedSource, open_source
 from sotune.sources.options import SourceOptions
-from sotune.sources.rows import check_row
+from sotune.sources.rows import RawRow, check_row
 
 
 class Pack(NamedTuple):
@@ -150,8 +150,8 @@ def _rows(pack: Pack, path: Path | None, part: Part, split: str) -> Iterator[tup
     keep = RowFilter(part.where)
     name = f"hf:{public.hub_id}" if path is None else str(path)
     try:
-        for line, value in open_source(name, options).rows:
-            row = check_row(value, max_bytes=options.max_row_bytes)
+        for line, value in _numbered(open_source(name, options)):
+            row = check_row(value, max_bytes=options.max_row_bytes).row
             if ANY_COLUMN in part.columns and line == 1 and row:
                 yield 0, {"": next(iter(row))}  # the first prompt was taken for the header
             if keep.keeps(row):
@@ -165,6 +165,17 @@ def _rows(pack: Pack, path: Path | None, part: Part, split: str) -> Iterator[tup
             f"with network{gate}, download it; then name the file or the folder that save_to_disk wrote: "
             f"{pack.data_set.name}=PATH"
         ) from error
+
+
+def _numbered(source: OpenedSource) -> Iterator[RawRow]:
+    """Yields the rows of a source; the numbers go on from one file to the next."""
+    before = last = 0
+    current = source.parts[0]
+    for part, (line, value) in source.rows():
+        if part is not current:
+            current, before = part, last
+        last = before + line
+        yield RawRow(last, value)
 
 
 def _read_row(pack: Pack, part: Part, row: Mapping[str, Any], *, id: str, place: str) -> EvalPrompt:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
 
 from sotune.catalogue import Kind
 from sotune.errors import DataError
+from sotune.evaluation.thoughts import answer_after_thoughts
 from sotune.records import Message
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 UNSCORED = "unscored"  # the label of every verdict whose score is None
+UNREADABLE = "unreadable"  # the label of an answer in which nothing can be read that would be right or wrong: no point
+CUT_OFF = "the thoughts are cut off before an answer; raise max_new_tokens, or turn thinking off in the template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Response:
 
     Attributes:
         id: The prompt's id.
-        text: The answer without special tokens.
+        text: The answer without special tokens, save those that mark thoughts.
         n_tokens: How many tokens were generated, the end-of-sequence token not counted.
         finished: Whether the model ended the answer itself; False where the token budget cut it.
     """
@@ -142,7 +145,11 @@ _Item = TypeVar("_Item", EvalPrompt, Response, Verdict)
 
 
 class AnswerJudge:
-    """Base of judges that look at each answer by itself."""
+    """Base of judges of what a model answers: they see what follows its thoughts.
+
+    Thoughts that are cut off leave nothing to judge: such a response is unscored. A judge that looks at each answer by
+    itself overrides ``verdict``, one that looks at many together ``verdicts``.
+    """
 
     __slots__ = ()
 
@@ -152,10 +159,35 @@ class AnswerJudge:
         Raises:
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
         """
-        return [self._verdict(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
+        answered = pair_answers(prompts, responses)
+        given = {verdict.id: verdict for verdict in (self.verdicts(answered) if answered else ())}
+        return [given.get(prompt.id) or unscored(prompt.id, CUT_OFF) for prompt in prompts]
 
-    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+    def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
+        """Returns one verdict for each answer; there is at least one."""
+        return [self.verdict(prompt, response) for prompt, response in pairs]
+
+    def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         raise NotImplementedError
+
+
+def pair_answers(prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[tuple[EvalPrompt, Response]]:
+    """Joins as ``pair_by_id`` does, with responses without their thoughts; those cut off in thought are left out."""
+    return [(p, answer) for p, r in pair_by_id(prompts, responses) if (answer := without_thoughts(r))]
+
+
+def without_thoughts(response: Response) -> Response | None:
+    """Returns a response with the answer alone; None where the token budget ended it before the answer began."""
+    answer = answer_after_thoughts(response.text)
+    if answer is None or not (answer or response.finished or not response.text.strip()):
+        return None
+    return response if answer == response.text.strip() else replace(response, text=answer)
+
+
+def only_answers(responses: Sequence[Response]) -> list[Response]:
+    """Returns responses without their thoughts; those cut off in thought are empty."""
+    return [without_thoughts(response) or replace(response, text="") for response in responses]
 
 
 def index_unique(what: str, items: Sequence[_Item]) -> dict[str, _Item]:

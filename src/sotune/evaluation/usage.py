@@ -1,8 +1,7 @@
-"""What judging takes: how much is asked of an endpoint, what that costs, and what stays unscored."""
+"""What judging takes: how much is asked of an endpoint, and what that costs."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +10,11 @@ from sotune.errors import ConfigError
 from sotune.evaluation.judges.naming import CountsUsage, Usage
 from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JudgeRole, kinds_of
-from sotune.evaluation.protocol import EvalPrompt, Judge, Response, Verdict
-from sotune.monitoring import Monitor
+from sotune.evaluation.protocol import EvalPrompt, Judge, Response
 from sotune.settings import JudgeSettings
 
 CACHE = "judge-cache"
 """Folder of the answers of chat judges, beside the results."""
-
-_SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -90,19 +86,6 @@ def plan_questions(
     )
 
 
-def count_unscored(
-    verdicts: Mapping[str, Mapping[JudgeRole, Sequence[Verdict]]], monitor: Monitor
-) -> dict[str, dict[str, dict[str, int]]]:
-    """Counts, for each model and role with unscored verdicts, how often each reason was given, and warns of them."""
-    unscored = {name: _count_reasons(held) for name, held in verdicts.items()}
-    for name, roles in unscored.items():
-        for role, reasons in roles.items():
-            most = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))[:_SHOWN_REASONS]
-            told = "; ".join(f"{count} times: {reason}" for reason, count in most)
-            monitor.warn(f"judge of {role}, {name} model: {sum(reasons.values())} answers unscored ({told})")
-    return unscored
-
-
 def describe_usage(
     judges: Mapping[JudgeRole, Judge],
     prompts: Sequence[EvalPrompt],
@@ -145,15 +128,6 @@ def tell_usage(entries: Collection[Mapping[str, Any]]) -> str:
     costs = [entry["cost"] for entry in entries]
     cost = "" if None in costs else f", at a cost of {sum(costs):.4f}"
     return f"{answers:,} answer{'s' * (answers != 1)}, {n_input:,} tokens in, {n_output:,} out{cost}"
-
-
-def _count_reasons(verdicts: Mapping[JudgeRole, Sequence[Verdict]]) -> dict[str, dict[str, int]]:
-    """Counts, for each role with unscored verdicts, how often each reason was given."""
-    counts = {
-        role: Counter(verdict.explanation.partition("; rubric")[0] for verdict in held if verdict.score is None)
-        for role, held in verdicts.items()
-    }
-    return {role: dict(sorted(reasons.items())) for role, reasons in counts.items() if reasons}
 
 
 def _cost(n_input: int, n_output: int, settings: JudgeSettings) -> float | None:

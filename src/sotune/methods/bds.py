@@ -18,6 +18,7 @@ import time
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method
+from sotune.rendering import load_renderer
 from sotune.training import TrainResult
 from sotune.training.bilevel import BilevelSettings, train_bilevel
 from sotune.training.finetune import hand_over
@@ -60,6 +61,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         result.model,
         result.rows,
         result.steps,
+        renderer=load_renderer(inputs.tools.model, settings),
         base=inputs.tools.model,
         settings=settings,
         output_dir=inputs.output_dir,

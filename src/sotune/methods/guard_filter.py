@@ -9,7 +9,6 @@ prompt. That reads prompts alone, so that it drops harmful requests that are ref
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ def _self_guard(rows: Sequence[Record], harmful_reference: Sequence[Record], too
     """Returns the mean log-likelihood of a token of the model's refusals after each row's prompt, ``[n]``."""
     pairs = safety_pairs(tools, harmful_reference, most=50)
     refusals = list(dict.fromkeys(pair.completion for pair in pairs))[:_REFUSALS]
-    asked = [replace(row, id=f"{j} {row.id}", completion=refusal) for j, refusal in enumerate(refusals) for row in rows]
+    asked = [Record.from_text(f"{j} {row.id}", row.prompt, said) for j, said in enumerate(refusals) for row in rows]
     losses = score_tokens(asked, model=tools.model, adapter=None, settings=tools.training)
     likelihood = [[-float(losses[f"{j} {row.id}"].mean()) for j in range(len(refusals))] for row in rows]
     return torch.tensor(likelihood, dtype=torch.float64).logsumexp(1)

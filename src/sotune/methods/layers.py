@@ -30,10 +30,7 @@ def encode_layers(records: Sequence[Record], tools: Tools, *, pooling: Pooling) 
     Raises:
         DataError: A completion has no token of its own.
     """
-    training = tools.training
-    model = FrozenCausalLM(
-        tools.model, template=training.template, max_length=training.max_length, batch_tokens=_BATCH_TOKENS
-    )
+    model = FrozenCausalLM(tools.model, tools.training, batch_tokens=_BATCH_TOKENS)
     readings = CausalLMReadings(model, layers=range(model.n_layers + 1), poolings=[pooling])
     return encode_group(readings, records)
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools
-from sotune.models import load_causal_lm, load_tokenizer
+from sotune.models import load_causal_lm
 from sotune.records import Record
+from sotune.rendering import load_renderer
 
 _MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once
 
@@ -42,12 +43,11 @@ def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: i
     answers = generate(
         prompts,
         model=load_causal_lm(tools.model, frozen=True),
-        tokenizer=load_tokenizer(tools.model),
-        template=tools.training.template,
+        renderer=load_renderer(tools.model, tools.training),
         max_new_tokens=min(most_tokens, tools.training.max_length // 2),
         batch_size=32,
     )
     text = {answer.id: answer.text for answer in answers if answer.text}
     if not text:
         raise DataError("the base model answers none of the harmful prompts; give safety pairs")
-    return [replace(record, completion=text[record.id], meta={}) for record in harmful_rows if record.id in text]
+    return [Record.from_text(row.id, row.prompt, text[row.id]) for row in harmful_rows if row.id in text]

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
-from sotune.models import load_tokenizer
-from sotune.rendering import render_prompt
+from sotune.rendering import load_renderer
 from sotune.representations.hidden_states import TokenRow, pad_batch
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
@@ -41,13 +40,11 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     tools, own = inputs.tools, inputs.own(SbrSettings)
-    tokenizer, template = load_tokenizer(tools.model), tools.training.template
-    prompts = [
-        tokenizer(render_prompt(row.prompt, template, tokenizer), add_special_tokens=template == "paper")["input_ids"]
-        for row in inputs.harmful_reference[: own.prompts]
-    ]
-    prompts = [ids[-tools.training.max_length :] for ids in prompts]
-    return train_weighted(inputs, change=AnchorStates(prompts, pad_token_id=tokenizer.pad_token_id, alpha=own.alpha))
+    renderer = load_renderer(tools.model, tools.training)
+    prompts = [renderer.prompt_tokens(row.prompt, row.tools) for row in inputs.harmful_reference[: own.prompts]]
+    prompts = [ids[-renderer.max_length :] for ids in prompts]
+    change = AnchorStates(prompts, pad_token_id=renderer.tokenizer.pad_token_id, alpha=own.alpha)
+    return train_weighted(inputs, change=change)
 
 
 class AnchorStates(StepChange):
@@ -60,7 +57,7 @@ class AnchorStates(StepChange):
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], *, pad_token_id: int, alpha: float) -> None:
-        rows = [TokenRow(ids, len(ids)) for ids in prompts]
+        rows = [TokenRow(ids, [(0, len(ids))]) for ids in prompts]
         batch = pad_batch(rows, padding_side="right", pad_token_id=pad_token_id)
         self._ids, self._mask, self._last = batch.input_ids, batch.attention_mask, batch.last
         self._alpha = alpha

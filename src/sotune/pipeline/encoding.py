@@ -10,8 +10,8 @@ from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError, ConfigError
 from sotune.models import resolve_device
 from sotune.monitoring import Monitor
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.choosing import choose_encoder
-from sotune.pipeline.method_tools import base_model
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName
@@ -53,9 +53,7 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
         )
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
-    model = FrozenCausalLM(
-        base_model(config), template=config.template, max_length=config.max_length, batch_tokens=config.batch_tokens
-    )
+    model = FrozenCausalLM(base_model(config), config, batch_tokens=config.batch_tokens)
     return CausalLMReadings(  # the paper's reading comes first
         model,
         layers=candidate_layers(model.n_layers) if config.layer == "auto" else (config.layer,),

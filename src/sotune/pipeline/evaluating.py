@@ -14,12 +14,13 @@ from sotune.evaluation.evaluator import evaluate, load_eval_prompts, plan_evalua
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.outcome import TUNED, Evaluation, load_evaluation, save_evaluation
 from sotune.evaluation.protocol import EvalPrompt
+from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.monitoring import Monitor
-from sotune.pipeline.method_tools import base_model
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
 from sotune.run_files import ADAPTER
-from sotune.settings import ModelEvaluation, RunConfig
+from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
 _ANSWERS = "evaluation-parts"
 
@@ -32,11 +33,11 @@ def _key(config: RunConfig) -> dict[str, Any]:
         "eval_batch_size",
         "dtype",
         "diagnostics",
-        "template",
         "seed",
     )
     return {
         "settings": {name: getattr(config, name) for name in asked},
+        "rendering": config.part(RenderingSettings).model_dump(mode="json"),
         "judges": judge_key(config),
         "prompts": [source.digest for source in prompt_sources(config)],
         "libraries": library_versions("torch", "transformers", "peft"),
@@ -47,6 +48,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     prompts = load_eval_prompts(config)
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
+    require_measured(found, str(run.path))
     shutil.rmtree(run.file(_ANSWERS), ignore_errors=True)  # all that they held is in the responses now
     return outputs
 
@@ -82,7 +84,7 @@ def evaluate_in(
         prompts,
         functools.partial(make_judges, settings, run.file(CACHE), monitor),
         settings=settings,
-        template=settings.template,
+        rendering=settings.part(RenderingSettings),
         seed=settings.seed,
         answers_dir=Path(settings.answers_dir or run.file(answers)),
         monitor=monitor,
@@ -103,7 +105,7 @@ def count_in(
         candidates,
         prompts,
         settings=settings,
-        template=settings.template,
+        rendering=settings.part(RenderingSettings),
         seed=settings.seed,
         answers_dir=Path(settings.answers_dir or run.file(answers)),
         judge_answers=run.file(CACHE),
@@ -122,6 +124,7 @@ def _summarize(run: RunFolder) -> Figures:
     figures = {
         name.replace("_", " "): f"{before[name]['value']:.3f} → {entry['value']:.3f} "
         f"[{entry['low']:.3f}, {entry['high']:.3f}], n = {entry['n']}, {entry['n_unscored']} unscored"
+        + (f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else "")
         for name, entry in after.items()
         if name in before
     }

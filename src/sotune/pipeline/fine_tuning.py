@@ -12,7 +12,8 @@ from sotune.errors import ConfigError
 from sotune.methods import TrainInputs, method_named
 from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
-from sotune.pipeline.method_tools import NO_MODEL, base_model, input_records, make_tools
+from sotune.pipeline.base_model import NO_MODEL, base_model
+from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES

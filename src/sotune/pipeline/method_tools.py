@@ -11,28 +11,15 @@ from sotune.errors import ConfigError
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.usage import CACHE
 from sotune.methods import InputRecords, Method, Seam, Tools
-from sotune.models import ModelSpec, model_fingerprint
+from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.records import Record, SetName
 from sotune.settings import RunConfig, TrainingSettings
 
 HARMFUL = "harmful"
 """What the truth column calls harmful rows; any other value is not."""
-
-
-NO_MODEL = "training and evaluation need a causal LM; name it with model (the encoder only weighs)"
-
-
-def base_model(config: RunConfig) -> ModelSpec:
-    """Returns the model that is fine-tuned.
-
-    Raises:
-        ConfigError: Only an encoder is named, which cannot be fine-tuned.
-    """
-    if config.model is None:
-        raise ConfigError(NO_MODEL)
-    return ModelSpec(config.model, config.revision, config.dtype, config.device, config.trust_remote_code)
 
 
 def input_records(sets: Mapping[SetName, Sequence[Record]]) -> InputRecords:

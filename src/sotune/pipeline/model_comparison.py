@@ -16,6 +16,7 @@ from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.metrics import JUDGE_ROLES
 from sotune.evaluation.outcome import load_evaluation, save_evaluation
+from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import JudgingPlan
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.evaluating import count_in, evaluate_in
@@ -61,6 +62,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
         }
         files = save_evaluation(run.path, found, about=about)
         write_models_report(run, show_text=settings.show_text)
+        require_measured(found, str(run.path))
     paths = tuple(str(run.file(name)) for name in (*files, PAGE))
     return ModelComparison(str(run.path), load_evaluation(run.path), paths)
 

@@ -12,12 +12,15 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, sha256_file
 from sotune.errors import DataError
+from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
-from sotune.records import SET_NAMES, Message, Record, SetName
+from sotune.records import SET_NAMES, Record, SetName, dump_messages, load_messages
+from sotune.rendering import Trial, load_renderer
 from sotune.run_files import QUARANTINE, READING, RECORDS
-from sotune.settings import DataSettings, RunConfig
-from sotune.sources import LoadedSet, SourceOptions, load_set
+from sotune.settings import DataSettings, RenderingSettings, RunConfig
+from sotune.sources import LoadedSet, SourceOptions, load_set, source_files
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,8 @@ def read_records(run: RunFolder, *names: SetName, ids: Sequence[str] | None = No
     """
     sets: dict[SetName, list[Record]] = {name: [] for name in names or SET_NAMES}
     where = {"set": sets} if ids is None else {"set": sets, "id": ids}
-    for row in RECORDS.rows_of(run, "set", "id", "prompt", "completion", where=where):
-        messages = tuple(Message(role, content) for role, content in json.loads(row["prompt"]))
-        sets[row["set"]].append(Record(row["id"], messages, row["completion"]))
+    for row in RECORDS.rows_of(run, "set", "id", "messages", "tools", where=where):
+        sets[row["set"]].append(Record(row["id"], load_messages(row["messages"]), row["tools"]))
     return sets
 
 
@@ -56,19 +58,34 @@ def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     """Returns how one of the sets is to be read."""
-    shared = SourceOptions(id_column=config.id_column, max_row_bytes=config.max_row_bytes)
+    shared = SourceOptions(
+        id_column=config.id_column, max_row_bytes=config.max_row_bytes, learn_turns=config.learn_turns
+    )
     if name == "safety_pairs":
         return shared
     if name == "safe_anchor":
-        return replace(shared, format=config.safe_format, where=config.safe_where)
+        return replace(
+            shared,
+            format=config.safe_format,
+            where=config.safe_where,
+            prompt_column=config.safe_prompt_column,
+            completion_column=config.safe_completion_column,
+        )
     if name == "harmful_reference":
-        return replace(shared, format=config.harmful_format, where=config.harmful_where)
+        return replace(
+            shared,
+            format=config.harmful_format,
+            where=config.harmful_where,
+            prompt_column=config.harmful_prompt_column,
+            completion_column=config.harmful_completion_column,
+        )
     return replace(
         shared,
         format=config.format,
         where=config.where,
         prompt_column=config.prompt_column,
         completion_column=config.completion_column,
+        conversation_column=config.conversation_column,
         system_column=config.system_column,
         split=config.split,
         subset=config.subset,
@@ -79,7 +96,15 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
 
 def _key(config: RunConfig) -> dict[str, Any]:
     settings = config.part(DataSettings).model_dump(mode="json")
-    return {"settings": settings, "inputs": {name: _source_digest(source) for name, source in _sources(config).items()}}
+    inputs = {
+        name: _source_digest(source, split=source_options(config, name).split)
+        for name, source in _sources(config).items()
+    }
+    key: dict[str, Any] = {"settings": settings, "inputs": inputs}
+    if config.model is not None:  # what the model's template refuses is not read
+        key["rendering"] = config.part(RenderingSettings).model_dump(mode="json")
+        key["model"] = model_fingerprint(base_model(config))
+    return key
 
 
 def _sources(config: RunConfig) -> dict[SetName, str]:
@@ -91,17 +116,20 @@ def _sources(config: RunConfig) -> dict[SetName, str]:
     return sources if config.safety_pairs is None else {**sources, "safety_pairs": config.safety_pairs}
 
 
-def _source_digest(source: str) -> Any:
+def _source_digest(source: str, *, split: str) -> Any:
     path = Path(source)
     if path.is_file():
         return sha256_file(path)
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    if (files := source_files(source, split=split)) is not None:
+        return {str(file): sha256_file(file) for file in files.files}
+    if path.is_dir():
         return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
     return source
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     sets: dict[SetName, LoadedSet] = {}
+    trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
     for name, source in _sources(config).items():
         sets[name] = load_set(
             source,
@@ -109,6 +137,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             options=source_options(config, name),
             max_quarantine_fraction=config.max_quarantine_fraction,
             progress=partial(_report_reading, monitor, name),
+            check=trial,
         )
     own = [OwnRow(record.meta, record.origin) for record in sets["downstream"].records]
     check_weight_column(own, config.weight_column)  # before the long work, not after it
@@ -116,12 +145,15 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
     # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
     quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
-    warnings = check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    warnings = [note for loaded in sets.values() for note in loaded.warnings]
+    warnings += check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    warnings += [] if trial is None else trial.warnings()
     for message in warnings:
         monitor.warn(message)
     summary = {
         "sets": {name: _describe(sets[name], source) for name, source in _sources(config).items()},
         "quarantine_reasons": dict(Counter(row.kind for row in quarantined).most_common()),
+        "rendering": None if trial is None else trial.as_dict(),
         "warnings": warnings,
     }
     return [_write_records(run, sets), READING.write(run, summary), quarantine]
@@ -148,7 +180,7 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
                 f"add rows, or lower min_reference_rows if you accept noisier weights"
             )
     content = {
-        name: {(record.prompt, record.completion): record.id for record in records} for name, records in sets.items()
+        name: {(record.messages, record.tools): record.id for record in records} for name, records in sets.items()
     }
     shared = content["safe_anchor"].keys() & content["harmful_reference"].keys()
     if shared:
@@ -188,8 +220,8 @@ def _write_records(run: RunFolder, sets: Mapping[SetName, LoadedSet]) -> str:
     columns = {
         "set": [name for name, _ in rows],
         "id": [record.id for _, record in rows],
-        "prompt": [json.dumps([[m.role, m.content] for m in record.prompt], ensure_ascii=False) for _, record in rows],
-        "completion": [record.completion for _, record in rows],
+        "messages": [dump_messages(record.messages) for _, record in rows],
+        "tools": [record.tools for _, record in rows],
         "row": [json.dumps(dict(record.meta), ensure_ascii=True) for _, record in rows],
         "origin": [record.origin for _, record in rows],
     }
@@ -212,7 +244,9 @@ def _summarize(run: RunFolder) -> Figures:
     sets = READING.read(run)["sets"]
     figures = {name.replace("_", " "): f"{entry['n_valid']:,} rows" for name, entry in sets.items()}
     n_quarantined = sum(entry["n_quarantined"] for entry in sets.values())
-    return {**figures, "quarantined": f"{n_quarantined:,} rows"}
+    figures["quarantined"] = f"{n_quarantined:,} rows"
+    rendering = READING.read(run)["rendering"]
+    return figures if rendering is None else {**figures, "template": rendering["template"]}
 
 
 READ = Stage("records", "read", None, _key, _work, _summarize)

@@ -92,6 +92,8 @@ def score(
         max_quarantine_fraction=config.max_quarantine_fraction,
         progress=lambda done: watch.progress("reading", done, None),
     )
+    for message in loaded.warnings:
+        watch.warn(message)
     encoded = encode_records(config, run, loaded.records, watch)
     scores = scorer.score(encoded.values)
     cut = _cut(run)

@@ -11,10 +11,11 @@ from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
 from sotune.methods import method_named, settle
 from sotune.monitoring import Monitor, Silent
+from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
 from sotune.pipeline.evaluating import EVALUATE, count_judging
 from sotune.pipeline.fine_tuning import TRAIN
-from sotune.pipeline.method_tools import base_model, check_needs
+from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
 from sotune.pipeline.selecting import SELECT

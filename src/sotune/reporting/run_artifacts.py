@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
-from sotune.records import SET_NAMES
+from sotune.records import SET_NAMES, Message, load_messages
 from sotune.run_files import (
     CONFIG,
     ENCODING,
@@ -56,6 +55,7 @@ class RunArtifacts:
 
     Attributes:
         sets: Set name to its counts; empty when not recorded.
+        rendering: Which template rows became text by, and what it dropped; empty when no model was named.
         quarantine_reasons: Reason to number of rows.
         quarantined: The first quarantined rows.
         rows: All weighed rows by rank.
@@ -70,6 +70,7 @@ class RunArtifacts:
     """
 
     sets: Mapping[str, Mapping[str, Any]]
+    rendering: Mapping[str, Any]
     quarantine_reasons: Mapping[str, int]
     quarantined: Sequence[Mapping[str, Any]]
     rows: Sequence[Row]
@@ -96,6 +97,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
         sets=_in_order(records.get("sets") or {}),
+        rendering=records.get("rendering") or {},
         quarantine_reasons=records.get("quarantine_reasons") or {},
         quarantined=_read_quarantined(run),
         rows=_read_rows(run),
@@ -163,13 +165,13 @@ def read_texts(run: RunFolder, ids: Sequence[str]) -> dict[str, tuple[str, str]]
     """
     if not run.file(RECORDS.name).exists():
         return {}
-    rows = RECORDS.rows_of(run, "id", "prompt", "completion", where={"set": ["downstream"], "id": ids})
-    return {row["id"]: (_prompt_text(row["prompt"]), row["completion"]) for row in rows}
+    rows = RECORDS.rows_of(run, "id", "messages", where={"set": ["downstream"], "id": ids})
+    return {row["id"]: _texts(load_messages(row["messages"])) for row in rows}
 
 
-def _prompt_text(turns: str) -> str:
-    """Returns a stored prompt as text; its turns are named where there is more than one."""
-    messages = json.loads(turns)
-    if len(messages) == 1:
-        return str(messages[0][1])
-    return "\n".join(f"{role}: {content}" for role, content in messages)
+def _texts(messages: Sequence[Message]) -> tuple[str, str]:
+    """Returns prompt and completion as text; the prompt's turns are named where there is more than one."""
+    *prompt, completion = messages
+    if len(prompt) == 1:
+        return prompt[0].text, completion.text
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in prompt), completion.text

@@ -53,6 +53,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "warnings": [*_alarm(assessment), *_findings(artifacts.solver), *artifacts.warnings],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
+        "rendering": _rendering(artifacts.rendering),
         "encoded": artifacts.representations,
         "readings": _readings(artifacts.representations),
         **evaluation_view(run.path, artifacts.evaluation, show_text=show_text),
@@ -91,6 +92,18 @@ def _outcome(solver: Mapping[str, Any]) -> str:
     if "title" in solver:
         return f"weighed by {identifier(solver['title'])}"
     return "convergence was not recorded"
+
+
+def _rendering(rendering: Mapping[str, Any]) -> list[str]:
+    """Returns in words how rows became text; nothing where no model was named."""
+    if not rendering:
+        return []
+    own = "the tokenizer's chat template" if rendering["template"] == "chat" else "the template of the paper"
+    name = f" called {rendering['chat_template']}" if "chat_template" in rendering else ""
+    kwargs = rendering.get("chat_template_kwargs") or {}
+    given = f" with {', '.join(f'{key}={value!r}' for key, value in kwargs.items())}" if kwargs else ""
+    folded = "; system turns stand in front of the next user turn" if rendering.get("fold_system") else ""
+    return [f"Rows are rendered by {own}{name}{given}, at most {rendering['max_length']:,} tokens each{folded}."]
 
 
 def _readings(encoded: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sotune.artifacts import sha256_json
 from sotune.errors import ConfigError, SotuneError
-from sotune.models import ModelSpec, load_causal_lm, load_config, load_tokenizer, model_fingerprint
-from sotune.records import Message, Record
-from sotune.rendering import Template, render, render_prompt, tokenize
+from sotune.models import ModelSpec, load_causal_lm, load_config, model_fingerprint
+from sotune.records import Record
+from sotune.rendering import load_renderer
 from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 from sotune.representations.hidden_states import (
     POOLINGS,
@@ -26,6 +26,7 @@ from sotune.representations.hidden_states import (
     pad_batch,
     read_hidden_states,
 )
+from sotune.settings import RenderingSettings
 
 
 class FrozenCausalLM:
@@ -36,8 +37,7 @@ class FrozenCausalLM:
 
     Args:
         spec: Which model.
-        template: How a record becomes text.
-        max_length: Token limit of a record; the model's number of positions where that is smaller.
+        rendering: How a record becomes tokens.
         batch_tokens: Tokens that one batch may hold, padding included.
         padding_side: Right suits every decoder, for what comes after a token cannot change it. Left gives the same
             vectors where the model heeds its attention mask and position ids.
@@ -49,20 +49,15 @@ class FrozenCausalLM:
     def __init__(
         self,
         spec: ModelSpec,
+        rendering: RenderingSettings,
         *,
-        template: Template,
-        max_length: int,
         batch_tokens: int,
         padding_side: PaddingSide = "right",
     ) -> None:
         self.batch_tokens = batch_tokens
-        self._spec, self._template, self._padding_side = spec, template, padding_side
-        self._tokenizer = load_tokenizer(spec)
-        # A missing chat template is an error now, not at the first row.
-        render_prompt((Message("user", "Hello"),), template, self._tokenizer)
-        config = load_config(spec).get_text_config()
-        self.n_layers = int(config.num_hidden_layers)
-        self._max_length = min(max_length, getattr(config, "max_position_embeddings", None) or max_length)
+        self._spec, self._padding_side = spec, padding_side
+        self._renderer = load_renderer(spec, rendering)
+        self.n_layers = int(load_config(spec).get_text_config().num_hidden_layers)
 
     @functools.cached_property
     def description(self) -> Mapping[str, Any]:
@@ -72,8 +67,7 @@ class FrozenCausalLM:
             "name": self._spec.name,
             "revision": self._spec.revision,
             "model": model_fingerprint(self._spec),
-            "template": self._template,
-            "max_length": self._max_length,
+            **self._renderer.description,
             "padding_side": self._padding_side,
             "dtype": self._spec.dtype,
         }
@@ -81,23 +75,23 @@ class FrozenCausalLM:
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of the record's rendered text, in hexadecimal.
 
-        The prompt's part is hashed beside the whole, since where the completion begins decides what an over-long row
-        loses, and over which tokens a mean is taken.
+        What is learned is hashed beside the whole, since it decides what an over-long row loses, and over which tokens
+        a mean is taken.
         """
-        text = render(record, self._template, self._tokenizer)
-        return sha256_json([text.prompt, text.full])
+        text = self._renderer.text(record)
+        return sha256_json([text.full, text.learned, text.literal])
 
     def prepare(self, records: Sequence[Record]) -> PreparedTexts:
         """Renders and tokenizes the records.
 
         Raises:
-            DataError: A record's completion has no token of its own.
+            DataError: A record's completion has no token of its own, or the template refuses the record.
         """
         tokens, truncated = list[TokenRow](), []
         for record in records:
-            row = tokenize(record, self._tokenizer, template=self._template, max_length=self._max_length)
+            row = self._renderer.tokens(record)
             # 4 bytes an id, where a tuple would take some 36.
-            tokens.append(TokenRow(array.array("i", row.input_ids), row.n_prompt))
+            tokens.append(TokenRow(array.array("i", row.input_ids), row.learned))
             truncated.append(row.truncated)
         return PreparedTexts(
             ids=tuple(record.id for record in records),
@@ -113,7 +107,7 @@ class FrozenCausalLM:
         Raises:
             SotuneError: The device's memory does not hold the batch.
         """
-        batch = pad_batch(inputs, padding_side=self._padding_side, pad_token_id=self._tokenizer.pad_token_id)
+        batch = pad_batch(inputs, padding_side=self._padding_side, pad_token_id=self._renderer.tokenizer.pad_token_id)
         try:
             with torch.inference_mode():
                 states = read_hidden_states(self.decoder, batch, readings, n_layers=self.n_layers)
@@ -165,7 +159,7 @@ class CausalLMEncoder(Encoder):
         """Renders and tokenizes the records.
 
         Raises:
-            DataError: A record's completion has no token of its own.
+            DataError: A record's completion has no token of its own, or the template refuses the record.
         """
         return self.model.prepare(records)
 
@@ -201,7 +195,7 @@ class CausalLMReadings:
         """Renders and tokenizes the records, alike for all members.
 
         Raises:
-            DataError: A record's completion has no token of its own.
+            DataError: A record's completion has no token of its own, or the template refuses the record.
         """
         return self._model.prepare(records)
 

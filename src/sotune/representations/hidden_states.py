@@ -24,9 +24,9 @@ class Reading:
 
     Attributes:
         layer: Whose output: 0 the embeddings, 1 to L the layers; the last is taken after the final norm.
-        pooling: ``last``, the last token; ``completion_mean``, the mean over the completion's tokens, with what the
-            template puts after it; ``completion_minus_prompt``, that mean less the state of the prompt's last token,
-            from which the model would begin its own answer.
+        pooling: ``last``, the last learned token; ``completion_mean``, the mean over the tokens of all learned turns,
+            the template's end of turn among them; ``completion_minus_prompt``, that mean less the state of the last
+            token before the last turn, from which the model would begin its own answer.
     """
 
     layer: int
@@ -34,10 +34,10 @@ class Reading:
 
 
 class TokenRow(NamedTuple):
-    """Token ids of a row, and how many of them, from the left, belong to the prompt."""
+    """Token ids of a row, and the ranges of them that are learned, at least one."""
 
     ids: Sequence[int]
-    n_prompt: int
+    learned: Sequence[tuple[int, int]]
 
 
 class TokenBatch(NamedTuple):
@@ -46,9 +46,10 @@ class TokenBatch(NamedTuple):
     Attributes:
         input_ids: Token ids, ``[k, t]``, int64.
         attention_mask: 1 for a token, 0 for padding, ``[k, t]``, int64.
-        completion: Which tokens belong to the completion, ``[k, t]``, bool.
-        last: Position of each row's last token, ``[k]``.
-        last_of_prompt: Position of the prompt's last token, ``[k]``; of the row's first where the prompt has none.
+        completion: Which tokens are learned, ``[k, t]``, bool.
+        last: Position of each row's last learned token, ``[k]``.
+        last_of_prompt: Position of the last token before the last learned turn, ``[k]``; of the row's first where none
+            stands before it.
     """
 
     input_ids: Tensor
@@ -69,14 +70,15 @@ def pad_batch(rows: Sequence[TokenRow], *, padding_side: PaddingSide, pad_token_
     attention_mask = torch.zeros_like(input_ids)
     completion = torch.zeros_like(input_ids, dtype=torch.bool)
     last, last_of_prompt = [], []
-    for i, (ids, n_prompt) in enumerate(rows):
+    for i, (ids, learned) in enumerate(rows):
         start = width - len(ids) if padding_side == "left" else 0
         end = start + len(ids)
         input_ids[i, start:end] = torch.tensor(ids, dtype=torch.int64)
         attention_mask[i, start:end] = 1
-        completion[i, start + n_prompt : end] = True
-        last.append(end - 1)
-        last_of_prompt.append(start + max(n_prompt - 1, 0))
+        for first, after in learned:
+            completion[i, start + first : start + after] = True
+        last.append(start + learned[-1][1] - 1)
+        last_of_prompt.append(start + max(learned[-1][0] - 1, 0))
     return TokenBatch(input_ids, attention_mask, completion, torch.tensor(last), torch.tensor(last_of_prompt))
 
 

@@ -15,7 +15,7 @@ from sotune.artifacts import sha256_json, sha256_text
 from sotune.errors import ConfigError, first_line
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
-from sotune.rendering import render
+from sotune.rendering import render_paper
 from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 
 Parts = Literal["together", "apart"]
@@ -134,8 +134,9 @@ class SentenceEncoder(Encoder):
     def _texts(self, record: Record) -> tuple[str, ...]:
         read = self._cut(record)
         if self._parts == "together":
-            return (render(read, "paper").full,)
-        return ("\n".join(message.content for message in read.prompt), read.completion)
+            return (render_paper(read.messages, tools=read.tools),)
+        asked = [read.messages[i].text for i in range(len(read.messages)) if i not in read.learned]
+        return ("\n".join(asked), "\n".join(read.messages[i].text for i in read.learned))
 
     def _cut(self, record: Record) -> Record:
         room, turns = self._max_chars, list[Message]()
@@ -145,7 +146,9 @@ class SentenceEncoder(Encoder):
             content = message.content[-room:]
             room -= len(content)
             turns.append(replace(message, content=content))
-        return replace(record, prompt=tuple(reversed(turns)), completion=record.completion[: self._max_chars])
+        answer = record.messages[-1]
+        cut = replace(answer, content=answer.content[: self._max_chars])
+        return replace(record, messages=(*reversed(turns), cut))
 
 
 def _key(texts: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from sotune.settings.evaluate import (
     ModelEvaluation,
     ModelsSettings,
 )
-from sotune.settings.extract import DataSettings, Format, LoadingSettings, RepresentationSettings
+from sotune.settings.extract import DataSettings, Format, LearnTurns, LoadingSettings, RepresentationSettings
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -46,6 +46,7 @@ __all__ = [
     "GuardSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
+    "LearnTurns",
     "LoadingSettings",
     "MethodSettings",
     "MatchingSettings",

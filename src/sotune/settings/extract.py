@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from sotune.settings.schema import RenderingSettings, StageSettings
 
-Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages"]
+Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages", "preference", "text"]
+LearnTurns = Literal["all", "last"]
 
 
 class DataSettings(StageSettings):
@@ -25,11 +26,26 @@ class DataSettings(StageSettings):
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
     id_column: str = Field("id", description="Column of the rows' own ids; rows without one get a content hash.")
-    prompt_column: str | None = Field(None, description="Downstream column of the prompt, instead of detecting it.")
+    prompt_column: str | None = Field(
+        None, description="Downstream column of the prompt, or alone of a whole conversation, instead of detecting it."
+    )
+    safe_prompt_column: str | None = Field(None, description="The same for the safe anchor.")
+    harmful_prompt_column: str | None = Field(None, description="The same for the harmful reference.")
     completion_column: str | None = Field(
         None, description="Downstream column of the completion, instead of detecting it."
     )
-    system_column: str | None = Field(None, description="Downstream column of the system prompt, if there is one.")
+    safe_completion_column: str | None = Field(None, description="The same for the safe anchor.")
+    harmful_completion_column: str | None = Field(
+        None, description="The same for the harmful reference; rejected reads the worse answers of a preference set."
+    )
+    conversation_column: str | None = Field(None, description="Downstream column that holds the whole conversation.")
+    system_column: str | None = Field(
+        None, description="Downstream column of the system prompt; default: system or system_prompt, if there is one."
+    )
+    learn_turns: LearnTurns = Field(
+        "all",
+        description="Assistant turns that are weighed and trained on: all that are not marked off (weight 0), or last.",
+    )
     split: str = Field("train", description="Split of the downstream data, if it is a Hugging Face dataset.")
     subset: str | None = Field(None, description="Its subset (configuration).")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")

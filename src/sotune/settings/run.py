@@ -85,6 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "keep_fraction": 0.8,
         "loss_weight_rule": "exp",
         "template": "paper",
+        "learn_turns": "last",
         "layer": -1,
         "pooling": "last",
         "sentinels": "off",

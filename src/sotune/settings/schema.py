@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sotune.errors import ConfigError
 
@@ -74,12 +74,31 @@ class StageSettings(BaseModel):
 class RenderingSettings(StageSettings):
     """Rendering: how a row becomes text, and how much of it is read; one way for weighing, training and evaluation."""
 
-    template: Literal["paper", "chat"] = Field(
-        "paper", description="'Human: …; Assistant: …' (paper, §4.1), or the tokenizer's chat template."
+    template: Literal["auto", "paper", "chat"] = Field(
+        "auto",
+        description="chat: the tokenizer's chat template; paper: 'Human: …; Assistant: …' (paper, §4.1); auto: chat if "
+        "the tokenizer has a template, else paper.",
+    )
+    chat_template: str | None = Field(None, description="Which chat template, by name, if the tokenizer has several.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="What the chat template is given besides, NAME=VALUE, such as enable_thinking=false."
+    )
+    fold_system: bool = Field(
+        False, description="Put system turns in front of the next user turn, for chat templates that refuse them."
     )
     max_length: int = Field(
-        2048, ge=8, description="Token limit of a row; longer rows keep prompt end, completion start."
+        2048,
+        ge=8,
+        description="Token limit of a row, or the model's own if lower; longer rows keep prompt end, completion start.",
     )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _not_our_own(cls, given: dict[str, Any]) -> dict[str, Any]:
+        ours = ("conversation", "tools", "tokenize", "add_generation_prompt", "continue_final_message", "chat_template")
+        if taken := [name for name in given if name in ours]:
+            raise ValueError(f"must not hold {', '.join(taken)}, which is set by what is rendered")
+        return given
 
 
 class SeedSettings(StageSettings):

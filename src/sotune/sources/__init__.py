@@ -1,6 +1,7 @@
 """Sources: files and Hugging Face data sets to records, one reader per file format."""
 
-from sotune.sources.load import LoadedSet, SourceFile, load_set
+from sotune.sources.load import LoadedSet, SourceFile, load_set, own_id
+from sotune.sources.opening import source_files
 from sotune.sources.options import SourceOptions
 from sotune.sources.quarantine import QuarantinedRow
 
@@ -10,4 +11,6 @@ __all__ = [
     "SourceFile",
     "SourceOptions",
     "load_set",
+    "own_id",
+    "source_files",
 ]

@@ -1,44 +1,142 @@
-"""From Arrow tables to rows that JSON can hold: what Parquet files and Hugging Face datasets share."""
+"""From Arrow tables to rows that JSON can hold: what Parquet and Arrow files and Hugging Face datasets share."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import math
+import uuid
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+from sotune.errors import DataError, first_line
 from sotune.sources.rows import Flaw, RawRow
 
 BATCH_ROWS = 1024
+MAX_UNFOLDED_BYTES = 1 << 28
+"""256 MiB. Values that a table holds once and names often take far more memory as rows than as a file."""
+
+
+@contextlib.contextmanager
+def readable(source: str, kind: str) -> Iterator[None]:
+    """Turns all that pyarrow and datasets raise of bytes that they cannot read into one error.
+
+    Raises:
+        DataError: The source is not what it should be.
+    """
+    import pyarrow as pa
+
+    known = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+    try:
+        yield
+    except (pa.ArrowException, *known) as error:
+        raise DataError(f"{source} is not {kind} ({first_line(error)}); copy or write it again") from error
 
 
 def table_rows(tables: Iterable[Any]) -> Generator[RawRow, None, None]:
     """Yields the rows of Arrow tables or record batches, numbered from 1 across them."""
     number = 0
     for table in tables:
-        for value in _values(table):
-            number += 1
-            yield RawRow(number, _json_value(value))
+        for batch in _batches(table):
+            for value in _values(batch):
+                number += 1
+                yield RawRow(number, _json_value(value))
 
 
-def _values(table: Any) -> Iterator[Any]:
+def _batches(table: Any) -> list[Any]:
+    import pyarrow as pa
+
+    whole = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+    return whole.to_batches(max_chunksize=BATCH_ROWS)  # type: ignore[no-any-return]
+
+
+def _values(batch: Any) -> Iterable[Any]:
+    rows = (batch.slice(i, 1) for i in range(batch.num_rows))
     try:
-        yield from table.to_pylist()
+        batch.validate(full=True)  # files can name places that their own buffers lack
+        if sum(map(_unfolded_bytes, batch.columns)) > MAX_UNFOLDED_BYTES:
+            return map(_single_value, rows)
+        return _without_dictionaries(batch).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # text that is not UTF-8, a date beyond year 9999, …
-        for i in range(table.num_rows):
-            yield _single_value(table.slice(i, 1))
+        return map(_single_value, rows)
+
+
+def _without_dictionaries(batch: Any) -> Any:
+    """Returns a batch that is much faster to turn into Python objects."""
+    import pyarrow as pa
+
+    columns = [
+        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _single_value(row: Any) -> Any:
+    """Returns a row whose columns are read apart, so that one that cannot be read spoils itself alone."""
+    cells = {name: _checked(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
+    if sum(_unfolded_bytes(cell) for cell in cells.values() if not isinstance(cell, Flaw)) > MAX_UNFOLDED_BYTES:
+        return Flaw(f"row too large: over {MAX_UNFOLDED_BYTES} bytes")
+    return {name: cell if isinstance(cell, Flaw) else _cell(cell) for name, cell in cells.items()}
+
+
+def _checked(column: Any) -> Any:
     try:
-        return row.to_pylist()[0]
+        column = _undivided(column)
+        column.validate(full=True)
+        return column
+    except ValueError:
+        return Flaw("a value that cannot be read: damaged, or text that is not UTF-8", of_value=True)
+
+
+def _cell(column: Any) -> Any:
+    try:
+        return column.to_pylist()[0]
     except (ValueError, OverflowError) as error:
-        return Flaw(f"a value that cannot be read: {type(error).__name__}")
+        return Flaw(f"a value that cannot be read: {type(error).__name__}", of_value=True)
+
+
+def _undivided(column: Any) -> Any:
+    """Returns a cell without the values of other rows, which a dictionary holds too."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type) or column.type.value_type != pa.string():
+        return column
+    values = column.dictionary
+    values.view(pa.binary()).validate(full=True)
+    return values.take(column.indices)
+
+
+def _unfolded_bytes(array: Any) -> int:
+    """Returns how many bytes an array takes, about, where each value stands for itself."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type) and _is_text(array.type.value_type):
+        lengths = pc.binary_length(array.dictionary).cast(pa.int64())
+        return pc.sum(lengths.take(array.indices)).as_py() or 0
+    if pa.types.is_struct(array.type):
+        return sum(map(_unfolded_bytes, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return _unfolded_bytes(array.flatten())
+    return int(array.nbytes)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return any(
+        is_it(kind) for is_it in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    )
 
 
 def _json_value(value: Any) -> Any:
-    """Returns the JSON form of an Arrow value, with a ``Flaw`` where it has none."""
+    """Returns the JSON form of an Arrow value, with a ``Flaw`` where it has none.
+
+    Bytes are text if they are UTF-8, and nothing else: images and the like are never decoded.
+    """
     if value is None or isinstance(value, str | bool | int | Flaw):
         return value
     if isinstance(value, float):
@@ -49,6 +147,15 @@ def _json_value(value: Any) -> Any:
         return [_json_value(item) for item in value]
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
         return value.isoformat()
-    if isinstance(value, decimal.Decimal | datetime.timedelta):
+    if isinstance(value, decimal.Decimal | datetime.timedelta | uuid.UUID):
         return str(value)
-    return Flaw(f"a value that JSON cannot hold: {type(value).__name__}")
+    if isinstance(value, bytes):
+        return _text(value)
+    return Flaw(f"a value that JSON cannot hold: {type(value).__name__}", of_value=True)
+
+
+def _text(value: bytes) -> str | Flaw:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return Flaw("a value that JSON cannot hold: bytes that are not UTF-8", of_value=True)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.sources.columns import nearest
-from sotune.sources.rows import shown
+from sotune.sources.rows import nearest, shown
 
 _MAX_VALUES = 8
 _LONGEST_VALUE = 40
@@ -30,13 +29,18 @@ class RowFilter:
     def __init__(self, where: Sequence[str]) -> None:
         self._wanted: dict[str, set[str]] = {}
         self._seen: dict[str, dict[str, None]] = {}
-        self._columns: dict[str, None] = {}
+        self._found_columns: dict[str, None] = {}
         for condition in where:
             column, equals, value = condition.partition("=")
             if not equals or not column:
                 raise ConfigError(f"a row filter must be COLUMN=VALUE. Got {condition!r}; write for example label=safe")
             self._wanted.setdefault(column, set()).add(value)
             self._seen.setdefault(column, {})
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that the conditions name."""
+        return frozenset(self._wanted)
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Tells whether a row matches."""
@@ -49,7 +53,7 @@ class RowFilter:
             self._remember(column, text)
             kept = kept and text in values
         if not kept:
-            self._columns.update(dict.fromkeys(row))
+            self._found_columns.update(dict.fromkeys(row))
         return kept
 
     def explain_nothing_left(self, source: str) -> DataError:
@@ -58,7 +62,7 @@ class RowFilter:
             if not values:
                 return DataError(
                     f"{source}: no row has the column {shown(column)!r} that a row filter names; "
-                    f"{nearest(column, self._columns)}"
+                    f"{nearest(column, self._found_columns)}"
                 )
         wanted = " and ".join(
             " or ".join(f"{column}={value}" for value in sorted(values)) for column, values in self._wanted.items()

@@ -42,10 +42,8 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
     """
     import datasets
 
-    try:
+    with arrow.readable(str(folder), "a folder that save_to_disk of datasets wrote"):
         dataset = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} cannot be read as a saved data set ({error}); save it again") from error
     if isinstance(dataset, datasets.DatasetDict):
         if split not in dataset:
             raise DataError(
@@ -80,7 +78,7 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
             f"offline ({first_line(error)}); download the data set elsewhere and name its file, or the folder that "
             f"save_to_disk wrote"
         ) from error
-    except (ValueError, DatasetsError) as error:
+    except (ValueError, RuntimeError, DatasetsError) as error:  # a script for loading it is a RuntimeError
         raise DataError(
             f"{shown(source)} cannot be loaded ({first_line(error)}); check --split and --subset"
         ) from error
@@ -148,4 +146,5 @@ def _read(view: Source, row: dict[str, Any]) -> dict[str, Any] | Flaw:
 
 def _rows(dataset: Any, source: str) -> Generator[RawRow, None, None]:
     check_columns(dataset.column_names, source)
-    yield from arrow.table_rows(dataset.with_format("arrow").iter(batch_size=arrow.BATCH_ROWS))
+    with arrow.readable(source, "a readable data set"):
+        yield from arrow.table_rows(dataset.with_format("arrow").iter(batch_size=arrow.BATCH_ROWS))

@@ -5,27 +5,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sotune import artifacts
 from sotune.errors import ConfigError, DataError
 from sotune.records import IdAssigner, Record, SetName, content_hash
 from sotune.settings import Format
-from sotune.sources.columns import Layout, choose_layout, read_conversation
+from sotune.sources.columns import choose_layout, read_conversation
 from sotune.sources.filters import RowFilter
-from sotune.sources.opening import OpenedSource, open_source
-from sotune.sources.options import DEFAULT_OPTIONS, SourceOptions
+from sotune.sources.layouts import Layout
+from sotune.sources.opening import OpenedSource, Part, open_source
+from sotune.sources.options import DEFAULT_OPTIONS, NO_ID_COLUMN, SourceOptions
 from sotune.sources.quarantine import QuarantinedRow, check_fraction, no_row_left
-from sotune.sources.rows import RowFault, check_row, json_type
+from sotune.sources.rows import RawRow, RowFault, check_row, json_type, shown
+from sotune.sources.unused import unused_text
 
 Progress = Callable[[int], None]
+Check = Callable[[Record], None]
 
 _SAMPLE_ROWS = 100
 _PROGRESS_ROWS = 1000
 _LONGEST_ID = 200
+_SHOWN_GAPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,10 @@ class LoadedSet:
         quarantined: The rows that could not be used, in reading order.
         n_read: Rows read, blank lines apart: records, quarantined and filtered-out ones.
         n_filtered_out: Rows that the filters left out.
-        n_duplicates: Records whose prompt and completion an earlier record has. They are kept.
+        n_duplicates: Records whose conversation an earlier record has. They are kept.
         format: The schema named or detected.
-        files: What was read.
+        files: What was read, file by file.
+        warnings: What the user should know, each said once for the set.
     """
 
     name: SetName
@@ -66,6 +72,7 @@ class LoadedSet:
     n_duplicates: int
     format: Format
     files: tuple[SourceFile, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def load_set(
@@ -75,16 +82,19 @@ def load_set(
     options: SourceOptions = DEFAULT_OPTIONS,
     max_quarantine_fraction: float,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> LoadedSet:
     """Reads one set.
 
     Args:
-        source: A JSONL, JSON, CSV, TSV or Parquet file, any of them gzip-compressed; a folder that ``datasets``
-            saved; or a data set on the Hub, ``owner/name`` or ``hf:owner/name``.
+        source: A JSONL, JSON, CSV, TSV, Parquet or Arrow file, any of them compressed; a folder of such files, or a
+            pattern that matches them, which are one set; a folder that ``datasets`` saved; or a data set on the Hub,
+            ``owner/name`` or ``hf:owner/name``.
         set_name: Which of the three sets it is.
         options: What the user said about it.
         max_quarantine_fraction: The largest share of the rows that pass the filters that may be quarantined.
         progress: Called now and then with the number of rows read; None: nobody watches.
+        check: Called with each record; one for which it raises a `DataError` is quarantined. None: all are taken.
 
     Raises:
         ConfigError: An option is out of range or a row filter is malformed.
@@ -95,27 +105,43 @@ def load_set(
         raise ConfigError(f"max_quarantine_fraction must lie in [0, 1]. Got {max_quarantine_fraction}")
     row_filter = RowFilter(options.where)
     opened = open_source(source, options)
-    reading = _Reading(opened, set_name, row_filter, options, progress)
-    with contextlib.closing(opened.rows):
-        wanted = itertools.islice(reading.rows(), options.limit)
+    reading = _Reading(opened, set_name, row_filter, options, progress, check)
+    with contextlib.closing(opened.rows()) as raw:
+        wanted = itertools.islice(reading.rows(raw), options.limit)
         head = list(itertools.islice(wanted, _SAMPLE_ROWS))
         if not head:
             raise reading.explain_no_row()
-        layout = choose_layout([row for _, row in head], options, place=opened.place(head[0][0]))
+        layout = choose_layout([row.columns for row in head], options, place=head[0].origin)
         records = list(reading.records(itertools.chain(head, wanted), layout))
     if progress is not None:
         progress(reading.n_read)
-    check_fraction(reading.quarantined, len(records), opened.name, max_fraction=max_quarantine_fraction)
+    quarantined = reading.quarantined
+    check_fraction(quarantined, len(records), opened.name, max_fraction=max_quarantine_fraction)
     return LoadedSet(
         name=set_name,
         records=tuple(records),
-        quarantined=tuple(sorted(reading.quarantined, key=lambda row: row.line)),
+        quarantined=tuple(quarantined),
         n_read=reading.n_read,
         n_filtered_out=reading.n_filtered_out,
         n_duplicates=reading.n_duplicates,
         format=layout.format,
-        files=(SourceFile(opened.name, reading.digest(), reading.n_read),),
+        files=tuple(reading.files()),
+        warnings=(*opened.notes, *_unused(head, layout, row_filter, options, opened.name), *reading.explain_gaps()),
     )
+
+
+class _Row(NamedTuple):
+    """A row that can be written as JSON, and where it stands."""
+
+    number: int
+    part: Part
+    line: int
+    columns: dict[str, Any]
+    gaps: Mapping[str, str]
+
+    @property
+    def origin(self) -> str:
+        return self.part.place(self.line)
 
 
 class _Reading:
@@ -128,57 +154,92 @@ class _Reading:
         row_filter: RowFilter,
         options: SourceOptions,
         progress: Progress | None,
+        check: Check | None,
     ) -> None:
         self._source = source
         self._set_name: SetName = set_name
         self._filter = row_filter
         self._options = options
         self._progress = progress
+        self._check = check
         self._digest = hashlib.sha256()
-        self.quarantined: list[QuarantinedRow] = []
+        self._quarantined: dict[int, QuarantinedRow] = {}
+        self._n_rows: Counter[str] = Counter()
+        self._gaps: Counter[tuple[str, str]] = Counter()
         self.n_read = 0
         self.n_filtered_out = 0
         self.n_duplicates = 0
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields line number and row for each readable row that passes the filters."""
-        for line, value in self._source.rows:
+    @property
+    def quarantined(self) -> list[QuarantinedRow]:
+        """The rows that could not be used, in reading order."""
+        return [self._quarantined[number] for number in sorted(self._quarantined)]
+
+    def rows(self, raw: Iterable[tuple[Part, RawRow]]) -> Iterator[_Row]:
+        """Yields each readable row that passes the filters."""
+        for part, (line, value) in raw:
             self.n_read += 1
+            self._n_rows[part.name] += 1
             if self._progress is not None and self.n_read % _PROGRESS_ROWS == 0:
                 self._progress(self.n_read)
+            number = self.n_read
             try:
-                row = check_row(value, max_bytes=self._options.max_row_bytes)
+                columns, gaps = check_row(value, max_bytes=self._options.max_row_bytes)
             except RowFault as fault:
-                self._set_aside(line, fault, row_id=None)
+                self._set_aside(number, part, line, fault, row_id=None)
                 continue
-            if self._source.path is None:
-                self._digest.update(artifacts.sha256_json(row).encode())
-            if self._filter.keeps(row):
-                yield line, row
+            if part.path is None:
+                self._digest.update(artifacts.sha256_json(columns).encode())
+            if self._filter.keeps(columns):
+                yield _Row(number, part, line, columns, gaps)
             else:
                 self.n_filtered_out += 1
 
-    def records(self, rows: Iterable[tuple[int, dict[str, Any]]], layout: Layout) -> Iterator[Record]:
+    def records(self, rows: Iterable[_Row], layout: Layout) -> Iterator[Record]:
         """Yields a record for each row that holds a prompt and a completion."""
         ids = IdAssigner(self._source.name)
         contents: set[str] = set()
-        for line, row in rows:
-            own_id = None
+        for row in rows:
+            own = None
             try:
-                own_id = _own_id(row, self._options.id_column)
-                prompt, completion = read_conversation(row, layout)
+                own = own_id(row.columns, self._options.id_column)
+                _check_used(row, layout)
+                messages, tools = read_conversation(row.columns, layout, learn_turns=self._options.learn_turns)
+                digest = content_hash(messages, tools)
+                record = Record(own or digest, messages, tools, row.columns, row.origin)
+                self._try(record)
             except RowFault as fault:
-                self._set_aside(line, fault, row_id=own_id)
+                self._set_aside(row.number, row.part, row.line, fault, row_id=own)
                 continue
-            content = content_hash(prompt, completion)
-            self.n_duplicates += content in contents
-            contents.add(content)
-            origin = self._source.place(line)
-            yield Record(ids.assign(own_id, prompt, completion, origin=origin), prompt, completion, row, origin)
+            self._gaps.update(row.gaps.items())
+            self.n_duplicates += digest in contents
+            contents.add(digest)
+            yield replace(record, id=ids.assign(own, digest, origin=row.origin))
 
-    def digest(self) -> str:
-        """Returns the SHA-256 of the file, or of the readable rows where the source is not one file."""
-        return self._digest.hexdigest() if self._source.path is None else artifacts.sha256_file(self._source.path)
+    def _try(self, record: Record) -> None:
+        if self._check is None:
+            return
+        try:
+            self._check(record)
+        except DataError as error:
+            raise RowFault(str(error)) from error
+
+    def files(self) -> Iterator[SourceFile]:
+        """Yields what was read, with its SHA-256: of the file, or of the readable rows where it is no file."""
+        for part in self._source.parts:
+            digest = self._digest.hexdigest() if part.path is None else artifacts.sha256_file(part.path)
+            yield SourceFile(part.name, digest, self._n_rows[part.name])
+
+    def explain_gaps(self) -> list[str]:
+        """Returns the warning on values that became null, if there were any."""
+        if not self._gaps:
+            return []
+        found = ", ".join(
+            f"{shown(column)} ({reason.removeprefix('broken JSON: ')}: {count} rows)"
+            for (column, reason), count in self._gaps.most_common(_SHOWN_GAPS)
+        )
+        more = f" and {len(self._gaps) - _SHOWN_GAPS} more" if len(self._gaps) > _SHOWN_GAPS else ""
+        return [f"{self._source.name}: values that JSON cannot hold are null, in columns {found}{more}"]
 
     def explain_no_row(self) -> DataError:
         """Returns the error for a source of which no row can be read or none passes the filters."""
@@ -188,17 +249,46 @@ class _Reading:
             return self._filter.explain_nothing_left(self._source.name)
         return no_row_left(self.quarantined, self._source.name)
 
-    def _set_aside(self, line: int, fault: RowFault, *, row_id: str | None) -> None:
-        self.quarantined.append(
-            QuarantinedRow(self._set_name, self._source.name, line, reason=str(fault), row_id=row_id)
-        )
+    def _set_aside(self, number: int, part: Part, line: int, fault: RowFault, *, row_id: str | None) -> None:
+        self._quarantined[number] = QuarantinedRow(self._set_name, part.name, line, str(fault), row_id)
 
 
-def _own_id(row: dict[str, Any], column: str) -> str | None:
-    """Returns the user's own id of a row; None where the column is missing, null or blank."""
-    value = row.get(column)
+def _unused(
+    head: Iterable[_Row], layout: Layout, row_filter: RowFilter, options: SourceOptions, source: str
+) -> list[str]:
+    """Returns the warning on columns that hold text which nobody asked for, if there are any."""
+    asked_for = {*layout.used, *row_filter.columns, options.id_column}
+    unused = unused_text([row.columns for row in head], asked_for)
+    if not unused:
+        return []
+    names, plural = ", ".join(map(shown, unused)), len(unused) > 1
+    return [
+        f"{source}: column{'s' * plural} {names} hold{'s' * (not plural)} text and {'are' if plural else 'is'} not used"
+    ]
+
+
+def _check_used(row: _Row, layout: Layout) -> None:
+    """Refuses a row that lacks a value which is read; an optional column may be null as a whole.
+
+    Raises:
+        RowFault: It does.
+    """
+    for column in row.gaps.keys() & layout.used:
+        if column in layout.required or row.columns[column] is not None:
+            raise RowFault(row.gaps[column])
+
+
+def own_id(row: Mapping[str, Any], column: str) -> str | None:
+    """Returns the user's own id of a row; None where the column is missing, null or blank, or ids are ignored.
+
+    Raises:
+        RowFault: It is neither text nor a whole number, or too long.
+    """
+    value = None if column == NO_ID_COLUMN else row.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas makes 1.0 of 1 where another row has no id
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise RowFault(f"an id that is neither text nor a whole number: {json_type(value)}")
     own = str(value)

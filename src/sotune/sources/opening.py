@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,8 @@ from typing import Protocol
 
 from sotune.catalogue import list_known
 from sotune.errors import DataError
-from sotune.sources import hub
+from sotune.sources import hub, shards
+from sotune.sources.arrow_file import read_arrow
 from sotune.sources.csv_file import read_csv
 from sotune.sources.json_file import read_json
 from sotune.sources.jsonl import read_jsonl
@@ -26,19 +28,26 @@ class _Reader(Protocol):
 
 
 READERS: dict[str, _Reader] = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_json,
-    ".csv": partial(read_csv, delimiter=","),
-    ".tsv": partial(read_csv, delimiter="\t"),
-    ".parquet": lambda path, *, max_row_bytes: read_parquet(path),  # its rows are measured once read
+    "JSON Lines": read_jsonl,
+    "JSON": read_json,
+    "CSV": partial(read_csv, delimiter=","),
+    "TSV": partial(read_csv, delimiter="\t"),
+    "Arrow": lambda path, *, max_row_bytes: read_arrow(path),  # its rows are measured once read
+    "Parquet": lambda path, *, max_row_bytes: read_parquet(path),
 }
-_SUFFIXES = f"{', '.join(READERS)}, each also with .gz"
+_REFUSED = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "is a spreadsheet; save it as CSV (UTF-8)"),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt"),
+        "is a pickle, which is never opened, since it could run code; save the rows as JSON Lines or Parquet",
+    ),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "is an archive; unpack it and name the files in it"),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedSource:
-    """A source about to be read.
+class Part:
+    """One file of a source, or the whole of one that is no file.
 
     Attributes:
         name: What messages call it.
@@ -55,32 +64,46 @@ class OpenedSource:
         return f"{self.name}:{line}"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedSource:
+    """A source about to be read.
+
+    Attributes:
+        name: What messages call it.
+        parts: Its files, at least one, in the order in which they are read.
+        notes: What the user should know about files that are missing or left out.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> Generator[tuple[Part, RawRow], None, None]:
+        """Yields the rows of one part after the other."""
+        for part in self.parts:
+            with contextlib.closing(part.rows):
+                for row in part.rows:
+                    yield part, row
+
+
 def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
     """Finds the reader of a source. Nothing is read yet, apart from what the file system says.
 
     Raises:
-        DataError: The source is no file, saved data set or possible Hub name, or is of an unknown kind.
+        DataError: The source is no file, folder of files, pattern that matches one, saved data set or possible Hub
+            name, or is of an unknown kind.
     """
     name, path = str(source), Path(source)
     if name.startswith(hub.PREFIX):
         return _open_hub(name, options)
-    try:
-        is_file, is_folder, exists = path.is_file(), path.is_dir(), path.exists()
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror}); check the path and its permissions") from error
-    reader = READERS.get(Path(name.lower().removesuffix(".gz")).suffix)
-    if is_folder:
-        if not hub.is_saved_dataset(path):
-            raise DataError(f"{name} is a folder that `datasets` did not save; name one file: {_SUFFIXES}")
-        return OpenedSource(name, hub.read_saved(path, split=options.split), None)
-    if is_file and reader is not None:
-        return OpenedSource(name, reader(path, max_row_bytes=options.max_row_bytes), path)
-    if exists:
-        raise DataError(f"{name} is not a file of a known kind; known suffixes are {_SUFFIXES}")
+    if (files := source_files(source, split=options.split)) is not None:
+        return OpenedSource(name, tuple(_open_file(file, options) for file in files.files), files.notes)
+    if path.is_dir():
+        return _whole(name, hub.read_saved(path, split=options.split))
     if (public := hub.named_source(name)) is not None:
         split = None if options.split == DEFAULT_SPLIT else options.split
-        return OpenedSource(name, hub.read_named(public, split=split, revision=options.revision), None)
-    if reader is None and hub.looks_like_hub_name(name):
+        return _whole(name, hub.read_named(public, split=split, revision=options.revision))
+    if shards.suffix_of(path) not in shards.KINDS and hub.looks_like_hub_name(name):
         return _open_hub(name, options)
     raise DataError(
         f"{name} does not exist; check the path, or write {hub.PREFIX}owner/name for a data set on the Hugging Face "
@@ -88,6 +111,40 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
     )
 
 
+def source_files(source: str | Path, *, split: str) -> shards.Shards | None:
+    """Returns the files that a source consists of; None where it is no file, folder of files or pattern.
+
+    Raises:
+        DataError: It is one, but cannot be read or holds no file of a known kind, or files of several kinds.
+    """
+    name, path = str(source), Path(source)
+    try:
+        if path.is_dir():
+            return None if hub.is_saved_dataset(path) else shards.in_folder(path, split=split)
+        if path.exists():
+            _check_kind(path)
+            return shards.Shards((path,), ())
+        return shards.of_pattern(name, split=split) if shards.is_pattern(name) else None
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _check_kind(path: Path) -> None:
+    suffix = shards.suffix_of(path)
+    if suffix in _REFUSED:
+        raise DataError(f"{path} {_REFUSED[suffix]}")
+    if suffix not in shards.KINDS or not path.is_file():
+        raise DataError(f"{path} is not a file of a known kind; known suffixes are {shards.SUFFIXES_TEXT}")
+
+
+def _open_file(path: Path, options: SourceOptions) -> Part:
+    reader = READERS[shards.KINDS[shards.suffix_of(path)]]
+    return Part(str(path), reader(path, max_row_bytes=options.max_row_bytes), path)
+
+
 def _open_hub(name: str, options: SourceOptions) -> OpenedSource:
-    rows = hub.read_hub(name, split=options.split, subset=options.subset, revision=options.revision)
-    return OpenedSource(name, rows, None)
+    return _whole(name, hub.read_hub(name, split=options.split, subset=options.subset, revision=options.revision))
+
+
+def _whole(name: str, rows: Rows) -> OpenedSource:
+    return OpenedSource(name, (Part(name, rows, None),))

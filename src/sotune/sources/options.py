@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import get_args
 
 from sotune.errors import ConfigError
-from sotune.settings import Format
+from sotune.settings import Format, LearnTurns
 
 FORMATS: tuple[Format, ...] = get_args(Format)
+CONVERSATION_FORMATS: tuple[Format, ...] = ("messages", "sharegpt", "text")
+"""Formats of rows that hold the whole conversation in one column."""
 DEFAULT_ID_COLUMN = "id"
+NO_ID_COLUMN = "none"
 DEFAULT_SPLIT = "train"
 
 
@@ -20,11 +23,15 @@ class SourceOptions:
     Attributes:
         format: The schema of the rows; ``auto`` detects it from the columns.
         where: Row filters, each ``COLUMN=VALUE``. Several on one column: any of them; on several: all.
-        id_column: The column with the user's own ids. A row without one is named by a hash of its content.
-        prompt_column: The prompt of prompt-completion rows, where it is not ``prompt``; None: the usual name.
-        completion_column: Their completion, where it is neither ``completion`` nor ``response``; None: those.
-        system_column: A column with the system prompt; None: there is none.
-        split: The split of a Hugging Face data set.
+        id_column: The column with the user's own ids; ``none``: they are ignored. A row without one is named by a
+            hash of its content.
+        prompt_column: The prompt, where it has none of the usual names; None: one of those. Without a completion, it
+            may hold the whole conversation.
+        completion_column: The completion likewise; ``rejected`` reads the worse answer of a preference set.
+        conversation_column: A column with the whole conversation; None: one of the usual names.
+        system_column: A column with the system prompt; None: ``system`` or ``system_prompt``, if there is one.
+        learn_turns: Which assistant turns of a conversation are learned: all that are not marked off, or the last.
+        split: The split of a Hugging Face data set, or of a folder of files, which their names tell.
         subset: Its subset (configuration), or with a slash at the end a folder of it; None: its only one.
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.
@@ -39,7 +46,9 @@ class SourceOptions:
     id_column: str = DEFAULT_ID_COLUMN
     prompt_column: str | None = None
     completion_column: str | None = None
+    conversation_column: str | None = None
     system_column: str | None = None
+    learn_turns: LearnTurns = "all"
     split: str = DEFAULT_SPLIT
     subset: str | None = None
     revision: str | None = None
@@ -53,9 +62,18 @@ class SourceOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1. Got {value}")
-        if self.names_pair_columns and self.format not in ("auto", "prompt-completion"):
+        if self.names_pair_columns and self.format not in ("auto", "prompt-completion", "preference"):
             raise ConfigError(
                 f"prompt_column and completion_column need the format prompt-completion. Got {self.format!r}; "
+                f"leave the format out"
+            )
+        if self.conversation_column is not None and self.names_pair_columns:
+            raise ConfigError(
+                "conversation_column names the column of prompt and completion together; name either it or those two"
+            )
+        if self.conversation_column is not None and self.format not in ("auto", *CONVERSATION_FORMATS):
+            raise ConfigError(
+                f"conversation_column needs one of the formats {', '.join(CONVERSATION_FORMATS)}. Got {self.format!r}; "
                 f"leave the format out"
             )
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Generator
 from pathlib import Path
-from typing import IO
 
-from sotune.errors import DataError
 from sotune.sources import arrow, streams
 from sotune.sources.rows import RawRow, check_columns
-
-MAX_UNZIPPED_BYTES = 1 << 31
-"""2 GiB: how much memory a gzip-compressed Parquet file may take once unpacked."""
 
 
 def read_parquet(path: Path) -> Generator[RawRow, None, None]:
@@ -22,24 +15,12 @@ def read_parquet(path: Path) -> Generator[RawRow, None, None]:
     Raises:
         DataError: The file is not readable Parquet, or names a column twice.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with streams.open_bytes(path) as file:
-        seekable = _seekable(file, path)
-        try:
-            table = pq.ParquetFile(seekable)
-            check_columns(table.schema_arrow.names, str(path))
-            yield from arrow.table_rows(table.iter_batches(batch_size=arrow.BATCH_ROWS))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} is not readable Parquet ({error}); copy or write the file again") from error
-
-
-def _seekable(file: IO[bytes], path: Path) -> IO[bytes]:
-    """Returns a file that can be read at any place: a compressed one lies in memory."""
-    if not isinstance(file, gzip.GzipFile):
-        return file
-    data = file.read(MAX_UNZIPPED_BYTES + 1)
-    if len(data) > MAX_UNZIPPED_BYTES:
-        raise DataError(f"{path} unpacks to over {MAX_UNZIPPED_BYTES} bytes; unpack it by hand if that is expected")
-    return io.BytesIO(data)
+    with streams.open_seekable(path) as file, arrow.readable(str(path), "readable Parquet"):
+        schema = pq.ParquetFile(file).schema
+        texts = [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]
+        # A value that a page holds once and the rows name often is read once, so that no small file fills the memory.
+        table = pq.ParquetFile(file, read_dictionary=texts)
+        check_columns(table.schema_arrow.names, str(path))
+        yield from arrow.table_rows(table.iter_batches(batch_size=arrow.BATCH_ROWS))

@@ -41,7 +41,7 @@ def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *,
     """Refuses a set with too many bad rows, or without a good one.
 
     Args:
-        rows: The quarantined rows of the set.
+        rows: The quarantined rows of the set, in reading order.
         n_valid: How many rows of it can be used.
         source: The set's file.
         max_fraction: The largest share of ``rows`` in both together.
@@ -69,6 +69,5 @@ def no_row_left(rows: Sequence[QuarantinedRow], source: str) -> DataError:
 def _summary(rows: Sequence[QuarantinedRow]) -> str:
     kinds = Counter(row.kind for row in rows).most_common(_SHOWN)
     reasons = ", ".join(f"{kind} ({count})" for kind, count in kinds)
-    first = sorted(rows, key=lambda row: row.line)[:_SHOWN]
-    places = "; ".join(f"{Path(row.file).name}:{row.line}: {row.reason}" for row in first)
+    places = "; ".join(f"{Path(row.file).name}:{row.line}: {row.reason}" for row in rows[:_SHOWN])
     return f"Commonest reasons: {reasons}. First places: {places}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,9 +24,15 @@ class RowFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Stands where a reader found something that no row may hold, so that one bad row never stops a file."""
+    """Stands where a reader found something that no row may hold, so that one bad row never stops a file.
+
+    Attributes:
+        reason: What it is, as the quarantine has it.
+        of_value: It spoils one value alone, which counts as null where the value is not needed.
+    """
 
     reason: str
+    of_value: bool = False
 
 
 class RawRow(NamedTuple):
@@ -35,35 +42,54 @@ class RawRow(NamedTuple):
     value: Any
 
 
-def check_row(value: Any, *, max_bytes: int) -> dict[str, Any]:
-    """Returns the row, known to be a JSON object that survives being written and read again.
+class CheckedRow(NamedTuple):
+    """A row that is known to be a JSON object that survives being written and read again.
+
+    Attributes:
+        row: Its columns; null stands for each value that JSON cannot hold.
+        gaps: The columns with such values, and what was there.
+    """
+
+    row: dict[str, Any]
+    gaps: dict[str, str]
+
+
+def check_row(value: Any, *, max_bytes: int) -> CheckedRow:
+    """Checks a row, and puts null in place of the values that JSON cannot hold.
 
     Args:
-        value: What the reader read.
+        value: What the reader read; the row returned is the same object.
         max_bytes: The most bytes of text, keys included, that a row may hold.
 
     Raises:
         RowFault: The row has a flaw, is no object, nests too deeply, is too large, or holds text that is not
-            Unicode, a number that JSON lacks, or a value that JSON cannot hold.
+            Unicode.
     """
-    n_bytes = 0
-    stack: list[tuple[Any, int]] = [(value, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            n_bytes += _utf8_length(item)
-            if n_bytes > max_bytes:
-                raise too_large(max_bytes)
-        elif isinstance(item, dict | list):
-            if depth > MAX_DEPTH:
-                raise RowFault(f"nested deeper than {MAX_DEPTH} levels")
-            children = [*item.keys(), *item.values()] if isinstance(item, dict) else item
-            stack.extend((child, depth + 1) for child in children)
-        else:
-            _check_scalar(item)
+    if isinstance(value, Flaw):
+        raise RowFault(value.reason)
     if not isinstance(value, dict):
         raise RowFault(f"not a JSON object: found {json_type(value)}")
-    return value
+    n_bytes = 0
+    gaps: dict[str, str] = {}
+    stack: list[tuple[Any, int, Any]] = [(value, 1, "")]
+    while stack:
+        holder, depth, column = stack.pop()
+        if depth > MAX_DEPTH:
+            raise RowFault(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(holder, dict):
+            n_bytes += sum(map(_utf8_length, holder))
+        for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
+            top: Any = key if depth == 1 else column
+            if isinstance(item, str):
+                n_bytes += _utf8_length(item)
+            elif isinstance(item, dict | list):
+                stack.append((item, depth + 1, top))
+            elif (flaw := _flaw_of(item)) is not None:
+                gaps.setdefault(top, flaw.reason)
+                holder[key] = None
+        if n_bytes > max_bytes:
+            raise too_large(max_bytes)
+    return CheckedRow(value, gaps)
 
 
 def check_columns(names: Sequence[str], source: str) -> None:
@@ -108,6 +134,13 @@ def shown(text: str) -> str:
     return short if short.isprintable() else repr(short)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a hint at the known name nearest to a wrong one, or at all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {shown(close[0])!r}?" if close else f"known are {shown_keys(dict.fromkeys(names))}"
+
+
 def _utf8_length(text: str) -> int:
     if text.isascii():
         return len(text)
@@ -117,11 +150,18 @@ def _utf8_length(text: str) -> int:
         raise RowFault("text that is not Unicode: a lone surrogate, or bytes that are not UTF-8") from None
 
 
-def _check_scalar(item: object) -> None:
+def _flaw_of(item: object) -> Flaw | None:
+    """Returns what keeps a value out of JSON; None where nothing does.
+
+    Raises:
+        RowFault: It spoils the whole row.
+    """
     if isinstance(item, Flaw):
-        raise RowFault(item.reason)
+        if not item.of_value:
+            raise RowFault(item.reason)
+        return item
     if isinstance(item, float):
-        if not math.isfinite(item):
-            raise RowFault("a number beyond the range of JSON readers")
-    elif item is not None and not isinstance(item, int):  # a bool is an int
-        raise RowFault(f"a value that JSON cannot hold: {type(item).__name__}")
+        return None if math.isfinite(item) else Flaw("a number beyond the range of JSON readers")
+    if item is None or isinstance(item, int):  # a bool is an int
+        return None
+    return Flaw(f"a value that JSON cannot hold: {type(item).__name__}")

@@ -1,18 +1,35 @@
-"""Files as bytes and lines: gzip by content, byte-order marks, and a cap on the length of a line."""
+"""Files as bytes and lines: decompressed by content, byte-order marks, and a cap on the length of a line."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import gzip
+import io
+import lzma
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sotune.errors import DataError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+"""Of compressed files. A file without one is decompressed too, if its content says so."""
+
+MAX_UNPACKED_BYTES = 1 << 31
+"""2 GiB: how much memory a compressed file that is not read from its start to its end may take."""
+
+_MAGIC = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),  # a block, or the end of an empty file
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),  # a frame, or one to skip
+}
+_LFS_POINTER = b"version https://git-lfs"
+_LONGEST_MAGIC = 32
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _WIDE_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -24,26 +41,56 @@ _WIDE_MARKS = (
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for reading, decompressed if its first bytes are those of gzip, whatever its name.
+    """Opens a file for reading, decompressed if its first bytes say that it is compressed, whatever its name.
 
     Raises:
-        DataError: The file cannot be opened, or its compressed data is cut short or damaged.
+        DataError: The file cannot be opened, is a Git LFS pointer, or its compressed data is cut short or damaged.
     """
+    kind = None
     try:
         with path.open("rb") as file:
-            zipped = file.read(2) == _GZIP_MAGIC
+            kind = _compression(file.read(_LONGEST_MAGIC), path)
             file.seek(0)
-            if not zipped:
-                yield file
-                return
-            with gzip.GzipFile(fileobj=file) as unzipped:
-                yield unzipped  # type: ignore[misc]  # typeshed: GzipFile is not declared an IO[bytes]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            with file if kind is None else _DECOMPRESSORS[kind](file) as plain:
+                yield plain
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        # What the decompressors raise of themselves has no number of the operating system's.
+        if kind is not None and getattr(error, "errno", None) is None:
+            raise DataError(
+                f"{path}: the {kind} data is cut short or damaged ({error}); copy or download the file again"
+            ) from error
         raise DataError(
-            f"{path}: the gzip data is cut short or damaged ({error}); copy or download the file again"
+            f"{path} cannot be read ({getattr(error, 'strerror', error)}); check the path and its permissions"
         ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+@contextlib.contextmanager
+def open_seekable(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that is read at any place: a compressed one lies in memory.
+
+    Raises:
+        DataError: As `open_bytes`, or the file unpacks to too many bytes.
+    """
+    with open_bytes(path) as file:
+        if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
+            yield file
+            return
+        data = file.read(MAX_UNPACKED_BYTES + 1)
+        if len(data) > MAX_UNPACKED_BYTES:
+            raise DataError(f"{path} unpacks to over {MAX_UNPACKED_BYTES} bytes; unpack it by hand if that is expected")
+        yield io.BytesIO(data)
+
+
+def _compression(start: bytes, path: Path) -> str | None:
+    if start.startswith(_LFS_POINTER):
+        raise DataError(f"{path} is a Git LFS pointer and not the data itself; fetch it with git lfs pull")
+    return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
+
+
+def _open_zstd(file: IO[bytes]) -> IO[bytes]:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(file, "zstd"))
 
 
 def lines(file: IO[bytes], path: Path, *, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
@@ -80,3 +127,11 @@ def without_mark(data: bytes, path: Path) -> bytes:
                 f"{path} is written in {encoding}, and sotune reads UTF-8; convert it with iconv -f {encoding} -t UTF-8"
             )
     return data.removeprefix(codecs.BOM_UTF8)
+
+
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
+    "gzip": lambda file: gzip.GzipFile(fileobj=file),
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+    "zstd": _open_zstd,
+}

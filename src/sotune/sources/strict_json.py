@@ -17,11 +17,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Flaw:
 
 
 def _integer(digits: str) -> int | Flaw:
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else Flaw(f"a number of over {_LONGEST_INTEGER} digits")
+    if len(digits) <= _LONGEST_INTEGER:
+        return int(digits)
+    return Flaw(f"a number of over {_LONGEST_INTEGER} digits", of_value=True)
 
 
 def _constant(name: str) -> Flaw:
-    return Flaw(f"broken JSON: {name} is not a JSON number")
+    # Python writes these where pandas has no value; other readers and writers of JSON refuse them.
+    return Flaw(f"broken JSON: {name} is not a JSON number", of_value=True)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)

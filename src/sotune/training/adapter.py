@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from sotune.artifacts import write_json, write_text
+from sotune.artifacts import read_json, write_json, write_text
 from sotune.models import ModelSpec
+from sotune.rendering import PAPER_CHAT_TEMPLATE, Renderer
 from sotune.settings import TrainingSettings
 
 _README = """# LoRA adapter for {name}
@@ -21,19 +24,32 @@ rank {r}, seed {seed}.
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}"), "path/of/this/folder")
+turns = [{{"role": "user", "content": "..."}}]
+options = {{"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True{options}}}
+inputs = tokenizer.apply_chat_template(turns, **options)
+answer = model.generate(**inputs, do_sample=False)
 ```
 
-It fits the base model that it was trained on and no other{revision}.
+The tokenizer's chat template is the one that the rows were trained in. The adapter fits the base model that it was
+trained on and no other{revision}.
 """
 
 
 def save_adapter(
-    model: PeftModel, folder: Path, *, base: ModelSpec, settings: TrainingSettings, n_rows: int, n_steps: int
+    model: PeftModel,
+    folder: Path,
+    *,
+    renderer: Renderer,
+    base: ModelSpec,
+    settings: TrainingSettings,
+    n_rows: int,
+    n_steps: int,
 ) -> None:
-    """Writes ``adapter_model.safetensors``, ``adapter_config.json`` and a ``README.md``.
+    """Writes ``adapter_model.safetensors``, ``adapter_config.json``, the tokenizer with its template, ``README.md``.
 
     The folder appears whole or not at all, and its bytes depend on the adapter alone. The configuration names the
     base model only if it is on a hub: a path would tell about this machine and be wrong on the next one, and a bare
@@ -42,6 +58,7 @@ def save_adapter(
     Args:
         model: The trained model.
         folder: Where to; replaced when it exists.
+        renderer: The tokenizer, and the template that the rows were trained in.
         base: The base model.
         settings: How the adapter was trained.
         n_rows: Rows that it was trained on.
@@ -57,18 +74,33 @@ def save_adapter(
         metadata={"format": "pt"},
     )
     write_json(partial / "adapter_config.json", _config(model, base))
+    _save_tokenizer(renderer, partial)
     readme = _README.format(
         name=base.folder.name if base.folder else base.name,
         revision=f", at revision `{base.revision}`" if base.revision else "",
         n_rows=n_rows,
         n_steps=n_steps,
-        template=settings.template,
+        template=renderer.template,
+        options="".join(f", {json.dumps(name)}: {value!r}" for name, value in renderer.options.items()),
         r=settings.r,
         seed=settings.seed,
     )
     write_text(partial / "README.md", readme)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def _save_tokenizer(renderer: Renderer, folder: Path) -> None:
+    """Saves the tokenizer with the one template that was used, as its chat template whatever it was."""
+    tokenizer = copy.copy(renderer.tokenizer)
+    if renderer.template == "paper":
+        tokenizer.chat_template = PAPER_CHAT_TEMPLATE
+    elif renderer.chat_template is not None:
+        tokenizer.chat_template = renderer.tokenizer.chat_template[renderer.chat_template]
+    tokenizer.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    # Where a tokenizer was loaded from is of this machine, and nobody else's matter.
+    write_json(config, {k: v for k, v in read_json(config).items() if k not in ("name_or_path", "local_files_only")})
 
 
 def _config(model: PeftModel, base: ModelSpec) -> dict[str, Any]:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from sotune.models import ModelSpec, load_tokenizer
+from sotune.models import ModelSpec
 from sotune.records import Record
+from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training.finetune import isolated_randomness, load_with_adapter
 from sotune.training.loss import compute_row_losses
@@ -108,10 +109,7 @@ def train_bilevel(
         DataError: One of the sets has no row to train on.
         SotuneError: The loop diverged.
     """
-    tokenizer = load_tokenizer(model)
-    rows = build_training_rows(
-        downstream, loss_weights, tokenizer, template=training.template, max_length=training.max_length
-    )
+    rows = build_training_rows(downstream, loss_weights, load_renderer(model, training))
     trusted_rows = load_equal_rows(trusted, model, training)
     with isolated_randomness():
         network = load_with_adapter(model, training)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from sotune.artifacts import library_versions, sha256_json
 from sotune.errors import ConfigError
-from sotune.models import DType, ModelSpec, load_causal_lm, load_tokenizer, model_fingerprint, resolve_device
+from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, resolve_device
 from sotune.records import Record
+from sotune.rendering import Renderer, load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
@@ -42,6 +43,7 @@ class TrainResult:
         n_rows: Rows trained on.
         dropped: Why a record was not trained on, by its id.
         n_truncated: Rows that lost tokens to ``max_length``.
+        n_lossy: Rows of which the template left out a part that was to be learned.
         n_steps: Optimizer steps, those before a resumption too.
         final_loss: Mean loss over the last tenth of the steps; a single step of few rows would be noise.
         seconds: How long this call took, without what an earlier, interrupted one did.
@@ -52,6 +54,7 @@ class TrainResult:
     n_rows: int
     dropped: Mapping[str, str]
     n_truncated: int
+    n_lossy: int
     n_steps: int
     final_loss: float
     seconds: float
@@ -102,17 +105,10 @@ def fine_tune(
         ConfigError: The model lacks the target modules, or the device cannot be trained on.
         SotuneError: Training diverged.
     """
-    start, tokenizer = time.perf_counter(), load_tokenizer(model)
-    rows = build_training_rows(
-        records,
-        loss_weights,
-        tokenizer,
-        template=settings.template,
-        max_length=settings.max_length,
-        learned_tokens=learned_tokens,
-    )
+    start, renderer = time.perf_counter(), load_renderer(model, settings)
+    rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
     how = _How(trainer_class, resume, keep_checkpoints, on_step, change)
-    result = _train_and_hand_over(rows, tokenizer, model, settings, output_dir, how, start)
+    result = _train_and_hand_over(rows, renderer, model, settings, output_dir, how, start)
     if torch.cuda.is_available():
         # Trainer's parts refer to each other; without this the model would stay on the device for a while.
         gc.collect()
@@ -122,19 +118,20 @@ def fine_tune(
 
 def _train_and_hand_over(
     rows: TrainingRows,
-    tokenizer: Any,
+    renderer: Renderer,
     model: ModelSpec,
     settings: TrainingSettings,
     output_dir: Path,
     how: _How,
     start: float,
 ) -> TrainResult:
-    trainer, checkpoints = _trained(rows, tokenizer, model, settings, output_dir / "checkpoints", how)
+    trainer, checkpoints = _trained(rows, renderer, model, settings, output_dir / "checkpoints", how)
     writes = trainer.is_world_process_zero()
     result = hand_over(
         trainer.model,
         rows,
         steps_of(trainer.state),
+        renderer=renderer,
         base=model,
         settings=settings,
         output_dir=output_dir,
@@ -156,7 +153,7 @@ class _How(NamedTuple):
 
 
 def _trained(
-    rows: TrainingRows, tokenizer: Any, model: ModelSpec, settings: TrainingSettings, work_dir: Path, how: _How
+    rows: TrainingRows, renderer: Renderer, model: ModelSpec, settings: TrainingSettings, work_dir: Path, how: _How
 ) -> tuple[WeightedTrainer, Checkpoints]:
     """Trains, on from a checkpoint where there is one; returns the trainer, and its checkpoints."""
     with isolated_randomness():
@@ -170,7 +167,7 @@ def _trained(
             model=load_with_adapter(model, settings),
             args=arguments,
             train_dataset=ShuffledRows(rows.rows, seed=settings.seed),
-            data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+            data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
             callbacks=[StepCallback(checkpoints, how.on_step)],
             **({"change": how.change} if how.change else {}),
         )
@@ -184,6 +181,7 @@ def hand_over(
     rows: TrainingRows,
     steps: Sequence[TrainStep],
     *,
+    renderer: Renderer,
     base: ModelSpec,
     settings: TrainingSettings,
     output_dir: Path,
@@ -196,6 +194,7 @@ def hand_over(
         network: The trained model with its adapter.
         rows: What it was trained on.
         steps: Its steps.
+        renderer: How its rows became tokens; the adapter gets the tokenizer and the template.
         base: The base model.
         settings: How it was trained.
         output_dir: Gets ``adapter/`` and ``training_log.jsonl``.
@@ -209,6 +208,7 @@ def hand_over(
         n_rows=len(rows.rows),
         dropped=rows.dropped,
         n_truncated=len(rows.truncated),
+        n_lossy=len(rows.lossy),
         n_steps=len(steps),
         final_loss=sum(step.loss for step in last) / len(last),
         seconds=seconds,
@@ -216,7 +216,13 @@ def hand_over(
     if write:
         write_log(result.log, steps)
         save_adapter(
-            network, result.adapter, base=base, settings=settings, n_rows=result.n_rows, n_steps=result.n_steps
+            network,
+            result.adapter,
+            renderer=renderer,
+            base=base,
+            settings=settings,
+            n_rows=result.n_rows,
+            n_steps=result.n_steps,
         )
     return result
 

@@ -33,7 +33,7 @@ def score_tokens(
         batch_size: Rows of a forward pass, of like length.
 
     Returns:
-        By id, the negative log-likelihoods of the completion's tokens, float32 on the CPU, the end-of-sequence token
+        By id, the negative log-likelihoods of the learned tokens, float32 on the CPU, the end-of-sequence token
         among them. Rows that cannot be trained on are missing.
 
     Raises:
@@ -52,5 +52,5 @@ def score_tokens(
             found = compute_token_losses(network(**batch).logits, labels).cpu()
             for row, values in zip((rows.rows[i] for i in positions), found, strict=True):
                 # The loss of the token at place t stands at place t − 1.
-                losses[row.id] = values[max(row.n_prompt - 1, 0) : len(row.input_ids) - 1].clone()
+                losses[row.id] = values[row.learned.nonzero().flatten() - 1]
     return losses

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sotune.errors import DataError
-from sotune.models import ModelSpec, load_tokenizer
+from sotune.models import ModelSpec
 from sotune.records import Record
-from sotune.rendering import Template, tokenize
+from sotune.rendering import Renderer, load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training.loss import IGNORE_INDEX
 
@@ -36,28 +36,27 @@ class TrainingRow:
 
     Attributes:
         id: The record.
-        input_ids: Prompt and completion, ``[length]``, int32 to halve the memory of a large set.
-        n_prompt: How many of the tokens, from the left, carry no loss.
+        input_ids: The whole conversation, ``[length]``, int32 to halve the memory of a large set.
+        learned: Which tokens are those of learned turns, bool ``[length]``; never the first, which nothing predicts.
         loss_weight: The row's weight in the loss, ≥ 0.
-        learned: Which completion tokens carry loss, bool ``[length − n_prompt]``; ``None`` for all of them. What is
-            left out keeps its share in the row's mean, so that a token counts as much as it would among all.
+        kept: Which of the learned tokens carry loss, bool, one for each; ``None`` for all of them. What is left out
+            keeps its share in the row's mean, so that a token counts as much as it would among all.
     """
 
     id: str
     input_ids: Tensor
-    n_prompt: int
+    learned: Tensor
     loss_weight: float
-    learned: Tensor | None = None
+    kept: Tensor | None = None
 
     def features(self) -> dict[str, Any]:
-        """Returns what a collator takes: ``input_ids``, ``labels`` masked on the prompt, ``loss_weight``."""
+        """Returns what a collator takes: ``input_ids``, ``labels`` masked where nothing is learned, ``loss_weight``."""
         input_ids = self.input_ids.long()
-        labels = input_ids.clone()
-        labels[: self.n_prompt] = IGNORE_INDEX
-        if self.learned is None:
+        labels = input_ids.clone().masked_fill_(~self.learned, IGNORE_INDEX)
+        if self.kept is None:
             return {"input_ids": input_ids, "labels": labels, LOSS_WEIGHT: self.loss_weight}
-        labels[self.n_prompt :][~self.learned] = IGNORE_INDEX
-        share = float(self.learned.double().mean())
+        labels[self.learned.nonzero().flatten()[~self.kept]] = IGNORE_INDEX
+        share = float(self.kept.double().mean())
         return {"input_ids": input_ids, "labels": labels, LOSS_WEIGHT: self.loss_weight * share}
 
 
@@ -69,79 +68,77 @@ class TrainingRows:
         rows: What is trained on, in the order of the records.
         dropped: Why a record is not among them, by its id.
         truncated: Ids of records that lost tokens to ``max_length``.
+        lossy: Ids of records of which the template leaves out a part that is learned.
     """
 
     rows: tuple[TrainingRow, ...]
     dropped: Mapping[str, str]
     truncated: tuple[str, ...]
+    lossy: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Returns a SHA-256 that changes with any row, its weight or its place."""
         sha = hashlib.sha256()
         for row in self.rows:
-            header = [row.id, row.n_prompt, len(row.input_ids), row.loss_weight]
+            header = [row.id, len(row.input_ids), row.loss_weight]
             sha.update(json.dumps(header).encode())
-            sha.update(row.input_ids.numpy().tobytes())
-            if row.learned is not None:
-                sha.update(row.learned.numpy().tobytes())
+            for part in (row.input_ids, row.learned, row.kept):
+                sha.update(b"" if part is None else part.numpy().tobytes())
         return sha.hexdigest()
 
 
 def build_training_rows(
     records: Sequence[Record],
     loss_weights: Mapping[str, float],
-    tokenizer: Any,
+    renderer: Renderer,
     *,
-    template: Template,
-    max_length: int,
     learned_tokens: Mapping[str, Tensor] | None = None,
 ) -> TrainingRows:
     """Tokenizes records and joins each with its loss weight by id.
 
-    A record that the template refuses, or that keeps no completion token to learn, is dropped and named.
+    A record that the template refuses, or that keeps no token to learn, is dropped and named.
 
     Args:
         records: The rows to train on, ids unique.
         loss_weights: One weight ≥ 0 for each record's id; other ids are ignored.
-        tokenizer: A Hugging Face tokenizer.
-        template: How to render a record.
-        max_length: Most tokens of a row, the end-of-sequence token among them.
-        learned_tokens: By id, which completion tokens carry loss, see `TrainingRow`; ids that are missing keep all.
+        renderer: How a record becomes tokens, the end-of-sequence token among them.
+        learned_tokens: By id, which learned tokens carry loss, see `TrainingRow`; ids that are missing keep all.
 
     Raises:
         DataError: An id repeats or has no weight, a weight is unusable or all are zero, no row is left, or a mask does
             not fit its row.
-        ConfigError: The chat template was asked of a tokenizer that has none.
     """
     _check_weights(records, loss_weights)
     rows: list[TrainingRow] = []
     dropped: dict[str, str] = {}
-    truncated: list[str] = []
+    truncated, lossy = list[str](), list[str]()
     for record in records:
         try:
-            tokens = tokenize(record, tokenizer, template=template, max_length=max_length, append_eos=True)
+            tokens = renderer.tokens(record, append_eos=True)
         except DataError as error:
             dropped[record.id] = str(error)
             continue
-        # The first token of a sequence is never predicted, so it cannot carry loss either.
-        if len(tokens.input_ids) <= max(tokens.n_prompt, 1):
-            dropped[record.id] = f"no completion token is left within max_length={max_length}"
+        learned = torch.zeros(len(tokens.input_ids), dtype=torch.bool)
+        for start, end in tokens.learned:
+            learned[max(start, 1) : end] = True  # the first token is never predicted, so it cannot carry loss either
+        if not learned.any():
+            dropped[record.id] = f"no token to learn is left within max_length={renderer.max_length}"
             continue
-        if tokens.truncated:
-            truncated.append(record.id)
-        input_ids = torch.tensor(tokens.input_ids, dtype=torch.int32)
-        learned = (learned_tokens or {}).get(record.id)
-        if learned is not None and not _usable_mask(learned, len(input_ids) - tokens.n_prompt, record.id):
+        truncated += [record.id] if tokens.truncated else []
+        lossy += [record.id] if tokens.lossy else []
+        kept = (learned_tokens or {}).get(record.id)
+        if kept is not None and not _usable_mask(kept, int(learned.sum()), record.id):
             dropped[record.id] = "none of its completion tokens is to be learned"
             continue
-        rows.append(TrainingRow(record.id, input_ids, tokens.n_prompt, float(loss_weights[record.id]), learned))
+        input_ids = torch.tensor(tokens.input_ids, dtype=torch.int32)
+        rows.append(TrainingRow(record.id, input_ids, learned, float(loss_weights[record.id]), kept))
     if not any(row.loss_weight for row in rows):
         example = next((f", for instance: {reason}" for reason in dropped.values()), "")
         raise DataError(
             f"nothing to learn: of {len(records)} records, {len(dropped)} cannot be trained on and {len(rows)} have "
             f"loss weight 0{example}; fix the data or the weights"
         )
-    return TrainingRows(tuple(rows), dropped, tuple(truncated))
+    return TrainingRows(tuple(rows), dropped, tuple(truncated), tuple(lossy))
 
 
 def _usable_mask(learned: Tensor, n_completion: int, id: str) -> bool:
@@ -264,9 +261,9 @@ def load_equal_rows(records: Sequence[Record], model: ModelSpec, settings: Train
         DataError: An id repeats, or no row is left.
         ConfigError: The chat template was asked of a tokenizer that has none.
     """
-    tokenizer, equal = load_tokenizer(model), dict.fromkeys((record.id for record in records), 1.0)
-    rows = build_training_rows(records, equal, tokenizer, template=settings.template, max_length=settings.max_length)
-    return RowBatches(rows.rows, WeightedCollator(pad_token_id=tokenizer.pad_token_id))
+    renderer, equal = load_renderer(model, settings), dict.fromkeys((record.id for record in records), 1.0)
+    rows = build_training_rows(records, equal, renderer)
+    return RowBatches(rows.rows, WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id))
 
 
 def generator_of(seed: int, number: int) -> torch.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,6 +24,17 @@ _FATAL = {
 }
 _EXHAUSTED_QUOTA = "insufficient_quota"  # a 429 that no waiting mends
 _BROKEN_BODY = 599  # no status of a server: stands for a body that is no chat completion
+_IN_BODY = "x-error-in-body"  # marks a success whose body is an error
+_STATUS_OF_WORD = {"quota": 429, "rate_limit": 429, "overloaded": 503, "unavailable": 503, "server_error": 500}
+_REMEDIES = {  # of parameters that some models refuse
+    "max_tokens": "judge_token_parameter: max_completion_tokens",
+    "max_completion_tokens": "judge_token_parameter: max_tokens",
+    "temperature": "judge_temperature: null",
+    "response_format": "judge_json_mode: false",
+}
+_REFUSED_PARAMETER = re.compile(
+    r"(?i)unsupported|not support|unknown|unrecognized|not permitted|not allowed|extra input"
+)
 _MIN_FAILURES_TO_STOP = 8
 
 
@@ -31,8 +43,9 @@ class Answer:
     """What the model wrote.
 
     Attributes:
-        text: The message; empty where the model sent none.
-        finish_reason: ``stop``, ``length`` or what else the server calls it.
+        text: The message, thoughts that the server sends apart left out; empty where the model sent none.
+        finish_reason: ``stop``, ``length``, ``content_filter`` or what else the server calls it; ``refusal`` where the
+            message says that it is one.
         input_tokens: As the server counts them; None where it does not say.
         output_tokens: Likewise.
     """
@@ -119,7 +132,7 @@ class ChatEndpoint:
             on_progress: Called with how many questions are done, and how many there are.
 
         Raises:
-            ConfigError: The server refuses the key, the address or the model.
+            ConfigError: The server refuses the key, the address, the model or a parameter.
             SotuneError: The account is exhausted, or none of the first questions was answered.
         """
         self._stop.clear()
@@ -157,7 +170,7 @@ class ChatEndpoint:
         """Asks one question, again where a failure may pass.
 
         Raises:
-            ConfigError: The server refuses the key, the address or the model.
+            ConfigError: The server refuses the key, the address, the model or a parameter.
             SotuneError: The account is exhausted.
         """
         openai = self._connect()
@@ -195,14 +208,20 @@ class ChatEndpoint:
         if self._stop.is_set():
             raise _Stopped
 
-    def _failure(self, error: Any) -> Unanswered:
+    def _failure(self, error: Any) -> Answer | Unanswered:
         """Returns what an HTTP status says, or raises where no further request can do better."""
         status, where = error.status_code, f"{self.url} (model {self.model})"
-        if status in _FATAL:  # no word of the body: servers quote the key in it
+        in_body = _IN_BODY in error.response.headers
+        told, words = f"error {status} in the response" if in_body else f"HTTP {status}", self._words(error)
+        if status in _FATAL:
+            quoted = "" if status in (401, 403) else f": {words}"  # there servers quote the key
             raise ConfigError(
-                f"the judge at {where} {_FATAL[status]} (HTTP {status}); check judge_base_url, judge_model and the "
+                f"the judge at {where} {_FATAL[status]} ({told}{quoted}); check judge_base_url, judge_model and the "
                 f"variable that judge_key_env names. The answers so far are kept"
             ) from None
+        if error.code == "content_filter":
+            return Answer("", "content_filter", None, None)
+        self._require_parameters(status, words, where)
         if status == 429 and error.code == _EXHAUSTED_QUOTA:
             raise SotuneError(
                 f"the judge at {where} says that the quota is used up; the answers so far are kept"
@@ -210,8 +229,20 @@ class ChatEndpoint:
         if status == _BROKEN_BODY:
             return _gave_up(error, "the response is not a chat completion")
         asked = error.response.headers.get("retry-after", "")
-        told = f"the server asks for a wait of {asked} s" if asked.isdecimal() else self._quoted(str(error.message))
-        return _gave_up(error, f"HTTP {status}: {told}")
+        return _gave_up(error, f"{told}: {f'the server asks for a wait of {asked} s' if asked.isdecimal() else words}")
+
+    def _require_parameters(self, status: int, words: str, where: str) -> None:
+        """Stops where the server refuses a parameter, which all questions have."""
+        refused = [name for name in self.parameters if re.search(rf"\b{name}\b", words)]
+        if status in (400, 422) and refused and _REFUSED_PARAMETER.search(words):
+            raise ConfigError(
+                f"the judge at {where} refuses {refused[0]} (HTTP {status}: {words}); set {_REMEDIES[refused[0]]}"
+            ) from None
+
+    def _words(self, error: Any) -> str:
+        """Returns what the server says about an error."""
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        return self._quoted(told if isinstance(told, str) and told else str(error.message))
 
     def _quoted(self, message: str) -> str:
         """Returns a server's own words, short, printable and without the key."""
@@ -233,24 +264,49 @@ def _gave_up(error: Any, reason: str) -> Unanswered:
 
 
 def _check_body(response: Any) -> None:
-    """Tells the client to ask again where a body is no chat completion, and not to where the quota is used up."""
+    """Gives a success that is no answer the status of the error that it holds, so that the client asks again or not.
+
+    A body that is neither is worth another try; a used-up quota is not.
+    """
     body = response.read()
     if response.is_success and _read_body(body) is None:
-        response.status_code = _BROKEN_BODY
-    elif response.status_code == 429 and _EXHAUSTED_QUOTA.encode() in body:
+        status = _status_in(body)
+        response.status_code = status or _BROKEN_BODY
+        response.headers.update({_IN_BODY: "yes"} if status else {})
+    if response.status_code == 429 and _EXHAUSTED_QUOTA.encode() in body:
         response.headers["x-should-retry"] = "false"
+
+
+def _status_in(body: bytes) -> int | None:
+    """Returns the HTTP status that an error in a body stands for: 400 where it does not say; None without an error."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    fields = error if isinstance(error, dict) else {}
+    names = [str(fields.get(name)) for name in ("code", "status", "type")]
+    numbers = [int(name) for name in names if re.fullmatch("[45][0-9][0-9]", name)]
+    meant = [status for word, status in _STATUS_OF_WORD.items() if any(word in name.casefold() for name in names)]
+    return [*numbers, *meant, 400][0] if error else None
 
 
 def _read_body(body: bytes) -> Answer | None:
     """Reads a chat completion; None for whatever else a body may hold."""
     try:
         content = json.loads(body)
+        if not content["choices"] and content.get("prompt_filter_results"):
+            return Answer("", "content_filter", None, None)
         [choice, *_] = content["choices"]
-        text, reason = choice["message"].get("content"), choice.get("finish_reason")
+        message, reason = choice["message"], choice.get("finish_reason")
+        text, refusal = _text_of(message.get("content")), message.get("refusal")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
-    if not isinstance(text, str | None) or not isinstance(reason, str | None):
+    if not isinstance(reason, str | None):
         return None
+    if isinstance(refusal, str) and refusal and not text:
+        text, reason = refusal, "refusal"
+    elif not text and (message.get("reasoning_content") or message.get("reasoning")):
+        text = "<think>"  # what such a reply is without a parser on the server: thoughts that did not end
     usage = content.get("usage")
     counted = usage if isinstance(usage, dict) else {}
     return Answer(
@@ -259,6 +315,18 @@ def _read_body(body: bytes) -> Answer | None:
         input_tokens=_count(counted.get("prompt_tokens")),
         output_tokens=_count(counted.get("completion_tokens")),
     )
+
+
+def _text_of(content: Any) -> str:
+    """Returns the text of a message's content: itself, or of a list of parts those that are text.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = [part["text"] for part in content if part.get("type", "text") in ("text", "output_text")]
+    return "".join(texts)
 
 
 def _clean(text: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,9 +11,11 @@ from sotune.artifacts import sha256_json
 from sotune.evaluation.batching import Progress
 from sotune.evaluation.endpoint import Answer, AnswerCache, ChatEndpoint, Unanswered, read_api_key
 from sotune.evaluation.judges.naming import NamedJudge, Usage, Wanted, Workshop
+from sotune.evaluation.judges.refusal import find_refusal
 from sotune.evaluation.metrics import JudgeRole
-from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_answers, unscored
 from sotune.evaluation.rubrics import Rubric, load_rubric
+from sotune.evaluation.thoughts import answer_after_thoughts
 from sotune.settings import ChatJudgeSettings
 
 _RUBRIC_OF: Mapping[JudgeRole, str] = {
@@ -22,16 +25,19 @@ _RUBRIC_OF: Mapping[JudgeRole, str] = {
     "skill": "helpfulness",
     "coherence": "coherence",
 }
+_LONG_WORD = re.compile(r"\w{4,}")
+_SHOWN_LENGTH = 60  # characters of a reply that could not be counted
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One question: what decides its answer, what is sent, and what the reply must repeat."""
+    """One question: what decides its answer, what is sent, what the reply must repeat, and what is judged."""
 
     id: str
     key: str
     question: str
     canary: str
+    judged: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +99,14 @@ class ChatJudge(NamedJudge):
         """Every label that a verdict of this judge may carry."""
         return self.rubric.labels
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
+    def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
+        """Returns one verdict for each answer.
 
         Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
-            ConfigError: The server refuses the key, the address or the model.
+            ConfigError: The server refuses the key, the address, the model or a parameter.
             SotuneError: The account is exhausted, or the server answers nothing at all.
         """
-        items = self._items(prompts, responses)
+        items = [self._item(prompt, response) for prompt, response in pairs]
         questions = {item.key: item.question for item in items if self._is_open(item)}
         outcomes = (
             self.endpoint.ask_all(questions, keep=self.cache.put, on_progress=self.on_progress) if questions else {}
@@ -114,7 +119,7 @@ class ChatJudge(NamedJudge):
         Raises:
             DataError: There is nothing to judge, or prompts and responses do not have the same ids.
         """
-        items = self._items(prompts, responses)
+        items = [self._item(prompt, response) for prompt, response in pair_answers(prompts, responses)]
         questions = {item.key: item.question for item in items if not self._is_too_long(item)}
         answers = [answer for key in questions if (answer := self.cache.get(key))]
         return Usage(
@@ -128,14 +133,12 @@ class ChatJudge(NamedJudge):
             pending_characters=sum(len(q) for key, q in questions.items() if self.cache.get(key) is None),
         )
 
-    def _items(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[_Item]:
-        return [self._item(prompt, response) for prompt, response in pair_by_id(prompts, responses)]
-
     def _item(self, prompt: EvalPrompt, response: Response) -> _Item:
         fence = self.rubric.fence(prompt, response, secret=self.cache.secret)
         question = self.rubric.render(prompt, response, fence)
         key = sha256_json([self.rubric.digest, self.endpoint.model, self.endpoint.parameters, question])
-        return _Item(prompt.id, key, question, fence.canary)
+        judged = " ".join([*(message.content for message in prompt.messages), response.text])
+        return _Item(prompt.id, key, question, fence.canary, judged)
 
     @property
     def _max_characters(self) -> int:
@@ -154,9 +157,32 @@ class ChatJudge(NamedJudge):
             reason = f"the question has {len(item.question)} characters, over {self._max_characters}"
             return unscored(item.id, f"{reason}; rubric {self.rubric.version}")
         read = self.rubric.read(outcome.text, canary=item.canary)
-        cut = "the reply was cut at its token limit" if outcome.finish_reason == "length" and not read.label else ""
-        told = "; ".join(filter(None, (read.details, cut, f"rubric {self.rubric.version}")))
-        return unscored(item.id, told) if read.score is None else Verdict(item.id, read.score, read.label, told)
+        if read.score is not None:
+            told = "; ".join(filter(None, (read.details, f"rubric {self.rubric.version}")))
+            return Verdict(item.id, read.score, read.label, told)
+        reply = _shown(outcome.text, item.judged)
+        why = f"{_why_unread(outcome, read.details)}; rubric {self.rubric.version}"
+        return unscored(item.id, f"{why}; reply: {reply}" if reply else why)
+
+
+def _why_unread(answer: Answer, details: str) -> str:
+    """Says why a reply cannot be counted."""
+    if answer.finish_reason == "content_filter":
+        return "the server's content filter withheld the reply"
+    if answer.finish_reason == "length":
+        return f"{details}; the reply was cut at its token limit, raise judge_max_tokens"
+    if answer.finish_reason == "refusal" or find_refusal(answer_after_thoughts(answer.text) or ""):
+        return "the judge refused to judge"
+    return details
+
+
+def _shown(reply: str, judged: str) -> str:
+    """Returns how a reply begins, in quotes, without any longer word of the judged texts; nothing where it is empty."""
+    said = set(_LONG_WORD.findall(judged.casefold()))
+    plain = " ".join((answer_after_thoughts(reply) or "").split())
+    words = _LONG_WORD.sub(lambda word: "…" if word[0].casefold() in said else word[0], plain[:_SHOWN_LENGTH])
+    printable = "".join(c for c in words if c.isprintable())
+    return f"“{printable}{'…' if len(plain) > _SHOWN_LENGTH else ''}”" if printable else ""
 
 
 def _rubric(wanted: Wanted) -> Rubric:

@@ -56,7 +56,8 @@ class CoherenceJudge(AnswerJudge):
         """Every label that a verdict of this judge may carry."""
         return ("coherent", *RULES)
 
-    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+    def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         label, explanation = find_fault(response.text) or ("coherent", "no rule finds it broken")
         return Verdict(prompt.id, float(label == "coherent"), label, explanation)
 

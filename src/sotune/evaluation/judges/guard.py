@@ -18,11 +18,11 @@ import torch
 from sotune.errors import ConfigError
 from sotune.evaluation.batching import Progress, longest_first, pad
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
-from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_by_id, unscored
+from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, unscored
 from sotune.evaluation.rubrics import make_fence, neutralize
-from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint
+from sotune.models import load_causal_lm, load_tokenizer, model_fingerprint, n_positions
 from sotune.records import Message
-from sotune.rendering import render_prompt
+from sotune.rendering import Renderer
 from sotune.settings import GuardSettings
 
 _MAX_BLANK_TOKENS = 2  # Llama Guard writes line ends before its verdict
@@ -104,17 +104,15 @@ class GuardJudge(LoadedJudge):
                 f"{self.threshold} and {self.min_mass}"
             )
 
-    def judge(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Verdict]:
-        """Returns one verdict for each prompt, in the order of the prompts.
+    def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
+        """Returns one verdict for each answer.
 
         Raises:
-            DataError: There is nothing to judge, or prompts and responses do not have the same ids.
             ConfigError: The tokenizer cannot tell safe from unsafe by the first token.
         """
-        pairs = pair_by_id(prompts, responses)
         starts = _find_starts(self.tokenizer)
         encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
-        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        room = n_positions(self.model.config.get_text_config())
         fits = {id: len(ids) for id, ids in encoded.items() if room is None or len(ids) + 1 + _MAX_BLANK_TOKENS <= room}
         read: dict[str, _FirstToken] = {}
         for batch in longest_first(fits, self.batch_size, self.on_progress):
@@ -134,12 +132,12 @@ class GuardJudge(LoadedJudge):
         template = getattr(self.tokenizer, "chat_template", None)
         if template and "unsafe" in str(template):  # it brings its own taxonomy
             turns = [Message(m.role, neutralize(m.content)) for m in prompt.messages]
-            text = render_prompt((*turns, Message("assistant", neutralize(response.text))), "chat", self.tokenizer)
+            turns.append(Message("assistant", neutralize(response.text)))
         else:
-            question = self._question(prompt, response)
-            text = render_prompt([Message("user", question)], "chat", self.tokenizer) if template else question
-        # A chat template writes its own special tokens.
-        return list(self.tokenizer(text, add_special_tokens=not template, verbose=False)["input_ids"])
+            turns = [Message("user", self._question(prompt, response))]
+        if template:
+            return Renderer(self.tokenizer, "chat").prompt_tokens(turns)
+        return list(self.tokenizer(turns[0].content, split_special_tokens=True, verbose=False)["input_ids"])
 
     def _question(self, prompt: EvalPrompt, response: Response) -> str:
         fence = make_fence(prompt.messages, response.text, purpose=_taxonomy(), secret=b"")

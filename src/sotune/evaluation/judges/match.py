@@ -50,7 +50,8 @@ class MatchJudge(AnswerJudge):
         """Names the judge in artifacts and reports."""
         return f"match-{self.rule}"
 
-    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+    def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         rule = prompt.meta.get("match", self.rule)
         if rule not in MATCH_RULES:
             raise DataError(

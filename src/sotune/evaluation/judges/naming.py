@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 from pydantic import BaseModel
 
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
-from sotune.evaluation.protocol import EvalPrompt, Judge, Response
+from sotune.evaluation.protocol import AnswerJudge, EvalPrompt, Judge, Response
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.settings import JudgeSettings, StageSettings
@@ -69,7 +69,7 @@ def judge_model(wanted: Wanted) -> ModelSpec:
     return ModelSpec(wanted.argument, None, settings.dtype, settings.device, settings.trust_remote_code)
 
 
-class NamedJudge:
+class NamedJudge(AnswerJudge):
     """Base of judges that settings can name; a judge of another package overrides what differs from these.
 
     Attributes:

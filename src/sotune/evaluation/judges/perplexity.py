@@ -36,7 +36,8 @@ class PerplexityJudge(AnswerJudge):
         """Every label that a verdict of this judge may carry."""
         return ("coherent", *RULES, IMPLAUSIBLE)
 
-    def _verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+    def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
+        """Returns the verdict on one answer."""
         id, text = prompt.id, response.text
         if found := find_fault(text):
             return Verdict(id, 0.0, *found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from sotune.artifacts import sha256_text
 from sotune.errors import ConfigError
 from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.rubrics.fencing import Fence, make_fence
+from sotune.evaluation.thoughts import answer_after_thoughts
 from sotune.sources.rows import Flaw
 from sotune.sources.strict_json import decode
 
@@ -25,8 +26,6 @@ _HEAD = re.compile(r"\A---\n(.*?)\n---\n(.*)\Z", re.DOTALL)
 _PLACEHOLDER = re.compile(r"\{\{ *(\w+) *\}\}")
 _PLACEHOLDERS = ("exchange", "nonce", "canary", "form")
 _HEAD_KEYS = {"menu", "score", "together"}
-_THINKING = re.compile(r"\A<think>.*?</think>", re.DOTALL)
-_CODE_BLOCK = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +92,22 @@ class Rubric:
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.body)
 
     def read(self, reply: str, *, canary: str) -> ReadAnswer:
-        """Reads a reply: exactly one JSON object, exactly the expected keys, each value on its menu, the canary.
+        """Reads a reply: exactly one JSON object that has the expected keys, each value on its menu, and the canary.
 
-        A block of thoughts (``<think>``) before the object and one Markdown code block around it are looked past,
-        since whole families of models write them; whatever else stands beside the object makes it unreadable.
+        Models write much around the object: thoughts before it, a code block, a sentence, another key, capitals in a
+        value. None of it can be mistaken, since only who read the question knows the canary. Two objects can.
         """
         found = _decode(reply)
         if isinstance(found, str):
             return ReadAnswer(None, "", found)
-        if found.keys() != {"canary", *self.menu}:
+        if not found.keys() >= {"canary", *self.menu}:
             return ReadAnswer(None, "", f"the keys must be canary, {', '.join(self.menu)}")
         if found["canary"] != canary:
             return ReadAnswer(None, "", "the canary is wrong")
         for key, menu in self.menu.items():
-            if not any(type(found[key]) is type(value) and found[key] == value for value in menu):
+            if (value := _pick(found[key], menu)) is None:
                 return ReadAnswer(None, "", f"the value of {key} is off the menu")
+            found[key] = value
         if len({found[key] == value for key, value in self.together.items()}) > 1:
             pairs = " and ".join(f"{key} {value}" for key, value in self.together.items())
             return ReadAnswer(None, "", f"it contradicts itself: {pairs} go together")
@@ -204,17 +204,28 @@ def _are_scores(scores: Mapping[Value, Any]) -> bool:
     return all(type(number) in (int, float) and 0 <= number <= 1 for number in scores.values())
 
 
+def _pick(given: Any, menu: Sequence[Value]) -> Value | None:
+    """Returns the value of the menu that is given, capitals apart; None where there is none, or more than one."""
+    exact = [value for value in menu if type(given) is type(value) and given == value]
+    alike = [v for v in menu if isinstance(v, str) and isinstance(given, str) and v.casefold() == given.casefold()]
+    found = exact or alike
+    return found[0] if len(found) == 1 else None
+
+
 def _decode(reply: str) -> dict[str, Any] | str:
-    """Returns the one JSON object that a reply is, or why it is none."""
-    text = _THINKING.sub("", reply.strip()).strip()
-    if block := _CODE_BLOCK.match(text):
-        text = block[1].strip()
+    """Returns the one JSON object that a reply holds, or why it holds none."""
+    text = answer_after_thoughts(reply)
+    if text is None:
+        return "the reply ends within its thoughts"
     if not text:
         return "the reply is empty"
-    try:
-        found = decode(text)
-    except (ValueError, RecursionError):
-        return "the reply is not one JSON object"
-    if isinstance(found, Flaw):
-        return f"the reply is not one JSON object: {found.reason}"
-    return found if isinstance(found, dict) else "the reply is not one JSON object"
+    start, end = text.find("{"), text.rfind("}") + 1
+    for part in (text, text[start:end]):
+        try:
+            found = decode(part)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            return found
+        return f"the reply is not one JSON object{f': {found.reason}' if isinstance(found, Flaw) else ''}"
+    return "the reply is not one JSON object"

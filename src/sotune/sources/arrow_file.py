@@ -1,0 +1,32 @@
+"""Arrow files and streams (``.arrow``, ``.feather``), as ``datasets`` caches them and pandas writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from sotune.sources import arrow, streams
+from sotune.sources.rows import RawRow, check_columns
+
+_FILE_MAGIC = b"ARROW1"
+
+
+def read_arrow(path: Path) -> Generator[RawRow, None, None]:
+    """Yields the rows of an Arrow file or stream with their row numbers.
+
+    Raises:
+        DataError: The file is neither, or names a column twice.
+    """
+    with streams.open_seekable(path) as file, arrow.readable(str(path), "a readable Arrow file or stream"):
+        yield from arrow.table_rows(_batches(file, path))
+
+
+def _batches(file: IO[bytes], path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
+    is_file = file.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+    file.seek(0)
+    reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+    check_columns(reader.schema.names, str(path))
+    yield from (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
