@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sotune.records import Record
-from sotune.rendering.renderer import Renderer
+from sotune.rendering.renderer import RenderedTokens, Renderer
 
 
 class Trial:
@@ -19,7 +19,7 @@ class Trial:
         self._renderer = renderer
         self._n_lossy = self._n_uncued = 0
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, record: Record) -> RenderedTokens:
         """Renders a record.
 
         Raises:
@@ -28,6 +28,7 @@ class Trial:
         tokens = self._renderer.tokens(record)
         self._n_lossy += tokens.lossy
         self._n_uncued += not tokens.cued
+        return tokens
 
     def warnings(self) -> list[str]:
         """Returns what the user should know of the rows so far."""

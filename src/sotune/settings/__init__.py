@@ -15,7 +15,16 @@ from sotune.settings.evaluate import (
     ModelEvaluation,
     ModelsSettings,
 )
-from sotune.settings.extract import DataSettings, Format, LearnTurns, LoadingSettings, RepresentationSettings
+from sotune.settings.extract import (
+    DataSettings,
+    Format,
+    InspectionSettings,
+    LearnTurns,
+    LoadingSettings,
+    RepresentationSettings,
+    SourceSettings,
+    TokenSettings,
+)
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -44,6 +53,7 @@ __all__ = [
     "EvaluationSettings",
     "Format",
     "GuardSettings",
+    "InspectionSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
     "LearnTurns",
@@ -60,7 +70,9 @@ __all__ = [
     "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
+    "SourceSettings",
     "StageSettings",
+    "TokenSettings",
     "TrainingSettings",
     "WeightSettings",
     "make_config",
