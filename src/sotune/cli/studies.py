@@ -15,7 +15,6 @@ from sotune.cli.commands import app
 from sotune.cli.console import Output, figure_table, means_table
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, show_estimate
 from sotune.cli.flags import with_settings
-from sotune.cli.inspection import inspection_parts
 from sotune.settings import (
     InspectionSettings,
     JudgeCheckSettings,
@@ -37,6 +36,8 @@ def inspect(given: Mapping[str, Any], output: Output) -> None:
 
     Prints the texts of the rows that it shows, harmful ones too; --rows 0 shows none. Writes nothing.
     """
+    from sotune.cli.inspection import inspection_parts
+
     if output.dry_run:
         planned = api.plan_inspection(**given)
         output.say(planned, f"would inspect {planned['data']} with the tokenizer of {planned['model'] or 'no model'}")

@@ -98,11 +98,10 @@ def learn_weights(
     if settings.tau is None and settings.solver != "adam_sharp":
         check_size(settings.effective_sample_size, mass)
     distinct = find_distinct(downstream)
-    rows = distinct.of(downstream)
     problem = PushPullProblem(
         (
-            *_references("pull", rows, anchors, fitted, 1 - settings.push_strength, settings),
-            *_references("push", rows, harmful, fitted, settings.push_strength, settings),
+            *_references("pull", distinct.of(downstream), anchors, fitted, 1 - settings.push_strength, settings),
+            *_references("push", distinct.of(downstream), harmful, fitted, settings.push_strength, settings),
         ),
         epsilon=settings.epsilon,
         base_mass=distinct.gather(mass),
