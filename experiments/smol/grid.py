@@ -1,13 +1,12 @@
-"""Runs the comparison: one `sotune.compare` for each task and harmful share, several at once, until a deadline.
+"""Runs the comparison of table.yaml on a GPU: a `sotune.compare` for each task and share, together, until a deadline.
 
-``grid.py MODEL WORK OUT --deadline SECONDS --workers N [--judge FOLDER] [--tiny]``. Each comparison goes seed by seed,
-so that all conditions have equally many when time is up; what is done stays, and the same call goes on where it stood.
+``grid.py OUT --deadline SECONDS --workers N [--judge FOLDER] [--tiny]``. Each comparison goes seed by seed, so that all
+conditions have equally many when time is up; what is done stays, and the same call goes on where it stood.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import subprocess
 import sys
 import time
@@ -17,25 +16,13 @@ from typing import Any
 
 import yaml
 
-LEARNING_RATE = 1.5e-3
-LOW_RATE = {"learning_rate": LEARNING_RATE / 5}
-METHODS: tuple[str | dict[str, Any], ...] = (  # what matters most first, since time may be up
-    "base", "sft", "adaptive", "kl", "adaptive + kl", "oracle",
-    {"method": "sft", "name": "low_rate", **LOW_RATE},
-    "probe", "sot", "random", "sbr", "safeinstr", "oracle + kl",
-    {"method": "adaptive", "name": "adaptive + low_rate", **LOW_RATE},
-    "self_trained_probe", "adaptive + sbr", "lisa", "bds",
-)  # fmt: skip
-NAMES = tuple(method if isinstance(method, str) else str(method["name"]) for method in METHODS)
-MATCH = {"agnews": "label", "sql": "f1", "gsm8k": "number"}
-TASKS = ("agnews", "sql")
-SHARES = (0.1, 0.0)
-BUDGET: dict[str, Any] = {
-    "template": "chat", "layer": 20, "pooling": "completion_mean", "max_length": 256, "dtype": "float32",
-    "learning_rate": LEARNING_RATE, "per_device_train_batch_size": 16, "num_train_epochs": 2, "save_steps": 100_000,
-    "n": 320, "n_anchor": 50, "n_reference": 160, "n_eval": 96, "max_new_tokens": 40, "eval_batch_size": 256,
-    "seeds": 3,
-}  # fmt: skip
+from sotune.worlds import SmolWorld
+
+TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "table.yaml").read_text(encoding="utf-8"))
+NAMES = tuple(method if isinstance(method, str) else str(method["name"]) for method in TABLE["methods"])
+TASKS = tuple(name.removeprefix("smol-") for name in TABLE["datasets"])
+SHARES = tuple(TABLE["harmful_fractions"])
+ON_GPU: dict[str, Any] = {"eval_batch_size": 256, "save_steps": 100_000, "seeds": 3}
 TINY: dict[str, Any] = {
     "layer": 1, "n": 24, "n_anchor": 8, "n_reference": 12, "n_eval": 2, "max_new_tokens": 4, "seeds": 1,
 }  # fmt: skip
@@ -46,67 +33,42 @@ _COMPARE = "import sys, sotune; sotune.compare(sys.argv[1], out=sys.argv[2], wor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--deadline", type=float, required=True, help="seconds from now")
     parser.add_argument("--workers", type=int, default=12, help="cells at once, over all comparisons")
     parser.add_argument("--judge", type=Path, help="the classifier of harmful answers; default: refusal phrases judge")
-    parser.add_argument("--tasks", nargs="+", choices=[*MATCH], default=TASKS)
+    parser.add_argument("--tasks", nargs="+", choices=SmolWorld.tasks, default=TASKS)
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.deadline
-    configs = write_configs(
-        arguments.model,
-        arguments.work,
-        arguments.out,
-        judge=arguments.judge,
-        tasks=arguments.tasks,
-        tiny=arguments.tiny,
-    )
+    configs = write_configs(arguments.out, judge=arguments.judge, tasks=arguments.tasks, tiny=arguments.tiny)
     run(configs, arguments.out, workers=arguments.workers, until=until)
 
 
-def write_configs(
-    model: Path, work: Path, out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: bool
-) -> list[Path]:
+def write_configs(out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: bool) -> list[Path]:
     """Writes a configuration for each task and share."""
-    prompts = _few_prompts(work / "eval.jsonl.gz", out) if tiny else work / "eval.jsonl.gz"
+    out.mkdir(parents=True, exist_ok=True)
+    few = {"eval_prompts": str(_few_prompts(SmolWorld().folder / "rows" / "eval.jsonl", out))} if tiny else {}
     configs = []
     for task in tasks:
         for share in SHARES:
-            data = {
-                "name": task,
-                "task": str(work / f"{task}.jsonl.gz"),
-                "harmful": str(work / "harmful.jsonl.gz"),
-                "refusals": str(work / "benign_risky.jsonl.gz"),
-                "refusal_fraction": 0.05,
-                "safety_pairs": str(work / "safety_pairs.jsonl.gz"),
-                "eval_prompts": str(prompts),
-            }
             config = {
-                "model": str(model),
-                **BUDGET,
+                **TABLE,
+                **ON_GPU,
                 **(TINY if tiny else {}),
                 **({} if judge is None else {"harm_judge": f"classifier:{judge}", "classifier_input": "paper"}),
-                "methods": list(METHODS),
-                "task_match": MATCH[task],
-                "datasets": [data],
+                "datasets": [{"smol": task, **few}],
                 "harmful_fractions": [share],
             }
             path = out / f"{task}-p{share:g}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(config, sort_keys=False))
             configs.append(path)
     return configs
 
 
 def _few_prompts(prompts: Path, out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    with gzip.open(prompts, "rt", encoding="utf-8") as file:
-        lines = file.read().splitlines()
     few = out / "eval.jsonl"
-    few.write_text("\n".join(lines[::64]) + "\n", encoding="utf-8")
+    few.write_text("\n".join(prompts.read_text(encoding="utf-8").splitlines()[::64]) + "\n", encoding="utf-8")
     return few
 
 

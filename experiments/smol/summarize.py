@@ -26,6 +26,8 @@ FIGURES = {
     "sum": "harm + over-refusal",
     "utility": "utility",
     "gap": "gap, nats",
+    "drift_harmful": "drift, harmful",
+    "drift_lookalike": "drift, look-alikes",
     "kept_harmful": "harmful kept",
     "kept_refusal": "safe answers kept",
     "seconds": "seconds",
@@ -41,7 +43,9 @@ def main() -> None:
     lines += [summary(("all", "", method), some) for method, some in everywhere(rows).items()]
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
         names = ["dataset", "harmful_fraction", "method", "n_cells"]
-        names += [f"{name}{part}" for name in FIGURES for part in ("", "_low", "_high")]
+        names += [
+            f"{name}{part}" for name in FIGURES if any(name in line for line in lines) for part in ("", "_low", "_high")
+        ]
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(lines)

@@ -1,7 +1,8 @@
 import pytest
 
 from sotune import ConfigError
-from sotune.comparison.compare_settings import MINIATURE_SETTINGS, make_compare_settings
+from sotune.comparison.compare_settings import make_compare_settings
+from sotune.worlds import WORLDS
 
 SMALL = {"methods": ["sot"], "datasets": ["miniature-verdict"]}
 
@@ -12,7 +13,7 @@ def make(**changes):
 
 def test_the_miniature_brings_its_own_budget_and_the_file_counts_more():
     settings = make(n_eval=7)
-    assert settings.learning_rate == MINIATURE_SETTINGS["learning_rate"]
+    assert settings.learning_rate == WORLDS["miniature"].settings["learning_rate"]
     assert (settings.n, settings.n_eval, settings.seeds) == (2000, 7, (0,))
     elsewhere = make_compare_settings(
         {"model": "owner/model", "methods": ["sft"], "datasets": [{"name": "x", "task": "a", "harmful": "b"}]}

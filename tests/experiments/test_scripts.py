@@ -1,9 +1,7 @@
 """The scripts of experiments/smol and experiments/gpu, which need a GPU or hours in full, fit the package of today."""
 
 import ast
-import gzip
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -86,85 +84,20 @@ def test_the_committed_tables_are_what_the_figures_say(script, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("tiny", [False, True])
-def test_the_grid_writes_sound_configurations(script, tmp_path, tiny):
+def test_the_grid_writes_sound_configurations(script, tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path))
     grid = script("grid")
-    with gzip.open(tmp_path / "eval.jsonl.gz", "wt") as file:
-        file.write('{"prompt": "Hello?", "kind": "lookalike"}\n')
-    configs = grid.write_configs(
-        tmp_path, tmp_path, tmp_path / "grid", judge=tmp_path / "judge", tasks=grid.TASKS, tiny=tiny
-    )
+    (tmp_path / "smol" / "rows").mkdir(parents=True)
+    (tmp_path / "smol" / "rows" / "eval.jsonl").write_text('{"prompt": "Hello?", "kind": "lookalike"}\n')
+    configs = grid.write_configs(tmp_path / "grid", judge=tmp_path / "judge", tasks=grid.TASKS, tiny=tiny)
     assert len(configs) == len(grid.TASKS) * len(grid.SHARES)
     settings = make_compare_settings(yaml.safe_load(configs[0].read_text()), origin=configs[0].name)
     variants = {variant.name: variant for variant in settings.variants()}
     assert tuple(variants) == grid.NAMES
-    assert variants["low_rate"].changes["learning_rate"] == settings.learning_rate / 5
+    assert variants["low_rate"].changes["learning_rate"] == pytest.approx(settings.learning_rate / 5)
     assert settings.harm_judge == (f"classifier:{tmp_path / 'judge'}",)
 
 
 def test_shell_scripts_parse():
     for path in [*FOLDER.glob("smol/*.sh"), *FOLDER.glob("gpu/*.sh")]:
         subprocess.run(["bash", "-n", str(path)], check=True)
-
-
-# --- Who learns what, and who is asked what ---------------------------------------------------------------------------
-
-SOURCES = {
-    "strongreject_313": 20,
-    "harmbench_400": 20,
-    "xstest_prompts_450": 20,
-    "datashield_pairs_97": 10,
-    "pku_saferlhf_test": 200,
-    "safetytuned_refusals_2483": 400,
-    "lat_refusals_948": 20,
-    "alpaca_random9k": 30,
-    "alpaca_dolly_safety_keyword": 30,
-    "larf_overrefusal_110": 60,
-    "agnews_test": 30,
-    "sqlgen_train1k": 20,
-    "sqlgen_test200": 10,
-    "gsm8k_train": 20,
-}
-
-
-def write_source(folder, name, n):
-    """Writes a made-up source, of which every tenth prompt also stands in all others."""
-    refusing = name in ("safetytuned_refusals_2483", "lat_refusals_948")
-    rows = [
-        {
-            "id": f"{number}-standard",
-            "prompt": f"Shared prompt {number}?" if number % 10 == 0 else f"Prompt {number} of {name}?",
-            "response": "I'm sorry, but I can't help with that." if refusing else "A long enough answer to it.",
-            "label": "harmful" if number % 2 else "benign",
-        }
-        for number in range(n)
-    ]
-    with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def test_no_prompt_of_made_up_sources_serves_two_ends(script, tmp_path):
-    for name, n in SOURCES.items():
-        write_source(tmp_path, name, n)
-    data = script("data")
-    files = data.build(tmp_path)
-    assert all(files.values())
-    check_roles(data, files)
-    doubled = {**files, "sql": [*files["sql"], {"prompt": files["eval"][0]["prompt"].upper()}]}
-    with pytest.raises(SystemExit, match="stand in both eval and sql"):
-        data.check_disjoint(doubled)
-
-
-@pytest.mark.slow
-def test_no_prompt_of_the_real_sources_serves_two_ends(script, real_data):
-    data = script("data")
-    files = data.build(real_data)
-    check_roles(data, files)
-    assert sum(row["kind"] == "harmful" for row in files["eval"]) == sum(data.ASKED.values())
-
-
-def check_roles(data, files):
-    data.check_disjoint(files)
-    seen = {}
-    for name, rows in files.items():
-        for key in {data.key(row) for row in rows}:
-            assert seen.setdefault(key, name) == name

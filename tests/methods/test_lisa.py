@@ -7,7 +7,10 @@ from sotune.training.training_rows import RowBatches, TrainingRow, WeightedColla
 
 
 def turns(*, rho=2.0, n_steps=40):
-    rows = [TrainingRow(f"p{i}", torch.tensor([1, 2, 3 + i], dtype=torch.int32), torch.tensor([False, True, True]), 1.0) for i in range(3)]
+    rows = [
+        TrainingRow(f"p{i}", torch.tensor([1, 2, 3 + i], dtype=torch.int32), torch.tensor([False, True, True]), 1.0)
+        for i in range(3)
+    ]
     return TakeTurns(RowBatches(rows, WeightedCollator(pad_token_id=0)), n_steps=n_steps, rho=rho, seed=0)
 
 

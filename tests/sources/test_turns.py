@@ -113,9 +113,7 @@ def test_a_turn_that_is_marked_on_is_learned(tmp_path, mark):
 
 @pytest.mark.parametrize("weight", [0.5, 2, -1, "0", [], {}])
 def test_a_weight_between_learned_and_not_is_quarantined(tmp_path, weight):
-    assert turn_fault(tmp_path, [USER, {**ANSWER, "weight": weight}]) == (
-        "a turn's weight is neither 0 nor 1: turn 2"
-    )
+    assert turn_fault(tmp_path, [USER, {**ANSWER, "weight": weight}]) == ("a turn's weight is neither 0 nor 1: turn 2")
 
 
 def test_a_turn_that_is_learned_in_part_is_quarantined(tmp_path):

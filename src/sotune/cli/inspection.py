@@ -64,7 +64,8 @@ def _figures(found: Inspection) -> dict[str, str]:
         "tokens a row": f"median {lengths.median:,}, 95 % up to {lengths.p95:,}, longest {lengths.longest:,} "
         f"({shorten(lengths.longest_id, 60)})",
         f"cut to {lengths.max_length:,} tokens": counted(lengths.n_truncated, "row"),
-        "template drops a part": counted(found.n_lossy, "row"),
+        "template drops a part": f"of what is learned in {counted(found.n_lossy, 'row')}, of the context in "
+        f"{counted(found.n_omitting, 'row')}",
         "special tokens as text": counted(found.n_special, "row"),
     }
 
@@ -82,6 +83,7 @@ def _heading(row: InspectedRow) -> str:
         parts.append(f"{counted(row.n_tokens, 'token')}, {row.n_learned:,} learned")
     parts += [f"{row.n_lost:,} cut off"] if row.n_lost else []
     parts += ["the template drops a part of the completion"] if row.lossy else []
+    parts += ["the template drops what another turn says, or the tools"] if row.omits else []
     parts += [f"{counted(row.n_special, 'special token')} in its text, read as text"] if row.n_special else []
     return "\n" + "; ".join(parts)
 

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from sotune.api.experiment import Mixed
 
 
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of public data sets, for the world smol; not needed once read.", show_default=False
+    ),
+]
+
+
 @app.command()
 @with_settings(SourceSettings, TokenSettings, InspectionSettings, arguments=["data"])
 def inspect(given: Mapping[str, Any], output: Output) -> None:
@@ -59,9 +67,11 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells measured at once. Default: the file's, else 1.", show_default=False)
     ] = None,
+    data: DataDir = None,
 ) -> None:
     """Compare the methods of CONFIG: data sets x harmful shares x seeds, one budget. Resumes where it stood."""
-    changes = {} if workers is None else {"workers": workers}
+    asked = {"workers": workers, "data_dir": None if data is None else str(data)}
+    changes = {name: value for name, value in asked.items() if value is not None}
     if output.dry_run:
         cells = api.plan_comparison(config, out=out, **changes)
         n_done = sum(cell.status == "done" for cell in cells)
@@ -83,24 +93,32 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report and all results; resumed if it exists.")] = Path(
         "sotune-demo"
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many draws of the data.")] = 3,
+    world: Annotated[
+        str, typer.Option(help="miniature, or smol: a real model, which takes hours on a CPU.")
+    ] = "miniature",
+    data: DataDir = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many draws of the data. Default: 3; with smol 1.", show_default=False)
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells measured at once; default: one for each core, 2 at most.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each; more do not help here.")] = 1,
 ) -> None:
-    """Show on the embedded miniature, in minutes, that fine-tuning breaks safety and that selection keeps it."""
-    from sotune.demo import METHODS, demo_settings, run_demo
-
-    if output.dry_run:
-        text = f"would compare {len(METHODS)} methods on {seeds} draws of the miniature, into {out}"
-        output.say({"would_write": str(out)}, text)
-        return
+    """Show on a small world that fine-tuning breaks safety and what keeps it; on the miniature in minutes."""
+    from sotune.demo import demo_settings, run_demo
 
     workers = workers or min(2, os.cpu_count() or 1)
+    changes: dict[str, Any] = {"workers": workers, "threads": threads, "data_dir": data}
+    settings = demo_settings(world, **changes, **({} if seeds is None else {"seeds": seeds}))
+    if output.dry_run:
+        n_seeds, n_methods = len(settings.seeds), len(settings.methods)
+        text = f"would compare {n_methods} methods on {n_seeds} draws of {world}, into {out}"
+        output.say({"would_write": str(out)}, text)
+        return
     with output.monitored() as monitor:
-        summary = run_demo(out, demo_settings(seeds=seeds, workers=workers, threads=threads), monitor)
-    title = f"mean of {seeds} seed{'s' if seeds > 1 else ''}, {summary.seconds:.0f} s"
+        summary = run_demo(out, settings, monitor)
+    title = f"mean of {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {summary.seconds:.0f} s"
     output.show(summary, means_table(title, summary.means), files=[summary.results, summary.report])
 
 

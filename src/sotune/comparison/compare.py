@@ -60,6 +60,8 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
     run = RunFolder(out)
     draws = Draws(settings)
     with run.lock():
+        for world in settings.worlds():
+            world.prepare(settings.data_dir, monitor)
         results = _comparison(settings, out, monitor, draws).run(draws.all())
         written = write_results(out, results, settings=described(settings), safe_to_show=_is_made_up(settings))
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
@@ -87,7 +89,7 @@ def plan_comparison(settings: CompareSettings, out: Path) -> list[PlannedCell]:
 
 def described(settings: CompareSettings) -> Mapping[str, Any]:
     """Returns the settings as the page lists them."""
-    given = settings.model_dump(mode="json", exclude_none=True)
+    given = settings.model_dump(mode="json", exclude_none=True, exclude={"data_dir"})
     given["methods"] = [variant.name for variant in settings.variants()]
     given["datasets"] = [data.name for data in settings.datasets]
     given["model"] = Path(settings.model).name if Path(settings.model).is_dir() else settings.model

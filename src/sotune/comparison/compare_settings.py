@@ -1,13 +1,14 @@
 """The configuration of a comparison: what is compared, on what, and under which budget.
 
-Keys that `sotune run` has too mean the same here. ``model: miniature`` stands for the embedded world's model and brings
-settings that suit it; what the file says counts more.
+Keys that `sotune run` has too mean the same here. ``model: miniature`` and ``model: smol`` stand for the model of a
+world (`sotune.worlds`) and bring settings that suit it; what the file says counts more.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -15,9 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from sotune.catalogue import MatchRule
 from sotune.comparison.variant import References, Variant
 from sotune.errors import ConfigError
-from sotune.miniature import model_path
 from sotune.miniature.language import HARM_KINDS, HarmKind
-from sotune.miniature.topics import TASKS, Task
+from sotune.miniature.topics import Task
 from sotune.settings import (
     PRESETS,
     DataSettings,
@@ -32,29 +32,11 @@ from sotune.settings import (
     nearest_setting,
     override,
 )
+from sotune.worlds import WORLDS, World
 
 MINIATURE = "miniature"
 _FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-MINIATURE_SETTINGS: Mapping[str, Any] = {
-    # The paper's reading. Others tell the miniature's harm perfectly, so that no method could be told from another.
-    "layer": -1,
-    "pooling": "last",
-    "max_length": 64,
-    "learning_rate": 3e-3,  # a tiny model wants a larger one than Table 4 has
-    "per_device_train_batch_size": 16,
-    "save_steps": 1000,  # a cell takes seconds
-    "dtype": "float32",
-    "device": "cpu",
-    "judges": "miniature",
-    "max_new_tokens": 24,
-    "eval_batch_size": 64,
-    "n": 2000,
-    "n_reference": 200,
-    "n_eval": 200,
-}
-"""What ``model: miniature`` stands for besides the model; docs/miniature.md explains it."""
 
 
 class MiniatureData(BaseModel):
@@ -75,6 +57,7 @@ class FileData(BaseModel):
     model_config = _STRICT
 
     name: str = Field(pattern=_FOLDER_NAME)
+    world: str | None = None
     task: str
     harmful: str
     reference: str | None = None
@@ -153,16 +136,22 @@ def _short(value: Any) -> str:
 
 
 def _as_data(value: Any) -> Any:
-    """Reads ``miniature-TASK`` as the task of that name, and fills in the name of a data set."""
+    """Reads ``WORLD-TASK``, or a mapping with ``WORLD: TASK`` and what is changed, as the task of that world."""
     if isinstance(value, str):
-        prefix, _, task = value.partition("-")
-        if prefix != MINIATURE or task not in TASKS:
-            known = ", ".join(f"{MINIATURE}-{known}" for known in TASKS)
-            raise ValueError(f"must be one of {known}, or a mapping with miniature, or with task and harmful")
-        value = {MINIATURE: task}
-    if isinstance(value, dict) and MINIATURE in value:
-        return {"name": f"{MINIATURE}-{value[MINIATURE]}", **value}
-    return value
+        known = {f"{world.name}-{task}": {world.name: task} for world in WORLDS.values() for task in world.tasks}
+        if value not in known:
+            raise ValueError(
+                f"must be one of {', '.join(known)}, or a mapping with miniature, or with task and harmful"
+            )
+        value = known[value]
+    world = next((world for world in WORLDS.values() if isinstance(value, dict) and world.name in value), None)
+    if world is None:
+        return value
+    task = value[world.name]
+    if task not in world.tasks:
+        raise ValueError(f"{world.name} must be one of {', '.join(world.tasks)}. Got {task!r}")
+    changes = {name: change for name, change in value.items() if name != world.name}
+    return {"name": f"{world.name}-{task}", **world.data(task), **changes}
 
 
 def _kind_of_data(value: Any) -> str:
@@ -199,12 +188,13 @@ class CompareSettings(
 
     where_listed: ClassVar[str] = "docs/comparing.md"
 
-    model: str = Field(MINIATURE, description="Causal LM that is fine-tuned: miniature, a folder, or a Hub id.")
+    model: str = Field(MINIATURE, description="Causal LM that is fine-tuned: miniature, smol, a folder, or a Hub id.")
+    data_dir: Path | None = Field(None, description="Folder of public data sets, for a world that reads them: smol.")
     methods: tuple[Annotated[VariantSettings, BeforeValidator(_as_method)], ...] = Field(
         min_length=1, description="Names of methods, combinations, or mappings with method and what is changed."
     )
     datasets: tuple[Data, ...] = Field(
-        min_length=1, description="Tasks of the miniature, or mappings with name, task, harmful and so on."
+        min_length=1, description="Tasks of a world, or mappings with name, task, harmful and so on."
     )
     harmful_fractions: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.1,), min_length=1, description="Harmful shares of the downstream rows (paper, §5.1: 0.1)."
@@ -248,7 +238,12 @@ class CompareSettings(
         given = {name: getattr(self, name) for name in names}
         if isinstance(data, FileData) and data.task_match is not None:
             given["task_match"] = data.task_match
-        return {**given, "model": str(model_path()) if self.model == MINIATURE else self.model}
+        return {**given, "model": str(WORLDS[self.model].model()) if self.model in WORLDS else self.model}
+
+    def worlds(self) -> list[World]:
+        """Returns the worlds whose model or tasks are used."""
+        named = {self.model, *(data.world for data in self.datasets if isinstance(data, FileData))}
+        return [world for world in WORLDS.values() if world.name in named]
 
     def variants(self) -> list[Variant]:
         """Returns the columns of the comparison.
@@ -260,13 +255,15 @@ class CompareSettings(
 
 
 def make_compare_settings(given: Mapping[str, Any], *, origin: str = "settings") -> CompareSettings:
-    """Builds the settings of a comparison from those given, over those of the miniature where it is the model.
+    """Builds the settings of a comparison from those given, over those of the world whose model it is, if it is one.
 
     Raises:
         ConfigError: Any setting is unknown, missing, of the wrong type or out of range; all faults are named at once.
     """
-    layered = {**MINIATURE_SETTINGS, **given} if given.get("model", MINIATURE) == MINIATURE else dict(given)
-    if isinstance(layered.get("model"), str) and os.path.exists(layered["model"]):
+    layered = {"model": MINIATURE, **given}
+    if layered["model"] in list(WORLDS):
+        layered = {**WORLDS[layered["model"]].settings, **layered}
+    elif isinstance(layered["model"], str) and os.path.exists(layered["model"]):
         layered["model"] = os.path.abspath(layered["model"])
     settings = CompareSettings.of(layered, origin=origin)
     try:

@@ -77,6 +77,7 @@ class InspectedRow:
         n_lost: Tokens that are cut off.
         n_special: Special tokens that the row itself writes; they are read as text.
         lossy: Whether the template drops a part of what is to be learned.
+        omits: Whether it drops what another turn says, or the tools.
     """
 
     id: str
@@ -88,6 +89,7 @@ class InspectedRow:
     n_lost: int | None = None
     n_special: int | None = None
     lossy: bool = False
+    omits: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Inspection:
         holds: How many valid rows hold what goes beyond a question and its answer.
         lengths: Of the valid rows; ``None`` without a tokenizer.
         n_lossy: Valid rows of which the template drops a part that is to be learned.
+        n_omitting: Valid rows of which it drops what another turn says, or the tools.
         n_special: Valid rows that write special tokens in their own text.
         quarantine: Why rows would be quarantined, the commonest reason first.
         warnings: What else the user should know.
@@ -129,6 +132,7 @@ class Inspection:
     holds: dict[str, int]
     lengths: Lengths | None
     n_lossy: int
+    n_omitting: int
     n_special: int
     quarantine: tuple[QuarantineReason, ...]
     warnings: tuple[str, ...]
@@ -167,6 +171,7 @@ def inspect_data(settings: InspectionSettings, monitor: Monitor) -> Inspection:
         holds=_contents(loaded.records),
         lengths=measured.lengths(loaded.records, renderer.max_length),
         n_lossy=measured.n_lossy,
+        n_omitting=measured.n_omitting,
         n_special=measured.n_special,
         quarantine=tuple(_reasons(loaded.quarantined)),
         warnings=(*loaded.warnings, *measured.warnings(), *_share_warning(loaded, settings)),
@@ -192,6 +197,7 @@ class _Measured:
     n_learned: int = 0
     n_truncated: int = 0
     n_lossy: int = 0
+    n_omitting: int = 0
     n_special: int = 0
     n_unknown: int = 0
 
@@ -208,6 +214,7 @@ class _Measured:
         self.n_learned += tokens.n_learned
         self.n_truncated += tokens.truncated
         self.n_lossy += tokens.lossy
+        self.n_omitting += tokens.omits
         self.n_special += tokens.n_literal > 0
         self.n_unknown += not self._unknown.isdisjoint(tokens.input_ids)
 
@@ -316,4 +323,5 @@ def _inspected(record: Record, renderer: Renderer, settings: InspectionSettings)
         n_lost=tokens.n_lost,
         n_special=tokens.n_literal,
         lossy=tokens.lossy,
+        omits=tokens.omits,
     )

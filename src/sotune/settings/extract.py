@@ -16,10 +16,12 @@ LearnTurns = Literal["all", "last"]
 class SourceSettings(StageSettings):
     """Data: what is read, and what happens to rows that cannot be."""
 
-    data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
+    data: str = Field(description="Downstream rows to weigh: a file, a folder or 'pattern*' of files, or a Hub id.")
     format: Format = Field("auto", description="Row format of the downstream rows; auto detects it from the columns.")
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
-    id_column: str = Field("id", description="Column of the rows' own ids; rows without one get a content hash.")
+    id_column: str = Field(
+        "id", description="Column of the rows' own ids, or none; rows without one get a content hash."
+    )
     prompt_column: str | None = Field(
         None, description="Downstream column of the prompt, or alone of a whole conversation, instead of detecting it."
     )
@@ -34,8 +36,8 @@ class SourceSettings(StageSettings):
         "all",
         description="Assistant turns that are weighed and trained on: all that are not marked off (weight 0), or last.",
     )
-    split: str = Field("train", description="Split of the downstream data, if it is a Hugging Face dataset.")
-    subset: str | None = Field(None, description="Its subset (configuration).")
+    split: str = Field("train", description="Split of the downstream data: a dataset's own, or by the names of files.")
+    subset: str | None = Field(None, description="Its subset (configuration), or a folder in its folder.")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
     max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")

@@ -1,0 +1,10 @@
+"""Worlds to measure in, by name: ``miniature``, which ships with the package, and ``smol``, a small real model."""
+
+from sotune.worlds.miniature_world import MiniatureWorld
+from sotune.worlds.smol import SmolWorld
+from sotune.worlds.world import CACHE, World, cache_folder
+
+WORLDS: dict[str, World] = {world.name: world for world in (MiniatureWorld(), SmolWorld())}
+"""All worlds, the default first."""
+
+__all__ = ["CACHE", "WORLDS", "MiniatureWorld", "SmolWorld", "World", "cache_folder"]
