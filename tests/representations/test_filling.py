@@ -1,5 +1,7 @@
 """Several readings through the cache, off one pass over the texts."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -108,3 +110,13 @@ def test_only_the_members_that_lack_a_shard_are_computed(group, model, records, 
     others = {encoder.reading for encoder in group.members} - {one.reading}
     assert seen
     assert all(readings == others for readings in seen)
+
+
+def test_equal_rows_in_several_batches_and_fills_have_one_vector(group, records, cache):
+    """A batch's other rows change the last bits of a vector; a text that is known is never encoded again."""
+    again = [dataclasses.replace(record, id=f"{record.id}-again") for record in reversed(records)]
+    fill(group, records, cache)
+    for encoded in fill(group, [*records, *again], cache):
+        torch.testing.assert_close(
+            encoded.values[: len(records)], encoded.values[len(records) :].flip(0), rtol=0, atol=0
+        )

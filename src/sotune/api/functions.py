@@ -13,6 +13,7 @@ from sotune.api.run_handle import Run
 from sotune.api.watching import watched
 from sotune.monitoring import Monitor
 from sotune.settings import (
+    InspectionSettings,
     JudgeCheckSettings,
     ModelEvaluation,
     RunConfig,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sotune.comparison.compare import CompareSummary
     from sotune.comparison.compare_settings import CompareSettings
     from sotune.evaluation.usage import JudgingPlan
-    from sotune.pipeline import ModelComparison, RunSummary
+    from sotune.pipeline import Inspection, ModelComparison, RunSummary
 
 Source = str | PathLike[str]
 """A file, a folder or pattern of files, a saved dataset folder, or a Hub id."""
@@ -77,6 +78,37 @@ def run(
 ) -> Run:
     """Weighs, selects, trains, evaluates and reports, or stops after the verb ``until``. See `weigh`."""
     return _start(until, data, config, settings, monitor)
+
+
+@takes(InspectionSettings)
+def inspect_data(
+    data: Source | None = None, *, config: Config | None = None, monitor: Monitor | None = None, **settings: Any
+) -> Inspection:
+    """Reads rows as `weigh` would, renders and measures each, and writes nothing.
+
+    Args:
+        data: The rows: a file, a saved dataset folder, or a Hub id.
+        config: YAML file of a run's settings, or a mapping; keywords override it.
+        monitor: Receives progress; by default, bars in a terminal or notebook.
+        settings: How rows are read and rendered; with a ``model``, tokens are counted too.
+
+    Returns:
+        What was detected, totals, lengths, what would be quarantined, and some rows as a model would read them.
+
+    Raises:
+        SotuneError: The data cannot be read, or a setting is wrong; the message says what to do.
+    """
+    made = _inspection_settings(data, config, settings)
+    with watched(monitor) as watch:
+        return pipeline.inspect_data(made, watch)
+
+
+def plan_inspection(
+    data: Source | None = None, *, config: Config | None = None, **settings: Any
+) -> dict[str, str | None]:
+    """Says what `inspect_data` would read, and with whose tokenizer; touches nothing."""
+    made = _inspection_settings(data, config, settings)
+    return {"data": made.data, "model": made.model, "template": made.template}
 
 
 def plan(verb: str, data: Source | None = None, *, config: Config | None = None, **settings: Any) -> RunSummary:
@@ -182,6 +214,15 @@ def _config(data: Source | None, config: Config | None, settings: Mapping[str, A
     if config is None:
         return make_config(given)
     return make_config(override(_content(config), given), origin=_origin(config))
+
+
+def _inspection_settings(data: Source | None, config: Config | None, settings: Mapping[str, Any]) -> InspectionSettings:
+    given = plain(settings) if data is None else plain({"data": data, **settings})
+    if config is None:
+        return InspectionSettings.of(given)
+    run = make_config(_content(config), origin=_origin(config))
+    of_run = {name: getattr(run, name) for name in InspectionSettings.model_fields if name in run.model_fields_set}
+    return InspectionSettings.of({**of_run, **given})
 
 
 def _compare_settings(config: Config, settings: Mapping[str, Any]) -> CompareSettings:

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from sotune.api.watching import ConsoleMonitor, escaped
 from sotune.errors import SotuneError
@@ -48,7 +49,7 @@ class Output:
             console = Console()
             for part in (*parts, *(f"wrote {file}" for file in files)):
                 shown = escaped(part) if isinstance(part, str) else part
-                console.print(shown, highlight=False, soft_wrap=isinstance(part, str))
+                console.print(shown, highlight=False, soft_wrap=isinstance(part, str | Text))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The commands that begin without a run: comparisons, the demonstration, mixtures, and the check of a judge."""
+"""The commands without a run: inspections, comparisons, the demonstration, mixtures, and the check of a judge."""
 
 from __future__ import annotations
 
@@ -15,10 +15,36 @@ from sotune.cli.commands import app
 from sotune.cli.console import Output, figure_table, means_table
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, show_estimate
 from sotune.cli.flags import with_settings
-from sotune.settings import JudgeCheckSettings, JudgeSettings, MixSettings, make_settings
+from sotune.settings import (
+    InspectionSettings,
+    JudgeCheckSettings,
+    JudgeSettings,
+    MixSettings,
+    SourceSettings,
+    TokenSettings,
+    make_settings,
+)
 
 if TYPE_CHECKING:
     from sotune.api.experiment import Mixed
+
+
+@app.command()
+@with_settings(SourceSettings, TokenSettings, InspectionSettings, arguments=["data"])
+def inspect(given: Mapping[str, Any], output: Output) -> None:
+    """Show how DATA would be read and rendered: columns, tokens that are learned, lengths, rows that are refused.
+
+    Prints the texts of the rows that it shows, harmful ones too; --rows 0 shows none. Writes nothing.
+    """
+    from sotune.cli.inspection import inspection_parts
+
+    if output.dry_run:
+        planned = api.plan_inspection(**given)
+        output.say(planned, f"would inspect {planned['data']} with the tokenizer of {planned['model'] or 'no model'}")
+        return
+    with output.monitored() as monitor:
+        found = api.inspect_data(monitor=monitor, **given)
+    output.show(found, *inspection_parts(found, whole="row" in given), files=())
 
 
 @app.command()

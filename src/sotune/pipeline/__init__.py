@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sotune.pipeline.explaining import Explanation, explain
+    from sotune.pipeline.inspecting import Inspection, inspect_data
     from sotune.pipeline.model_comparison import ModelComparison, compare_models, plan_model_judging
     from sotune.pipeline.stage import RunSummary, StageOutcome
     from sotune.pipeline.unseen_rows import ScoreSummary, run_config, score
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "explaining": ("Explanation", "explain"),
+    "inspecting": ("Inspection", "inspect_data"),
     "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
     "stage": ("RunSummary", "StageOutcome"),
     "unseen_rows": ("ScoreSummary", "run_config", "score"),
@@ -24,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     "Explanation",
+    "Inspection",
     "ModelComparison",
     "RunSummary",
     "ScoreSummary",
@@ -31,6 +34,7 @@ __all__ = [
     "compare_models",
     "explain",
     "figures",
+    "inspect_data",
     "plan",
     "plan_judging",
     "plan_model_judging",

@@ -19,7 +19,7 @@ from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName, dump_messages, load_messages
 from sotune.rendering import Trial, load_renderer
 from sotune.run_files import QUARANTINE, READING, RECORDS
-from sotune.settings import DataSettings, RenderingSettings, RunConfig
+from sotune.settings import DataSettings, RenderingSettings, RunConfig, SourceSettings
 from sotune.sources import LoadedSet, SourceOptions, load_set, source_files
 
 
@@ -79,18 +79,25 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
             prompt_column=config.harmful_prompt_column,
             completion_column=config.harmful_completion_column,
         )
-    return replace(
-        shared,
-        format=config.format,
-        where=config.where,
-        prompt_column=config.prompt_column,
-        completion_column=config.completion_column,
-        conversation_column=config.conversation_column,
-        system_column=config.system_column,
-        split=config.split,
-        subset=config.subset,
-        revision=config.data_revision,
-        limit=config.limit,
+    return downstream_options(config)
+
+
+def downstream_options(settings: SourceSettings) -> SourceOptions:
+    """Returns how the downstream rows are to be read."""
+    return SourceOptions(
+        format=settings.format,
+        where=settings.where,
+        id_column=settings.id_column,
+        prompt_column=settings.prompt_column,
+        completion_column=settings.completion_column,
+        conversation_column=settings.conversation_column,
+        system_column=settings.system_column,
+        learn_turns=settings.learn_turns,
+        split=settings.split,
+        subset=settings.subset,
+        revision=settings.data_revision,
+        limit=settings.limit,
+        max_row_bytes=settings.max_row_bytes,
     )
 
 

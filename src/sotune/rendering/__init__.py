@@ -5,11 +5,13 @@ a model is asked in the template that it was trained in.
 """
 
 from sotune.rendering.paper import PAPER_CHAT_TEMPLATE, render_paper
+from sotune.rendering.pieces import Piece, text_pieces, token_pieces
 from sotune.rendering.renderer import RenderedText, RenderedTokens, Renderer, load_renderer, resolve_template
 from sotune.rendering.trial import Trial
 
 __all__ = [
     "PAPER_CHAT_TEMPLATE",
+    "Piece",
     "RenderedText",
     "RenderedTokens",
     "Renderer",
@@ -17,4 +19,6 @@ __all__ = [
     "load_renderer",
     "render_paper",
     "resolve_template",
+    "text_pieces",
+    "token_pieces",
 ]

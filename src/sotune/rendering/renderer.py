@@ -7,7 +7,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any, Literal
 
 from sotune.errors import ConfigError, DataError, first_line
@@ -51,7 +51,8 @@ class RenderedTokens:
     Attributes:
         input_ids: At most ``max_length`` ids.
         learned: Ranges of ids that are trained on, one for each learned turn of which a part is left, in their order.
-        truncated: Whether the row was too long and lost tokens.
+        n_lost: How many more ids the row had, where it was too long.
+        n_literal: How many special tokens the row's own text wrote; they are read as text.
         lossy: See `RenderedText`.
         omits: See `RenderedText`.
         cued: See `RenderedText`.
@@ -59,10 +60,16 @@ class RenderedTokens:
 
     input_ids: tuple[int, ...]
     learned: tuple[Span, ...]
-    truncated: bool
+    n_lost: int = 0
+    n_literal: int = 0
     lossy: bool = False
     omits: bool = False
     cued: bool = True
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the row was too long and lost ids."""
+        return self.n_lost > 0
 
     @property
     def n_prompt(self) -> int:
@@ -195,11 +202,11 @@ class Renderer:
             ids.append(eos)
             learned[-1] = (start, len(ids))
         self._check_ids(ids, record.id)
-        truncated = len(ids) > self.max_length
-        if truncated:
+        n_lost = max(0, len(ids) - self.max_length)
+        if n_lost:
             bos = getattr(self.tokenizer, "bos_token_id", None)
             ids, learned = _truncate(ids, learned, self.max_length, bos=bos)
-        return RenderedTokens(tuple(ids), tuple(learned), truncated, text.lossy, text.omits, text.cued)
+        return RenderedTokens(tuple(ids), tuple(learned), n_lost, len(text.literal), text.lossy, text.omits, text.cued)
 
     def prompt_text(self, messages: Sequence[Message], tools: str = "") -> str:
         """Renders turns with the cue that asks the model for an answer.
@@ -413,11 +420,7 @@ def _paper_spans(messages: Sequence[Message], tools: str, learned: Sequence[int]
 
 def _running(offsets: Sequence[Span], side: int) -> list[int]:
     """Returns one side of the offsets, never falling: special tokens that a tokenizer adds have no place."""
-    places, highest = list[int](), 0
-    for offset in offsets:
-        highest = max(highest, offset[side])
-        places.append(highest)
-    return places
+    return list(accumulate((offset[side] for offset in offsets), max))
 
 
 def _truncate(

@@ -6,7 +6,7 @@ from typing import Any
 
 from sotune.errors import DataError
 from sotune.records import Record
-from sotune.rendering.renderer import Renderer
+from sotune.rendering.renderer import RenderedTokens, Renderer
 
 
 class Trial:
@@ -20,7 +20,7 @@ class Trial:
         self._renderer = renderer
         self._n_lossy = self._n_omitting = self._n_uncued = 0
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, record: Record) -> RenderedTokens:
         """Renders a record.
 
         Raises:
@@ -33,6 +33,7 @@ class Trial:
         self._n_lossy += tokens.lossy
         self._n_omitting += tokens.omits
         self._n_uncued += not tokens.cued
+        return tokens
 
     def warnings(self) -> list[str]:
         """Returns what the user should know of the rows so far."""

@@ -11,10 +11,11 @@ import re
 MISSING = "—"
 _THIN = "\u202f"  # narrow no-break space, between a number and its unit
 
-# Control characters, bidirectional marks and overrides, zero-width characters, and surrogates, which UTF-8
-# cannot encode. Line breaks and tabs stay: they are layout, and `identifier` makes them visible.
+# Control characters, bidirectional marks and overrides, soft hyphens, zero-width characters and tags, and surrogates,
+# which UTF-8 cannot encode. Line breaks and tabs stay: they are layout, and `identifier` makes them visible.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
 )
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -16,7 +16,16 @@ from sotune.settings.evaluate import (
     ModelsSettings,
     Temperature,
 )
-from sotune.settings.extract import DataSettings, Format, LearnTurns, LoadingSettings, RepresentationSettings
+from sotune.settings.extract import (
+    DataSettings,
+    Format,
+    InspectionSettings,
+    LearnTurns,
+    LoadingSettings,
+    RepresentationSettings,
+    SourceSettings,
+    TokenSettings,
+)
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -45,6 +54,7 @@ __all__ = [
     "EvaluationSettings",
     "Format",
     "GuardSettings",
+    "InspectionSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
     "LearnTurns",
@@ -61,8 +71,10 @@ __all__ = [
     "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
+    "SourceSettings",
     "StageSettings",
     "Temperature",
+    "TokenSettings",
     "TrainingSettings",
     "WeightSettings",
     "make_config",

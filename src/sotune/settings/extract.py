@@ -13,32 +13,20 @@ Format = Literal["auto", "prompt-completion", "alpaca", "sharegpt", "messages", 
 LearnTurns = Literal["all", "last"]
 
 
-class DataSettings(StageSettings):
+class SourceSettings(StageSettings):
     """Data: what is read, and what happens to rows that cannot be."""
 
     data: str = Field(description="Downstream rows to weigh: a file, a folder or 'pattern*' of files, or a Hub id.")
-    safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
-    harmful_reference: str = Field(description="Known harmful rows, to push away from.")
     format: Format = Field("auto", description="Row format of the downstream rows; auto detects it from the columns.")
-    safe_format: Format = Field("auto", description="The same for the safe anchor.")
-    harmful_format: Format = Field("auto", description="The same for the harmful reference.")
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
-    safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
-    harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
     id_column: str = Field(
         "id", description="Column of the rows' own ids, or none; rows without one get a content hash."
     )
     prompt_column: str | None = Field(
         None, description="Downstream column of the prompt, or alone of a whole conversation, instead of detecting it."
     )
-    safe_prompt_column: str | None = Field(None, description="The same for the safe anchor.")
-    harmful_prompt_column: str | None = Field(None, description="The same for the harmful reference.")
     completion_column: str | None = Field(
         None, description="Downstream column of the completion, instead of detecting it."
-    )
-    safe_completion_column: str | None = Field(None, description="The same for the safe anchor.")
-    harmful_completion_column: str | None = Field(
-        None, description="The same for the harmful reference; rejected reads the worse answers of a preference set."
     )
     conversation_column: str | None = Field(None, description="Downstream column that holds the whole conversation.")
     system_column: str | None = Field(
@@ -52,6 +40,27 @@ class DataSettings(StageSettings):
     subset: str | None = Field(None, description="Its subset (configuration), or a folder in its folder.")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
+    max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
+    max_quarantine_fraction: float = Field(
+        0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
+    )
+
+
+class DataSettings(SourceSettings):
+    """Data: what is read, and what happens to rows that cannot be."""
+
+    safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
+    harmful_reference: str = Field(description="Known harmful rows, to push away from.")
+    safe_format: Format = Field("auto", description="The same for the safe anchor.")
+    harmful_format: Format = Field("auto", description="The same for the harmful reference.")
+    safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
+    harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
+    safe_prompt_column: str | None = Field(None, description="The same for the safe anchor.")
+    harmful_prompt_column: str | None = Field(None, description="The same for the harmful reference.")
+    safe_completion_column: str | None = Field(None, description="The same for the safe anchor.")
+    harmful_completion_column: str | None = Field(
+        None, description="The same for the harmful reference; rejected reads the worse answers of a preference set."
+    )
     truth_column: str | None = Field(
         None,
         description="Downstream column that says whether a row is harmful; used by the oracles and to count what is "
@@ -60,28 +69,41 @@ class DataSettings(StageSettings):
     safety_pairs: str | None = Field(
         None, description="Harmful prompts with refusals, for methods that need them; default: the model's own."
     )
-    max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
-    max_quarantine_fraction: float = Field(
-        0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
-    )
     min_reference_rows: int = Field(
         10, ge=1, description="Stop when the anchor or the reference has fewer rows (paper, Fig. 2: 10 to 50 saturate)."
     )
 
 
-class LoadingSettings(StageSettings):
+class CodeSettings(StageSettings):
+    """Code: whose program is run."""
+
+    trust_remote_code: bool = Field(False, description="Run Python code that a model's folder ships. Dangerous.")
+
+
+class LoadingSettings(CodeSettings):
     """Loading: how models are held in memory, judges included."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number type of the models.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    trust_remote_code: bool = Field(False, description="Run Python code that a model's folder ships. Dangerous.")
 
 
-class RepresentationSettings(LoadingSettings, RenderingSettings):
-    """Representations: which frozen model turns a row into a vector."""
+class TokenSettings(RenderingSettings, CodeSettings):
+    """Tokens: whose tokenizer and template turn a row into what a model reads."""
 
     model: str | None = Field(None, description="Causal LM that will be fine-tuned: a folder or a Hub id.")
     revision: str | None = Field(None, description="Revision of the model on the Hub.")
+
+
+class InspectionSettings(SourceSettings, TokenSettings):
+    """Inspection: which rows are shown."""
+
+    rows: int = Field(3, ge=0, description="How many of the first rows are shown.")
+    row: str | None = Field(None, description="Show this row instead: its id, or its line.")
+
+
+class RepresentationSettings(LoadingSettings, TokenSettings):
+    """Representations: which frozen model turns a row into a vector."""
+
     encoder: str | None = Field(None, description="Another encoder for the weights: sentence-transformers:PATH.")
     encoder_parts: Literal["apart", "together"] = Field(
         "apart", description="A sentence encoder reads prompt and completion apart, or together as one text."

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from sotune.sources.rows import RawRow, RowFault, check_row, json_type, shown
 from sotune.sources.unused import unused_text
 
 Progress = Callable[[int], None]
-Check = Callable[[Record], None]
+Check = Callable[[Record], object]
 
 _SAMPLE_ROWS = 100
 _PROGRESS_ROWS = 1000
@@ -59,7 +59,8 @@ class LoadedSet:
         n_read: Rows read, blank lines apart: records, quarantined and filtered-out ones.
         n_filtered_out: Rows that the filters left out.
         n_duplicates: Records whose conversation an earlier record has. They are kept.
-        format: The schema named or detected.
+        layout: Which columns hold what, as named or detected.
+        unused: Columns that hold text which nobody asked for.
         files: What was read, file by file.
         warnings: What the user should know, each said once for the set.
     """
@@ -70,9 +71,15 @@ class LoadedSet:
     n_read: int
     n_filtered_out: int
     n_duplicates: int
-    format: Format
+    layout: Layout
+    unused: tuple[str, ...]
     files: tuple[SourceFile, ...]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> Format:
+        """The schema named or detected."""
+        return self.layout.format
 
 
 def load_set(
@@ -115,7 +122,7 @@ def load_set(
         records = list(reading.records(itertools.chain(head, wanted), layout))
     if progress is not None:
         progress(reading.n_read)
-    quarantined = reading.quarantined
+    quarantined, unused = reading.quarantined, _unused(head, layout, row_filter, options)
     check_fraction(quarantined, len(records), opened.name, max_fraction=max_quarantine_fraction)
     return LoadedSet(
         name=set_name,
@@ -124,9 +131,10 @@ def load_set(
         n_read=reading.n_read,
         n_filtered_out=reading.n_filtered_out,
         n_duplicates=reading.n_duplicates,
-        format=layout.format,
+        layout=layout,
+        unused=unused,
         files=tuple(reading.files()),
-        warnings=(*opened.notes, *_unused(head, layout, row_filter, options, opened.name), *reading.explain_gaps()),
+        warnings=(*opened.notes, *_explain_unused(unused, opened.name), *reading.explain_gaps()),
     )
 
 
@@ -253,12 +261,13 @@ class _Reading:
         self._quarantined[number] = QuarantinedRow(self._set_name, part.name, line, str(fault), row_id)
 
 
-def _unused(
-    head: Iterable[_Row], layout: Layout, row_filter: RowFilter, options: SourceOptions, source: str
-) -> list[str]:
-    """Returns the warning on columns that hold text which nobody asked for, if there are any."""
+def _unused(head: Iterable[_Row], layout: Layout, row_filter: RowFilter, options: SourceOptions) -> tuple[str, ...]:
     asked_for = {*layout.used, *row_filter.columns, options.id_column}
-    unused = unused_text([row.columns for row in head], asked_for)
+    return tuple(unused_text([row.columns for row in head], asked_for))
+
+
+def _explain_unused(unused: Sequence[str], source: str) -> list[str]:
+    """Returns the warning on columns that hold text which nobody asked for, if there are any."""
     if not unused:
         return []
     names, plural = ", ".join(map(shown, unused)), len(unused) > 1

@@ -67,6 +67,11 @@ class CostMatrix(Protocol):
         """No entry is larger; infinite where nothing is known."""
         ...
 
+    @property
+    def rounding(self) -> float:
+        """By how much the entries of two equal rows may differ: a product's last bits depend on the row's place."""
+        ...
+
     def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
         """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
         ...
@@ -116,6 +121,11 @@ class DenseCost:
     def upper_bound(self) -> float:
         """Nothing is known without a look at all entries."""
         return math.inf
+
+    @property
+    def rounding(self) -> float:
+        """That of sums over the columns: the entries themselves are given."""
+        return float(self._matrix.abs().max()) * _relative_rounding(self.dtype, self.shape[1])
 
     def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
         """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
@@ -177,6 +187,11 @@ class CosineCost:
         """Opposite directions."""
         return 2.0
 
+    @property
+    def rounding(self) -> float:
+        """That of products over the width."""
+        return self.upper_bound * _relative_rounding(self.dtype, self._y.shape[1])
+
     def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
         """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``.
 
@@ -202,6 +217,11 @@ def row_blocks(cost: CostMatrix) -> Iterator[tuple[int, int]]:
     """Yields ``(start, stop)`` pairs that cover all rows of one cost."""
     n, m = cost.shape
     return block_slices(n, m, cost.device)
+
+
+def _relative_rounding(dtype: torch.dtype, n_terms: int) -> float:
+    # Errors of a sum's terms are of either sign, so that they grow with the root of the number of terms.
+    return float(torch.finfo(dtype).eps) * math.sqrt(n_terms)
 
 
 def normalize_rows(x: Tensor, *, name: str = "x") -> Tensor:

@@ -44,9 +44,11 @@ class Tempering:
         """Reads the settings."""
         return cls(settings.effective_sample_size, settings.tau)
 
-    def tau_for(self, gradient: Tensor, base_mass: Tensor, *, start: float | None = None) -> float:
-        """Returns the given tau, or the one that is right for a gradient ``[n]``."""
-        return self.tau or find_tau(gradient, base_mass, self.target_size, start=start)
+    def tau_for(self, problem: PushPullProblem, gradient: Tensor, *, start: float | None = None) -> float:
+        """Returns the given tau, or the one that is right for a problem's gradient ``[n]``."""
+        return self.tau or find_tau(
+            gradient, problem.base_mass, self.target_size, rounding=problem.rounding, start=start
+        )
 
     def held(self, tau: float) -> Tempering:
         """Returns the same with tau given."""
@@ -122,7 +124,7 @@ def sweep_weights(
 
     swept = sweep(kernels, log_masses, corrections=corrections, mean_costs=mean_costs, on_rows=on_rows)
     gradient = problem.combine(swept.f)
-    next_tau = tempering.tau_for(gradient, problem.base_mass, start=tau)
+    next_tau = tempering.tau_for(problem, gradient, start=tau)
     log_weights, log_normalizer = gibbs(gradient, problem.base_mass, tau or next_tau)
     weights = log_weights.exp()
     # By the dual values: as the row updates are exact, these are the transports' values once the columns are right.

@@ -300,7 +300,8 @@ def soft_labels(scores: Tensor) -> Tensor:
     Args:
         scores: Larger is more harmful, ``[n]``.
     """
-    scaled = scores.double() * (_SOFT_SPREAD / max(float(scores.double().std()), 1e-12))
+    spread = float(scores.double().std()) if len(scores) > 1 else 0.0
+    scaled = scores.double() * (_SOFT_SPREAD / max(spread, 1e-12))
     low, high = float(scaled.min()) - 50, float(scaled.max()) + 50
     for _ in range(60):
         middle = (low + high) / 2

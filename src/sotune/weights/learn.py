@@ -14,11 +14,13 @@ from sotune.settings import WeightSettings
 from sotune.transport import Rows
 from sotune.weights.adam import solve_adam_sharp
 from sotune.weights.cccp import solve_cccp
+from sotune.weights.distinct import find_distinct
 from sotune.weights.ground_cost import GroundCost, cost_of, relaxation_of
 from sotune.weights.mirror import solve_mirror, solve_one_step
 from sotune.weights.objective import PushPullProblem, Reference, Side
 from sotune.weights.solution import LearnedWeights, OnStep, Step
 from sotune.weights.streaming import OnPass, kernel_bytes, memory_budget, solve_streamed
+from sotune.weights.tempering import check_size
 
 _DEFAULTS = WeightSettings()
 _SOLVERS = {
@@ -59,6 +61,8 @@ def learn_weights(
 ) -> LearnedWeights:
     """Learns push-pull weights (Eq. 5; the tau term is ours).
 
+    Equal rows are solved as one row of their common mass, and share its weight by theirs.
+
     Where the kernels do not fit into ``settings.max_memory`` the rows are streamed, in time that is linear in their
     number and in memory that does not depend on it.
 
@@ -90,15 +94,20 @@ def learn_weights(
     )
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
+    mass = uniform if base_mass is None else base_mass.to(uniform)
+    if settings.tau is None and settings.solver != "adam_sharp":
+        check_size(settings.effective_sample_size, mass)
+    distinct = find_distinct(downstream)
     problem = PushPullProblem(
         (
-            *_references("pull", downstream, anchors, fitted, 1 - settings.push_strength, settings),
-            *_references("push", downstream, harmful, fitted, settings.push_strength, settings),
+            *_references("pull", distinct.of(downstream), anchors, fitted, 1 - settings.push_strength, settings),
+            *_references("push", distinct.of(downstream), harmful, fitted, settings.push_strength, settings),
         ),
         epsilon=settings.epsilon,
-        base_mass=uniform if base_mass is None else base_mass.to(uniform),
+        base_mass=distinct.gather(mass),
     )
-    return replace(solve(problem, settings, on_step=on_step, on_pass=on_pass), cost=fitted)
+    learned = solve(problem, settings, on_step=on_step, on_pass=on_pass)
+    return replace(distinct.spread(learned, mass), cost=fitted)
 
 
 def solve(

@@ -113,6 +113,11 @@ class PushPullProblem:
         """``s_k``: the strength of each reference, negative where it pushes."""
         return tuple(reference.sign * reference.strength for reference in self.references)
 
+    @property
+    def rounding(self) -> float:
+        """How far apart the gradients of equal rows may lie, in units of cost."""
+        return sum(reference.strength * reference.cost.rounding for reference in self.references)
+
     def combine(self, potentials: Sequence[Tensor]) -> Tensor:
         """Returns ``G = Σ_k s_k·f^k``, ``[k]`` for potentials ``[k]``, in units of cost."""
         gradient = self.strengths[0] * potentials[0]

@@ -43,12 +43,29 @@ def effective_sample_size(log_weights: Tensor, base_mass: Tensor) -> float:
     return math.exp(-float(concentration))
 
 
-def find_tau(gradient: Tensor, base_mass: Tensor, target_size: float, *, start: float | None = None) -> float:
+def check_size(target_size: float, base_mass: Tensor) -> None:
+    """Checks that an effective sample size is within reach of rows that all differ; one row alone has any size.
+
+    Raises:
+        ConfigError: So small an effective sample size cannot be reached with so few rows.
+    """
+    if base_mass.shape[0] > 1 and target_size <= float(base_mass.max()):
+        raise ConfigError(
+            f"effective_sample_size={target_size} cannot be reached with {base_mass.shape[0]} rows: one row alone has "
+            f"{float(base_mass.max()):.2g}; raise it"
+        )
+
+
+def find_tau(
+    gradient: Tensor, base_mass: Tensor, target_size: float, *, rounding: float = 0.0, start: float | None = None
+) -> float:
     """Returns the tau at which ``u·exp(−G / tau)``, normalized, has the wanted effective sample size.
 
     With ``t = 1 / tau`` and ``Z(t) = Σ u·exp(−t·G)`` the effective sample size is ``Z(t)² / Z(2t)``, which falls from
-    1 as ``t`` grows; Newton's method on ``log t`` finds it, inside a bracket. Where the gradient is the same for all
-    rows every tau gives equal weights, and 1 is returned.
+    1 as ``t`` grows; Newton's method on ``log t`` finds it, inside a bracket. It falls no further than to the mass of
+    the rows of the least gradient: where that is above the target (most rows are one row, repeated), the middle
+    between it and 1 is reached instead. Where the gradient is the same for all rows, but for rounding, every tau gives
+    equal weights, and 1 is returned.
 
     >>> gradient, uniform = torch.tensor([0.0, 0.1, 1.0, 1.1]), torch.full((4,), 0.25)
     >>> tau = find_tau(gradient, uniform, target_size=0.9)
@@ -59,21 +76,16 @@ def find_tau(gradient: Tensor, base_mass: Tensor, target_size: float, *, start: 
         gradient: ``G``, ``[n]``, in units of cost.
         base_mass: ``u``, ``[n]``.
         target_size: The effective sample size to reach, in (0, 1).
+        rounding: How far apart the gradients of equal rows may lie.
         start: A tau that is near; saves rounds.
-
-    Raises:
-        ConfigError: So small an effective sample size cannot be reached with so few rows.
     """
-    if target_size <= float(base_mass.max()):
-        raise ConfigError(
-            f"effective_sample_size={target_size} cannot be reached with {base_mass.shape[0]} rows: one row alone has "
-            f"{float(base_mass.max()):.2g}; raise it"
-        )
     g = gradient.double() - gradient.double().min()  # the level of G means nothing, and now no exponent is above 0
     spread = float(g.max())
-    if spread <= 1e-12:
+    if spread <= rounding:
         return 1.0
-    log_base, wanted = base_mass.double().log(), math.log(target_size)
+    least = float(base_mass[g <= rounding].double().sum())
+    log_base = base_mass.double().log()
+    wanted = math.log(target_size if least < target_size else (1 + least) / 2)
     low, high = 1e-3 / spread, 1e3 / spread
     t = min(max(1 / start if start else 1 / spread, low), high)
     for _ in range(_MAX_ROUNDS):
