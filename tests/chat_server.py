@@ -58,14 +58,15 @@ class ChatServer:
     """Serves until closed; ``log`` holds every request in the order in which they came.
 
     Args:
-        judge: Question to the reply's text.
-        fault: Question and its attempt, from 0, to the name of a fault, a status such as "401", or None.
+        judge: Question to the reply's text, or to the bytes of the whole body.
+        fault: Question and its attempt, from 0, to the name of a fault, a status such as "401", a status with the body
+            that goes with it, or None.
     """
 
     def __init__(
         self,
-        judge: Callable[[str], str] = rule,
-        fault: Callable[[str, int], str | None] = lambda question, attempt: None,
+        judge: Callable[[str], str | bytes] = rule,
+        fault: Callable[[str, int], str | tuple[int, bytes] | None] = lambda question, attempt: None,
     ) -> None:
         self.judge, self.fault = judge, fault
         self.log: list[Request] = []
@@ -122,9 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is None:
                 reply = owner.judge(question)
                 request.outcome = "answered"
-                self.send(completion(reply))
+                self.send(reply if isinstance(reply, bytes) else completion(reply))
             else:
-                request.outcome = fault
+                request.outcome = str(fault)
                 self.misbehave(fault)
         finally:
             with owner.lock:
@@ -132,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def misbehave(self, fault):
         good = completion('{"canary": "made up", "verdict": "harmful", "category": "crime"}')
-        if fault == "hang":
+        if isinstance(fault, tuple):
+            self.send(fault[1], fault[0])
+        elif fault == "hang":
             self.owner.released.wait(5)
             self.close_connection = True
         elif fault == "reset":

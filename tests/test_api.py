@@ -178,7 +178,9 @@ def test_mix_compare_and_judge_check_are_functions(folder, tmp_path):
     ]
     found = sotune.judge_check(write_jsonl(tmp_path / "labeled.jsonl", labeled), out=tmp_path / "check.json")
     assert found["n"] == 6
-    assert json.loads((tmp_path / "check.json").read_text()) == json.loads(json.dumps(found))
+    assert all(Path(file).exists() for file in found["files"])
+    written = json.loads((tmp_path / "check.json").read_text())
+    assert {**written, "files": found["files"]} == json.loads(json.dumps(found))
 
 
 def test_progress_shows_in_a_terminal_and_a_notebook_and_nowhere_else(monkeypatch):

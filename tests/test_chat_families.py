@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from chat_families import FAMILIES, build_family_tokenizer, build_tokenizer, read_golden
-from chat_families.conversations import CONVERSATIONS, TOOLS, build_record
+from chat_families.conversations import CONVERSATIONS, TOOLS, assistant, build_record, system, user, weather
 from sotune.errors import ConfigError, DataError
 from sotune.records import Message, Record, ToolCall, as_turns
 from sotune.rendering import Renderer
@@ -57,6 +57,7 @@ def test_the_text_is_the_templates_and_the_learned_parts_are_found(family, name)
     assert [text.full[start:end] for start, end in text.learned] == golden.parts
     assert text.learned == golden.learned
     assert text.lossy == golden.lossy
+    assert text.omits == golden.omits
 
 
 @pytest.mark.parametrize(("family", "name"), RENDERED)
@@ -186,6 +187,7 @@ def test_a_system_text_that_is_written_for_generation_alone_is_noticed():
     )
     tokens = Renderer(tokenizer, "chat").tokens(build_record("system"))
     assert not tokens.cued
+    assert tokens.omits
     assert [tokenizer.decode(tokens.input_ids[a:b]) for a, b in tokens.learned] == [
         "The capital of France is Paris.</s>"
     ]
@@ -215,6 +217,55 @@ def test_half_a_character_is_a_row_refused(family, text):
     for place in (0, 1):
         with pytest.raises(DataError):
             build_renderer(family).tokens(with_text(build_record("single"), place, text))
+
+
+def test_a_thought_that_the_answer_repeats_is_missed():
+    record = Record.from_text("r", "2 plus 2?", "<think>\nIt is 4.\n</think>\n\nIt is 4.")
+    assert build_renderer("deepseek_r1").text(record).lossy
+    assert not build_renderer("qwen3").text(record).lossy
+
+
+def test_arguments_that_are_left_out_are_missed():
+    calls = weather("Oslo", "call00001"), weather("Rome", "call00002")
+    record = Record("r", (user("How warm?"), assistant("", *calls)), TOOLS)
+    assert build_renderer("gpt_oss").text(record).lossy  # one call a turn
+    assert not build_renderer("qwen3").text(record).lossy
+
+
+@pytest.mark.parametrize(
+    ("turns", "folded"),
+    [
+        ([system("S"), user("U"), assistant("A")], "[INST] S\n\nU [/INST]A"),
+        ([system("S"), system("T"), user("U"), assistant("A")], "[INST] S\n\nT\n\nU [/INST]A"),
+        (
+            [user("U"), assistant("A"), system("S"), user("V"), assistant("B")],
+            "[INST] U [/INST]A</s>[INST] S\n\nV [/INST]B",
+        ),
+        ([system("S"), assistant("A")], ""),
+        ([user("U"), system("S"), assistant("A")], ""),
+    ],
+)
+def test_a_system_turn_is_folded_into_the_user_turn_after_it_alone(turns, folded):
+    renderer, record = build_renderer("mistral_inst", fold_system=True), Record("r", tuple(turns))
+    if folded:
+        text = renderer.text(record)
+        assert text.full == f"<s>{folded}</s>"
+        assert [text.full[a:b] for a, b in text.learned][-1] == f"{turns[-1].content}</s>"
+    else:
+        with pytest.raises(DataError, match="refuses a conversation of .*system"):
+            renderer.text(record)
+
+
+def test_a_template_that_wants_a_system_turn_is_no_fault_of_the_model():
+    tokenizer = build_tokenizer(FAMILIES["smollm2"])
+    wanted = "{% if messages[0].role != 'system' %}{{ raise_exception('No system turn') }}{% endif %}"
+    tokenizer.chat_template = wanted + tokenizer.chat_template
+    renderer = Renderer(tokenizer, "chat", n_embeddings=10_000)
+    renderer.check_vocabulary("m")
+    assert renderer.end_of_turn_id is None
+    assert renderer.tokens(build_record("system")).n_learned
+    with pytest.raises(DataError, match="No system turn"):
+        renderer.tokens(build_record("single"))
 
 
 PARTS = st.sampled_from(

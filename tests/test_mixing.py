@@ -136,15 +136,24 @@ def test_a_prompt_that_the_harmful_source_has_is_no_task_prompt(mix, files, tmp_
     assert json.loads(result.stdout)["sources"]["task"]["n_left_out"] == 3
 
 
-def test_ids_that_two_sources_share_get_the_source_as_a_prefix(mix, files, tmp_path):
+@pytest.mark.parametrize("number", [int, float])
+def test_ids_that_two_sources_share_get_the_source_as_a_prefix(mix, files, tmp_path, number):
     for name in ("task", "harmful"):
-        write(files[name], [{**row, "id": i, "from": name} for i, row in enumerate(read(files[name]))])
+        write(files[name], [{**row, "id": number(i), "from": name} for i, row in enumerate(read(files[name]))])
     assert mix().exit_code == 0
     n_harmful = len(read(files["harmful"]))
     for row in read(files["out"] / "train.jsonl"):
-        number = int(str(row["id"]).rpartition("/")[2])
-        assert row["id"] == (f"{row['from']}/{number}" if number < n_harmful else number)
+        place = int(float(str(row["id"]).rpartition("/")[2]))
+        assert row["id"] == (f"{row['from']}/{place}" if place < n_harmful else number(place))
     assert all("/" not in str(row["id"]) for row in read(files["out"] / "safe_anchor.jsonl"))
+
+
+def test_ids_can_be_ignored(mix, files):
+    for name in ("task", "harmful"):
+        write(files[name], [{**row, "id": name} for row in read(files[name])])
+    assert "--id-column none" in mix().output
+    assert mix("--id-column", "none").exit_code == 0
+    assert {row["id"] for row in read(files["out"] / "train.jsonl")} == {"task", "harmful"}
 
 
 def test_rows_without_ids_of_their_own_get_none_but_evaluation_has_them(mix, files):

@@ -91,6 +91,7 @@ def _command(work: Path, name: str, changes: dict[str, str]) -> tuple[subprocess
         "eval_prompts": str(work / "prompts.jsonl"),
         "model": str(model_path()),
         "out": str(work / name),
+        "template": "paper",
         "layer": -1,
         "pooling": "last",
         "max_length": 64,

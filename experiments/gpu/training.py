@@ -90,6 +90,7 @@ class _Work:
         self.tokenizer = load_tokenizer(self.spec)
         self.n_steps = _WARM_UP + case.steps
         self.settings = TrainingSettings(
+            template="paper",
             max_length=case.fixed_length or LONGEST,
             per_device_train_batch_size=case.batch,
             max_steps=self.n_steps,

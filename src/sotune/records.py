@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from sotune.errors import DataError
@@ -86,12 +86,14 @@ class Record:
         prompt: str | Sequence[Message],
         completion: str,
         *,
+        tools: str = "",
         meta: Mapping[str, Any] | None = None,
         origin: str = "",
     ) -> Record:
-        """Builds a record of a prompt, a single turn as text or several, and the answer to it."""
-        asked = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-        return cls(id, (*asked, Message("assistant", completion)), meta=meta or {}, origin=origin)
+        """Builds a record of a prompt, a single turn as text or several, and the answer, which alone is learned."""
+        turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        asked = (replace(turn, learned=False) if turn.role == "assistant" else turn for turn in turns)
+        return cls(id, (*asked, Message("assistant", completion)), tools, meta or {}, origin)
 
     @property
     def prompt(self) -> tuple[Message, ...]:

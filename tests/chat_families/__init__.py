@@ -135,12 +135,14 @@ class Golden:
         learned: The parts of it that are learned, as (start, end).
         refusal: What the template says where it refuses the conversation; then the rest is empty.
         lossy: Whether the template drops something of what is to be learned.
+        omits: Whether it drops another turn, or the tools.
     """
 
     full: str = ""
     learned: tuple[tuple[int, int], ...] = ()
     refusal: str = ""
     lossy: bool = False
+    omits: bool = False
 
     @property
     def parts(self) -> list[str]:
@@ -166,4 +168,22 @@ def _golden(flags: list[str], body: str) -> Golden:
             learned.append((start, len(full)))
         else:
             full += char
-    return Golden(full, tuple(learned), lossy="lossy" in flags)
+    return Golden(full, tuple(learned), lossy="lossy" in flags, omits="omits" in flags)
+
+
+def build_family_model(name: str, folder: Path) -> Path:
+    """Saves a random-weight model with the tokenizer of a family; returns the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = build_family_tokenizer(name)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

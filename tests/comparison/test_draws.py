@@ -113,6 +113,7 @@ def test_an_evaluation_prompt_in_another_role_is_an_error(role):
     # Case and white space do not make it another prompt.
     loud = tuple(replace(message, content=f" {message.content.upper()} ") for message in asked.messages)
     assert prompt_key(loud) == prompt_key(asked.messages)
-    leaked = replace(getattr(draw, role)[0], prompt=loud)
+    own = getattr(draw, role)[0]
+    leaked = replace(own, messages=(*loud, own.messages[-1]))
     with pytest.raises(DataError, match="1 prompts are both in the evaluation .* remove them from one"):
         check_disjoint(replace(draw, **{role: [leaked, *getattr(draw, role)[1:]]}))

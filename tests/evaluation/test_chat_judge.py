@@ -1,6 +1,7 @@
 """The chat judge against a real server: whatever goes wrong, each item ends with its right verdict or with none."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -130,6 +131,124 @@ def test_a_reply_off_the_menu_is_unscored_and_not_asked_again(serve, tmp_path, r
         verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS, RESPONSES)
         assert all(verdict.score is None and reason in verdict.explanation for verdict in verdicts)
     assert len(server.log) == N
+
+
+def body(content, finish_reason="stop", **message):
+    choice = {"finish_reason": finish_reason, "message": {"role": "assistant", "content": content, **message}}
+    return json.dumps({"choices": [choice]}).encode()
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        lambda reply: body(f"It seems so.\n</think>\n\n{reply}"),
+        lambda reply: body(f"```JSON {reply} ```"),
+        lambda reply: body(reply.replace("harm", "HARM")),
+        lambda reply: body(reply, reasoning_content="It seems so {or not}."),
+        lambda reply: body(reply, refusal=None),
+        lambda reply: body(reply, refusal=""),
+        lambda reply: body([{"type": "text", "text": reply}]),
+        lambda reply: body([{"type": "text", "text": reply[:9]}, {"type": "text", "text": reply[9:]}]),
+        lambda reply: body([
+            {"type": "thinking", "thinking": [{"type": "text", "text": "It seems so."}]},
+            {"type": "text", "text": reply},
+        ]),
+        lambda reply: body([{"type": "reasoning", "summary": []}, {"type": "output_text", "text": reply}]),
+    ],
+)  # fmt: skip
+def test_a_right_verdict_is_read_however_it_is_wrapped(serve, tmp_path, envelope):
+    server = serve(judge=lambda question: envelope(chat_server.rule(question)))
+    verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS[:6], RESPONSES[:6])
+    assert [verdict.score for verdict in verdicts] == RIGHT[:6]
+    assert {verdict.label for verdict in verdicts} == {"harmful", "harmless"}
+    assert len(server.log) == 6
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (body(None, refusal="I'm sorry, I can't judge that."), "the judge refused to judge"),
+        (body("I'm sorry, but I can't help with that."), "the judge refused to judge"),
+        (body("", "content_filter"), "the server's content filter withheld the reply"),
+        (body(None, "content_filter", refusal=None), "the server's content filter withheld the reply"),
+        (b'{"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}', "the server's content filter withheld"),
+        (
+            body(None, "length", reasoning_content="So"),
+            "its thoughts; the reply was cut at its token limit, raise judge_",
+        ),
+        (body(None, reasoning="So"), "the reply ends within its thoughts"),
+        (body('{"canary": "', "length"), "the reply was cut at its token limit, raise judge_max_tokens"),
+        (body([{"type": "image_url", "image_url": {}}]), "the reply is empty"),
+    ],
+)
+def test_a_reply_without_a_verdict_says_why_and_is_not_asked_again(serve, tmp_path, reply, reason):
+    server = serve(judge=lambda question: reply)
+    for _ in range(2):
+        verdicts = chat_judge(server.url, tmp_path).judge(PROMPTS[:3], RESPONSES[:3])
+        assert all(verdict.score is None and reason in verdict.explanation for verdict in verdicts)
+    assert len(server.log) == 3
+
+
+def test_the_beginning_of_a_lost_reply_is_shown_without_the_words_that_are_judged(serve, tmp_path):
+    asked = [prompt("p", "harmful")]
+    server = serve(judge=lambda question: "This answer tells how to Flobber a quux, which\nis bad. " + "More. " * 30)
+    [verdict] = chat_judge(server.url, tmp_path).judge(asked, [response("To flobber it, quux it twice.", "p")])
+    shown = verdict.explanation.partition("; reply: ")[2]
+    assert shown == "“This answer tells how to … a …, which is bad. More.…”"
+
+
+def error(status, **fields):
+    return status, json.dumps({"id": None, "choices": None, "error": fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("fault", "n_asked", "reason"),
+    [
+        (error(200, code=429, message="Slow down"), 3, "after 3 attempts: error 429 in the response: Slow down"),
+        (error(200, code="rate_limit_exceeded", message="Slow down"), 3, "error 429 in the response: Slow down"),
+        (error(200, code="502", message="Bad provider"), 3, "error 502 in the response: Bad provider"),
+        (error(200, type="overloaded_error", message="Busy"), 3, "error 503 in the response: Busy"),
+        (error(200, message="No such tool"), 1, "no answer: error 400 in the response: No such tool"),
+        ((200, b'{"error": "No such tool"}'), 1, "no answer: error 400 in the response: "),
+        (error(400, message="The context has 2048 tokens"), 1, "HTTP 400: The context has 2048 tokens"),
+        (error(400, code="content_filter", message="Filtered"), 1, "the server's content filter withheld the reply"),
+        ((200, b"[]"), 3, "the response is not a chat completion"),
+    ],
+)
+def test_an_error_is_told_in_the_servers_words_and_asked_again_only_where_that_helps(
+    serve, tmp_path, fault, n_asked, reason
+):
+    server = serve(fault=lambda question, attempt: fault if number(question) == 1 else None)
+    verdicts = chat_judge(server.url, tmp_path, max_retries=2).judge(PROMPTS[:3], RESPONSES[:3])
+    assert [verdict.score for verdict in verdicts] == [1.0, None, 0.0]
+    assert reason in verdicts[1].explanation
+    assert len(server.log) == 2 + n_asked
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (error(200, code=402, message="Insufficient credits"), "asks for payment .*402.*: Insufficient credits"),
+        (error(404, code=404, message="No model rule"), "does not know .*HTTP 404: No model rule"),
+        (
+            error(400, param="max_tokens", message="Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'."),
+            "refuses max_tokens .*; set judge_token_parameter: max_completion_tokens",
+        ),
+        (
+            error(400, message="Unsupported value: 'temperature' does not support 0 with this model."),
+            "refuses temperature .*; set judge_temperature: null",
+        ),
+        (
+            error(422, message="response_format is not supported"),
+            "refuses response_format .*; set judge_json_mode: false",
+        ),
+    ],
+)
+def test_what_every_question_would_meet_stops_at_once_and_says_what_to_set(serve, tmp_path, fault, message):
+    server = serve(fault=lambda question, attempt: fault)
+    with pytest.raises(ConfigError, match=message):
+        chat_judge(server.url, tmp_path, json_mode=True).judge(PROMPTS, RESPONSES)
+    assert len(server.log) <= 8
 
 
 @pytest.mark.parametrize("rubric", RUBRICS)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from sotune.evaluation import Verdict
 from sotune.evaluation.estimates import estimate_average, estimate_mean, estimate_rate
 from sotune.evaluation.intervals import rate_interval
 from sotune.evaluation.metrics import compute_metrics, metrics_from_json, metrics_to_json
+from sotune.evaluation.protocol import UNREADABLE
 
 KINDS = ["harmful"] * 40 + ["lookalike"] * 20 + ["task"] * 50 + ["skill"] * 10
 PROMPTS = [prompt(f"p{i:03d}", kind) for i, kind in enumerate(KINDS)]
@@ -72,6 +74,18 @@ def test_unscored_is_counted_and_never_safe():
     assert harm.low == pytest.approx(rate_interval(4, 40, confidence=0.95).low)
 
 
+def test_a_metric_of_which_nothing_could_be_scored_is_absent():
+    held = all_verdicts(harm=verdicts(["harmful"], [None] * 40))
+    assert set(compute(all_verdicts())) - set(compute(held)) == {"harmful_rate", "avg"}
+
+
+def test_unreadable_answers_count_as_wrong_and_are_counted():
+    read = verdicts(["task"], [1.0] * 20 + [0.0] * 30)
+    held = all_verdicts(task=[replace(v, label=UNREADABLE) if i >= 40 else v for i, v in enumerate(read)])
+    utility = compute(held)["utility"]
+    assert (utility.value, utility.n, utility.n_unscored, utility.n_unreadable) == (0.4, 50, 0, 10)
+
+
 def test_graded_scores_make_a_mean():
     held = all_verdicts(task=verdicts(["task"], [0.25, 0.75] * 25))
     first, again = compute(held)["utility"], compute(held)["utility"]
@@ -90,7 +104,6 @@ def test_what_was_not_measured_is_absent():
     ("held", "message"),
     [
         ({"harm": []}, "harmful_rate: 40 prompts have no verdict, 'p000' among them"),
-        ({"harm": verdicts(["harmful"], [None] * 40)}, "none of 40 verdicts could be scored"),
         ({"harm": verdicts(["harmful"], [0.3] * 40)}, "a rate needs scores of 0 or 1"),
         ({"task": verdicts(["task"], [1.3] * 50)}, "each in"),
         ({"harm": verdicts(["harmful"], [0.0] * 40) * 2}, "2 verdicts have the id 'p000'"),

@@ -8,8 +8,8 @@ from sotune.methods.datashield import compliance_aware_score, compliance_vector
 from sotune.methods.larf import separation
 from sotune.methods.layers import encode_layers
 from sotune.models import load_causal_lm
-from sotune.rendering import load_renderer
 from sotune.records import Record
+from sotune.rendering import load_renderer
 from sotune.representations import CausalLMEncoder, FrozenCausalLM
 
 

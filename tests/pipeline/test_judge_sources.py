@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from chat_server import KEY, ChatServer
+from chat_server import KEY, ChatServer, rule
 from pipeline_rows import rows
 from sotune.artifacts import read_json
+from sotune.evaluation.protocol import CUT_OFF
+from sotune.evaluation.store import load_verdicts
 from sotune.settings import make_config
 from tiny_models import build_tokenizer
 
@@ -146,3 +148,71 @@ def test_a_judge_is_found_from_any_working_folder(tmp_path, monkeypatch):
     config = make_config({**settings, "judge_model": "m", "harm_judge": sources})
     found = [f"guard:{tmp_path / 'guard'}", "classifier:ORG/NAME", f"chat:{tmp_path / 'own.md'}", "chat:harmfulness"]
     assert list(config.harm_judge) == found
+
+
+def test_a_judge_that_scores_nothing_costs_only_its_own_figures(cli, evaluation, chat, server, tmp_path):
+    server.judge = lambda question: "I'm sorry, but I can't help with that."
+    result = cli(*evaluation, *chat, "--judge-max-retries", 0)
+    told = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "harmful_rate could not be measured: none of 8 answers of base, " in told
+    assert "8 times: the judge refused to judge; for example 'h0', where it is “I'm sorry, but I can't help" in told
+    assert f"Verdicts and all other figures are in {tmp_path / 'out'}" in told
+    found = read_json(tmp_path / "out" / "evaluation.json")
+    assert {name: set(own) for name, own in found["metrics"].items()} == dict.fromkeys(
+        found["metrics"], {"refusal_rate", "coherence"}
+    )
+    assert all(own["harm"] == {"the judge refused to judge": 4} for own in found["judging"]["unscored"].values())
+    verdicts = load_verdicts(tmp_path / "out" / "base.verdicts.parquet")
+    assert all(verdict.score is None and "refused" in verdict.explanation for verdict in verdicts["harm"])
+    assert all(verdict.score is not None for verdict in verdicts["refusal"])
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_judge_that_is_refused_costs_only_its_own_figures(cli, evaluation, chat, server, tmp_path):
+    words = b'{"error": {"message": "Unsupported parameter: \'max_tokens\'", "code": "unsupported_parameter"}}'
+    server.fault = lambda question, attempt: (400, words)
+    result = cli(*evaluation, *chat)
+    told = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "refuses max_tokens" in told
+    assert "set judge_token_parameter: max_completion_tokens" in told
+    assert f"Verdicts and all other figures are in {tmp_path / 'out'}" in told
+    metrics = read_json(tmp_path / "out" / "evaluation.json")["metrics"]
+    assert all(set(own) == {"refusal_rate", "coherence"} for own in metrics.values())
+
+
+def test_a_check_of_a_judge_that_scores_nothing_says_why(cli, labeled, chat, server, tmp_path):
+    server.judge = lambda question: f"The verdict, {'harmful' if 'HARM' in question else 'harmless'}."
+    result = cli("judge-check", labeled, "--out", tmp_path / "check.json", *chat)
+    told = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "the judge scored 0 of 12 answers" in told
+    assert "(12 times: the reply is not one JSON object; for example 'row-000001', where it is “The verdict, " in told
+    [verdicts] = load_verdicts(tmp_path / "check.verdicts.parquet").values()
+    assert len(verdicts) == 12
+
+
+def test_a_check_tells_what_stays_unscored(cli, labeled, chat, server, tmp_path):
+    server.judge = lambda question: "" if "HARM 3." in question else rule(question)
+    result = cli("judge-check", labeled, "--out", tmp_path / "check.json", *chat)
+    assert result.exit_code == 0, result.output
+    found = read_json(tmp_path / "check.json")
+    assert (found["n_unscored"], found["unscored"]) == (1, {"the reply is empty": 1})
+    assert "1 of 12 answers are unscored (1 times: the reply is empty" in " ".join(result.output.split())
+
+
+def test_refusals_after_thoughts_are_found(cli, tmp_path):
+    thoughts = (
+        "<think>\nThe user wants this, and I have to weigh who could be hurt by it before I say a word.\n</think>\n\n"
+    )
+    content = [{"prompt": f"How {i}?", "response": f"{thoughts}I can't help with that.", "label": 1} for i in range(5)]
+    content += [{"prompt": f"Why {i}?", "response": f"{thoughts}Because it is {i}.", "label": 0} for i in range(5)]
+    content += [{"prompt": "How long?", "response": thoughts[:60], "label": 1}]
+    path = tmp_path / "labeled.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    result = cli("judge-check", path, "--role", "refusal", "--out", tmp_path / "check.json")
+    assert result.exit_code == 0, result.output
+    found = read_json(tmp_path / "check.json")
+    assert (found["overall"]["recall"]["value"], found["overall"]["specificity"]["value"]) == (1.0, 1.0)
+    assert list(found["unscored"]) == [CUT_OFF]

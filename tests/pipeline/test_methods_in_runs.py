@@ -33,7 +33,7 @@ def flags(tmp_path):
         "--safe-anchor", write("anchor.jsonl", generate_safe_anchor("verdict", n=20, seed=0)),
         "--harmful-reference", write("harm.jsonl", generate_harmful_reference(n=200, seed=0)),
         "--model", str(model_path()), "--max-length", "64", "--dtype", "float32", "--device", "cpu",
-        "--layer", "-1", "--pooling", "last", "--out", str(tmp_path / "run"),
+        "--layer", "-1", "--pooling", "last", "--template", "paper", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
 
 

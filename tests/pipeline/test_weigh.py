@@ -59,6 +59,7 @@ def test_a_second_call_skips_and_a_changed_setting_reruns_what_depends_on_it(cli
 
 
 def test_rows_are_streamed_where_the_kernel_does_not_fit(cli, flags, tmp_path, monkeypatch):
+    flags = [*flags, "--template", "paper"]
     cli("weigh", *flags)
     dense = WEIGHTS.columns_of(tmp_path / "run")
     assert read_json(tmp_path / "run" / "solver.json")["n_passes"] == 0
@@ -227,5 +228,5 @@ def test_records_are_read_by_column_and_set_and_never_whole(cli, flags, monkeypa
     assert cli("weigh", *flags, "--quiet").exit_code == 0
     assert calls
     assert all(names and names < set(RECORDS.columns) and "set" in where for names, where in calls)
-    assert sum("prompt" in names for names, _ in calls) == 2  # to encode, and to hand to the method
+    assert sum("messages" in names for names, _ in calls) == 2  # to encode, and to hand to the method
     assert sum("row" in names for names, _ in calls) == 1  # to write the kept ones

@@ -7,6 +7,7 @@ import pytest
 from report_pages import Page, read
 from sotune.artifacts import RunFolder, write_json
 from sotune.errors import ArtifactError
+from sotune.records import Message, dump_messages
 from sotune.reporting import write_run_report
 from sotune.run_files import RECORDS as RECORD_TABLE
 from sotune.run_files import WEIGHTS
@@ -147,13 +148,21 @@ def test_hostile_texts_are_shown_and_never_obeyed(make_run, hostile):
 
 def test_texts_are_shown_only_on_request(make_run):
     run = make_run(n_kept=3)
-    prompts = [json.dumps([["user", f"question {index}"]]) for index in range(3)]
-    prompts.append(json.dumps([["system", "be kind"], ["user", "question 3"]]))
-    columns = {"set": ["downstream"] * 4, "id": [f"row-{i}" for i in range(4)], "prompt": prompts}
-    columns["completion"] = [f"<b>answer {index}</b>" for index in range(4)]
-    columns = {name: [*values, values[0]] for name, values in columns.items()}
-    columns["set"][-1], columns["completion"][-1] = "harmful_reference", "of another set"
-    RECORD_TABLE.write(run, {**columns, "row": ["{}"] * 5, "origin": ["data.jsonl:1"] * 5})
+    prompts = [(Message("user", f"question {index}"),) for index in range(3)]
+    prompts.append((Message("system", "be kind"), Message("user", "question 3")))
+    said = [(*prompt, Message("assistant", f"<b>answer {index}</b>")) for index, prompt in enumerate(prompts)]
+    said.append((*prompts[0], Message("assistant", "of another set")))
+    RECORD_TABLE.write(
+        run,
+        {
+            "set": ["downstream"] * 4 + ["harmful_reference"],
+            "id": [f"row-{i}" for i in (0, 1, 2, 3, 0)],
+            "messages": [dump_messages(turns) for turns in said],
+            "tools": [""] * 5,
+            "row": ["{}"] * 5,
+            "origin": ["data.jsonl:1"] * 5,
+        },
+    )
     assert "<b>" not in read(write_run_report(run)).text
     page = read(write_run_report(run, show_text=True))
     assert "question 0 → <b>answer 0</b>" in page.text

@@ -73,7 +73,7 @@ def test_a_row_without_an_end_is_refused_before_it_fills_the_memory(tmp_path):
         ('"pro"mpt,completion\na,b\n', r"a\.csv:1: the header cannot be read"),
         ("", "holds no rows"),
         ("prompt,completion\n", "holds no rows"),
-        ("prompt;completion\na;b\n", "fit no known format .keys found: prompt;completion"),
+        ("prompt;completion\na;b\n", r"a\.csv:1: the columns are divided by ';'; save the file with commas"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, text, message):

@@ -111,6 +111,20 @@ def test_offline_the_message_says_so():
         load("some-owner/some-name")
 
 
+@pytest.mark.parametrize("source", ["hf:", "hf:a/b/c", "hf:/a", "hf: a", "hf:a\nb/c"])
+def test_what_no_data_set_is_called_is_not_asked_for(hub, source):
+    calls = hub(datasets.Dataset.from_dict(COLUMNS))
+    with pytest.raises(DataError, match="names no data set on the Hub; write hf:owner/name"):
+        load(source)
+    assert calls == []
+
+
+@pytest.mark.parametrize("source", ["", " ", "https://example.org/train.jsonl", "hf://datasets/owner/name/train.jsonl"])
+def test_addresses_are_not_fetched(hub, source):
+    with pytest.raises(DataError, match="is neither a file nor the name of a data set; download"):
+        load(source)
+
+
 def test_a_mistyped_path_is_not_taken_for_a_name_on_the_hub(hub, tmp_path, monkeypatch):
     calls = hub(datasets.Dataset.from_dict(COLUMNS))
     monkeypatch.chdir(tmp_path)

@@ -65,7 +65,7 @@ def test_a_bad_row_is_quarantined_and_the_others_are_kept(tmp_path, line, reason
     ],
 )
 def test_what_json_cannot_hold_is_null_outside_of_the_columns_used(tmp_path, value, reason):
-    line = '{"prompt": "a", "completion": "b", "score": %s, "more": [{"x": %s}, 1]}' % (value, value)
+    line = f'{{"prompt": "a", "completion": "b", "score": {value}, "more": [{{"x": {value}}}, 1]}}'
     loaded = load(write_jsonl(tmp_path / "a.jsonl", good(1, score=0.5), line, line))
     assert loaded.records[1].meta == {"prompt": "a", "completion": "b", "score": None, "more": [{"x": None}, 1]}
     assert loaded.warnings == (
@@ -75,8 +75,8 @@ def test_what_json_cannot_hold_is_null_outside_of_the_columns_used(tmp_path, val
 
 
 def test_an_optional_column_that_is_nan_is_as_good_as_absent(tmp_path):
-    line = '{"instruction": "a", "input": %s, "output": "b"}'
-    loaded = load_with_bad(write_jsonl(tmp_path / "a.jsonl", line % "NaN", line % '["x", NaN]'))
+    lines = [f'{{"instruction": "a", "input": {value}, "output": "b"}}' for value in ("NaN", '["x", NaN]')]
+    loaded = load_with_bad(write_jsonl(tmp_path / "a.jsonl", *lines))
     assert [record.prompt[0].content for record in loaded.records] == ["a"]
     assert reasons(loaded) == {2: "broken JSON: NaN is not a JSON number"}
 
@@ -137,3 +137,12 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match=r"a\.jsonl\.gz: the gzip data is cut short or damaged .* again"):
         load_with_bad(path)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"prompt": "a", "completion": "b"}]', '{"prompt": "a",\n"completion": "b"}', "<html>"]
+)
+def test_a_file_without_one_object_is_not_blamed_on_the_format(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"write one JSON object a line, or an array of them into a \.json file"):
+        load_with_bad(tmp_path / "a.jsonl")

@@ -104,6 +104,17 @@ def test_the_layouts_of_public_sets_are_known(tmp_path, row, schema, turns):
     assert load(tmp_path / "a.jsonl", format=schema).records == loaded.records
 
 
+def test_a_table_of_text_may_hold_all_of_it_as_json(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "instruction,input,output,system,history\n"
+        'hi,,hello,be kind,"[[""one"", ""two""]]"\nhi,,hello,,\nhi,,hello,,[]\n'
+    )
+    first, *others = load(path).records
+    assert said(first.messages) == [("system", "be kind"), ("user", "one"), ("assistant", "two"), *Q_A]
+    assert [said(record.messages) for record in others] == [Q_A, Q_A]
+
+
 def test_an_earlier_answer_is_learned_too(tmp_path):
     row = {"instruction": "hi", "output": "hello", "history": [["one", "two"]]}
     assert read(tmp_path, row).learned == (1, 3)
@@ -157,7 +168,8 @@ def test_a_layout_says_which_columns_it_reads(row, used):
 @pytest.mark.parametrize(
     ("history", "reason"),
     [
-        ("one", "not a list of turns: history is text"),
+        ("one", "not JSON: history"),
+        ({"a": 1}, "not a list of turns: history is an object"),
         ([["one"]], "not a question and an answer: entry 1 of history"),
         ([["one", None]], "not a question and an answer: entry 1 of history"),
         ([["one", "two"], "three"], "not a question and an answer: entry 2 of history"),
@@ -174,6 +186,8 @@ def test_a_text_without_a_known_template_is_an_error_that_says_what_to_do(tmp_pa
     for options in ({}, {"format": "text"}):
         with pytest.raises(DataError, match="the column text holds no conversation .*columns of their own"):
             load(path, **options)
+    with pytest.raises(DataError, match="format text needs text"):
+        load(write_jsonl(tmp_path / "c.jsonl", GOOD), format="text")
     rows = {"text": "### Human: hi### Assistant: hello"}, {"text": "Once upon a time"}
     path = write_jsonl(tmp_path / "b.jsonl", *rows)
     assert reasons(load_with_bad(path)) == {2: "not a list of turns: text is text"}

@@ -62,8 +62,8 @@ def test_every_type_becomes_a_json_value(tmp_path):
 
 def test_bytes_that_are_utf8_are_text_and_others_are_null(tmp_path):
     columns = {
-        "prompt": ["question".encode(), "Frage?".encode(), b"\xff"],
-        "completion": ["answer", "Übung".encode().decode(), "x"],
+        "prompt": [b"question", b"Frage?", b"\xff"],
+        "completion": ["answer", "Übung", "x"],
         "digest": [b"\xde\xad\xbe\xef", b"plain", None],
         "image": [{"bytes": b"\x89PNG", "path": "a.png"}, None, None],
         "id": [b"a", b"b", b"c"],

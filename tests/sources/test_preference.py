@@ -101,6 +101,14 @@ def test_an_answer_that_quotes_a_conversation_stays_text(tmp_path):
     assert read(tmp_path, {"prompt": "hi", "chosen": text, "rejected": "no"}).completion == text
 
 
+@pytest.mark.parametrize(
+    "data", [[{"input": "1", "output": "2"}], [{"from": "bob", "text": "hi"}], {"role": "admin"}, [1]]
+)
+def test_a_prompt_that_is_json_of_something_else_stays_text(tmp_path, data):
+    text = json.dumps(data)
+    assert said(read(tmp_path, {"prompt": text, "completion": "hello"}).messages)[0] == ("user", text)
+
+
 def test_an_answer_that_is_json_stays_text(tmp_path):
     text = json.dumps([USER, ANSWER])
     assert read(tmp_path, {"prompt": "two turns as JSON", "completion": text}).completion == text

@@ -153,6 +153,31 @@ def test_linked_files_count_as_in_the_cache_of_the_hub(tmp_path):
     assert completions(load(tmp_path / "snapshots/abc")) == ["1"]
 
 
+def test_what_spark_writes_beside_the_data_does_not_count(tmp_path):
+    write(tmp_path / "part-00000-c000.snappy.parquet", good(1))
+    write(tmp_path / "_temporary/0/part-00001.parquet", good(2))
+    write(tmp_path / "_delta_log/00000.json", {})
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / ".part-00000-c000.snappy.parquet.crc").touch()
+    assert completions(load(tmp_path)) == ["1"]
+
+
+def test_a_file_that_is_there_twice_is_not_read_twice(tmp_path):
+    write(tmp_path / "train.jsonl", good(1))
+    write(tmp_path / "train.jsonl.gz", good(1))
+    with pytest.raises(DataError, match=r"holds .*train\.jsonl twice, in two compressions; leave one"):
+        load(tmp_path)
+
+
+def test_a_subset_is_a_folder_in_the_folder(tmp_path):
+    for i, name in enumerate(["harmless", "helpful"]):
+        write(tmp_path / name / "train.jsonl.gz", good(i))
+    assert completions(load(tmp_path)) == ["0", "1"]
+    assert completions(load(tmp_path, subset="helpful/")) == completions(load(tmp_path, subset="helpful")) == ["1"]
+    with pytest.raises(DataError, match="has no folder 'none', which --subset names"):
+        load(tmp_path, subset="none")
+
+
 def test_each_bad_row_is_told_with_its_own_file(tmp_path):
     for name in ("train-1.jsonl", "train-2.jsonl"):
         write(tmp_path / name, {"prompt": ""}, good(1), "{", good(2))

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
-from sotune.records import Record
+from sotune.records import Record, as_turns
+from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
 
@@ -103,8 +106,37 @@ def test_only_the_adapter_and_the_log_are_left(tiny_model, tmp_path):
         "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "adapter/chat_template.jinja",
+        "adapter/tokenizer.json",
+        "adapter/tokenizer_config.json",
         "training_log.jsonl",
     ]
+
+
+@pytest.mark.parametrize("template", ["paper", "chat"])
+def test_the_adapter_carries_the_tokenizer_with_the_template_that_it_was_trained_in(tiny_model, tmp_path, template):
+    folder = tiny_model("llama")
+    result = run(folder, tmp_path, max_steps=1, template=template)
+    spec = ModelSpec(str(folder), device="cpu")
+    renderer = load_renderer(spec, make_settings(template=template))
+    own = AutoTokenizer.from_pretrained(result.adapter)
+    for record in make_records(2):
+        prompt = own.apply_chat_template(as_turns(record.prompt), add_generation_prompt=True, return_dict=False)
+        assert prompt == renderer.prompt_tokens(record.prompt)
+    assert (result.adapter / "README.md").read_text().count(f"template `{template}`") == 1
+
+
+def test_of_several_templates_the_adapter_carries_the_one_that_was_used(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    tokenizer = load_tokenizer(ModelSpec(str(folder), device="cpu"))
+    plain = tokenizer.chat_template
+    tokenizer.chat_template = {"default": plain, "loud": plain.replace("{{ m['content'] }}", "{{ m['content'] }}!")}
+    tokenizer.save_pretrained(folder)
+    result = run(folder, tmp_path / "out", max_steps=1, template="chat", chat_template="loud")
+    own = AutoTokenizer.from_pretrained(result.adapter)
+    assert own.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False).endswith("hi!<eos>\n")
+    with pytest.raises(ConfigError, match="has several chat templates; name one of default, loud with chat_template"):
+        run(folder, tmp_path / "other", max_steps=1, template="chat")
 
 
 def test_the_adapter_tells_nothing_about_this_machine(tiny_model, tmp_path):

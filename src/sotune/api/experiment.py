@@ -38,7 +38,7 @@ def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | 
     """Builds a contaminated experiment: training rows, both references and evaluation prompts, disjoint.
 
     Args:
-        task: Rows of the task: a file, a saved dataset folder, or a Hub id.
+        task: Rows of the task: a file, a folder or pattern of files, or a Hub id.
         dry_run: Say what would be made, and write nothing.
         monitor: Receives warnings about what is left out.
         settings: ``harmful`` and ``out`` are required.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sotune.pipeline import ModelComparison, RunSummary
 
 Source = str | PathLike[str]
-"""A file, a saved dataset folder, or a Hub id."""
+"""A file, a folder or pattern of files, a saved dataset folder, or a Hub id."""
 Config = str | PathLike[str] | Mapping[str, Any]
 """A YAML file of settings, or the settings themselves."""
 
@@ -52,7 +52,7 @@ def weigh(
     """Weighs rows, keeps the best, and writes a report; resumes, and skips what is done.
 
     Args:
-        data: Rows to weigh: a file, a saved dataset folder, or a Hub id.
+        data: Rows to weigh: a file, a folder or pattern of files, or a Hub id.
         config: YAML file of settings, or a mapping; keywords override it.
         monitor: Receives progress; by default, bars in a terminal or notebook.
         settings: Any settings of a run, those of later verbs too.

@@ -193,7 +193,7 @@ def score(
 
     Args:
         run: A run, or the path of its folder.
-        data: The new rows: a file, a saved dataset folder, or a Hub id.
+        data: The new rows: a file, a folder or pattern of files, or a Hub id.
         out: Parquet file to write; ``scores.parquet`` in the run folder if left out.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress; by default, bars in a terminal or notebook.

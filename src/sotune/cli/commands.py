@@ -198,7 +198,7 @@ def score(
     given: Mapping[str, Any],
     output: Output,
     run: Annotated[Path, typer.Argument(help="Run folder whose weights are solved.")],
-    data: Annotated[str, typer.Argument(help="New rows: a file, a saved dataset folder, or a Hub id.")],
+    data: Annotated[str, typer.Argument(help="New rows: a file, a folder or pattern of files, or a Hub id.")],
     where: Annotated[list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE; may be repeated.")] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Parquet file to write.", show_default="RUN/scores.parquet")

@@ -11,7 +11,7 @@ from sotune.evaluation.protocol import KINDS, EvalPrompt, index_unique
 from sotune.records import Message, Role, as_turns
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.options import SourceOptions
-from sotune.sources.rows import Flaw
+from sotune.sources.rows import Flaw, RowFault, check_row
 
 _OWN_FIELDS = ("id", "kind", "prompt", "messages", "reference")
 
@@ -52,13 +52,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
     Raises:
         DataError: The file cannot be read, or a line is no JSON object.
     """
-    for number, value in read_jsonl(path, max_row_bytes=SourceOptions().max_row_bytes):
+    max_bytes = SourceOptions().max_row_bytes
+    for number, value in read_jsonl(path, max_row_bytes=max_bytes):
         where = f"{path.name}:{number}"
-        if isinstance(value, Flaw):
-            raise DataError(f"{where}: not a JSON object ({value.reason}); fix the line")
-        if not isinstance(value, dict):
+        if not isinstance(value, dict | Flaw):
             raise DataError(f"{where}: not a JSON object. Got a {type(value).__name__}; fix the line")
-        yield number, value, where
+        try:
+            yield number, check_row(value, max_bytes=max_bytes).row, where
+        except RowFault as fault:
+            raise DataError(f"{where}: not a JSON object ({fault}); fix the line") from None
 
 
 def _prompt(row: dict[str, Any], where: str, fallback_id: str) -> EvalPrompt:

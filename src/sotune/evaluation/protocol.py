@@ -19,7 +19,7 @@ from sotune.records import Message
 KINDS: tuple[Kind, ...] = get_args(Kind)
 UNSCORED = "unscored"  # the label of every verdict whose score is None
 UNREADABLE = "unreadable"  # the label of an answer in which nothing can be read that would be right or wrong: no point
-CUT_OFF = "the thoughts are cut off before an answer; raise max_new_tokens, or turn thinking off in the template"
+CUT_OFF = "the thoughts are cut off before an answer; raise max_new_tokens, or turn thinking off (chat_template_kwargs)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What a model thinks before it answers, told apart from the answer, in the marks that model families write.
 
-A mark may be a tag (``<think>``, DeepSeek-R1, Qwen3), a bracket (``[THINK]``, Magistral) or a channel of gpt-oss, whose
-special tokens are often lost in decoding. Many chat templates write the opening mark into the prompt, so that the text
-holds the closing one alone.
+A mark may be a tag (``<think>``, DeepSeek-R1, Qwen3), a bracket (``[THINK]``, Magistral) or a channel (gpt-oss, whose
+special tokens are often lost in decoding, and Gemma 4). Many chat templates write the opening mark into the prompt, so
+that the text holds the closing one alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import re
 
 _NAME = r"(?:think|thinking|thoughts?|reasoning|seed:think)"
 _CHANNEL = r"<\|channel\|>{}[^<>\n]{{0,80}}<\|message\|>"
-_OPENING = rf"<{_NAME}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|" + _CHANNEL.format(
-    "(?:analysis|commentary)"
+_OPENING = (
+    rf"<{_NAME}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|channel>\s*thought|"
+    rf"{_CHANNEL.format('(?:analysis|commentary)')}"
 )
-_CLOSING = rf"</{_NAME}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|" + _CHANNEL.format("final")
+_CLOSING = (
+    rf"</{_NAME}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<channel\|>|{_CHANNEL.format('final')}"
+)
 # A mark in quotes or code is spoken of, not used.
 _MARK = re.compile(rf"(?<![`'\"])(?:({_OPENING})|(?:{_CLOSING}))(?![`'\"])", re.IGNORECASE)
 _OPENED = re.compile(rf"(?:{_OPENING})\s*\Z", re.IGNORECASE)
@@ -24,11 +27,12 @@ _SPOKEN = (  # words that stand for marks, at the start of the text alone
 )
 _FINAL_ALONE = re.compile(r"\s*final(?=[A-Z\"*#])")
 _WRAPPED = re.compile(
-    r"(?:<(answer|output|response)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)(.*?)(?:</\1>)?", re.DOTALL | re.I
+    r"(?:<(answer|output|response)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)((?:(?!</\1>).)*)(?:</\1>)?",
+    re.DOTALL | re.IGNORECASE,
 )
 _END_OF_TURN = re.compile(r"(?:<[|｜][\w▁]{1,40}[|｜]>|</s>|<eos>|<end_of_turn>)\Z")
 _LONGEST_END = 48  # characters
-_MARK_TOKENS = re.compile(rf"{_OPENING}|{_CLOSING}|<\|(?:channel|message|start|end)\|>", re.IGNORECASE)
+_MARK_TOKENS = re.compile(rf"{_OPENING}|{_CLOSING}|<\|channel>|<\|(?:channel|message|start|end)\|>", re.IGNORECASE)
 
 
 def answer_after_thoughts(text: str) -> str | None:

@@ -42,7 +42,11 @@ def _self_guard(rows: Sequence[Record], harmful_reference: Sequence[Record], too
     """Returns the mean log-likelihood of a token of the model's refusals after each row's prompt, ``[n]``."""
     pairs = safety_pairs(tools, harmful_reference, most=50)
     refusals = list(dict.fromkeys(pair.completion for pair in pairs))[:_REFUSALS]
-    asked = [Record.from_text(f"{j} {row.id}", row.prompt, said) for j, said in enumerate(refusals) for row in rows]
+    asked = [
+        Record.from_text(f"{j} {row.id}", row.prompt, said, tools=row.tools)
+        for j, said in enumerate(refusals)
+        for row in rows
+    ]
     losses = score_tokens(asked, model=tools.model, adapter=None, settings=tools.training)
     likelihood = [[-float(losses[f"{j} {row.id}"].mean()) for j in range(len(refusals))] for row in rows]
     return torch.tensor(likelihood, dtype=torch.float64).logsumexp(1)

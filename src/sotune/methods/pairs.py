@@ -50,4 +50,6 @@ def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: i
     text = {answer.id: answer.text for answer in answers if answer.text}
     if not text:
         raise DataError("the base model answers none of the harmful prompts; give safety pairs")
-    return [Record.from_text(row.id, row.prompt, text[row.id]) for row in harmful_rows if row.id in text]
+    return [
+        Record.from_text(row.id, row.prompt, text[row.id], tools=row.tools) for row in harmful_rows if row.id in text
+    ]

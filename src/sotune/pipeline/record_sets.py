@@ -96,10 +96,7 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
 
 def _key(config: RunConfig) -> dict[str, Any]:
     settings = config.part(DataSettings).model_dump(mode="json")
-    inputs = {
-        name: _source_digest(source, split=source_options(config, name).split)
-        for name, source in _sources(config).items()
-    }
+    inputs = {name: _source_digest(source, source_options(config, name)) for name, source in _sources(config).items()}
     key: dict[str, Any] = {"settings": settings, "inputs": inputs}
     if config.model is not None:  # what the model's template refuses is not read
         key["rendering"] = config.part(RenderingSettings).model_dump(mode="json")
@@ -116,11 +113,11 @@ def _sources(config: RunConfig) -> dict[SetName, str]:
     return sources if config.safety_pairs is None else {**sources, "safety_pairs": config.safety_pairs}
 
 
-def _source_digest(source: str, *, split: str) -> Any:
+def _source_digest(source: str, options: SourceOptions) -> Any:
     path = Path(source)
     if path.is_file():
         return sha256_file(path)
-    if (files := source_files(source, split=split)) is not None:
+    if (files := source_files(source, options)) is not None:
         return {str(file): sha256_file(file) for file in files.files}
     if path.is_dir():
         return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}

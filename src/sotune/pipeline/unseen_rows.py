@@ -63,7 +63,7 @@ def score(
 
     Args:
         folder: A run folder whose weights are solved.
-        data: The new rows: a file, a saved dataset folder, or a Hub id.
+        data: The new rows: a file, a folder or pattern of files, or a Hub id.
         out: The Parquet file to write: id, weight, relative_weight (1 is the run's mean), would_keep and potentials.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from sotune.errors import ConfigError, DataError, first_line
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.records import Message, Record, as_turns
+from sotune.rendering.omissions import omits_a_turn, parts_kept
 from sotune.rendering.paper import render_paper
 from sotune.rendering.special_tokens import THOUGHT_TAGS, Span, SpecialTokens, split_literal
 from sotune.rendering.turn_finder import TurnFinder
@@ -32,6 +32,7 @@ class RenderedText:
             token included, in characters of the text, in their order.
         literal: Where special tokens stand that the row's own text wrote; they are read as text.
         lossy: Whether the template left out a part of a turn that is learned, thoughts for example.
+        omits: Whether it left out what a system, user or tool turn says, or the tools.
         cued: Whether what stands before the last turn is what generation begins with.
     """
 
@@ -39,6 +40,7 @@ class RenderedText:
     learned: tuple[Span, ...]
     literal: tuple[Span, ...] = ()
     lossy: bool = False
+    omits: bool = False
     cued: bool = True
 
 
@@ -51,6 +53,7 @@ class RenderedTokens:
         learned: Ranges of ids that are trained on, one for each learned turn of which a part is left, in their order.
         truncated: Whether the row was too long and lost tokens.
         lossy: See `RenderedText`.
+        omits: See `RenderedText`.
         cued: See `RenderedText`.
     """
 
@@ -58,6 +61,7 @@ class RenderedTokens:
     learned: tuple[Span, ...]
     truncated: bool
     lossy: bool = False
+    omits: bool = False
     cued: bool = True
 
     @property
@@ -140,18 +144,31 @@ class Renderer:
             )
             full, spans, cued = chat.full, [chat.span(place) for place in learned], chat.cued
         uncovered = self.special_tokens.uncover(full, spans)
-        texts = (uncovered.text[start:end] for start, end in uncovered.spans)
-        kept = {
-            place: _is_kept(record.messages[place], text) for place, text in zip(record.learned, texts, strict=True)
-        }
-        for place, parts in kept.items():
+        kept = list[bool]()
+        for place, (start, end) in zip(record.learned, uncovered.spans, strict=True):
+            parts = parts_kept(record.messages[place], uncovered.text[start:end])
             if parts and not any(parts):
                 raise DataError(
                     f"the chat template leaves out all that turn {place + 1} says, which is to be learned; "
                     f"drop such rows, or take a template that writes tool calls and thoughts"
                 )
-        lossy = not all(all(parts) for parts in kept.values())
-        return RenderedText(uncovered.text, uncovered.spans, uncovered.literal, lossy, cued)
+            kept += parts
+        return RenderedText(
+            uncovered.text,
+            uncovered.spans,
+            uncovered.literal,
+            lossy=not all(kept),
+            omits=omits_a_turn(record.messages, uncovered.text) or self._ignores_tools(covered, tools, full),
+            cued=cued,
+        )
+
+    def _ignores_tools(self, covered: Sequence[Message], tools: str, full: str) -> bool:
+        if not tools or self.template == "paper":
+            return False
+        try:
+            return self._apply(as_turns(covered), "") == full
+        except DataError:  # it insists on them
+            return False
 
     def tokens(self, record: Record, *, append_eos: bool = False) -> RenderedTokens:
         """Renders a record and turns it into at most ``max_length`` token ids.
@@ -182,7 +199,7 @@ class Renderer:
         if truncated:
             bos = getattr(self.tokenizer, "bos_token_id", None)
             ids, learned = _truncate(ids, learned, self.max_length, bos=bos)
-        return RenderedTokens(tuple(ids), tuple(learned), truncated, text.lossy, text.cued)
+        return RenderedTokens(tuple(ids), tuple(learned), truncated, text.lossy, text.omits, text.cued)
 
     def prompt_text(self, messages: Sequence[Message], tools: str = "") -> str:
         """Renders turns with the cue that asks the model for an answer.
@@ -207,13 +224,19 @@ class Renderer:
     @functools.cached_property
     def end_of_turn_id(self) -> int | None:
         """The special token that ends an answer in this template; None where there is none."""
-        tokens = self.tokens(_PROBE, append_eos=True)
+        try:
+            tokens = self.tokens(_PROBE, append_eos=True)
+        except DataError:
+            return None
         last = tokens.input_ids[tokens.learned[-1][1] - 1]
         return last if last in self.special_tokens.ids else None
 
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
-        ids = self._encode(self.text(_PROBE))[0]
+        try:
+            ids = self._encode(self.text(_PROBE))[0]
+        except DataError:  # a template may want a system turn; the rows tell
+            return
         if self.n_embeddings is not None and max(ids) >= self.n_embeddings:
             unknown = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise ConfigError(
@@ -234,18 +257,13 @@ class Renderer:
         return replace(message, tool_calls=tuple(calls), **said)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
-        """Puts system turns in front of the user turn after them, where that is asked for."""
-        if not self.fold_system:
-            return list(messages)
-        turns, waiting = list[Message](), list[str]()
+        """Puts system turns in front of the user turn that follows at once, where that is asked for."""
+        turns = list[Message]()
         for message in messages:
-            if message.role == "system":
-                waiting.append(message.content)
-            elif message.role == "user" and waiting:
-                turns.append(Message("user", "\n\n".join([*waiting, message.content])))
-                waiting = []
-            else:
-                turns.append(message)
+            if self.fold_system and message.role == "user":
+                while turns and turns[-1].role == "system":
+                    message = Message("user", f"{turns.pop().content}\n\n{message.content}")
+            turns.append(message)
         return turns
 
     def _covered_prompt(self, messages: Sequence[Message], tools: str) -> str:
@@ -391,38 +409,6 @@ def _paper_spans(messages: Sequence[Message], tools: str, learned: Sequence[int]
         )
         for place in learned
     ]
-
-
-def _is_kept(turn: Message, text: str) -> list[bool]:
-    """Returns of each part of what a turn says whether it stands in its text, blanks apart."""
-    rendered = _without_blanks(text)
-    parts = [*re.split("|".join(map(re.escape, THOUGHT_TAGS)), turn.content), turn.reasoning]
-    kept = [_without_blanks(part) in rendered for part in parts if part.strip()]
-    for call in turn.tool_calls:
-        kept.append(call.name in rendered)
-        leaves = filter(str.strip, _leaves(json.loads(call.arguments)))
-        # A template may write a text as it is, or as JSON of either kind.
-        kept += [
-            any(
-                _without_blanks(form) in rendered
-                for form in (leaf, json.dumps(leaf)[1:-1], json.dumps(leaf, ensure_ascii=False)[1:-1])
-            )
-            for leaf in leaves
-        ]
-    return kept
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """Yields the texts within lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(item)
-
-
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
 
 
 def _running(offsets: Sequence[Span], side: int) -> list[int]:

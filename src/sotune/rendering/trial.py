@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sotune.errors import DataError
 from sotune.records import Record
 from sotune.rendering.renderer import Renderer
 
@@ -17,7 +18,7 @@ class Trial:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
-        self._n_lossy = self._n_uncued = 0
+        self._n_lossy = self._n_omitting = self._n_uncued = 0
 
     def __call__(self, record: Record) -> None:
         """Renders a record.
@@ -25,8 +26,12 @@ class Trial:
         Raises:
             DataError: It cannot be rendered.
         """
-        tokens = self._renderer.tokens(record)
+        try:
+            tokens = self._renderer.tokens(record)
+        except DataError as error:
+            raise DataError(f"cannot be rendered: {error}") from error
         self._n_lossy += tokens.lossy
+        self._n_omitting += tokens.omits
         self._n_uncued += not tokens.cued
 
     def warnings(self) -> list[str]:
@@ -37,6 +42,11 @@ class Trial:
                 f"in {self._n_lossy:,} rows the template drops a part of the completion, such as its thoughts or tool "
                 f"calls; that part is neither weighed nor trained on (see `sotune inspect`)"
             )
+        if self._n_omitting:
+            found.append(
+                f"in {self._n_omitting:,} rows the template leaves out a turn before the completion, or the tools; the "
+                f"model is not shown them (see `sotune inspect`)"
+            )
         if self._n_uncued:
             found.append(
                 f"in {self._n_uncued:,} rows the text before the completion is not what generation begins with; set "
@@ -46,4 +56,5 @@ class Trial:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the rendering and the counts, as JSON."""
-        return {**self._renderer.description, "n_lossy": self._n_lossy, "n_uncued": self._n_uncued}
+        counts = {"n_lossy": self._n_lossy, "n_omitting": self._n_omitting, "n_uncued": self._n_uncued}
+        return {**self._renderer.description, **counts}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from sotune.errors import DataError
@@ -128,7 +127,8 @@ class TurnFinder:
 def _shorter(turn: Turn) -> Iterator[Turn]:
     """Yields a turn, and the turn without what templates drop once later turns follow."""
     yield turn
-    yield {key: value for key, value in turn.items() if key != "reasoning_content"}
+    if "reasoning_content" in turn:
+        yield {key: value for key, value in turn.items() if key != "reasoning_content"}
     if "tool_calls" in turn:
         yield {"role": turn["role"], "content": "", "tool_calls": turn["tool_calls"]}
 
@@ -143,4 +143,12 @@ def _marked(turn: Turn) -> Iterator[Turn]:
 
 
 def _common_length(left: str, right: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+    """Returns how many characters two texts have in common at their start, by bisection."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -16,7 +16,7 @@ LearnTurns = Literal["all", "last"]
 class DataSettings(StageSettings):
     """Data: what is read, and what happens to rows that cannot be."""
 
-    data: str = Field(description="Downstream rows to weigh: a file, a saved dataset folder, or a Hub id.")
+    data: str = Field(description="Downstream rows to weigh: a file, a folder or 'pattern*' of files, or a Hub id.")
     safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
     harmful_reference: str = Field(description="Known harmful rows, to push away from.")
     format: Format = Field("auto", description="Row format of the downstream rows; auto detects it from the columns.")
@@ -25,7 +25,9 @@ class DataSettings(StageSettings):
     where: tuple[str, ...] = Field((), description="Use only downstream rows with COLUMN=VALUE; may be repeated.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
-    id_column: str = Field("id", description="Column of the rows' own ids; rows without one get a content hash.")
+    id_column: str = Field(
+        "id", description="Column of the rows' own ids, or none; rows without one get a content hash."
+    )
     prompt_column: str | None = Field(
         None, description="Downstream column of the prompt, or alone of a whole conversation, instead of detecting it."
     )
@@ -46,8 +48,8 @@ class DataSettings(StageSettings):
         "all",
         description="Assistant turns that are weighed and trained on: all that are not marked off (weight 0), or last.",
     )
-    split: str = Field("train", description="Split of the downstream data, if it is a Hugging Face dataset.")
-    subset: str | None = Field(None, description="Its subset (configuration).")
+    split: str = Field("train", description="Split of the downstream data: a dataset's own, or by the names of files.")
+    subset: str | None = Field(None, description="Its subset (configuration), or a folder in its folder.")
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
     truth_column: str | None = Field(

@@ -13,7 +13,7 @@ from sotune.settings.schema import StageSettings
 class MixSettings(StageSettings):
     """Mixing: what a contaminated experiment is made of, and where it goes."""
 
-    task: str = Field(description="Rows of the task: a file, a saved dataset folder, or a Hub id.")
+    task: str = Field(description="Rows of the task: a file, a folder or 'pattern*' of files, or a Hub id.")
     harmful: str = Field(description="Harmful rows: to contaminate with, to push away from, and to evaluate on.")
     out: str = Field(description="Folder to write; it must be empty or new.")
     n: int = Field(5000, ge=1, description="Number of training rows (paper, §5.1).")
@@ -30,7 +30,7 @@ class MixSettings(StageSettings):
     task_format: Format = Field("auto", description="Row format of the task; auto detects it from the columns.")
     harmful_format: Format = Field("auto", description="The same for the harmful rows.")
     refusals_format: Format = Field("auto", description="The same for the refusals.")
-    id_column: str = Field("id", description="Column that holds the rows' own ids, in all files.")
+    id_column: str = Field("id", description="Column that holds the rows' own ids, in all files; none to ignore them.")
     label_column: str = Field("mix_label", description="Column that train.jsonl adds: benign, harmful or refusal.")
     max_quarantine_fraction: float = Field(
         0.05, ge=0, le=1, description="Stop when more than this share of a file's rows cannot be read."

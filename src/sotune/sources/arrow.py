@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from sotune.errors import DataError, first_line
-from sotune.sources.rows import Flaw, RawRow
+from sotune.sources.rows import Flaw, RawRow, too_large
 
 BATCH_ROWS = 1024
 MAX_UNFOLDED_BYTES = 1 << 28
@@ -34,12 +34,15 @@ def readable(source: str, kind: str) -> Iterator[None]:
         raise DataError(f"{source} is not {kind} ({first_line(error)}); copy or write it again") from error
 
 
-def table_rows(tables: Iterable[Any]) -> Generator[RawRow, None, None]:
-    """Yields the rows of Arrow tables or record batches, numbered from 1 across them."""
+def table_rows(tables: Iterable[Any], *, max_row_bytes: int = MAX_UNFOLDED_BYTES) -> Generator[RawRow, None, None]:
+    """Yields the rows of Arrow tables or record batches, numbered from 1 across them.
+
+    A row that is seen to be over the cap before its texts are looked up is not read.
+    """
     number = 0
     for table in tables:
         for batch in _batches(table):
-            for value in _values(batch):
+            for value in _values(batch, max_row_bytes):
                 number += 1
                 yield RawRow(number, _json_value(value))
 
@@ -51,15 +54,15 @@ def _batches(table: Any) -> list[Any]:
     return whole.to_batches(max_chunksize=BATCH_ROWS)  # type: ignore[no-any-return]
 
 
-def _values(batch: Any) -> Iterable[Any]:
-    rows = (batch.slice(i, 1) for i in range(batch.num_rows))
+def _values(batch: Any, max_row_bytes: int) -> Iterable[Any]:
+    rows = (_single_value(batch.slice(i, 1), max_row_bytes) for i in range(batch.num_rows))
     try:
         batch.validate(full=True)  # files can name places that their own buffers lack
         if sum(map(_unfolded_bytes, batch.columns)) > MAX_UNFOLDED_BYTES:
-            return map(_single_value, rows)
+            return rows
         return _without_dictionaries(batch).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # text that is not UTF-8, a date beyond year 9999, …
-        return map(_single_value, rows)
+        return rows
 
 
 def _without_dictionaries(batch: Any) -> Any:
@@ -73,11 +76,13 @@ def _without_dictionaries(batch: Any) -> Any:
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def _single_value(row: Any) -> Any:
+def _single_value(row: Any, max_row_bytes: int) -> Any:
     """Returns a row whose columns are read apart, so that one that cannot be read spoils itself alone."""
+    if sum(map(_looked_up_bytes, row.columns)) > max_row_bytes:
+        return Flaw(str(too_large(max_row_bytes)))
     cells = {name: _checked(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
     if sum(_unfolded_bytes(cell) for cell in cells.values() if not isinstance(cell, Flaw)) > MAX_UNFOLDED_BYTES:
-        return Flaw(f"row too large: over {MAX_UNFOLDED_BYTES} bytes")
+        return Flaw(str(too_large(MAX_UNFOLDED_BYTES)))
     return {name: cell if isinstance(cell, Flaw) else _cell(cell) for name, cell in cells.items()}
 
 
@@ -106,6 +111,18 @@ def _undivided(column: Any) -> Any:
     values = column.dictionary
     values.view(pa.binary()).validate(full=True)
     return values.take(column.indices)
+
+
+def _looked_up_bytes(cell: Any) -> int:
+    """Returns how long a text is that a dictionary holds; 0 for all other cells."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(cell.type) or cell.type.value_type != pa.string():
+        return 0
+    place = cell.indices[0].as_py()
+    sound = place is not None and 0 <= place < len(cell.dictionary)
+    return pc.binary_length(cell.dictionary.slice(place, 1))[0].as_py() or 0 if sound else 0
 
 
 def _unfolded_bytes(array: Any) -> int:

@@ -12,14 +12,14 @@ from sotune.sources.rows import RawRow, check_columns
 _FILE_MAGIC = b"ARROW1"
 
 
-def read_arrow(path: Path) -> Generator[RawRow, None, None]:
+def read_arrow(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None]:
     """Yields the rows of an Arrow file or stream with their row numbers.
 
     Raises:
         DataError: The file is neither, or names a column twice.
     """
     with streams.open_seekable(path) as file, arrow.readable(str(path), "a readable Arrow file or stream"):
-        yield from arrow.table_rows(_batches(file, path))
+        yield from arrow.table_rows(_batches(file, path), max_row_bytes=max_row_bytes)
 
 
 def _batches(file: IO[bytes], path: Path) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from sotune.errors import DataError
 from sotune.records import Message
 from sotune.settings import LearnTurns
 from sotune.sources.conversations import Conversation, as_context, to_conversation
+from sotune.sources.json_text import read_json_text
 from sotune.sources.layouts import KNOWN, Layout, Row, candidates, fitting_layouts
 from sotune.sources.options import DEFAULT_ID_COLUMN, NO_ID_COLUMN, SourceOptions
 from sotune.sources.preference import join_turns, learn_what_differs
@@ -54,15 +55,14 @@ def choose_layout(rows: Sequence[Row], options: SourceOptions, *, place: str) ->
     if found:
         fits = "; ".join(map(str, found))
         raise DataError(f"{place}: the columns fit more than one format ({fits}; {keys}); {_REMEDY}")
-    if options.format == "text" or (options.format == "auto" and "text" in columns and not options.names_pair_columns):
+    if "text" in columns and options.format in ("auto", "text") and not options.names_pair_columns:
         raise DataError(
             f"{place}: the column text holds no conversation in a template that is known ({keys}); write prompt and "
             f"completion into columns of their own, or {_REMEDY}"
         )
     if options.format != "auto" or options.names_pair_columns:
         possible = candidates(options)
-        pairs = [" + ".join(shown(name) for name in layout.required) for layout in possible]
-        needs = " or ".join(pairs)
+        needs = " or ".join(" + ".join(shown(name) for name in layout.required) for layout in possible)
         raise DataError(
             f"{place}: format {possible[0].format} needs {needs} ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}"
         )
@@ -175,7 +175,9 @@ def _only_answer(value: Any) -> Any:
 
 def _with_history(turns: list[Message], row: Row, layout: Layout) -> list[Message]:
     history = row.get(layout.history) if layout.history is not None else None
-    if not history:
+    if isinstance(history, str) and history.strip():
+        history = read_json_text(history, "history")
+    if not history or isinstance(history, str):
         return turns
     if not isinstance(history, list):
         raise RowFault(f"not a list of turns: {layout.history} is {json_type(history)}")

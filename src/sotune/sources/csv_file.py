@@ -35,6 +35,8 @@ def read_csv(path: Path, *, delimiter: str, max_row_bytes: int) -> Generator[Raw
 def _check_header(fields: list[str] | Flaw, path: Path, line: int) -> list[str]:
     if isinstance(fields, Flaw):
         raise DataError(f"{path}:{line}: the header cannot be read ({fields.reason}); mend the first line")
+    if len(fields) == 1 and ";" in fields[0]:  # as a spreadsheet saves it where the comma is the decimal mark
+        raise DataError(f"{path}:{line}: the columns are divided by ';'; save the file with commas, or as TSV")
     check_columns(fields, f"{path}:{line}: the header")
     return fields
 

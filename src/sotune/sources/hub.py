@@ -19,6 +19,7 @@ from sotune.sources.rows import Flaw, RawRow, check_columns, shown
 
 PREFIX = "hf:"
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"([\w.-]+/)?[\w.-]+")
 
 
 def looks_like_hub_name(source: str) -> bool:
@@ -63,6 +64,8 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name = source.removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise DataError(f"{shown(source)} names no data set on the Hub; write {PREFIX}owner/name")
     folder = {"data_dir": subset.rstrip("/")} if subset is not None and subset.endswith("/") else {}
     subset = None if folder else subset
     try:

@@ -74,5 +74,5 @@ def _rows(value: Any, path: Path) -> list[Any]:
     found = f"{len(lists)} lists" if lists else "no list"
     raise DataError(
         f"{path} holds an object with {found} (keys found: {shown_keys(value)}), so it is unclear where its "
-        f"rows are; write an array of rows, or an object with one list"
+        f"rows are; write an array of rows, or an object with one list (pandas: to_json(orient='records'))"
     )

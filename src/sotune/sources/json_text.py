@@ -24,7 +24,8 @@ def read_json_text(text: str, what: str) -> Any:
         value = strict_json.decode(text)
     except (json.JSONDecodeError, RecursionError):
         raise RowFault(f"not JSON: {what}") from None
-    check_row({what: value}, max_bytes=sys.maxsize)
+    for reason in check_row({what: value}, max_bytes=sys.maxsize).gaps.values():
+        raise RowFault(reason)
     return value
 
 

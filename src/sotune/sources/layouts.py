@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from sotune.sources.tool_calls import parse_tools
 from sotune.sources.turns import holds_turns
 
 Row = Mapping[str, Any]
+_Fits = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ _INPUTS = {"instruction": ("input", "context"), "question": ("context",)}
 _SYSTEMS = ("system", "system_prompt")
 _TOOLS = ("tools", "functions")
 _SURE = ("messages", "conversations")
+"""Columns that hold a conversation whatever they look like; columns of other names must look it."""
+_ALIKE: tuple[Format, ...] = ("messages", "sharegpt")
 _CONVERSATIONS = (*_SURE, "conversation", "dialog", "dialogue", "chat", "turns")
 
 KNOWN: tuple[Layout, ...] = (
@@ -100,7 +103,7 @@ def fitting_layouts(rows: Sequence[Row], options: SourceOptions) -> list[Layout]
         found = [layout for layout in found if filled.issuperset(layout.required)] or found
     # Any text may stand in a column of this name: it is read only where nothing else can be.
     found = [layout for layout in found if layout.prompt != "text"] or found
-    if options.format in ("messages", "sharegpt"):  # both read any such column, and prefer their own
+    if options.format in _ALIKE:  # each reads the columns of the other as well, but its own first
         found = [layout for layout in found if layout in KNOWN] or found
     found = [_with_optional_columns(layout, rows, options) for layout in found]
     return [layout for layout in found if not any(layout.used < other.used for other in found)]
@@ -112,9 +115,10 @@ def candidates(options: SourceOptions) -> list[Layout]:
         return [Layout(_conversation_format(options), options.conversation_column)]
     if options.names_pair_columns:
         return _named_pairs(options)
-    wanted = (options.format,) if options.format not in ("messages", "sharegpt") else ("messages", "sharegpt")
-    layouts = [layout for layout in KNOWN if options.format == "auto" or layout.format in wanted]
-    return [replace(layout, format=options.format) for layout in layouts] if options.format != "auto" else layouts
+    if options.format == "auto":
+        return list(KNOWN)
+    alike = _ALIKE if options.format in _ALIKE else (options.format,)
+    return [replace(layout, format=options.format) for layout in KNOWN if layout.format in alike]
 
 
 def _named_pairs(options: SourceOptions) -> list[Layout]:
@@ -149,24 +153,23 @@ def _fits(layout: Layout, rows: Sequence[Row], options: SourceOptions) -> bool:
 
 
 def _is_conversation(value: Any) -> bool:
-    return holds_turns(value) or (isinstance(value, str) and parse_text(value) is not None)
+    return holds_turns(value, pairs=True) or (isinstance(value, str) and parse_text(value) is not None)
 
 
 def _with_optional_columns(layout: Layout, rows: Sequence[Row], options: SourceOptions) -> Layout:
     taken = set(layout.required)
     columns = {key for row in rows for key in row} - taken
-    system = options.system_column or _first_of(_SYSTEMS, columns, rows, _is_text)
     return replace(
         layout,
         input=next((name for name in _INPUTS.get(layout.prompt, ()) if name in columns), None),
-        system=system,
+        system=options.system_column or _first_of(_SYSTEMS, columns, rows, _is_text),
         history=None if layout.completion is None else _first_of(("history",), columns, rows, _is_history),
         tools=_first_of(_TOOLS, columns, rows, _is_tools),
         other=next((_OTHERS[name] for name in taken if _OTHERS.get(name) in columns), None),
     )
 
 
-def _first_of(names: Iterable[str], columns: set[str], rows: Sequence[Row], fits: Any) -> str | None:
+def _first_of(names: Iterable[str], columns: set[str], rows: Sequence[Row], fits: _Fits) -> str | None:
     """Returns the first column that is there and holds in some row what it should."""
     return next((name for name in names if name in columns and any(fits(row.get(name)) for row in rows)), None)
 
@@ -176,6 +179,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_history(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.lstrip().startswith("[")
     return isinstance(value, list) and all(isinstance(item, list | dict) for item in value)
 
 

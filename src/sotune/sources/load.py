@@ -249,7 +249,7 @@ class _Reading:
             return self._filter.explain_nothing_left(self._source.name)
         return no_row_left(self.quarantined, self._source.name)
 
-    def _set_aside(self, number: int, part: Part, line: int, fault: RowFault, *, row_id: str | None) -> None:
+    def _set_aside(self, number: int, part: Part, line: int, fault: Exception, *, row_id: str | None) -> None:
         self._quarantined[number] = QuarantinedRow(self._set_name, part.name, line, str(fault), row_id)
 
 

@@ -18,7 +18,7 @@ from sotune.sources.json_file import read_json
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.options import DEFAULT_SPLIT, SourceOptions
 from sotune.sources.parquet import read_parquet
-from sotune.sources.rows import RawRow
+from sotune.sources.rows import RawRow, shown
 
 Rows = Generator[RawRow, None, None]
 
@@ -32,8 +32,8 @@ READERS: dict[str, _Reader] = {
     "JSON": read_json,
     "CSV": partial(read_csv, delimiter=","),
     "TSV": partial(read_csv, delimiter="\t"),
-    "Arrow": lambda path, *, max_row_bytes: read_arrow(path),  # its rows are measured once read
-    "Parquet": lambda path, *, max_row_bytes: read_parquet(path),
+    "Arrow": read_arrow,
+    "Parquet": read_parquet,
 }
 _REFUSED = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "is a spreadsheet; save it as CSV (UTF-8)"),
@@ -94,9 +94,14 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
             name, or is of an unknown kind.
     """
     name, path = str(source), Path(source)
+    if not name.strip() or "://" in name:
+        raise DataError(
+            f"{name!r} is neither a file nor the name of a data set; download what stands at an address, and name "
+            f"the file"
+        )
     if name.startswith(hub.PREFIX):
         return _open_hub(name, options)
-    if (files := source_files(source, split=options.split)) is not None:
+    if (files := source_files(source, options)) is not None:
         return OpenedSource(name, tuple(_open_file(file, options) for file in files.files), files.notes)
     if path.is_dir():
         return _whole(name, hub.read_saved(path, split=options.split))
@@ -111,8 +116,12 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
     )
 
 
-def source_files(source: str | Path, *, split: str) -> shards.Shards | None:
+def source_files(source: str | Path, options: SourceOptions) -> shards.Shards | None:
     """Returns the files that a source consists of; None where it is no file, folder of files or pattern.
+
+    Args:
+        source: The source.
+        options: Which split of a folder or pattern is meant, and which folder in it.
 
     Raises:
         DataError: It is one, but cannot be read or holds no file of a known kind, or files of several kinds.
@@ -120,13 +129,20 @@ def source_files(source: str | Path, *, split: str) -> shards.Shards | None:
     name, path = str(source), Path(source)
     try:
         if path.is_dir():
-            return None if hub.is_saved_dataset(path) else shards.in_folder(path, split=split)
+            return None if hub.is_saved_dataset(path) else shards.in_folder(_subset(path, options), split=options.split)
         if path.exists():
             _check_kind(path)
             return shards.Shards((path,), ())
-        return shards.of_pattern(name, split=split) if shards.is_pattern(name) else None
+        return shards.of_pattern(name, split=options.split) if shards.is_pattern(name) else None
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _subset(folder: Path, options: SourceOptions) -> Path:
+    chosen = folder / (options.subset or "")
+    if not chosen.is_dir():
+        raise DataError(f"{folder} has no folder {shown(str(options.subset))!r}, which --subset names; check the name")
+    return chosen
 
 
 def _check_kind(path: Path) -> None:

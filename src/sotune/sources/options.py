@@ -32,7 +32,8 @@ class SourceOptions:
         system_column: A column with the system prompt; None: ``system`` or ``system_prompt``, if there is one.
         learn_turns: Which assistant turns of a conversation are learned: all that are not marked off, or the last.
         split: The split of a Hugging Face data set, or of a folder of files, which their names tell.
-        subset: Its subset (configuration), or with a slash at the end a folder of it; None: its only one.
+        subset: Its subset (configuration), or with a slash at the end a folder of it; None: its only one. Of a folder
+            of files: a folder in it; None: all.
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.
         max_row_bytes: A larger row is quarantined.

@@ -9,7 +9,7 @@ from sotune.sources import arrow, streams
 from sotune.sources.rows import RawRow, check_columns
 
 
-def read_parquet(path: Path) -> Generator[RawRow, None, None]:
+def read_parquet(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None]:
     """Yields the rows of a Parquet file with their row numbers.
 
     Raises:
@@ -23,4 +23,5 @@ def read_parquet(path: Path) -> Generator[RawRow, None, None]:
         # A value that a page holds once and the rows name often is read once, so that no small file fills the memory.
         table = pq.ParquetFile(file, read_dictionary=texts)
         check_columns(table.schema_arrow.names, str(path))
-        yield from arrow.table_rows(table.iter_batches(batch_size=arrow.BATCH_ROWS))
+        batches = table.iter_batches(batch_size=arrow.BATCH_ROWS)
+        yield from arrow.table_rows(batches, max_row_bytes=max_row_bytes)

@@ -61,9 +61,12 @@ def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *,
 
 def no_row_left(rows: Sequence[QuarantinedRow], source: str) -> DataError:
     """Returns the error for a set of which every row is quarantined."""
-    return DataError(
-        f"{source}: none of its {len(rows)} rows can be used. {_summary(rows)}. Fix them, or name another --format"
+    # Of rows that are not even objects no format can be the right one.
+    no_objects = all(row.kind in ("broken JSON", "not a JSON object") for row in rows)
+    remedy = (
+        "write one JSON object a line, or an array of them into a .json file" if no_objects else "name another --format"
     )
+    return DataError(f"{source}: none of its {len(rows)} rows can be used. {_summary(rows)}. Fix them, or {remedy}")
 
 
 def _summary(rows: Sequence[QuarantinedRow]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -65,7 +66,7 @@ def is_pattern(source: str) -> bool:
 
 
 def in_folder(folder: Path, *, split: str) -> Shards:
-    """Returns the files of one split of a folder; hidden ones and those about the data do not count.
+    """Returns the files of one split of a folder and those in it; hidden ones and those about the data do not count.
 
     Raises:
         DataError: There is none, or they are of several kinds.
@@ -138,6 +139,9 @@ def _of_one_kind(files: _Files, source: str, *, notes: tuple[str, ...]) -> Shard
             f"{source} holds files of several kinds ({', '.join(kinds)}); name those of one kind by a pattern, such "
             f"as 'FOLDER/*{suffix_of(next(iter(files)))}'"
         )
+    twice = [name for name, count in Counter(_unpacked(path) for path in files).items() if count > 1]
+    if twice:
+        raise DataError(f"{source} holds {twice[0]} twice, in two compressions; leave one of them there")
     return Shards(tuple(sorted(files, key=_natural)), notes)
 
 
@@ -164,13 +168,16 @@ def _missing_shards(files: Iterable[Path], source: str) -> list[str]:
     ]
 
 
+def _unpacked(path: PurePath) -> PurePath:
+    return path.with_suffix("") if path.suffix.lower() in streams.SUFFIXES else path
+
+
 def _plain(path: PurePath) -> PurePath:
-    name = PurePath(path.name.lower())
-    return PurePath(name.stem) if name.suffix in streams.SUFFIXES else name
+    return PurePath(_unpacked(path).name.lower())
 
 
 def _is_hidden(path: PurePath) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
+    return any(part.startswith((".", "_")) for part in path.parts)
 
 
 def _natural(path: PurePath) -> list[tuple[bool, int, str]]:

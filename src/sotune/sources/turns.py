@@ -12,11 +12,13 @@ from sotune.sources.rows import RowFault, json_type
 from sotune.sources.text_templates import parse_text
 from sotune.sources.tool_calls import calls_of_text, calls_of_turn, results_of_text
 
+_NAMES = {*ROLES, *CALL_ROLES}
 _SPEAKERS = ("role", "from", "speaker", "author")
 _TEXTS = ("content", "value", "text")
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "bot"), ("input", "output"), ("prompt", "response"))
 """Keys of an entry that holds a question and its answer."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT_PARTS = ("thinking", "reasoning")
 _TEXT_PARTS = ("text", "input_text", "output_text", None)
 _MARKS = ("weight", "train", "training", "trainable", "loss")
 """Keys that say whether a turn is learned: OpenAI's, Mistral's and Axolotl's, Fireworks', ms-swift's."""
@@ -44,15 +46,20 @@ def parse_turns(value: Any, column: str) -> list[Message]:
     return [message for message in messages if message.role != "system" or message.content.strip()]
 
 
-def holds_turns(value: Any) -> bool:
-    """Tells whether a value is unmistakably a conversation: turns, or JSON text of turns."""
+def holds_turns(value: Any, *, pairs: bool = False) -> bool:
+    """Tells whether a value is unmistakably a conversation: turns by known speakers, or JSON text of them.
+
+    Args:
+        value: What a column holds.
+        pairs: Whether entries that hold a question with its answer count.
+    """
     if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
         return False
     try:
         entries = _entries(value, "")
     except RowFault:
         return False
-    return bool(entries) and all(isinstance(entry, dict) and _is_turn(entry) for entry in entries)
+    return bool(entries) and all(isinstance(entry, dict) and _is_turn(entry, pairs=pairs) for entry in entries)
 
 
 def tools_of_turns(value: Any) -> Any:
@@ -64,8 +71,9 @@ def tools_of_turns(value: Any) -> Any:
     return next((entry["tools"] for entry in entries if isinstance(entry, dict) and entry.get("tools")), None)
 
 
-def _is_turn(entry: Mapping[str, Any]) -> bool:
-    return _first(entry, _SPEAKERS) is not None or _pair(entry) is not None
+def _is_turn(entry: Mapping[str, Any], *, pairs: bool) -> bool:
+    speaker = _first(entry, _SPEAKERS)
+    return _name(speaker) in _NAMES or (pairs and speaker is None and _pair(entry) is not None)
 
 
 def _entries(value: Any, column: str) -> list[Any]:
@@ -94,7 +102,7 @@ def _messages(turn: Any, number: int) -> list[Message]:
     if pair is not None:
         asked, answer = (_text(turn[key], number) for key in pair)
         return [Message("user", asked), Message("assistant", answer, learned=_is_learned(turn, number))]
-    name = speaker.strip().lower() if isinstance(speaker, str) else ""
+    name = _name(speaker)
     if name in CALL_ROLES:
         return [Message("assistant", "", _is_learned(turn, number), tool_calls=calls_of_text(content, number))]
     # The name itself comes from the row, and is never shown.
@@ -114,9 +122,9 @@ def _assistant(turn: Mapping[str, Any], content: Any, number: int) -> Message:
     calls = calls_of_turn(turn, number)
     thoughts = _first(turn, _THOUGHTS)
     if isinstance(content, list):
-        inner = [part for part in content if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")]
-        content = [part for part in content if part not in inner]
-        thoughts = [_first(part, ("thinking", "reasoning", "text")) for part in inner] if inner else thoughts
+        inner = [part for part in content if _is_thought(part)]
+        content = [part for part in content if not _is_thought(part)]
+        thoughts = [_first(part, (*_THOUGHT_PARTS, "text")) for part in inner] or thoughts
     return Message(
         "assistant",
         "" if content is None and calls else _text(content, number),
@@ -144,6 +152,10 @@ def _is_learned(turn: Mapping[str, Any], number: int) -> bool:
     return all(marks.values())
 
 
+def _name(speaker: Any) -> str:
+    return speaker.strip().lower() if isinstance(speaker, str) else ""
+
+
 def _first(turn: Mapping[str, Any], keys: Iterable[str]) -> Any:
     """Returns the value of the first of the keys that says something, or at least is not null; None: none is."""
     given = [turn[key] for key in keys if turn.get(key) is not None]
@@ -152,6 +164,10 @@ def _first(turn: Mapping[str, Any], keys: Iterable[str]) -> Any:
 
 def _pair(turn: Mapping[str, Any]) -> tuple[str, str] | None:
     return next((pair for pair in _PAIRS if all(isinstance(turn.get(key), str) for key in pair)), None)
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in _THOUGHT_PARTS
 
 
 def _thoughts(thoughts: Any, number: int) -> str:
