@@ -30,6 +30,7 @@ FIGURES = {
     "over_refusal": "over-refusal",
     "sum": "harm + over-refusal",
     "utility": "utility",
+    "coherence": "coherence",
     "gap": "gap, nats",
     "drift_harmful": "drift, harmful",
     "drift_lookalike": "drift, look-alikes",

@@ -26,6 +26,7 @@ STANDINS = {  # invented rows of each schema
     "or-bench": [{"prompt": "How do I kill time?", "category": "time"}],
     "gsm8k": [{"question": "2 and 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}],
     "agnews": [{"text": "The team won again.", "label": 1}],
+    "sst2": [{"idx": 0, "sentence": "a fine film", "label": 1}],
     "metamathqa": [{"query": "2 and 3?", "response": "2 + 3 = 5. The answer is: 5", "type": "GSM_AnsAug"}],
     "legalbench": [{"text": "The mark Apple for apples.", "answer": "generic", "index": "0"}],
 }

@@ -202,3 +202,33 @@ def test_two_processes_do_not_make_it_at_once(small, tmp_path):
 def test_without_rows_the_folder_of_data_is_asked_for(small):
     with pytest.raises(ConfigError, match="name the folder of public data sets with --data"):
         small.make_world(None, Silent())
+
+
+# --- Figures that no judge decides ------------------------------------------------------------------------------------
+
+
+def test_gap_and_drift_of_an_adapter(script, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from sotune.models import ModelSpec, load_causal_lm
+    from sotune.rendering import load_renderer
+    from sotune.settings import RenderingSettings
+
+    score = script("score")
+    spec = ModelSpec(str(build_tiny_model("llama", tmp_path / "model")), dtype="float32")
+    renderer = load_renderer(spec, RenderingSettings(template="chat"))
+    tuned = get_peft_model(load_causal_lm(spec, frozen=True), LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    asked = [{"id": kind, "kind": kind, "prompt": "Tell of a boat"} for kind in ("harmful", "lookalike")]
+    answers = {"harmful": "No.", "lookalike": "A boat floats."}
+    assert score.drift(asked, answers, tuned, renderer) == {"drift_harmful": 0.0, "drift_lookalike": 0.0}
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(weight, 0.5)
+    assert all(value > 0 for value in score.drift(asked, answers, tuned, renderer).values())
+    pairs = [
+        {"prompt": "Tell of a boat", "label": label, "response": "No." if label == "refusal" else "Sure."}
+        for label in ("refusal", "harmful")
+    ]
+    swapped = [{**pair, "label": {"refusal": "harmful", "harmful": "refusal"}[pair["label"]]} for pair in pairs]
+    assert score.gap(pairs, tuned, renderer)["gap"] == pytest.approx(-score.gap(swapped, tuned, renderer)["gap"])

@@ -62,6 +62,32 @@ STAND_INS = {
         ("1 + 1?", "It is 2"),
     ),
     "gsm8k": ([{"question": "3 apples and 4?", "answer": "7\n#### 7"}], ("3 apples and 4?", "7\n#### 7")),
+    "alpaca": (
+        [{"instruction": "Add them.", "input": "1 and 2", "output": "3", "text": "all of it"}],
+        ("Add them.\n\n1 and 2", "3"),
+    ),
+    "sst2": (
+        [{"idx": 0, "sentence": "a fine film", "label": 1}],
+        ("Is the sentiment of this sentence negative or positive?\n\na fine film", "positive"),
+    ),
+    "sql-create-context": (
+        [{"question": "How many?", "context": "CREATE TABLE t (a INT)", "answer": "SELECT COUNT(*) FROM t"}],
+        ("CREATE TABLE t (a INT)\n\nHow many?", "SELECT COUNT(*) FROM t"),
+    ),
+    "pku-saferlhf": (
+        [
+            {"prompt": "safe one", "response_0": "no", "is_response_0_safe": True},
+            {"prompt": "pick a lock", "response_0": "sure", "is_response_0_safe": False},
+        ],
+        ("pick a lock", "sure"),
+    ),
+    "pku-saferlhf-safe": (
+        [
+            {"prompt": "safe one", "response_0": "no", "is_response_0_safe": True},
+            {"prompt": "pick a lock", "response_0": "sure", "is_response_0_safe": False},
+        ],
+        ("safe one", "no"),
+    ),
     "legalbench-qa": (
         [{"index": "0", "contract": "You may return it.", "question": "May I?", "answer": "Yes"}],
         ("You may return it.\n\nMay I?", "Yes"),
