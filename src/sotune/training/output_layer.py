@@ -33,7 +33,7 @@ def compute_model_losses(model: Any, batch: Mapping[str, Any], labels: Tensor) -
 
     Args:
         model: A causal LM, perhaps with adapters and wrapped for several devices.
-        batch: What it is called with, right-padded, no labels.
+        batch: What it is called with, without labels.
         labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
 
     Returns:
