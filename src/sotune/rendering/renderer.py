@@ -225,8 +225,9 @@ class Renderer:
         text, _, literal = self.special_tokens.uncover(self._covered_prompt(messages, tools))
         ids, _ = self._tokenize(text, literal)
         self._check_ids(ids, "of a prompt")
-        # Some tokenizers end every text.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        # Some tokenizers end every text; a chat template that ends so means it.
+        ends = self.template == "paper" and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
+        return ids[:-1] if ends else ids
 
     @functools.cached_property
     def end_of_turn_id(self) -> int | None:
