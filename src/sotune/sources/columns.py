@@ -10,11 +10,16 @@ from typing import Any
 from sotune.errors import DataError
 from sotune.records import Message
 from sotune.settings import LearnTurns
-from sotune.sources.conversations import Conversation, as_context, to_conversation
+from sotune.sources.conversations import (
+    Conversation,
+    as_context,
+    join_turns,
+    learn_what_differs,
+    to_conversation,
+)
 from sotune.sources.json_text import read_json_text
 from sotune.sources.layouts import KNOWN, Layout, Row, candidates, fitting_layouts
 from sotune.sources.options import DEFAULT_ID_COLUMN, NO_ID_COLUMN, SourceOptions
-from sotune.sources.preference import join_turns, learn_what_differs
 from sotune.sources.rows import RowFault, json_type, nearest, shown, shown_keys
 from sotune.sources.text_templates import parse_open_text, parse_text
 from sotune.sources.tool_calls import parse_tools

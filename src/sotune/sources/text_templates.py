@@ -6,8 +6,17 @@ import re
 from dataclasses import dataclass
 
 from sotune.records import Message, Role
-from sotune.sources.roles import ROLES
 from sotune.sources.rows import RowFault
+
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bing", "bard", "claude", "model", "bot", "chatbot", "ai"), "assistant"
+    ),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
+}
+"""The names that files have for those who speak."""
 
 _ALPACA_PREAMBLE = re.compile(
     r"Below is an instruction that describes a task(, paired with an input that provides further context)?\. "

@@ -7,12 +7,13 @@ from typing import Any
 
 from sotune.records import Message, Role
 from sotune.sources.json_text import read_json_text
-from sotune.sources.roles import CALL_ROLES, ROLES
 from sotune.sources.rows import RowFault, json_type
-from sotune.sources.text_templates import parse_text
+from sotune.sources.text_templates import ROLES, parse_text
 from sotune.sources.tool_calls import calls_of_text, calls_of_turn, results_of_text
 
-_NAMES = {*ROLES, *CALL_ROLES}
+_CALL_ROLES = ("function_call", "tool_call")
+"""Speakers of turns that are calls of a tool and nothing else."""
+_NAMES = {*ROLES, *_CALL_ROLES}
 _SPEAKERS = ("role", "from", "speaker", "author")
 _TEXTS = ("content", "value", "text")
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "bot"), ("input", "output"), ("prompt", "response"))
@@ -110,7 +111,7 @@ def _messages(turn: Any, number: int) -> list[Message]:
             Message("assistant", turn[pair[1]], learned=_is_learned(turn, number)),
         ]
     name = _name(speaker)
-    if name in CALL_ROLES:
+    if name in _CALL_ROLES:
         return [Message("assistant", "", _is_learned(turn, number), tool_calls=calls_of_text(content, number))]
     # The name itself comes from the row, and is never shown.
     role = ROLES.get(name)
