@@ -23,8 +23,9 @@ BELOW = "Below is an instruction that describes a task"
         (
             "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nbe kind<|eot_id|>"
             "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
-            "<|start_header_id|>assistant<|end_header_id|>\n\nhello<|eot_id|>",
-            TOLD[:3],
+            "<|start_header_id|>assistant<|end_header_id|>\n\nhello<|eom_id|>"
+            "<|start_header_id|>ipython<|end_header_id|>\n\n1<|eot_id|>",
+            [*TOLD[:3], ("tool", "1")],
         ),
         ("<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\nhello<end_of_turn>\n", TALK[:2]),
         ("<|system|>\nbe kind</s>\n<|user|>\nhi</s>\n<|assistant|>\nhello</s>\n", TOLD[:3]),

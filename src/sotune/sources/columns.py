@@ -65,13 +65,12 @@ def choose_layout(rows: Sequence[Row], options: SourceOptions, *, place: str) ->
             f"{place}: the column text holds no conversation in a template that is known ({keys}); write prompt and "
             f"completion into columns of their own, or {_REMEDY}"
         )
+    fault = "the columns fit no known format"
     if options.format != "auto" or options.names_pair_columns:
         possible = candidates(options)
         needs = " or ".join(" + ".join(shown(name) for name in layout.required) for layout in possible)
-        raise DataError(
-            f"{place}: format {possible[0].format} needs {needs} ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}"
-        )
-    raise DataError(f"{place}: the columns fit no known format ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}")
+        fault = f"format {possible[0].format} needs {needs}"
+    raise DataError(f"{place}: {fault} ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}")
 
 
 def read_conversation(row: Row, layout: Layout, *, learn_turns: LearnTurns = "all") -> Conversation:

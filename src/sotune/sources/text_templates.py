@@ -44,7 +44,8 @@ class _Template:
 _TEMPLATES = (
     _Template(re.compile(r"<\|im_start\|>(?P<who>\w+)\n"), ("<|im_end|>", "<|endoftext|>")),
     _Template(
-        re.compile(r"<\|start_header_id\|>(?P<who>\w+)<\|end_header_id\|>\n\n"), ("<|eot_id|>", "<|end_of_text|>")
+        re.compile(r"<\|start_header_id\|>(?P<who>\w+)<\|end_header_id\|>\n\n"),
+        ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
     ),
     _Template(re.compile(r"<start_of_turn>(?P<who>user|model)\n"), ("<end_of_turn>", "<eos>")),
     _Template(re.compile(r"<\|(?P<who>system|user|assistant)\|>\n?"), ("<|end|>", "</s>", "<|endoftext|>")),
