@@ -94,7 +94,8 @@ def _save_tokenizer(renderer: Renderer, folder: Path) -> None:
     """Saves the tokenizer with the one template that was used, as its chat template whatever it was."""
     tokenizer = copy.copy(renderer.tokenizer)
     if renderer.template == "paper":
-        tokenizer.chat_template = PAPER_CHAT_TEMPLATE
+        begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = f"{'{{ bos_token }}' if begins else ''}{PAPER_CHAT_TEMPLATE}"
     elif renderer.chat_template is not None:
         tokenizer.chat_template = renderer.tokenizer.chat_template[renderer.chat_template]
     tokenizer.save_pretrained(folder)
