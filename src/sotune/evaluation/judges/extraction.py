@@ -32,15 +32,18 @@ _LATEX = (
     (re.compile(r"\\(?:left|right|displaystyle)\b|\\[,;:! ()\[\]]|(?<=\\)\$|\\(?=[%$])"), ""),
 )
 _RUN = re.compile(  # all that stands together as one number, so that no part of it is read for the whole
-    r"(?<![^\W_])(?<![^\W_][-.^])(?<!\^-)(?<!\^\{)(?<!\^\{-)(?P<sign>-|(?:minus|negative)\s)?(?:[$€£¥₹]\s?)?(?P<inner>-)?"
-    r"(?P<run>\.?\d(?:(?: (?=\d{3}(?!\d))|\^\{?-?|[.,'’/:*+\-–]|e[+-]?)?\d)*(?:\s?[*x]\s?10\s?\^\{?-?\d{1,3}\}?)?)"
-    r"(?: (?P<part>\d{1,6}/\d{1,6})(?![\d/]))?(?:\s(?P<scale>thousand|million|billion|trillion)\b)?",
+    r"(?<![^\W_])(?<![^\W_][-.^])(?<!\^-)(?<!\^\{)(?<!\^\{-)"
+    r"(?P<root>√\s?|\\sqrt\{?)?(?P<sign>-|(?:minus|negative)\s)?(?:[$€£¥₹]\s?)?(?P<inner>-)?"
+    r"(?P<run>\.?\d(?:(?: (?=\d{3}(?!\d))|\^\{?-?|\*\*|[.,'’/:*+\-–]|e[+-]?)?\d)*"
+    r"(?:\s?[*x]\s?10\s?\^\{?-?\d{1,3}\}?)?)"
+    r"(?: (?P<part>\d{1,6}/\d{1,6})(?![\d/]))?(?:\s?(?P<scale>k|(?<=\s)(?:thousand|million|billion|trillion))\b)?"
+    r"(?P<factor>\s?(?:√|π|\\sqrt|\\pi\b))?",
     re.IGNORECASE,
 )
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"k": 10**3, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MAX_RUN = 60  # characters
 _PLAIN = re.compile(r"(\d*\.?\d+)(?:e([+-]?\d{1,3}))?", re.IGNORECASE)
-_GROUPED = re.compile(r"(?:\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+|(?:['’]\d{3})+)|\d{1,2}(?:,\d{2})+,\d{3})(?:\.\d+)?")
+_GROUPED = re.compile(r"(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+|(?:['’]\d{3})+)|\d{1,2}(?:,\d{2})+,\d{3})(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(?:\d{1,3}(?: \d{3})+|\d{1,3}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|\d{1,3}(?:\.\d{3}){2,}")
 _SCIENTIFIC = re.compile(r"(.+?)\s?[*x]\s?10\s?\^\{?(-?\d{1,3})\}?", re.IGNORECASE)
 _HASHED = re.compile(r"^####[ \t]*([^\n]*\d[^\n]{0,30})$", re.MULTILINE)
@@ -48,7 +51,14 @@ _ANNOUNCED = re.compile(
     r"\banswer\b[*_]*(?: (?!is\b|was\b)[^\n.:=?]{0,60}?)?(?:\s*(?:\bis\b|\bwas\b|[:=→-]))+[\s*_\"']*", re.IGNORECASE
 )
 _DOUBT = re.compile(r"\W*(?:between|either|neither|from|one of)\b", re.IGNORECASE)
-_UNDECIDED = re.compile(r"(?:\W*(?:or|to|and)\W+|\s*[-+*/÷]\s*)[$€£]?\d", re.IGNORECASE)  # 41 or 42, 5 + 3
+_UNDECIDED = re.compile(  # 41 or 42, 5 + 3, 3 more than 40
+    r"(?:\W*(?:or|to|and)\W+|\s*(?:[-+*/÷]|x|times|plus|minus|divided by)\s*)[$€£]?\d|\s(?:more|less|fewer) than\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"(?:n't|\bnot|\bcannot|\bnever)\s+(?:be\s+|equal\s+(?:to\s+)?)?[$€£*\s]*\Z", re.IGNORECASE)
+_LEADS = re.compile(
+    r"(?:\W|\b(?:about|approximately|around|roughly|exactly|just|only|minus|negative|[a-z])\b)*", re.IGNORECASE
+)
 _OPERAND = re.compile(r"\d\)?\s*[-+*/÷]\s*[$€£]?\Z")
 
 _LETTER = r"(?:([A-Z])(?![A-Za-z'’])|([a-z])(?=[)\].]|[\"'*\s]*\Z|[\"'*]*\n))"  # small ones only where marked
@@ -86,8 +96,8 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
     """Reads the number that a text answers with; 1,000.0, 1 000 and 1000 are the same, and so are ½ and 0.5.
 
     In this order: in a box, an answer tag or after ``####``; the first number after "the answer is" (or the one after
-    its last ``=``); a single one in bold on the last line; the last in the text. A number counts as a whole or not at
-    all: of 3:30, 10–12, 2^5 or 1.2.3 no part is read.
+    its last ``=``), but not where an explanation begins there; a single one in bold on the last line; the last in the
+    text. A number counts as a whole or not at all: of 3:30, 10–12, 2^5, √2 or 1.2.3 no part is read.
     """
     plain = _plain(text)
     # What a model goes on to write after #### is a question of its own.
@@ -98,10 +108,13 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
         return announced
     last_line = plain.strip().rpartition("\n")[2]
     bold = [_numbers(span) for span in _BOLD.findall(last_line)]
+    runs = list(_RUN.finditer(plain))
+    before = plain[: runs[-1].start()][-20:] if runs else ""
+    if not runs or _DENIED.search(before):
+        return None
     if bold and len(bold[-1]) == 1:
         return bold[-1][0]
-    runs = list(_RUN.finditer(plain))
-    return _value(runs[-1]) if runs and not _OPERAND.search(plain[: runs[-1].start()][-20:]) else None
+    return None if _OPERAND.search(before) else _value(runs[-1])
 
 
 def read_choice(text: str, prompt: EvalPrompt) -> str | None:
@@ -219,10 +232,18 @@ def _announced_numbers(text: str) -> Iterator[Number | None]:
         clause = rest[: end.start()] if end else rest
         said = clause.rpartition("=")[2]
         first = _RUN.search(said)
-        if first is None or clause.startswith("not ") or (end and end.group() == "?"):
+        if first is None or _DENIED.search(said[: first.start()]) or (end and end.group() == "?"):
+            continue
+        if _explains(clause, found.group()) and _RUN.search(text, found.end() + len(clause)):
             continue
         doubtful = _DOUBT.match(clause) or _UNDECIDED.match(said, first.end())
         yield None if doubtful else _value(first)
+
+
+def _explains(clause: str, announcement: str) -> bool:
+    """Tells whether an explanation begins: words before the number, or after "Answer:" several numbers."""
+    starts = [run.start() for run in _RUN.finditer(clause)]
+    return bool(_LEADS.sub("", clause[: starts[0]])) or (":" in announcement and len(starts) > 1)
 
 
 def _numbers(text: str) -> list[Number | None]:
@@ -231,7 +252,7 @@ def _numbers(text: str) -> list[Number | None]:
 
 
 def _value(run: re.Match[str]) -> Number | None:
-    value = _parse(run["run"])
+    value = None if run["root"] or run["factor"] else _parse(run["run"])
     if value is not None and run["part"]:
         part = _parse(run["part"])
         value = None if part is None else Fraction(value) + Fraction(part)
