@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 from sotune.evaluation.protocol import EvalPrompt
 
@@ -56,8 +57,8 @@ _UNDECIDED = re.compile(  # 41 or 42, 5 + 3, 3 more than 40
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"(?:n't|\bnot|\bcannot|\bnever)\s+(?:be\s+|equal\s+(?:to\s+)?)?[$€£*\s]*\Z", re.IGNORECASE)
-_LEADS = re.compile(
-    r"(?:\W|\b(?:about|approximately|around|roughly|exactly|just|only|minus|negative|[a-z])\b)*", re.IGNORECASE
+_NO_WORDS = re.compile(
+    r"\W|\b(?:about|approximately|around|roughly|exactly|just|only|minus|negative|[a-z])\b", re.IGNORECASE
 )
 _OPERAND = re.compile(r"\d\)?\s*[-+*/÷]\s*[$€£]?\Z")
 
@@ -69,17 +70,22 @@ _NAMES_LETTER = re.compile(
     rf"\s*(?i:(?:the\s+)?(?:option|choice|letter)\b)?:?\s*[\"'(\[*$\s]*{_LETTER}"
 )
 _IS_RIGHT = re.compile(r"\b([A-Z])[)\]*\"']*\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b")
-_OPTION = re.compile(r"\b(?:option|choice|letter)\s+[\"'(\[*]*([A-Za-z])\b(?!['’])", re.IGNORECASE)
+_OPTION = re.compile(
+    r"(?<!\bnot )(?<!\bout )\b(?:option|choice|letter)\s+[\"'(\[*]*([A-Za-z])\b"
+    r"(?!['’]|\W+is\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not)\b)",
+    re.IGNORECASE,
+)
 _LEADING = re.compile(r"[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*\Z|\s*\n|\s+because\b)|([a-z])(?:[)\]]|\.?\s*\Z))")
 _LAST_LINE = re.compile(r"\n[\s\"'(\[*]*([A-Z])[)\].*\"'\s]*\Z")
 _OR_LETTER = re.compile(
     r"[)\]*\"'\s]*(?:,|/|\bor\b|\band\b)[\s(\[*\"']*(?:option\s+)?(?:([A-Z])(?![A-Za-z'’])|([a-z])[)\]])"
 )
+_LISTED = re.compile(r"(?:^|\s)[(\[*]*([A-Z])[)\].:]")
 _N_LETTERS = 10  # of a prompt that does not list its choices
 
 _BEFORE_NEGATED = re.compile(
-    r"\b(?:not|no|never|neither|nor|isn't|wasn't|aren't|than|unlike|instead of|except)[^\w,;.:\n]+"
-    r"(?:\w+[^\w,;.:\n]+){0,3}\Z"
+    r"\b(?:not|no|never|hardly|(?:any|every)thing but|neither|nor|isn't|wasn't|aren't|than|unlike|instead of|except)"
+    r"[^\w,;.:\n]+(?:\w+[^\w,;.:\n]+){0,3}\Z"
 )
 _NAMES_LABEL = re.compile(
     r"(?:\b(?:answer|label|category|class|topic|sentiment|verdict|classification|is|as|to|under|into|be|so|thus|hence|"
@@ -89,6 +95,8 @@ _NAMES_LABEL = re.compile(
 _AFTER_LABEL = re.compile(
     r"[\"')*\]\s]*(?:[.,;:!)\n]|\Z|\b(?:because|since|as|category|class|label|topic|section|news)\b)"
 )
+_ASKED_LABEL = re.compile(r"[\"')*\]]*\?\s*\S")
+_LABEL_AND_LABEL = re.compile(r"[\s,/&*\"']*(?:\b(?:or|and)\b[\s*\"']*)?")
 _MAX_BARE_WORDS = 6  # of an answer that holds a label and does not announce it
 
 
@@ -175,9 +183,14 @@ def _named_label(text: str, choices: Sequence[str]) -> str | None:
         if -end > reached:
             outer.append((start, -end, choice))
             reached = -end
-    meant = [m for m in outer if not _BEFORE_NEGATED.search(text[max(0, m[0] - 60) : m[0]])]
+    meant = [
+        m
+        for m in outer
+        if not _BEFORE_NEGATED.search(text[max(0, m[0] - 60) : m[0]]) and not _ASKED_LABEL.match(text, m[1])
+    ]
     announced = [m for m in meant if _NAMES_LABEL.search(text[max(0, m[0] - 60) : m[0]])]
-    closed = [m for m in announced if _AFTER_LABEL.match(text, m[1])]
+    listed = {a for a, b in pairwise(outer) if a[2] != b[2] and _LABEL_AND_LABEL.fullmatch(text, a[1], b[0])}
+    closed = [m for m in announced if m not in listed and _AFTER_LABEL.match(text, m[1])]
     labels = {choice for _, _, choice in outer}
     leads = (
         bool(meant)
@@ -202,7 +215,9 @@ def _letters(text: str) -> Iterator[str]:
         yield text.strip().upper()
     if leading := _LEADING.match(text):
         letter = leading[1] or leading[2]
-        yield "?" if _goes_on(text, leading.start() + leading.group().index(letter) + 1, letter) else letter.upper()
+        lists = len(set(_LISTED.findall(text))) > 2  # it repeats the options
+        goes_on = _goes_on(text, leading.start() + leading.group().index(letter) + 1, letter)
+        yield "?" if lists or goes_on else letter.upper()
     if last_line := _LAST_LINE.search(text[-40:]):
         yield last_line[1]
     bold = [normalize_answer(span).upper() for span in _BOLD.findall(text)]
@@ -243,7 +258,7 @@ def _announced_numbers(text: str) -> Iterator[Number | None]:
 def _explains(clause: str, announcement: str) -> bool:
     """Tells whether an explanation begins: words before the number, or after "Answer:" several numbers."""
     starts = [run.start() for run in _RUN.finditer(clause)]
-    return bool(_LEADS.sub("", clause[: starts[0]])) or (":" in announcement and len(starts) > 1)
+    return bool(_NO_WORDS.sub("", clause[: starts[0]])) or (":" in announcement and len(starts) > 1)
 
 
 def _numbers(text: str) -> list[Number | None]:
