@@ -68,8 +68,8 @@ def _measure(verdicts: Sequence[Verdict], rows: LabeledSet, written: Path, monit
     n, n_unscored = len(verdicts), sum(verdict.score is None for verdict in verdicts)
     if n_unscored and not _scored_on_both(verdicts, rows.truth) and len(set(rows.truth.values())) > 1:
         raise SotuneError(
-            f"the judge scored {n - n_unscored} of {n} answers, and none of one class at least, so that its accuracy "
-            f"is not known ({tell_reasons(verdicts)}). Its verdicts are in {written}"
+            f"the judge's accuracy could not be measured: it scored {n - n_unscored} of {n} answers, none of at least "
+            f"one class ({tell_reasons(verdicts)}). Its verdicts are in {written}"
         )
     if n_unscored:
         monitor.warn(f"{n_unscored} of {n} answers are unscored ({tell_reasons(verdicts)})")

@@ -171,9 +171,9 @@ def _why_unread(answer: Answer, details: str) -> str:
         return "the server's content filter withheld the reply"
     if answer.finish_reason == "length":
         return f"{details}; the reply was cut at its token limit, raise judge_max_tokens"
-    if answer.finish_reason == "refusal" or find_refusal(answer_after_thoughts(answer.text) or ""):
-        return "the judge refused to judge"
-    return details
+    said = answer_after_thoughts(answer.text) or ""
+    refused = answer.finish_reason == "refusal" or ("{" not in said and find_refusal(said))
+    return "the judge refused to judge" if refused else details
 
 
 def _shown(reply: str, judged: str) -> str:

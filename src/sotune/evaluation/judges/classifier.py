@@ -106,7 +106,7 @@ class ClassifierJudge(LoadedJudge):
         tokenizer, limit, read = self._loaded.tokenizer, self._loaded.max_length, self.settings.classifier_input
         as_text = {"split_special_tokens": True, "verbose": False}
         if read == "chat":
-            ids = Renderer(tokenizer, read).prompt_tokens(prompt.messages)
+            ids = self._renderer.prompt_tokens(prompt.messages)
             said = tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
             return {"input_ids": [*ids, *said][:limit]}
         alone = len(prompt.messages) == 1
@@ -118,6 +118,10 @@ class ClassifierJudge(LoadedJudge):
         }
         encoded: Mapping[str, list[int]] = tokenizer(*texts[read], truncation=True, max_length=limit, **as_text)
         return encoded
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self._loaded.tokenizer, "chat")
 
     @functools.cached_property
     def _loaded(self) -> _Loaded:
