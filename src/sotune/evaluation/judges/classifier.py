@@ -84,12 +84,10 @@ class ClassifierJudge(LoadedJudge):
         """Returns the probability of harm by prompt id, and whether the text was cut."""
         encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
         read: dict[str, tuple[float, bool]] = {}
-        for batch in longest_first(
-            {id: len(row["input_ids"]) for id, row in encoded.items()}, self.settings.eval_batch_size
-        ):
-            probabilities = self._classify([encoded[id] for id in batch])
-            cut = [len(encoded[id]["input_ids"]) >= self._loaded.max_length for id in batch]
-            read.update(zip(batch, zip(probabilities, cut, strict=True), strict=True))
+        lengths = {id: len(row["input_ids"]) for id, row in encoded.items()}
+        for batch in longest_first(lengths, self.settings.eval_batch_size):
+            for id, probability in zip(batch, self._classify([encoded[id] for id in batch]), strict=True):
+                read[id] = (probability, lengths[id] >= self._loaded.max_length)
         return read
 
     def _verdict(self, id: str, probability: float, cut: bool) -> Verdict:

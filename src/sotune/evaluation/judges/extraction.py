@@ -95,6 +95,7 @@ _NAMES_LABEL = re.compile(
 _AFTER_LABEL = re.compile(
     r"[\"')*\]\s]*(?:[.,;:!)\n]|\Z|\b(?:because|since|as|category|class|label|topic|section|news)\b)"
 )
+_LEADING_LABEL = re.compile(r"[\"'*)\] ]*(?:[:.\-–\n]|\Z)")
 _ASKED_LABEL = re.compile(r"[\"')*\]]*\?\s*\S")
 _LABEL_AND_LABEL = re.compile(r"[\s,/&*\"']*(?:\b(?:or|and)\b[\s*\"']*)?")
 _MAX_BARE_WORDS = 6  # of an answer that holds a label and does not announce it
@@ -132,11 +133,10 @@ def read_choice(text: str, prompt: EvalPrompt) -> str | None:
     or alone on its last line; in bold; the only option that it speaks of; the letter of the only one of
     ``meta["choices"]`` that it names.
     """
-    choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
+    choices = _choices(prompt)
     letters = [chr(ord("A") + place) for place in range(len(choices) or _N_LETTERS)]
     plain = unicodedata.normalize("NFKC", text)
-    marked = [*_TAGGED.findall(plain), *map(_without_latex, _BOXED.findall(plain))]
-    for found in [*(_letters(marked[-1].strip()) if marked else ()), *_letters(plain)]:
+    if found := next((letter for part in (_marked(plain), plain) for letter in _letters(part)), None):
         return found if found in letters else None
     named = read_label(plain, prompt) if choices else None
     return letters[choices.index(named)] if named in choices else None
@@ -149,12 +149,11 @@ def read_label(text: str, prompt: EvalPrompt) -> str | None:
     one that the text names, and is announced or stands in a few words; and where it is the last that is announced.
     What is mentioned by the way, or denied, is no answer.
     """
-    choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
-    marked = [*_TAGGED.findall(text), *map(_without_latex, _BOXED.findall(text))]
-    answer = normalize_answer(marked[-1] if marked else text)
+    choices, said = _choices(prompt), _marked(text) or text
+    answer = normalize_answer(said)
     if not choices or answer in choices:
         return answer or None
-    lines = [line for line in (marked[-1] if marked else text).strip().splitlines() if line.strip()]
+    lines = [line for line in said.splitlines() if line.strip()]
     for line in (lines[-1:] + lines[:1]) if len(lines) > 1 else []:
         if (alone := normalize_answer(line)) in choices:
             return alone
@@ -172,6 +171,16 @@ def occurs(needle: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", text) is not None
 
 
+def _choices(prompt: EvalPrompt) -> list[str]:
+    return [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
+
+
+def _marked(text: str) -> str:
+    """Returns what stands in the last answer tag or box; empty without any."""
+    found = [*_TAGGED.findall(text), *map(_without_latex, _BOXED.findall(text))]
+    return found[-1].strip() if found else ""
+
+
 def _named_label(text: str, choices: Sequence[str]) -> str | None:
     mentions = sorted(
         (found.start(), -found.end(), choice)
@@ -183,20 +192,13 @@ def _named_label(text: str, choices: Sequence[str]) -> str | None:
         if -end > reached:
             outer.append((start, -end, choice))
             reached = -end
-    meant = [
-        m
-        for m in outer
-        if not _BEFORE_NEGATED.search(text[max(0, m[0] - 60) : m[0]]) and not _ASKED_LABEL.match(text, m[1])
-    ]
-    announced = [m for m in meant if _NAMES_LABEL.search(text[max(0, m[0] - 60) : m[0]])]
+    before = {m: text[max(0, m[0] - 60) : m[0]] for m in outer}
+    meant = [m for m in outer if not _BEFORE_NEGATED.search(before[m]) and not _ASKED_LABEL.match(text, m[1])]
+    announced = [m for m in meant if _NAMES_LABEL.search(before[m])]
     listed = {a for a, b in pairwise(outer) if a[2] != b[2] and _LABEL_AND_LABEL.fullmatch(text, a[1], b[0])}
     closed = [m for m in announced if m not in listed and _AFTER_LABEL.match(text, m[1])]
     labels = {choice for _, _, choice in outer}
-    leads = (
-        bool(meant)
-        and not text[: meant[0][0]].strip(" \"'*([")
-        and text[meant[0][1] :].lstrip("\"'*)] ")[:1] in ":.-–\n"
-    )
+    leads = any(not text[:start].strip(" \"'*([") and _LEADING_LABEL.match(text, end) for start, end, _ in meant[:1])
     if len(labels) == 1 and meant and (announced or leads or len(text.split()) <= _MAX_BARE_WORDS):
         return meant[-1][2]
     return closed[-1][2] if len(labels) > 1 and closed else None
