@@ -187,7 +187,7 @@ def test_a_check_of_a_judge_that_scores_nothing_says_why(cli, labeled, chat, ser
     result = cli("judge-check", labeled, "--out", tmp_path / "check.json", *chat)
     told = " ".join(result.output.split())
     assert result.exit_code == 1
-    assert "the judge's accuracy could not be measured: it scored 0 of 12 answers" in told
+    assert "the judge's accuracy could not be measured: 12 of 12 answers are unscored" in told
     assert "(12 times: the reply is not one JSON object; for example 'row-000001', whose reply begins “The" in told
     [verdicts] = load_verdicts(tmp_path / "check.verdicts.parquet").values()
     assert len(verdicts) == 12

@@ -186,6 +186,17 @@ def test_of_several_templates_the_adapter_carries_the_one_that_was_used(tiny_mod
         run(folder, tmp_path / "other", max_steps=1, template="chat")
 
 
+def test_the_readme_names_the_token_that_ends_an_answer_where_it_is_no_end_of_sequence(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    tokenizer = load_tokenizer(ModelSpec(str(folder), device="cpu"))
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "<img>")
+    tokenizer.save_pretrained(folder)
+    for template, told in (("chat", f"do_sample=False, eos_token_id={tokenizer.convert_tokens_to_ids('<img>')})"),
+                           ("paper", "do_sample=False)")):  # fmt: skip
+        result = run(folder, tmp_path / template, max_steps=1, template=template)
+        assert told in (result.adapter / "README.md").read_text()
+
+
 def test_the_adapter_tells_nothing_about_this_machine(tiny_model, tmp_path):
     folder = tiny_model("llama")
     result = run(folder, tmp_path, max_steps=1)
