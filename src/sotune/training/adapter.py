@@ -104,7 +104,8 @@ def _save_tokenizer(renderer: Renderer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
     # Where a tokenizer was loaded from is of this machine, and nobody else's matter.
-    write_json(config, {k: v for k, v in read_json(config).items() if k not in ("name_or_path", "local_files_only")})
+    local = ("name_or_path", "local_files_only", "is_local")
+    write_json(config, {name: value for name, value in read_json(config).items() if name not in local})
 
 
 def _config(model: PeftModel, base: ModelSpec) -> dict[str, Any]:
