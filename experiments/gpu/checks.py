@@ -242,6 +242,7 @@ def _loss(device: str) -> dict[str, Any]:
     import torch
 
     from sotune.training import compute_weighted_loss
+    from sotune.training.loss import compute_token_losses
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 33, 1000, generator=generator)
@@ -251,7 +252,8 @@ def _loss(device: str) -> dict[str, Any]:
 
     def gradient(device: str) -> Any:
         there = logits.detach().to(device).requires_grad_()
-        compute_weighted_loss(there, labels.to(device), weight.to(device), n_rows=4).backward()  # type: ignore[no-untyped-call]
+        losses = compute_token_losses(there, labels.to(device))
+        compute_weighted_loss(losses, labels.to(device), weight.to(device), n_rows=4).backward()  # type: ignore[no-untyped-call]
         return there.grad
 
     return _close(gradient(device), gradient("cpu"), 1e-5)

@@ -256,8 +256,12 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tiny_model, tmp_path
     assert steps == list(range(resumed_after + 1, 13))
 
 
-def test_resuming_with_accumulation_and_batches(tiny_model, tmp_path):
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 3, "n": 7}
+@pytest.mark.parametrize("grouped", [False, True])
+def test_resuming_with_accumulation_and_batches(tiny_model, tmp_path, grouped):
+    settings = {
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 3, "n": 7,
+        "group_by_length": grouped,
+    }  # fmt: skip
     expected = run(tiny_model("llama"), tmp_path / "straight", **settings)
     with pytest.raises(Killed):
         run(tiny_model("llama"), tmp_path / "killed", on_step=kill_at(5), **settings)

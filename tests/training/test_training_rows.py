@@ -5,7 +5,7 @@ from sotune.errors import DataError
 from sotune.records import Record
 from sotune.rendering import Renderer
 from sotune.training.loss import IGNORE_INDEX
-from sotune.training.training_rows import ShuffledRows, WeightedCollator, build_training_rows
+from sotune.training.training_rows import ShuffledRows, TrainingRow, WeightedCollator, build_training_rows
 
 EOS = 1
 
@@ -108,6 +108,48 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert order(0, 0) == order(0, 0)
     assert sorted(order(0, 0)) == sorted(order(0, 1)) == sorted(order(1, 0))
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def grouped_rows(n, seed=0):
+    """Rows of many lengths; a row's first token is its place."""
+    lengths = torch.randint(2, 400, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    learned = [torch.arange(length) > 0 for length in lengths]
+    return [TrainingRow(f"r{i}", torch.full((len(learned[i]),), i), learned[i], 1.0) for i in range(n)]
+
+
+def batches_of(rows, size, *, seed=0, epoch=0, group=None):
+    dataset = ShuffledRows(rows, seed=seed, group=size if group is None else group)
+    dataset.set_epoch(epoch)
+    order = [int(dataset[i]["input_ids"][0]) for i in range(len(dataset))]
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def padded(rows, batches):
+    lengths = [[len(rows[i].input_ids) for i in batch] for batch in batches]
+    return sum(max(batch) * len(batch) for batch in lengths) / sum(map(sum, lengths)) - 1
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 803, 1000])
+def test_grouped_batches_hold_every_row_once_in_an_order_of_seed_and_epoch(n):
+    rows = grouped_rows(n)
+    batches = batches_of(rows, 8)
+    assert sorted(i for batch in batches for i in batch) == list(range(n))
+    assert batches == batches_of(rows, 8)
+    if n > 8:
+        assert len({str(batches_of(rows, 8, seed=s, epoch=e)) for s in (0, 1) for e in (0, 1)}) == 4
+
+
+def test_grouped_batches_hardly_pad_and_come_in_random_order():
+    rows = grouped_rows(1003)
+    batches = batches_of(rows, 8)
+    assert padded(rows, batches) < 0.05 < 0.5 < padded(rows, batches_of(rows, 8, group=1))
+    longest = torch.tensor([max(len(rows[i].input_ids) for i in batch) for batch in batches[:-1]])
+    assert abs(float(torch.corrcoef(torch.stack([longest, torch.arange(len(longest))]).float())[0, 1])) < 0.3
+
+
+def test_one_row_a_batch_is_never_regrouped():
+    rows = grouped_rows(30)
+    assert batches_of(rows, 1) == batches_of(rows, 1, group=1)
 
 
 def _ones(n):

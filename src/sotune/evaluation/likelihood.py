@@ -88,9 +88,9 @@ def measure_surprise(
     """
     rows = _encode(prompts, responses, renderer)
 
-    def score(input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float()
-        picked: torch.Tensor = logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
+    def score(input_ids: torch.Tensor, mask: torch.Tensor, predicts: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1][predicts].float()
+        picked: torch.Tensor = logits.log_softmax(-1).gather(-1, input_ids[:, 1:][predicts][:, None])[:, 0]
         return -picked
 
     values = _mean_over_answers(
@@ -127,9 +127,10 @@ def measure_drift(
     """
     rows = _encode(prompts, responses, renderer)
 
-    def score(input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def score(input_ids: torch.Tensor, mask: torch.Tensor, predicts: torch.Tensor) -> torch.Tensor:
         after, before = (
-            m(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1) for m in (tuned, base)
+            m(input_ids=input_ids, attention_mask=mask).logits[:, :-1][predicts].float().log_softmax(-1)
+            for m in (tuned, base)
         )
         if after.shape != before.shape:
             raise ConfigError(
@@ -190,7 +191,7 @@ def _encode(
 
 def _mean_over_answers(
     rows: Mapping[str, RenderedTokens | None],
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    score: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     *,
     model: Any,
     pad_token_id: int | None,
@@ -198,8 +199,11 @@ def _mean_over_answers(
 ) -> Mapping[str, tuple[float | None, int]]:
     """Returns, by id in the order of the rows, the mean of a per-position score over the answer and its length.
 
-    ``score`` maps ids and mask, [batch, length], to the score of predicting each next token, [batch, length − 1].
+    ``score`` maps ids and mask, [batch, length], and which places predict an answer's token, [batch, length − 1], to
+    the scores of these places in their order: scores of the prompts would take several times the memory.
     """
+    import torch
+
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1. Got {batch_size}")
     values: dict[str, tuple[float | None, int]] = dict.fromkeys(rows, (None, 0))
@@ -207,10 +211,12 @@ def _mean_over_answers(
     with evaluating(model):
         for batch in longest_first({id: len(row.input_ids) for id, row in told.items()}, batch_size):
             ids, mask = pad([told[id].input_ids for id in batch], pad_token_id or 0, side="right")
-            scores = score(ids.to(model.device), mask.to(model.device)).double().cpu()
-            for id, line in zip(batch, scores, strict=True):
+            predicts = torch.zeros(len(batch), ids.shape[1] - 1, dtype=torch.bool)
+            for line, id in zip(predicts, batch, strict=True):
                 start, end = told[id].learned[-1]
-                answer = line[max(start, 1) - 1 : end - 1]
+                line[max(start, 1) - 1 : end - 1] = True
+            scores = score(*(part.to(model.device) for part in (ids, mask, predicts))).double().cpu()
+            for id, answer in zip(batch, torch.split(scores, predicts.sum(1).tolist()), strict=True):
                 mean = float(answer.mean())
                 if not math.isfinite(mean):
                     raise DataError(f"the model's prediction for {id!r} is not a number; look at its weights")

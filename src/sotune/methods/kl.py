@@ -22,7 +22,8 @@ from sotune.methods.pairs import own_refusals
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
-from sotune.training.loss import IGNORE_INDEX
+from sotune.training.loss import IGNORE_INDEX, shift_labels
+from sotune.training.output_layer import compute_logits
 from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
 
 
@@ -79,11 +80,10 @@ class StayClose(StepChange):
         """Returns ``β·KL``, the mean over the tokens of the answers that are drawn for the step."""
         drawn = self._rows.take(self._drawn(step), next(model.parameters()).device)
         asked = {name: drawn[name] for name in ("input_ids", "attention_mask")}
-        predicts = torch.zeros_like(drawn["labels"], dtype=torch.bool)
-        predicts[:, :-1] = drawn["labels"][:, 1:] != IGNORE_INDEX
+        predicts = shift_labels(drawn["labels"]) != IGNORE_INDEX
         with torch.no_grad(), getattr(model, "module", model).disable_adapter():
-            before = model(**asked)["logits"][predicts].float().log_softmax(dim=-1)
-        after = model(**asked)["logits"][predicts].float().log_softmax(dim=-1)
+            before = compute_logits(model, asked, predicts).float().log_softmax(dim=-1)
+        after = compute_logits(model, asked, predicts).float().log_softmax(dim=-1)
         divergence: Tensor = (before.exp() * (before - after)).sum(dim=-1).mean()
         return self._coefficient * divergence
 

@@ -27,6 +27,9 @@ class TrainingSettings(RenderingSettings, SeedSettings):
     )
     per_device_train_batch_size: int = Field(1, ge=1, description="Rows of a micro-batch (Table 4).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches of an optimizer step (Table 4).")
+    group_by_length: bool = Field(
+        False, description="Put rows of like length in a micro-batch, for less padding; no matter for 1 row."
+    )
     num_train_epochs: float = Field(2, gt=0, description="Passes over the kept rows (paper, §5.1).")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of passes.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are clipped to this norm; 0: not at all.")

@@ -25,6 +25,7 @@ from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training.finetune import isolated_randomness, load_with_adapter
 from sotune.training.loss import compute_row_losses
+from sotune.training.output_layer import compute_model_losses
 from sotune.training.progress import OnStep, TrainStep, rows_per_step
 from sotune.training.training_rows import (
     LOSS_WEIGHT,
@@ -187,8 +188,8 @@ class _Loop:
         labels, fixed = batch.pop("labels"), batch.pop(LOSS_WEIGHT)
         half = self._network.dtype == torch.bfloat16
         with torch.autocast(self._network.device.type, dtype=torch.bfloat16, enabled=half):
-            logits = self._network(**batch).logits
-        return fixed * compute_row_losses(logits, labels)
+            losses = compute_model_losses(self._network, batch, labels)
+        return fixed * compute_row_losses(losses, labels)
 
 
 def update_selector(optimizer: torch.optim.Optimizer, logits: Tensor, positions: Sequence[int], losses: Tensor) -> None:

@@ -166,7 +166,11 @@ def _trained(
         trainer = how.trainer_class(
             model=load_with_adapter(model, settings),
             args=arguments,
-            train_dataset=ShuffledRows(rows.rows, seed=settings.seed),
+            train_dataset=ShuffledRows(
+                rows.rows,
+                seed=settings.seed,
+                group=settings.per_device_train_batch_size if settings.group_by_length else 1,
+            ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
             callbacks=[StepCallback(checkpoints, how.on_step)],
             **({"change": how.change} if how.change else {}),

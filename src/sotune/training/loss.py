@@ -17,22 +17,19 @@ from sotune.errors import DataError
 IGNORE_INDEX = -100
 """Label of a token that carries no loss, as everywhere in transformers and torch."""
 
-_CHUNK_ELEMENTS = 1 << 24
+CHUNK_ELEMENTS = 1 << 24
 """Most logits that are held in float32 at a time: 64 MiB."""
 
 
-def compute_weighted_loss(logits: Tensor, labels: Tensor, loss_weight: Tensor, *, n_rows: Tensor | int) -> Tensor:
+def compute_weighted_loss(token_losses: Tensor, labels: Tensor, loss_weight: Tensor, *, n_rows: Tensor | int) -> Tensor:
     r"""Computes a micro-batch's share of the loss of Eq. 8.
 
     ``Σ_i w_i · (1/|y_i|) Σ_j −log π(y_ij | x_i, y_i,<j) / n_rows``, with ``n_rows`` the rows of the whole accumulated
     batch, over all its micro-batches and processes. The shares then add up to the loss of that batch, however it
     is cut.
 
-    The log-softmax is taken in float32 whatever the type of the logits, a bounded number of tokens at a time, in
-    the backward pass too; tokens without a label are skipped. Not differentiable twice.
-
     Args:
-        logits: Scores of the next token ``[rows, length, vocabulary]``, finite.
+        token_losses: As `compute_token_losses` gives them ``[rows, length]``.
         labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
         loss_weight: One loss weight a row ``[rows]``; a mean of 1 over the data keeps the learning rate's scale.
         n_rows: Rows of the accumulated batch, at least 1.
@@ -43,54 +40,68 @@ def compute_weighted_loss(logits: Tensor, labels: Tensor, loss_weight: Tensor, *
     Raises:
         DataError: Shapes disagree, or a row has no token to learn.
     """
-    _check_shapes(logits, labels, loss_weight)
-    row_loss = compute_row_losses(logits, labels)
-    return torch.sum(loss_weight.to(row_loss) * row_loss) / n_rows
+    if token_losses.shape != labels.shape or loss_weight.shape != labels.shape[:1]:
+        raise DataError(
+            f"token losses and labels must be [rows, length] and loss_weight [rows]. "
+            f"Got {list(token_losses.shape)}, {list(labels.shape)} and {list(loss_weight.shape)}"
+        )
+    row_losses = compute_row_losses(token_losses, labels)
+    return torch.sum(loss_weight.to(row_losses) * row_losses) / n_rows
 
 
-def compute_row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_row_losses(token_losses: Tensor, labels: Tensor) -> Tensor:
     """Computes the mean negative log-likelihood of each row's completion tokens, float32 ``[rows]``.
+
+    Args:
+        token_losses: As `compute_token_losses` gives them ``[rows, length]``.
+        labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
+
+    Raises:
+        DataError: A row has no token to learn.
+    """
+    n_tokens = (shift_labels(labels) != IGNORE_INDEX).sum(dim=1)
+    if not bool(n_tokens.all()):
+        raise DataError(
+            f"rows {(n_tokens == 0).nonzero().flatten().tolist()} of the batch have no completion token to learn; "
+            f"drop rows whose labels are all {IGNORE_INDEX}"
+        )
+    return token_losses.sum(dim=1) / n_tokens
+
+
+def compute_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Computes the negative log-likelihood of each token at the place that predicts it, float32 ``[rows, length]``.
+
+    The loss of the token at place t stands at place t − 1; it is 0 where there is none. The log-softmax is taken in
+    float32 whatever the type of the logits, a bounded number of tokens at a time, in the backward pass too; tokens
+    without a label are skipped. Not differentiable twice.
 
     Args:
         logits: Scores of the next token ``[rows, length, vocabulary]``, finite.
         labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
 
     Raises:
-        DataError: A row has no token to learn.
+        DataError: Shapes disagree.
     """
-    targets = _shifted(labels)
-    n_tokens = (targets != IGNORE_INDEX).sum(dim=1)
-    if not bool(n_tokens.all()):
+    if logits.ndim != 3 or logits.shape[:2] != labels.shape:
         raise DataError(
-            f"rows {(n_tokens == 0).nonzero().flatten().tolist()} of the batch have no completion token to learn; "
-            f"drop rows whose labels are all {IGNORE_INDEX}"
+            f"logits must be [rows, length, vocabulary] and labels [rows, length]. "
+            f"Got {list(logits.shape)} and {list(labels.shape)}"
         )
-    return compute_token_losses(logits, labels).sum(dim=1) / n_tokens
+    return compute_nll(logits.flatten(0, 1), shift_labels(labels).flatten()).view(labels.shape)
 
 
-def compute_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Computes the negative log-likelihood of each token at the place that predicts it, float32 ``[rows, length]``.
-
-    The loss of the token at place t stands at place t − 1; it is 0 where there is none.
-    """
-    targets = _shifted(labels)
-    nll: Tensor = _TokenNLL.apply(logits.flatten(0, 1), targets.flatten())  # type: ignore[no-untyped-call]
-    return nll.view(targets.shape)
+def compute_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Computes the same from logits ``[tokens, vocabulary]`` and what each place predicts ``[tokens]``."""
+    nll: Tensor = _TokenNLL.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return nll
 
 
-def _shifted(labels: Tensor) -> Tensor:
+def shift_labels(labels: Tensor) -> Tensor:
+    """Returns what each place predicts: the next place's label, and nothing at the last."""
     # Shifting the labels, not the logits, spares a copy of the logits.
     targets = torch.full_like(labels, IGNORE_INDEX)
     targets[:, :-1] = labels[:, 1:]
     return targets
-
-
-def _check_shapes(logits: Tensor, labels: Tensor, loss_weight: Tensor) -> None:
-    if logits.ndim != 3 or logits.shape[:2] != labels.shape or loss_weight.shape != labels.shape[:1]:
-        raise DataError(
-            f"logits must be [rows, length, vocabulary], labels [rows, length] and loss_weight [rows]. "
-            f"Got {list(logits.shape)}, {list(labels.shape)} and {list(loss_weight.shape)}"
-        )
 
 
 class _TokenNLL(torch.autograd.Function):
@@ -126,4 +137,4 @@ class _TokenNLL(torch.autograd.Function):
 
 def _labeled_chunks(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     labeled = (targets != IGNORE_INDEX).nonzero().flatten()
-    return torch.split(labeled, max(1, _CHUNK_ELEMENTS // logits.shape[1]))
+    return torch.split(labeled, max(1, CHUNK_ELEMENTS // logits.shape[1]))

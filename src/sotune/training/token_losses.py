@@ -11,7 +11,7 @@ from torch import Tensor
 from sotune.models import ModelSpec, load_adapted
 from sotune.records import Record
 from sotune.settings import TrainingSettings
-from sotune.training.loss import compute_token_losses
+from sotune.training.output_layer import compute_model_losses
 from sotune.training.training_rows import LOSS_WEIGHT, load_equal_rows
 
 
@@ -49,7 +49,7 @@ def score_tokens(
             batch = rows.take(positions, network.device)
             labels = batch.pop("labels")
             del batch[LOSS_WEIGHT]
-            found = compute_token_losses(network(**batch).logits, labels).cpu()
+            found = compute_model_losses(network, batch, labels).cpu()
             for row, values in zip((rows.rows[i] for i in positions), found, strict=True):
                 # The loss of the token at place t stands at place t − 1.
                 losses[row.id] = values[row.learned.nonzero().flatten() - 1]

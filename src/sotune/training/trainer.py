@@ -15,7 +15,8 @@ from transformers import Trainer
 
 from sotune.errors import ConfigError, DataError
 from sotune.training.change import StepChange
-from sotune.training.loss import compute_weighted_loss
+from sotune.training.loss import compute_token_losses, compute_weighted_loss
+from sotune.training.output_layer import compute_model_losses
 from sotune.training.training_rows import LOSS_WEIGHT
 
 
@@ -100,12 +101,17 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         if change is not None:
             inputs = change.batch(inputs, self.state.global_step)
         labels, loss_weight = inputs["labels"], inputs[LOSS_WEIGHT]
-        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", LOSS_WEIGHT)})
+        batch = {name: value for name, value in inputs.items() if name not in ("labels", LOSS_WEIGHT)}
+        outputs = model(**batch) if return_outputs else None
+        if outputs is None:
+            losses = compute_model_losses(model, batch, labels)
+        else:
+            losses = compute_token_losses(outputs["logits"], labels)
         if not model.training or num_items_in_batch is None:
             # Outside a training step, where Trainer counts tokens or nothing: the mean over this batch's own rows.
-            loss = compute_weighted_loss(outputs["logits"], labels, loss_weight, n_rows=len(labels))
+            loss = compute_weighted_loss(losses, labels, loss_weight, n_rows=len(labels))
         else:
-            loss = compute_weighted_loss(outputs["logits"], labels, loss_weight, n_rows=num_items_in_batch)
+            loss = compute_weighted_loss(losses, labels, loss_weight, n_rows=num_items_in_batch)
             if change is not None:
                 # Shares of the step's micro-batches and processes, which will be summed.
                 loss = loss + change.penalty(model, self.state.global_step) * (len(labels) / num_items_in_batch)

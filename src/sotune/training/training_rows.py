@@ -170,23 +170,46 @@ def _some(ids: Sequence[str], most: int = 5) -> str:
     return shown if len(ids) <= most else f"{shown} and {len(ids) - most} more"
 
 
+_GROUPED_BATCHES = 50
+"""Batches whose rows are sorted together: enough for little padding, few enough that a batch stays random."""
+
+
 class ShuffledRows(Dataset[dict[str, Any]]):
     """Training rows in an order that depends on the seed and the epoch alone.
 
     A sampler draws its order from a generator whose state a resumed run must restore. Here the order is a function
     of where training stands, so that a run that was killed sees the rows that it would have seen. The dataloader
     reads it from first to last and calls `set_epoch` before each pass.
+
+    Args:
+        rows: The rows.
+        seed: Of the order.
+        group: Rows of a batch, when those of a batch are to be of like length. The rows of some dozens of batches at a
+            time are sorted by length and cut into batches, and the batches shuffled; 1 leaves the order as it is.
     """
 
-    def __init__(self, rows: Sequence[TrainingRow], *, seed: int) -> None:
+    def __init__(self, rows: Sequence[TrainingRow], *, seed: int, group: int = 1) -> None:
         self._rows = rows
         self._seed = seed
+        self._group = group
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Puts the rows in the order of an epoch, counted from 0."""
         generator = generator_of(self._seed, epoch)
         self._order: list[int] = torch.randperm(len(self._rows), generator=generator).tolist()
+        if self._group > 1:
+            self._order = self._grouped(self._order, generator)
+
+    def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
+        size, pool = self._group, self._group * _GROUPED_BATCHES
+        pools = (order[start : start + pool] for start in range(0, len(order), pool))
+        by_length = [i for rows in pools for i in sorted(rows, key=lambda i: -len(self._rows[i].input_ids))]
+        batches = [by_length[start : start + size] for start in range(0, len(order), size)]
+        # A batch that is not full stays last, so that the batches after it do not shift.
+        n_full = len(order) // size
+        shuffled = torch.randperm(n_full, generator=generator).tolist()
+        return [i for batch in (*shuffled, *range(n_full, len(batches))) for i in batches[batch]]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -1,0 +1,146 @@
+"""The output layer on labeled tokens alone, a bounded number at a time.
+
+With a vocabulary of 128,000 the logits of one row of 2,048 tokens take a gigabyte in float32, and most of a prompt's
+are never looked at. A causal LM of transformers is a base model, an output layer, and what its forward does to logits
+(Gemma caps them, Cohere and Granite scale them). Here the base model runs within the model's own forward, so that
+adapters, wrappers for several devices and autocast see an ordinary call; its states are taken where a label is
+predicted. Their logits then come from that same forward once more, with a base model that only hands the states over:
+each architecture treats its logits as it always does. A model that is built otherwise computes all its logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from sotune.training.loss import CHUNK_ELEMENTS, IGNORE_INDEX, compute_nll, compute_token_losses, shift_labels
+
+_Score = Callable[[Tensor, Tensor], Tensor]
+
+
+def compute_model_losses(model: Any, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
+    """Computes what `compute_token_losses` would from a model's logits, without holding them.
+
+    While the output layer is frozen, the gradient of each token's loss with respect to its state is computed with the
+    loss, and one vector a token is kept for the backward pass; else the logits are computed again there.
+
+    Args:
+        model: A causal LM, perhaps with adapters and wrapped for several devices.
+        batch: What it is called with, right-padded, no labels.
+        labels: Token ids ``[rows, length]``, not shifted; `IGNORE_INDEX` where there is no loss.
+
+    Returns:
+        float32 ``[rows, length]``: the loss of the token at place t stands at t − 1.
+    """
+    losses: list[Tensor] = []
+    targets = shift_labels(labels)
+    labeled = targets != IGNORE_INDEX
+
+    def score(states: Tensor, head: _Head) -> Tensor:
+        found = head.losses(states[labeled], targets[labeled])
+        losses.append(found.new_zeros(labels.shape).masked_scatter(labeled, found))
+        return states[:, :1]
+
+    outputs = _call(model, batch, labels.shape, score)
+    return losses[0] if losses else compute_token_losses(outputs["logits"], labels)
+
+
+def compute_logits(model: Any, batch: Mapping[str, Any], where: Tensor) -> Tensor:
+    """Computes a model's logits at some tokens, ``[tokens, vocabulary]``; ``where`` is bool ``[rows, length]``."""
+    taken: list[Tensor] = []
+
+    def take(states: Tensor, head: _Head) -> Tensor:
+        taken.append(states[where])
+        return taken[0][None]
+
+    logits: Tensor = _call(model, batch, where.shape, take)["logits"]
+    return logits[0] if taken else logits[where]
+
+
+def _call(model: Any, batch: Mapping[str, Any], shape: torch.Size, use: Callable[[Tensor, _Head], Tensor]) -> Any:
+    """Calls a model, with ``use`` between its base model and its output layer where the two can be told apart."""
+    causal = extract_model_from_parallel(model)
+    causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+    base = getattr(causal, getattr(causal, "base_model_prefix", ""), None)
+    if not isinstance(base, nn.Module) or is_compiled_module(model):
+        return model(**batch)
+    own: Any = base.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = own(*args, **kwargs)
+        states = getattr(output, "last_hidden_state", None)
+        if states is None or states.shape[:2] != shape:
+            return output
+        return type(output)(last_hidden_state=use(states, _Head(causal, base, type(output))))
+
+    with _forward_of(base, forward):
+        return model(**batch)
+
+
+@contextlib.contextmanager
+def _forward_of(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Puts another forward in place of a module's own."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+class _Head:
+    """What a causal LM does after its base model."""
+
+    def __init__(self, causal: Any, base: nn.Module, output: type) -> None:
+        self._causal, self._base, self._output = causal, base, output
+        parts = [part for part in causal.children() if part is not base]
+        self._learns = any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+    def losses(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Computes the loss of each state's token, float32 ``[tokens]``."""
+        size = max(1, CHUNK_ELEMENTS // self._causal.config.get_text_config().vocab_size)
+        chunks = zip(torch.split(states, size), torch.split(targets, size), strict=True)
+        return torch.cat([self._chunk(*chunk) for chunk in chunks])
+
+    def _chunk(self, states: Tensor, targets: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._score(states, targets)
+        if self._learns:
+            found: Tensor = checkpoint(self._score, states, targets, use_reentrant=False, preserve_rng_state=False)
+        else:
+            found = _LossWithGradient.apply(states, targets, self._score)  # type: ignore[no-untyped-call]
+        return found
+
+    def _score(self, states: Tensor, targets: Tensor) -> Tensor:
+        row = states[None]
+        with _forward_of(self._base, lambda *_, **__: self._output(last_hidden_state=row)):
+            logits = self._causal.forward(inputs_embeds=row)["logits"]
+        return compute_nll(logits[0], targets)
+
+
+class _LossWithGradient(torch.autograd.Function):
+    """The loss of each token, whose gradient is taken at once: it depends on no other token's."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, targets: Tensor, score: _Score) -> Tensor:
+        with torch.enable_grad():
+            states = states.detach().requires_grad_()
+            losses = score(states, targets)
+            (gradient,) = torch.autograd.grad(losses.sum(), states)
+        ctx.save_for_backward(gradient)
+        return losses.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (grad_losses[:, None] * gradient).to(gradient), None, None
