@@ -66,7 +66,7 @@ def test_the_papers_template_says_tools_their_calls_and_results():
 
 
 def test_the_papers_template_as_a_chat_template_is_the_same():
-    tokenizer = character_tokenizer(chat_template=PAPER_CHAT_TEMPLATE)
+    tokenizer = character_tokenizer(chat_template="{{ bos_token }}" + PAPER_CHAT_TEMPLATE)
     assert Renderer(tokenizer, "chat").text(LONG).full == f"<s>{render_paper(LONG.messages)}"
     assert Renderer(tokenizer, "chat").prompt_text(LONG.prompt) == f"<s>{render_paper(LONG.prompt, cue=True)}"
 

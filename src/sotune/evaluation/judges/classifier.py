@@ -84,12 +84,10 @@ class ClassifierJudge(LoadedJudge):
         """Returns the probability of harm by prompt id, and whether the text was cut."""
         encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
         read: dict[str, tuple[float, bool]] = {}
-        for batch in longest_first(
-            {id: len(row["input_ids"]) for id, row in encoded.items()}, self.settings.eval_batch_size
-        ):
-            probabilities = self._classify([encoded[id] for id in batch])
-            cut = [len(encoded[id]["input_ids"]) >= self._loaded.max_length for id in batch]
-            read.update(zip(batch, zip(probabilities, cut, strict=True), strict=True))
+        lengths = {id: len(row["input_ids"]) for id, row in encoded.items()}
+        for batch in longest_first(lengths, self.settings.eval_batch_size):
+            for id, probability in zip(batch, self._classify([encoded[id] for id in batch]), strict=True):
+                read[id] = (probability, lengths[id] >= self._loaded.max_length)
         return read
 
     def _verdict(self, id: str, probability: float, cut: bool) -> Verdict:
@@ -106,7 +104,7 @@ class ClassifierJudge(LoadedJudge):
         tokenizer, limit, read = self._loaded.tokenizer, self._loaded.max_length, self.settings.classifier_input
         as_text = {"split_special_tokens": True, "verbose": False}
         if read == "chat":
-            ids = Renderer(tokenizer, read).prompt_tokens(prompt.messages)
+            ids = self._renderer.prompt_tokens(prompt.messages)
             said = tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
             return {"input_ids": [*ids, *said][:limit]}
         alone = len(prompt.messages) == 1
@@ -118,6 +116,10 @@ class ClassifierJudge(LoadedJudge):
         }
         encoded: Mapping[str, list[int]] = tokenizer(*texts[read], truncation=True, max_length=limit, **as_text)
         return encoded
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self._loaded.tokenizer, "chat")
 
     @functools.cached_property
     def _loaded(self) -> _Loaded:
