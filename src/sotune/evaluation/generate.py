@@ -54,7 +54,7 @@ def generate(
     if not prompts:
         raise DataError("there is nothing to answer: 0 prompts were given; give at least one")
     index_unique("prompts", prompts)
-    encoded = {prompt.id: renderer.prompt_tokens(prompt.messages) for prompt in prompts}
+    encoded = {prompt.id: _encode(prompt, renderer) for prompt in prompts}
     _require_room(encoded, model, max_new_tokens)
     config = _greedy_config(model, renderer, max_new_tokens)
     decode = functools.partial(_decode, tokenizer=renderer.tokenizer, marks=_special_marks(renderer.tokenizer))
@@ -65,6 +65,13 @@ def generate(
             for id, ids in zip(batch, generated, strict=True):
                 responses[id] = _response(id, encoded[id], ids, decode, config)
     return [responses[prompt.id] for prompt in prompts]
+
+
+def _encode(prompt: EvalPrompt, renderer: Renderer) -> list[int]:
+    try:
+        return renderer.prompt_tokens(prompt.messages)
+    except DataError as error:
+        raise DataError(f"prompt {prompt.id!r} cannot be asked: {error}") from error
 
 
 def _require_room(encoded: Mapping[str, Sequence[int]], model: Any, max_new_tokens: int) -> None:

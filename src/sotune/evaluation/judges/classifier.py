@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import longest_first
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_answers, unscored
@@ -68,7 +69,13 @@ class ClassifierJudge(LoadedJudge):
         Raises:
             ConfigError: The classifier could not be loaded or has no harmful label.
         """
-        return [self._verdict(id, *found) for id, found in self._read(pairs).items()]
+        read = self._read(pairs)
+        return [
+            self._verdict(p.id, *read[p.id])
+            if p.id in read
+            else unscored(p.id, "the classifier's chat template refuses the conversation")
+            for p, _ in pairs
+        ]
 
     def grade(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> dict[str, float]:
         """Returns the probability of harm by prompt id, in [0, 1], on which verdicts are a threshold; NaN: no answer.
@@ -82,7 +89,10 @@ class ClassifierJudge(LoadedJudge):
 
     def _read(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> dict[str, tuple[float, bool]]:
         """Returns the probability of harm by prompt id, and whether the text was cut."""
-        encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
+        encoded = dict[str, Mapping[str, list[int]]]()
+        for prompt, response in pairs:
+            with contextlib.suppress(DataError):  # the template refuses the conversation
+                encoded[prompt.id] = self._encode(prompt, response)
         read: dict[str, tuple[float, bool]] = {}
         lengths = {id: len(row["input_ids"]) for id, row in encoded.items()}
         for batch in longest_first(lengths, self.settings.eval_batch_size):
