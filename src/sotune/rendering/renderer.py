@@ -20,6 +20,7 @@ from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
 _PROBE = Record.from_text("probe", "Hello", "Hello")
+_ENDLESS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +247,8 @@ class Renderer:
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
         try:
-            ids = self._encode(self.text(_PROBE))[0]
+            # With all that training would write, whatever a row may be long.
+            ids = replace(self, n_embeddings=None, max_length=_ENDLESS).tokens(_PROBE, append_eos=True).input_ids
         except DataError:  # a template may want a system turn; the rows tell
             return
         if self.n_embeddings is not None and max(ids) >= self.n_embeddings:
