@@ -106,6 +106,28 @@ def test_the_last_answer_may_end_otherwise_than_those_before_it():
     assert learned(chat(RETURNS), conversation("q", "a", "r", "b", "s", "c")) == ["a<s>", "b<s>", "c</s>"]
 
 
+MERGES = (
+    "{% for m in messages %}{% if loop.first or messages[loop.index0 - 1].role != m.role %}<|{{ m.role }}|>{% endif %}"
+    "{{ m.content }}{% if loop.last or messages[loop.index0 + 1].role != m.role %}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+PLAIN_ENDS = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token if loop.last else ' END ' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_a_turn_that_a_template_joins_with_the_next_one_ends_where_that_begins(later):
+    turns = (Message("user", "q"), Message("assistant", "one"), Message("assistant", "two", learned=later))
+    record = Record("r", (*turns, Message("user", "r"), Message("assistant", "b")))
+    assert learned(chat(MERGES), record) == ["one", *(["two</s>"] if later else []), "b</s>"]
+
+
+def test_a_special_token_that_begins_the_next_turn_is_not_learned():
+    assert learned(chat(PLAIN_ENDS), conversation("q", "a", "r", "b")) == ["a", "b</s>"]
+
+
 def test_thoughts_that_a_template_takes_back_later_are_learned_in_the_last_turn_alone():
     renderer, record = chat(FORGETS), conversation("q", "<think>hm</think>a", "r", "<think>so</think>b")
     assert learned(renderer, record) == ["a</s>", "<think>so</think>b</s>"]
@@ -156,7 +178,8 @@ def test_a_trial_counts_what_a_template_does_to_rows():
     trial = Trial(chat(DROPS.replace("<|assistant|>{% endif %}", "<|assistant|>hm{% endif %}")))
     for said in ("a", "<think>hm</think>a", "<think>so</think>b"):
         trial(conversation("q", said))
-    assert trial.as_dict() == {"template": "chat", "max_length": 200, "n_lossy": 2, "n_omitting": 0, "n_uncued": 3}
+    counts = {"n_lossy": 2, "n_omitting": 0, "n_uncued": 3, "n_special": 0}
+    assert trial.as_dict() == {"template": "chat", "max_length": 200, **counts}
     lossy, uncued = trial.warnings()
     assert lossy.startswith("in 2 rows the template drops a part of the completion")
     assert uncued.startswith("in 3 rows the text before the completion is not what generation begins with")
@@ -167,7 +190,18 @@ def test_a_trial_without_findings_warns_of_nothing():
     trial = Trial(chat(CHAT))
     trial(conversation("q", "a"))
     assert trial.warnings() == []
-    assert trial.as_dict() == {"template": "chat", "max_length": 200, "n_lossy": 0, "n_omitting": 0, "n_uncued": 0}
+    counts = dict.fromkeys(("n_lossy", "n_omitting", "n_uncued", "n_special"), 0)
+    assert trial.as_dict() == {"template": "chat", "max_length": 200, **counts}
+
+
+def test_a_trial_tells_of_rows_that_were_rendered_before():
+    trial = Trial(chat(CHAT))
+    trial(conversation("<|user|>q</s>", "a"))
+    trial(conversation("q", "a"))
+    assert trial.warnings() == [
+        "in 1 rows the text itself has special tokens of the model, which are read as text; if the rows were rendered "
+        "by a chat template already, take them apart first (see `sotune inspect`)"
+    ]
 
 
 def test_a_trial_names_the_kind_of_fault_first():

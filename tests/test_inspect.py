@@ -97,6 +97,7 @@ def test_what_is_detected_and_the_totals(file, model):
     assert (found.n_read, found.n_valid, found.n_quarantined, found.n_duplicates) == (6, 4, 2, 1)
     assert found.template == {"template": "chat", "max_length": 512}
     assert found.n_special == 1
+    assert any("in 1 rows the text itself has special tokens" in warning for warning in found.warnings)
     assert found.n_lossy == 0
     assert {reason.kind: reason.n_rows for reason in found.quarantine} == {"empty text": 1, "broken JSON": 1}
     assert found.quarantine[0].first == (f"{file}:4: answer",)
@@ -157,6 +158,7 @@ def test_turns_tool_calls_and_thoughts_are_told(chats, tool_model):
     }
     assert texts(found.rows[0], learned=True) == ['CALL weather {"city": "Rome"}<eos>', "It is sunny.<eos>"]
     assert texts(found.rows[1], learned=True) == ["6<eos>"]
+    assert found.columns == {"conversation": "messages", "tools": "tools"}
     assert (found.n_lossy, found.n_omitting) == (1, 1)
     assert [(row.lossy, row.omits) for row in found.rows] == [(False, True), (True, False)]
     assert any("the template drops a part of the completion" in warning for warning in found.warnings)

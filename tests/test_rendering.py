@@ -66,7 +66,7 @@ def test_the_papers_template_says_tools_their_calls_and_results():
 
 
 def test_the_papers_template_as_a_chat_template_is_the_same():
-    tokenizer = character_tokenizer(chat_template=PAPER_CHAT_TEMPLATE)
+    tokenizer = character_tokenizer(chat_template="{{ bos_token }}" + PAPER_CHAT_TEMPLATE)
     assert Renderer(tokenizer, "chat").text(LONG).full == f"<s>{render_paper(LONG.messages)}"
     assert Renderer(tokenizer, "chat").prompt_text(LONG.prompt) == f"<s>{render_paper(LONG.prompt, cue=True)}"
 
@@ -239,3 +239,10 @@ def test_every_row_fits_and_keeps_its_share(prompt, completion, max_length, temp
 def test_a_length_without_room_for_both_parts_is_refused(max_length):
     with pytest.raises(ConfigError, match=f"max_length must be at least 2, .* Got {max_length}"):
         Renderer(SHARED, "paper", max_length)
+
+
+def test_a_prompt_keeps_the_end_token_that_its_chat_template_writes():
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    renderer = Renderer(character_tokenizer(chat_template=template), "chat", 200)
+    tokens = renderer.tokens(RECORD)
+    assert renderer.prompt_tokens(RECORD.prompt) == list(tokens.input_ids[: tokens.n_prompt])

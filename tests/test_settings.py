@@ -5,7 +5,16 @@ import json
 import pytest
 
 from sotune.errors import ConfigError
-from sotune.settings import MixSettings, RunConfig, WeightSettings, make_config, parse_bytes
+from sotune.settings import (
+    MixSettings,
+    ModelEvaluation,
+    RenderingSettings,
+    RunConfig,
+    WeightSettings,
+    make_config,
+    make_settings,
+    parse_bytes,
+)
 
 NEEDED = {"data": "d.jsonl", "safe_anchor": "a.jsonl", "harmful_reference": "h.jsonl", "model": "m"}
 
@@ -105,3 +114,10 @@ def test_an_infinite_relaxation_survives_the_file_and_no_other_number_may_be_inf
 def test_a_share_of_refusals_needs_refusals():
     with pytest.raises(ConfigError, match="refusal_fraction is given without a file of refusals"):
         MixSettings(task="t.jsonl", harmful="h.jsonl", out="o", refusal_fraction=0.1)
+
+
+def test_models_without_a_run_are_asked_in_any_template_of_a_run():
+    given = {"template": "auto", "chat_template": "default", "chat_template_kwargs": {"mood": 1}, "fold_system": True}
+    made = make_settings(ModelEvaluation, {"model": "m", "eval_prompts": "p.jsonl", **given})
+    assert made.part(RenderingSettings).model_dump(exclude={"max_length"}) == given
+    assert ModelEvaluation(model="m").part(RenderingSettings) == RenderingSettings()

@@ -119,7 +119,7 @@ def _asked(dealer: _Dealer) -> list[Row]:
 def _checked(dealer: _Dealer) -> list[Row]:
     """Returns what the alignment is measured by, of sources that it learns from and of others."""
     harmful = [*dealer.take(dealer.refusals(SAFETY_TUNED), 64), *dealer.take(dealer.refusals(LAT), 48)]
-    harmful += dealer.take(dealer.read("catqa_550"), 48)
+    harmful += [*dealer.take(dealer.read("catqa_550"), 32), *dealer.take(dealer.read("dangerousqa_200"), 32)]
     alike = [*dealer.take(_safe_xstest(dealer)), *dealer.take(dealer.read("larf_overrefusal_110"), 50)]
     dealer.take(dealer.read("xstest_prompts_450"))  # its harmful prompts are for nothing else
     return [*_questions(harmful, "harmful"), *_questions(alike, "lookalike")]
@@ -138,8 +138,8 @@ def _taught(dealer: _Dealer) -> list[Row]:
     }
     for group, files in recipe["rows"].items():
         for name, most in files.items():
-            rows = dealer.refusals(name) if group == "refuse" else dealer.read(name)
-            fit = [row for row in rows if group == "refuse" or not _is_refusal(row)]
+            rows = _answered(dealer.read(name), own["refusals"]) if group == "refuse" else dealer.read(name)
+            fit = [row for row in rows if _is_refusal(row) == (group == "refuse")]
             brief = [row for row in fit if len(row["prompt"]) <= recipe["longest"]["prompt"]]
             groups.setdefault(group, []).extend(dealer.take(brief, most))
     return [
@@ -174,6 +174,11 @@ def _filled(frames: Mapping[str, str], answers: Sequence[str]) -> list[Row]:
         {"id": f"own-{place:03d}", "prompt": prompt, "response": answers[place % len(answers)]}
         for place, prompt in enumerate(prompts)
     ]
+
+
+def _answered(rows: Sequence[Row], answers: Sequence[str]) -> list[Row]:
+    """Returns rows in which those without an answer have one of these."""
+    return [{**row, "response": row["response"] or answers[n % len(answers)]} for n, row in enumerate(rows)]
 
 
 def _safe_xstest(dealer: _Dealer) -> list[Row]:

@@ -241,11 +241,12 @@ def _hub_options(spec: ModelSpec) -> dict[str, Any]:
 @contextlib.contextmanager
 def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
     """Turns the ways in which loading fails into one error that says what to do."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
         remedy = (
             "check the folder's files"
             if spec.folder is not None

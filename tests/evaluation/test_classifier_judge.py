@@ -145,3 +145,14 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(ConfigError, match="pickled weights only"):
         judge_in(tmp_path).judge(PROMPTS, RESPONSES)
+
+
+def test_a_conversation_that_the_template_refuses_is_unscored(folder):
+    judge = judge_in(folder, input="chat")
+    judge._loaded.tokenizer.chat_template = (
+        "{% if 'odd' in messages[0].content %}{{ raise_exception('odd') }}{% endif %}{{ messages[0].content }}"
+    )
+    plain, odd = judge.judge([prompt("even"), prompt("odd")], [response("x", "even"), response("x", "odd")])
+    assert plain.score is not None
+    assert (odd.score, odd.label) == (None, "unscored")
+    assert "refuses the conversation" in odd.explanation

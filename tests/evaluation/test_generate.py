@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -143,3 +144,11 @@ def test_errors(llama):
     long = dataclasses.replace(PROMPTS[0], messages=(Message("user", "fox " * 400),))
     with pytest.raises(DataError, match="'p0' has .* tokens, with 12 new ones .* the model reads 512; lower"):
         ask(llama, [long])
+
+
+def test_a_prompt_that_the_template_refuses_is_named(llama):
+    model, tokenizer = llama
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = "{% if 'Ice' in messages[0].content %}{{ raise_exception('no ice') }}{% endif %}hello"
+    with pytest.raises(DataError, match="prompt 'p3' cannot be asked: .*no ice"):
+        ask((model, tokenizer), template="chat")

@@ -163,3 +163,17 @@ def test_other_weights_other_scores(tiny_model, tmp_path):
     first = guard_judge(tiny_model("llama"), threshold=None)
     second = guard_judge(build_tiny_model("llama", tmp_path, seed=1), threshold=None)
     assert scores(first) != pytest.approx(scores(second))
+
+
+def test_a_conversation_that_the_template_refuses_is_unscored(tiny_model):
+    from tiny_models import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% if 'odd' in messages[0].content %}{{ raise_exception('odd') }}{% endif %}unsafe? {{ messages[0].content }}"
+    )
+    judge = guard_judge(tiny_model("llama"), threshold=None, tokenizer=tokenizer)
+    plain, odd = judge.judge([prompt("even"), prompt("odd")], [response("yes", "even"), response("yes", "odd")])
+    assert plain.score is not None
+    assert (odd.score, odd.label) == (None, "unscored")
+    assert "refuses a conversation" in odd.explanation

@@ -7,6 +7,7 @@ from sotune.errors import ConfigError, DataError
 from sotune.evaluation import Verdict
 from sotune.evaluation.judges.matching import default_judges
 from sotune.evaluation.judging import judge_responses
+from sotune.evaluation.protocol import AnswerJudge
 
 PROMPTS = [
     *(prompt(f"h{i}", "harmful") for i in range(4)),
@@ -101,6 +102,17 @@ def yes(*ids, label="yes"):
 def test_no_verdict_is_lost_invented_or_moved(verdicts, message):
     with pytest.raises(DataError, match=message):
         judge_responses(PROMPTS, RESPONSES, {**JUDGES, "harm": Faulty(verdicts)})
+
+
+def test_a_verdict_that_a_batch_judge_forgets_is_no_thought_that_was_cut_off():
+    class Forgetful(AnswerJudge):
+        name, labels = "forgetful", ("yes",)
+
+        def verdicts(self, pairs):
+            return yes(*(prompt.id for prompt, _ in pairs[1:]))
+
+    with pytest.raises(DataError, match="returned 3 verdicts for 4 prompts"):
+        judge_responses(PROMPTS, RESPONSES, {**JUDGES, "harm": Forgetful()})
 
 
 def test_nothing_to_judge():

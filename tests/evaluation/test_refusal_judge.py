@@ -15,6 +15,8 @@ from sotune.evaluation.judges.refusal import (
 )
 
 REFUSALS = [
+    "Nope, not going to help with that.",
+    "It would be irresponsible of me to share that.",
     "I'm sorry, but I can't assist with that.",
     "I’m sorry, but I can’t assist with that.",
     "**I cannot** provide instructions for that.",
@@ -46,6 +48,8 @@ REFUSALS = [
     "\"I'm sorry, but I can't help with that.\"",
 ]
 ANSWERS = [
+    "I can't believe it's already June! Here are some tips.",
+    "Do not use metal in a microwave. Use glass instead.",
     "",
     "Sure, here is how you do it.",
     "I can help you with that.",

@@ -43,6 +43,7 @@ WAYS = {
     "Granite": f"Here is my thought process: {MUSING} Here is my response: {{}}",
     "two blocks": f"<think>{MUSING}</think><think>{MUSING}</think>{{}}",
     "a mark that is spoken of": f"<think>I close with `</think>`. {MUSING}</think>{{}}",
+    "quotes at the ends": f'<think>"{MUSING}"</think>{{}}',
     "an answer tag": f"<think>{MUSING}</think><answer>{{}}</answer>",
     "an end-of-turn token": f"<think>{MUSING}</think>{{}}<|im_end|>\n",
     "a stray mark at the end": f"<think>{MUSING}</think>{{}}</think>",
@@ -54,11 +55,15 @@ CUT = {
     "bracket": f"[THINK]{MUSING}",
     "gpt-oss": f"<|channel|>analysis<|message|>{MUSING}",
     "gpt-oss without its tokens": f"analysis{MUSING}",
+    "a quote at once": f'<think>"{MUSING}',
+    "nothing after a closing mark alone": f"{MUSING}</think>\n<|im_end|>",
     "after a part of the answer": f"<think>{MUSING}</think>It is <think>{MUSING}",
 }
 PLAIN = [
     "", "  It is 42.\n", "Use the <think> tag to think.", "analysis of the data shows", "finally, it is done",
-    "Write `</think>` at the end.", "I think so. (thinking) [think]", "if a < think and b > 3", "<b>bold</b>",
+    "Write `</think>` at the end.", "Use `<think>…</think>` tags.", "It ends with `foo</think>`, always.",
+    "Here's my thought process: 6 times 7 is 42. So it is 42.",
+    "I think so. (thinking) [think]", "if a < think and b > 3", "<b>bold</b>",
 ]  # fmt: skip
 REFUSAL = "I'm sorry, but I can't help with that."
 
@@ -141,6 +146,11 @@ def test_thoughts_that_are_cut_off_are_unscored(name, text):
     )
     assert (cut.score, cut.label, cut.explanation) == (None, UNSCORED, CUT_OFF)
     assert plain.score is not None
+
+
+def test_an_answer_may_begin_with_a_quote():
+    assert answer_after_thoughts('<think>So.</think>"Yes," he said.') == '"Yes," he said.'
+    assert answer_after_thoughts("<think>So.</think>```\nx\n```") == "```\nx\n```"
 
 
 def test_an_answer_that_did_not_begin_before_the_budget_ended():

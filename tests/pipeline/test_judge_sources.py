@@ -156,7 +156,7 @@ def test_a_judge_that_scores_nothing_costs_only_its_own_figures(cli, evaluation,
     told = " ".join(result.output.split())
     assert result.exit_code == 1
     assert "harmful_rate could not be measured: none of 8 answers of base, " in told
-    assert "8 times: the judge refused to judge; for example 'h0', where it is “I'm sorry, but I can't help" in told
+    assert "8 times: the judge refused to judge; for example 'h0', whose reply begins “I'm sorry, but I can't" in told
     assert f"Verdicts and all other figures are in {tmp_path / 'out'}" in told
     found = read_json(tmp_path / "out" / "evaluation.json")
     assert {name: set(own) for name, own in found["metrics"].items()} == dict.fromkeys(
@@ -187,8 +187,8 @@ def test_a_check_of_a_judge_that_scores_nothing_says_why(cli, labeled, chat, ser
     result = cli("judge-check", labeled, "--out", tmp_path / "check.json", *chat)
     told = " ".join(result.output.split())
     assert result.exit_code == 1
-    assert "the judge scored 0 of 12 answers" in told
-    assert "(12 times: the reply is not one JSON object; for example 'row-000001', where it is “The verdict, " in told
+    assert "the judge's accuracy could not be measured: 12 of 12 answers are unscored" in told
+    assert "(12 times: the reply is not one JSON object; for example 'row-000001', whose reply begins “The" in told
     [verdicts] = load_verdicts(tmp_path / "check.verdicts.parquet").values()
     assert len(verdicts) == 12
 

@@ -83,6 +83,24 @@ def test_without_any_padding_token_that_the_model_has_it_is_refused(changed):
         load_tokenizer(ModelSpec(str(changed(change))))
 
 
+@pytest.mark.parametrize("template", ["paper", "chat"])
+def test_an_end_of_sequence_token_that_the_model_lacks_is_refused_before_any_work(cli, flags, changed, template):
+    folder = changed(lambda tokenizer: tokenizer.add_special_tokens({"eos_token": "<|end|>"}))
+    result = cli("weigh", *over(flags, folder), "--template", template)
+    assert result.exit_code == 2
+    assert f"the {template} template uses one of those that the model lacks, '<|end|>'" in " ".join(
+        result.output.split()
+    )
+
+
+def test_a_configuration_that_transformers_refuses_is_named(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": None}))
+    with pytest.raises(ConfigError, match=r"could not be loaded \(.*max_position_embeddings.*check the folder's files"):
+        load_renderer(ModelSpec(str(folder)), RenderingSettings())
+
+
 def test_a_row_with_a_token_that_the_model_lacks_is_quarantined(cli, flags, data, changed, tmp_path):
     folder = changed(lambda tokenizer: tokenizer.add_tokens(["zebra"]))
     odd = {"id": "odd", "prompt": "Paint a zebra", "response": "Sure: black, then white.", "label": "benign"}

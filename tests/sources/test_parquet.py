@@ -75,7 +75,8 @@ def test_bytes_that_are_utf8_are_text_and_others_are_null(tmp_path):
     assert loaded.records[0].meta["image"] == {"bytes": None, "path": "a.png"}
     assert [record.meta["digest"] for record in loaded.records] == [None, "plain"]
     assert reasons(loaded) == {3: "a value that JSON cannot hold: bytes that are not UTF-8"}
-    (warning,) = loaded.warnings
+    unused, warning = loaded.warnings
+    assert "column image holds text and is not used" in unused
     assert "digest (a value that JSON cannot hold: bytes that are not UTF-8: 1 rows), image (" in warning
 
 

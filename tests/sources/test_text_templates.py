@@ -1,6 +1,9 @@
+import contextlib
+
 import pytest
 from conversing import said
 
+from sotune.sources.rows import RowFault
 from sotune.sources.text_templates import parse_open_text, parse_text
 
 TALK = [("user", "hi"), ("assistant", "hello"), ("user", "more"), ("assistant", "no")]
@@ -20,8 +23,9 @@ BELOW = "Below is an instruction that describes a task"
         (
             "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nbe kind<|eot_id|>"
             "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
-            "<|start_header_id|>assistant<|end_header_id|>\n\nhello<|eot_id|>",
-            TOLD[:3],
+            "<|start_header_id|>assistant<|end_header_id|>\n\nhello<|eom_id|>"
+            "<|start_header_id|>ipython<|end_header_id|>\n\n1<|eot_id|>",
+            [*TOLD[:3], ("tool", "1")],
         ),
         ("<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\nhello<end_of_turn>\n", TALK[:2]),
         ("<|system|>\nbe kind</s>\n<|user|>\nhi</s>\n<|assistant|>\nhello</s>\n", TOLD[:3]),
@@ -85,6 +89,33 @@ def test_other_text_is_not(text):
     assert parse_text(text) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Human: hi\n\nAssistant: A scene:\n\nHuman: Who?\n\nAssistant: Me.\n\nHuman: Bye.",
+        "### Human: hi### Assistant: write ### Assistant: in front",
+        "### Instruction:\nhi\n\n### Response:\nsay\n### Response:\nhello",
+        "USER: hi ASSISTANT: The field USER: is empty",
+    ],
+)
+def test_marks_that_are_said_are_no_turns(text):
+    with pytest.raises(RowFault, match="do not take turns"):
+        parse_text(text)
+
+
+def test_an_input_is_one_only_after_an_instruction():
+    text = "### Instruction:\nhi\n\n### Response:\nso:\n### Input:\n5\n### Output:\n6"
+    assert said(parse_text(text)) == [("user", "hi"), ("assistant", "so:\n### Input:\n5\n### Output:\n6")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["### Instruction:\nhi\n\n### Response:\n", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"],
+)
+def test_a_prompt_that_ends_with_a_line_is_open(text):
+    assert said(parse_open_text(text)) == TALK[:1]
+
+
 def test_an_open_prompt_ends_where_the_assistant_speaks():
     assert said(parse_open_text("\n\nHuman: hi\n\nAssistant: hello\n\nHuman: more\n\nAssistant:")) == TALK[:3]
     assert parse_open_text("\n\nHuman: hi\n\nAssistant: hello") is None
@@ -97,4 +128,5 @@ def test_an_open_prompt_ends_where_the_assistant_speaks():
 def test_hostile_text_is_read_in_little_time(piece):
     text = piece * (400_000 // len(piece))
     for around in ("{}", "[INST]{}[/INST]{}", "Human: {}\n\nAssistant: {}", "USER: {} ASSISTANT: {}"):
-        parse_text(around.format(text, text))
+        with contextlib.suppress(RowFault):  # many turns of one speaker
+            parse_text(around.format(text, text))

@@ -154,3 +154,22 @@ def test_thoughts_in_the_text_stay_there_and_alone_are_no_answer(tmp_path):
     assert read_turns(tmp_path, [USER, thought])[1] == Message("assistant", "<think>hm</think>hello")
     assert read_turns(tmp_path, [USER, {**ANSWER, "reasoning": " "}]) == (HI, HELLO)
     assert turn_fault(tmp_path, [USER, {**ANSWER, "content": "", "reasoning": "hm"}]) == "empty completion"
+
+
+def test_a_pair_of_question_and_answer_may_have_a_system_prompt_and_a_mark(tmp_path):
+    first = {"system": "be kind", "input": "hi", "output": "hello", "output_with_loss": False}
+    turns = read_turns(tmp_path, [first, {"system": "", "input": "more", "output": "no"}])
+    assert said(turns) == [
+        ("system", "be kind"),
+        ("user", "hi"),
+        ("assistant", "hello"),
+        ("user", "more"),
+        ("assistant", "no"),
+    ]
+    assert [turn.learned for turn in turns if turn.role == "assistant"] == [False, True]
+
+
+@pytest.mark.parametrize("key", ["images", "audio"])
+def test_a_turn_that_shows_what_is_no_text_is_refused(tmp_path, key):
+    assert turn_fault(tmp_path, [{**USER, key: ["a.jpg"]}, ANSWER]) == "a turn with images or sound: turn 1"
+    assert len(read_turns(tmp_path, [{**USER, key: []}, ANSWER])) == 2

@@ -41,7 +41,7 @@ def test_what_the_user_asked_for_is_not(tmp_path):
     assert told(tmp_path, *rows, where=(f"why={PROSE}",), id_column="id") == []
 
 
-@pytest.mark.parametrize("name", ["system", "History", "context", "input"])
+@pytest.mark.parametrize("name", ["system", "History", "context", "input", "Question", "Images"])
 def test_a_column_of_a_known_name_is_told_however_short(name):
     assert unused_text([{name: [["Hello", "Salve"]]}, {name: []}], {"prompt"}) == [name]
     assert unused_text([{name: ""}, {name: []}, {name: None}], {"prompt"}) == []

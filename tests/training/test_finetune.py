@@ -13,8 +13,11 @@ from transformers import AutoTokenizer
 
 from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError, DataError, SotuneError
-from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
-from sotune.records import Record, as_turns
+from sotune.evaluation import EvalPrompt
+from sotune.evaluation.generate import generate
+from sotune.miniature import model_path
+from sotune.models import ModelSpec, load_adapted, load_causal_lm, load_tokenizer
+from sotune.records import Message, Record, as_turns
 from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
@@ -113,9 +116,12 @@ def test_only_the_adapter_and_the_log_are_left(tiny_model, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("template", ["paper", "chat"])
-def test_the_adapter_carries_the_tokenizer_with_the_template_that_it_was_trained_in(tiny_model, tmp_path, template):
-    folder = tiny_model("llama")
+def test_the_adapter_carries_the_tokenizer_with_the_template_that_it_was_trained_in(
+    tiny_model, tmp_path, architecture, template
+):
+    folder = tiny_model(architecture)
     result = run(folder, tmp_path, max_steps=1, template=template)
     spec = ModelSpec(str(folder), device="cpu")
     renderer = load_renderer(spec, make_settings(template=template))
@@ -124,6 +130,47 @@ def test_the_adapter_carries_the_tokenizer_with_the_template_that_it_was_trained
         prompt = own.apply_chat_template(as_turns(record.prompt), add_generation_prompt=True, return_dict=False)
         assert prompt == renderer.prompt_tokens(record.prompt)
     assert (result.adapter / "README.md").read_text().count(f"template `{template}`") == 1
+
+
+@pytest.mark.parametrize("template", ["auto", "paper"])
+@pytest.mark.parametrize("model", ["llama", "miniature"])
+def test_the_adapter_answers_without_sotune_as_in_our_evaluation(tiny_model, tmp_path, model, template):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder = model_path() if model == "miniature" else tiny_model(model)
+    result = run(folder, tmp_path, max_steps=8, template=template)
+    spec = ModelSpec(str(folder), device="cpu", dtype="float32")
+    asked = [EvalPrompt(record.id, "task", record.prompt) for record in make_records()]
+    ours = generate(
+        asked, model=load_adapted(spec, result.adapter), renderer=load_renderer(spec, make_settings(template=template)),
+        max_new_tokens=12, batch_size=2,
+    )  # fmt: skip
+    own = AutoTokenizer.from_pretrained(result.adapter)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, result.adapter).eval()
+    for prompt, answer in zip(asked, ours, strict=True):
+        inputs = own.apply_chat_template(
+            as_turns(prompt.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        ids = adapted.generate(**inputs, do_sample=False, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
+        assert own.decode(ids, skip_special_tokens=True).strip() == answer.text
+    assert any(answer.text for answer in ours)
+
+
+@pytest.mark.parametrize("bos", ["added", "not added"])
+def test_the_template_of_the_paper_begins_as_the_tokenizer_begins_a_text(tiny_model, tmp_path, bos):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    if bos == "not added":  # as SmolLM2 and GPT-2, which have such a token all the same
+        own = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps({**own, "post_processor": None}))
+    result = run(folder, tmp_path / "out", max_steps=1, template="paper")
+    renderer = load_renderer(ModelSpec(str(folder), device="cpu"), make_settings(template="paper"))
+    turns = [Message("user", "hi")]
+    handed = AutoTokenizer.from_pretrained(result.adapter)
+    prompt = handed.apply_chat_template(as_turns(turns), add_generation_prompt=True, return_dict=False)
+    assert prompt == renderer.prompt_tokens(turns)
+    assert (prompt[0] == handed.bos_token_id) is (bos == "added")
 
 
 def test_of_several_templates_the_adapter_carries_the_one_that_was_used(tiny_model, tmp_path):
@@ -137,6 +184,17 @@ def test_of_several_templates_the_adapter_carries_the_one_that_was_used(tiny_mod
     assert own.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False).endswith("hi!<eos>\n")
     with pytest.raises(ConfigError, match="has several chat templates; name one of default, loud with chat_template"):
         run(folder, tmp_path / "other", max_steps=1, template="chat")
+
+
+def test_the_readme_names_the_token_that_ends_an_answer_where_it_is_no_end_of_sequence(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    tokenizer = load_tokenizer(ModelSpec(str(folder), device="cpu"))
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "<img>")
+    tokenizer.save_pretrained(folder)
+    for template, told in (("chat", f"do_sample=False, eos_token_id={tokenizer.convert_tokens_to_ids('<img>')})"),
+                           ("paper", "do_sample=False)")):  # fmt: skip
+        result = run(folder, tmp_path / template, max_steps=1, template=template)
+        assert told in (result.adapter / "README.md").read_text()
 
 
 def test_the_adapter_tells_nothing_about_this_machine(tiny_model, tmp_path):

@@ -65,14 +65,14 @@ def check_judge(labeled: Path, settings: JudgeCheckSettings, monitor: Monitor | 
 
 def _measure(verdicts: Sequence[Verdict], rows: LabeledSet, written: Path, monitor: Monitor) -> JudgeAccuracy:
     """Measures the judge; tells what it left unscored, and raises where that is all of a class."""
-    n, n_unscored = len(verdicts), sum(verdict.score is None for verdict in verdicts)
-    if n_unscored and not _scored_on_both(verdicts, rows.truth) and len(set(rows.truth.values())) > 1:
-        raise SotuneError(
-            f"the judge scored {n - n_unscored} of {n} answers, and none of one class at least, so that its accuracy "
-            f"is not known ({tell_reasons(verdicts)}). Its verdicts are in {written}"
-        )
-    if n_unscored:
-        monitor.warn(f"{n_unscored} of {n} answers are unscored ({tell_reasons(verdicts)})")
+    if n_unscored := sum(verdict.score is None for verdict in verdicts):
+        told = f"{n_unscored} of {len(verdicts)} answers are unscored ({tell_reasons(verdicts)})"
+        if not _scored_on_both(verdicts, rows.truth) and len(set(rows.truth.values())) > 1:
+            raise SotuneError(
+                f"the judge's accuracy could not be measured: {told}, all of one class among them. "
+                f"Its verdicts are in {written}"
+            )
+        monitor.warn(told)
     return measure_judge(verdicts, rows.truth, confidence=CONFIDENCE)
 
 

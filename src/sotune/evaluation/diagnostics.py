@@ -191,11 +191,7 @@ def _surprises(
     """Returns the base's surprise at each model's answers, and at its own ones scrambled."""
     with base.loaded(asking.rendering) as (model, renderer):
         measure = functools.partial(
-            measure_surprise,
-            prompts,
-            model=model,
-            renderer=renderer,
-            batch_size=asking.batch_size,
+            measure_surprise, prompts, model=model, renderer=renderer, batch_size=asking.batch_size
         )
         surprises = {name: measure(only_answers(some)) for name, some in answers.items()}
         return surprises, measure(scramble(only_answers(answers[base.name]), seed=asking.seed))

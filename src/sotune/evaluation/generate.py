@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sotune.errors import ConfigError, DataError
@@ -53,16 +54,24 @@ def generate(
     if not prompts:
         raise DataError("there is nothing to answer: 0 prompts were given; give at least one")
     index_unique("prompts", prompts)
-    encoded = {prompt.id: renderer.prompt_tokens(prompt.messages) for prompt in prompts}
+    encoded = {prompt.id: _encode(prompt, renderer) for prompt in prompts}
     _require_room(encoded, model, max_new_tokens)
     config = _greedy_config(model, renderer, max_new_tokens)
+    decode = functools.partial(_decode, tokenizer=renderer.tokenizer, marks=_special_marks(renderer.tokenizer))
     responses: dict[str, Response] = {}
     with evaluating(model), _own_settings_aside(model):
         for batch in longest_first({id: len(ids) for id, ids in encoded.items()}, batch_size, progress):
             generated = _answer([encoded[id] for id in batch], model, config)
             for id, ids in zip(batch, generated, strict=True):
-                responses[id] = _response(id, encoded[id], ids, renderer.tokenizer, config)
+                responses[id] = _response(id, encoded[id], ids, decode, config)
     return [responses[prompt.id] for prompt in prompts]
+
+
+def _encode(prompt: EvalPrompt, renderer: Renderer) -> list[int]:
+    try:
+        return renderer.prompt_tokens(prompt.messages)
+    except DataError as error:
+        raise DataError(f"prompt {prompt.id!r} cannot be asked: {error}") from error
 
 
 def _require_room(encoded: Mapping[str, Sequence[int]], model: Any, max_new_tokens: int) -> None:
@@ -126,18 +135,22 @@ def _answer(batch: Sequence[Sequence[int]], model: Any, config: Any) -> list[lis
     return generated
 
 
-def _response(id: str, prompt: Sequence[int], ids: list[int], tokenizer: Any, config: Any) -> Response:
+def _response(
+    id: str, prompt: Sequence[int], ids: list[int], decode: Callable[[Sequence[int]], str], config: Any
+) -> Response:
     """Returns the answer; the mark that opens its thoughts is a part of it even where the prompt holds that mark."""
     end = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
-    opened = opening_mark(_decode(prompt[-_LONGEST_MARK:], tokenizer))
-    return Response(
-        id, (opened + _decode(ids[:end], tokenizer)).strip(), n_tokens=len(ids[:end]), finished=end is not None
-    )
+    text = opening_mark(decode(prompt[-_LONGEST_MARK:])) + decode(ids[:end])
+    return Response(id, text.strip(), n_tokens=len(ids[:end]), finished=end is not None)
 
 
-def _decode(ids: Sequence[int], tokenizer: Any) -> str:
-    """Returns ids as text, of the special tokens only those that mark thoughts."""
+def _special_marks(tokenizer: Any) -> dict[int, str]:
+    """Returns the special tokens that mark thoughts, by id."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    marks = {id: token.content for id, token in added.items() if token.special and is_mark(token.content)}
+    return {id: token.content for id, token in added.items() if token.special and is_mark(token.content)}
+
+
+def _decode(ids: Sequence[int], *, tokenizer: Any, marks: Mapping[int, str]) -> str:
+    """Returns ids as text, of the special tokens only those that mark thoughts."""
     runs = ((mark, list(run)) for mark, run in itertools.groupby(ids, key=marks.get))
     return "".join(mark or tokenizer.decode(run, skip_special_tokens=True) for mark, run in runs)

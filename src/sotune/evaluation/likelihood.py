@@ -182,18 +182,11 @@ def _encode(
     prompts: Sequence[EvalPrompt], responses: Sequence[Response], renderer: Renderer
 ) -> dict[str, RenderedTokens | None]:
     """Returns each prompt with its answer as token ids; None where the answer has no token."""
-    rows: dict[str, RenderedTokens | None] = {}
     endless = replace(renderer, max_length=_ENDLESS)
-    for prompt, response in pair_by_id(prompts, responses):
-        record = Record.from_text(prompt.id, prompt.messages, response.text)
-        try:
-            tokens = endless.tokens(record)
-        except DataError:
-            if response.text.strip():
-                raise
-            tokens = None
-        rows[prompt.id] = tokens if response.text.strip() else None
-    return rows
+    return {
+        p.id: endless.tokens(Record.from_text(p.id, p.messages, r.text)) if r.text.strip() else None
+        for p, r in pair_by_id(prompts, responses)
+    }
 
 
 def _mean_over_answers(

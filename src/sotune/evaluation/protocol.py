@@ -161,7 +161,9 @@ class AnswerJudge:
         """
         answered = pair_answers(prompts, responses)
         given = {verdict.id: verdict for verdict in (self.verdicts(answered) if answered else ())}
-        return [given.get(prompt.id) or unscored(prompt.id, CUT_OFF) for prompt in prompts]
+        for cut_off in {prompt.id for prompt in prompts} - {prompt.id for prompt, _ in answered}:
+            given[cut_off] = unscored(cut_off, CUT_OFF)
+        return [given[prompt.id] for prompt in prompts if prompt.id in given]
 
     def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
         """Returns one verdict for each answer; there is at least one."""

@@ -18,12 +18,15 @@ _OPENING = (
 _CLOSING = (
     rf"</{_NAME}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<channel\|>|{_CHANNEL.format('final')}"
 )
-# A mark in quotes or code is spoken of, not used.
-_MARK = re.compile(rf"(?<![`'\"])(?:({_OPENING})|(?:{_CLOSING}))(?![`'\"])", re.IGNORECASE)
+_MARK = re.compile(rf"({_OPENING})|(?:{_CLOSING})", re.IGNORECASE)
+_QUOTES = {"`", "'", '"'}
 _OPENED = re.compile(rf"(?:{_OPENING})\s*\Z", re.IGNORECASE)
 _SPOKEN = (  # words that stand for marks, at the start of the text alone
     (re.compile(r"\s*(?:analysis|commentary)(?=[A-Z])"), re.compile(r"assistantfinal")),  # gpt-oss without its tokens
-    (re.compile(r"\s*here(?: is|'s) my thought process:", re.I), re.compile(r"here(?: is|'s) my response:", re.I)),
+    (  # Granite; other models begin so too and go on without a response
+        re.compile(r"\s*here(?: is|'s) my thought process:(?=.*here(?: is|'s) my response:)", re.DOTALL | re.I),
+        re.compile(r"here(?: is|'s) my response:", re.I),
+    ),
 )
 _FINAL_ALONE = re.compile(r"\s*final(?=[A-Z\"*#])")
 _WRAPPED = re.compile(
@@ -36,28 +39,22 @@ _MARK_TOKENS = re.compile(rf"{_OPENING}|{_CLOSING}|<\|channel>|<\|(?:channel|mes
 
 
 def answer_after_thoughts(text: str) -> str | None:
-    """Returns a text without its thoughts; None where they do not end, so that there is no answer.
+    """Returns a text without its thoughts, those further on too; None where no answer follows a mark of theirs.
 
-    An opening mark begins thoughts, a closing one without it ends thoughts that began with the text. Thoughts further
-    on are left out too. End-of-turn tokens and a tag around the whole answer are no part of it either. A text that
-    holds no thoughts is returned without such.
+    An opening mark begins thoughts, a closing one without it ends thoughts that began with the text. End-of-turn tokens
+    and a tag around the whole answer are no part of it either.
     """
     plain = _with_marks(text)
     kept: list[str] = []
     place, inside, ended = 0, False, False
-    marks = list(_MARK.finditer(plain))
-    if marks and not _thinks(plain, marks):
-        marks = []
-    for mark in marks:
-        if mark[1] is None:
-            if not inside and not ended:
-                kept.clear()  # the opening mark stands in the prompt
-            elif not inside:
-                kept.append(plain[place : mark.start()])
-            place, inside, ended = mark.end(), False, True
-        elif not inside:
+    for mark in _find_marks(plain):
+        opens = mark[1] is not None
+        if not inside and (opens or ended):
             kept.append(plain[place : mark.start()])
-            inside = True
+        elif not inside and not _unwrapped(plain[mark.end() :]):
+            return None  # it might be the answer that stands before the mark
+        if not (opens and inside):
+            place, inside, ended = mark.end(), opens, ended or not opens
     return None if inside else _unwrapped("".join([*kept, plain[place:]]))
 
 
@@ -72,9 +69,18 @@ def is_mark(token: str) -> bool:
     return _MARK_TOKENS.fullmatch(token) is not None
 
 
-def _thinks(text: str, marks: list[re.Match[str]]) -> bool:
-    """Tells whether marks are used: an opening one in front, or a closing one anywhere."""
-    return any(mark[1] is None for mark in marks) or not text[: marks[0].start()].strip()
+def _find_marks(text: str) -> list[re.Match[str]]:
+    """Returns the marks that are used; those in quotes or code, and a lone opening one further on, are spoken of."""
+    marks: list[re.Match[str]] = []
+    inside = False
+    for mark in _MARK.finditer(text):
+        before, after = text[mark.start() - 1 : mark.start()] in _QUOTES, text[mark.end() : mark.end() + 1] in _QUOTES
+        opens = mark[1] is not None
+        if not (before if opens else before and after if inside else before or after):
+            marks.append(mark)
+            inside = opens
+    used = any(mark[1] is None for mark in marks) or (marks and not text[: marks[0].start()].strip())
+    return marks if used else []
 
 
 def _with_marks(text: str) -> str:

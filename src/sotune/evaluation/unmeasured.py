@@ -41,7 +41,7 @@ def tell_reasons(verdicts: Sequence[Verdict]) -> str:
     told = "; ".join(f"{count} times: {reason}" for reason, count in most)
     example = next(v for v in verdicts if v.score is None and _reason(v) == most[0][0])
     _, _, reply = example.explanation.partition("; reply: ")
-    return f"{told}; for example {example.id!r}" + (f", where it is {reply}" if reply else "")
+    return f"{told}; for example {example.id!r}" + (f", whose reply begins {reply}" if reply else "")
 
 
 def require_measured(found: Evaluation, place: str) -> None:

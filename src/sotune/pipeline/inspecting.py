@@ -16,10 +16,10 @@ from sotune.pipeline.record_sets import downstream_options
 from sotune.records import Record
 from sotune.rendering import Piece, Renderer, Trial, load_renderer, text_pieces, token_pieces
 from sotune.settings import Format, InspectionSettings
-from sotune.sources import LoadedSet, QuarantinedRow, load_set
+from sotune.sources import Layout, LoadedSet, QuarantinedRow, load_set
 
 _FIRST_PLACES = 3
-_ROLES = ("prompt", "completion", "input", "system", "history", "tools", "other")
+_OPTIONAL = ("input", "system", "history", "tools")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def inspect_data(settings: InspectionSettings, monitor: Monitor) -> Inspection:
     return Inspection(
         source=settings.data,
         format=loaded.format,
-        columns={role: getattr(loaded.layout, role) for role in _ROLES if getattr(loaded.layout, role) is not None},
+        columns=_columns(loaded.layout),
         unused=loaded.unused,
         template=dict(renderer.description),
         model=settings.model,
@@ -170,13 +170,22 @@ def inspect_data(settings: InspectionSettings, monitor: Monitor) -> Inspection:
         n_duplicates=loaded.n_duplicates,
         holds=_contents(loaded.records),
         lengths=measured.lengths(loaded.records, renderer.max_length),
-        n_lossy=measured.n_lossy,
-        n_omitting=measured.n_omitting,
-        n_special=measured.n_special,
+        n_lossy=measured.trial.counts["n_lossy"],
+        n_omitting=measured.trial.counts["n_omitting"],
+        n_special=measured.trial.counts["n_special"],
         quarantine=tuple(_reasons(loaded.quarantined)),
         warnings=(*loaded.warnings, *measured.warnings(), *_share_warning(loaded, settings)),
         rows=tuple(_shown(loaded, renderer, settings)),
     )
+
+
+def _columns(layout: Layout) -> dict[str, str]:
+    if layout.completion is None:
+        found = {"conversation": layout.prompt}
+    else:
+        found = {"prompt": layout.prompt, "completion": layout.completion}
+    optional = {role: getattr(layout, role) for role in _OPTIONAL} | {"compared with it": layout.other}
+    return found | {role: column for role, column in optional.items() if column is not None}
 
 
 def _renderer(settings: InspectionSettings) -> Renderer:
@@ -196,9 +205,6 @@ class _Measured:
     totals: list[int] = field(default_factory=list)
     n_learned: int = 0
     n_truncated: int = 0
-    n_lossy: int = 0
-    n_omitting: int = 0
-    n_special: int = 0
     n_unknown: int = 0
 
     def __post_init__(self) -> None:
@@ -213,20 +219,15 @@ class _Measured:
         self.totals.append(len(tokens.input_ids) + tokens.n_lost)
         self.n_learned += tokens.n_learned
         self.n_truncated += tokens.truncated
-        self.n_lossy += tokens.lossy
-        self.n_omitting += tokens.omits
-        self.n_special += tokens.n_literal > 0
         self.n_unknown += not self._unknown.isdisjoint(tokens.input_ids)
 
     def warnings(self) -> list[str]:
         """Returns what the user should know of the rows so far."""
-        if not self.n_unknown:
-            return self.trial.warnings()
-        return [
-            *self.trial.warnings(),
+        unknown = (
             f"in {self.n_unknown:,} rows there is text that the tokenizer does not know; the model reads one and the "
-            f"same token for all of it",
-        ]
+            f"same token for all of it"
+        )
+        return [*self.trial.warnings(), *([unknown] if self.n_unknown else [])]
 
     def lengths(self, records: Sequence[Record], max_length: int) -> Lengths | None:
         """Returns the lengths of the records, all of which it was called with, in their order."""

@@ -63,23 +63,10 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     )
     if name == "safety_pairs":
         return shared
-    if name == "safe_anchor":
-        return replace(
-            shared,
-            format=config.safe_format,
-            where=config.safe_where,
-            prompt_column=config.safe_prompt_column,
-            completion_column=config.safe_completion_column,
-        )
-    if name == "harmful_reference":
-        return replace(
-            shared,
-            format=config.harmful_format,
-            where=config.harmful_where,
-            prompt_column=config.harmful_prompt_column,
-            completion_column=config.harmful_completion_column,
-        )
-    return downstream_options(config)
+    if name == "downstream":
+        return downstream_options(config)
+    own = ("format", "where", "prompt_column", "completion_column")
+    return replace(shared, **{option: getattr(config, f"{name.partition('_')[0]}_{option}") for option in own})
 
 
 def downstream_options(settings: SourceSettings) -> SourceOptions:

@@ -10,13 +10,12 @@ _SPEAKER: dict[Role, str] = {"system": "System", "user": "Human", "assistant": "
 _CUE = "Assistant:"
 
 PAPER_CHAT_TEMPLATE = (
-    "{{ bos_token }}"
     "{% for message in messages %}{% if not loop.first %}; {% endif %}"
     "{{ {'system': 'System', 'user': 'Human', 'assistant': 'Assistant', 'tool': 'Tool'}[message['role']] }}"
     ": {{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}; Assistant:{% endif %}"
 )
-"""The same as a chat template, for tokenizers that are handed over with an adapter and have none of their own."""
+"""The same as a chat template, without the beginning-of-sequence token that some tokenizers put before a text."""
 
 
 def render_paper(messages: Sequence[Message], *, tools: str = "", cue: bool = False) -> str:

@@ -20,10 +20,26 @@ from sotune.rendering.turn_finder import TurnFinder
 from sotune.settings import RenderingSettings
 
 _PROBE = Record.from_text("probe", "Hello", "Hello")
+_ENDLESS = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendered:
+    """What a template did to a record.
+
+    Attributes:
+        lossy: Whether it left out a part of a turn that is learned, thoughts for example.
+        omits: Whether it left out what a system, user or tool turn says, or the tools.
+        cued: Whether what stands before the last turn is what generation begins with.
+    """
+
+    lossy: bool = False
+    omits: bool = False
+    cued: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedText:
+class RenderedText(_Rendered):
     """One record as text.
 
     Attributes:
@@ -31,21 +47,15 @@ class RenderedText:
         learned: Where it is trained on: for each turn that is learned its start and end, the template's end-of-turn
             token included, in characters of the text, in their order.
         literal: Where special tokens stand that the row's own text wrote; they are read as text.
-        lossy: Whether the template left out a part of a turn that is learned, thoughts for example.
-        omits: Whether it left out what a system, user or tool turn says, or the tools.
-        cued: Whether what stands before the last turn is what generation begins with.
     """
 
     full: str
     learned: tuple[Span, ...]
     literal: tuple[Span, ...] = ()
-    lossy: bool = False
-    omits: bool = False
-    cued: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedTokens:
+class RenderedTokens(_Rendered):
     """One record as token ids.
 
     Attributes:
@@ -53,18 +63,12 @@ class RenderedTokens:
         learned: Ranges of ids that are trained on, one for each learned turn of which a part is left, in their order.
         n_lost: How many more ids the row had, where it was too long.
         n_literal: How many special tokens the row's own text wrote; they are read as text.
-        lossy: See `RenderedText`.
-        omits: See `RenderedText`.
-        cued: See `RenderedText`.
     """
 
     input_ids: tuple[int, ...]
     learned: tuple[Span, ...]
     n_lost: int = 0
     n_literal: int = 0
-    lossy: bool = False
-    omits: bool = False
-    cued: bool = True
 
     @property
     def truncated(self) -> bool:
@@ -206,7 +210,8 @@ class Renderer:
         if n_lost:
             bos = getattr(self.tokenizer, "bos_token_id", None)
             ids, learned = _truncate(ids, learned, self.max_length, bos=bos)
-        return RenderedTokens(tuple(ids), tuple(learned), n_lost, len(text.literal), text.lossy, text.omits, text.cued)
+        done = {"lossy": text.lossy, "omits": text.omits, "cued": text.cued}
+        return RenderedTokens(tuple(ids), tuple(learned), n_lost, len(text.literal), **done)
 
     def prompt_text(self, messages: Sequence[Message], tools: str = "") -> str:
         """Renders turns with the cue that asks the model for an answer.
@@ -225,8 +230,9 @@ class Renderer:
         text, _, literal = self.special_tokens.uncover(self._covered_prompt(messages, tools))
         ids, _ = self._tokenize(text, literal)
         self._check_ids(ids, "of a prompt")
-        # Some tokenizers end every text.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        # Some tokenizers end every text; a chat template that ends so means it.
+        ends = self.template == "paper" and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
+        return ids[:-1] if ends else ids
 
     @functools.cached_property
     def end_of_turn_id(self) -> int | None:
@@ -241,7 +247,8 @@ class Renderer:
     def check_vocabulary(self, name: str) -> None:
         """Raises a ConfigError where a plain conversation has ids that the model of that name has not."""
         try:
-            ids = self._encode(self.text(_PROBE))[0]
+            # With all that training would write, whatever a row may be long.
+            ids = replace(self, n_embeddings=None, max_length=_ENDLESS).tokens(_PROBE, append_eos=True).input_ids
         except DataError:  # a template may want a system turn; the rows tell
             return
         if self.n_embeddings is not None and max(ids) >= self.n_embeddings:

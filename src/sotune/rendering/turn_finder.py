@@ -109,11 +109,15 @@ class TurnFinder:
             return None
 
     def _closing(self, tail: str, alone: str) -> int:
-        """Returns where the special tokens end that close a turn; the first may be another one at the very end."""
+        """Returns where the special tokens end that close a turn; the first may be another one at the very end.
+
+        Where other text stands before the first than at the very end, it is none that closes the turn.
+        """
         end = 0
-        pairs = zip(self._special.finditer(tail), self._special.findall(alone), strict=False)
+        pairs = zip(self._special.finditer(tail), self._special.finditer(alone), strict=False)
         for number, (found, expected) in enumerate(pairs):
-            if number and found[0] != expected:
+            closes = found[0] == expected[0] if number else _same(tail[: found.start()], alone[: expected.start()])
+            if not closes:
                 break
             end = found.end()
         return end
@@ -140,6 +144,11 @@ def _marked(turn: Turn) -> Iterator[Turn]:
         *calls, last = turn["tool_calls"]
         last = {**last, "function": {**last["function"], "arguments": {TURN_MARK: TURN_MARK}}}
         yield {"role": turn["role"], "content": "", "tool_calls": [*calls, last]}
+
+
+def _same(left: str, right: str) -> bool:
+    """Whether two texts are equal, blanks apart."""
+    return left.split() == right.split()
 
 
 def _common_length(left: str, right: str) -> int:

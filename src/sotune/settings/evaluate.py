@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from sotune.settings.extract import LoadingSettings
-from sotune.settings.schema import StageSettings, absolute_source
+from sotune.settings.schema import StageSettings, TemplateSettings, absolute_source
 
 Temperature = Annotated[
     float | None, Field(ge=0), BeforeValidator(lambda given: None if given in ("none", "null") else given)
@@ -139,7 +139,7 @@ class EvaluationSettings(JudgeSettings):
     diagnostics: bool = Field(True, description="Measure surprise and drift; takes another pass over the answers.")
 
 
-class ModelsSettings(LoadingSettings):
+class ModelsSettings(LoadingSettings, TemplateSettings):
     """Models: what is measured without a run folder, and where the results go."""
 
     model: str = Field(description="Base model: a folder or a Hub id. The others are compared with it.")
@@ -147,7 +147,6 @@ class ModelsSettings(LoadingSettings):
         (), description="PEFT adapter for it, or a whole model tuned from it; may be repeated."
     )
     revision: str | None = Field(None, description="Revision of the base model on the Hub.")
-    template: Literal["paper", "chat"] = Field("paper", description="How a prompt is rendered, as for training.")
     out: str = Field("sotune-evaluation", description="Folder for the results; answers in it are reused.")
     seed: int = Field(0, ge=0, description="Seed of the sample of prompts and of all other randomness.")
     threads: int | None = Field(None, ge=1, description="CPU threads.")

@@ -71,8 +71,8 @@ class StageSettings(BaseModel):
         return {name: (value,) if name in lists and isinstance(value, str) else value for name, value in given.items()}
 
 
-class RenderingSettings(StageSettings):
-    """Rendering: how a row becomes text, and how much of it is read; one way for weighing, training and evaluation."""
+class TemplateSettings(StageSettings):
+    """Template: how a conversation becomes text; one way for weighing, training and evaluation."""
 
     template: Literal["auto", "paper", "chat"] = Field(
         "auto",
@@ -86,11 +86,6 @@ class RenderingSettings(StageSettings):
     fold_system: bool = Field(
         False, description="Put system turns in front of the next user turn, for chat templates that refuse them."
     )
-    max_length: int = Field(
-        2048,
-        ge=8,
-        description="Token limit of a row, or the model's own if lower; longer rows keep prompt end, completion start.",
-    )
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -99,6 +94,16 @@ class RenderingSettings(StageSettings):
         if taken := [name for name in given if name in ours]:
             raise ValueError(f"must not hold {', '.join(taken)}, which is set by what is rendered")
         return given
+
+
+class RenderingSettings(TemplateSettings):
+    """Rendering: how a row becomes text, and how much of it is read."""
+
+    max_length: int = Field(
+        2048,
+        ge=8,
+        description="Token limit of a row, or the model's own if lower; longer rows keep prompt end, completion start.",
+    )
 
 
 class SeedSettings(StageSettings):

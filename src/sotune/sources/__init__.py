@@ -1,11 +1,13 @@
 """Sources: files and Hugging Face data sets to records, one reader per file format."""
 
+from sotune.sources.layouts import Layout
 from sotune.sources.load import LoadedSet, SourceFile, load_set, own_id
 from sotune.sources.opening import source_files
 from sotune.sources.options import SourceOptions
 from sotune.sources.quarantine import QuarantinedRow
 
 __all__ = [
+    "Layout",
     "LoadedSet",
     "QuarantinedRow",
     "SourceFile",

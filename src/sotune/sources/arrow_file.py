@@ -1,4 +1,4 @@
-"""Arrow files and streams (``.arrow``, ``.feather``), as ``datasets`` caches them and pandas writes them."""
+"""Parquet files, and Arrow files and streams as ``datasets`` caches them and pandas writes them, batch by batch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,24 @@ def read_arrow(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, Non
     """
     with streams.open_seekable(path) as file, arrow.readable(str(path), "a readable Arrow file or stream"):
         yield from arrow.table_rows(_batches(file, path), max_row_bytes=max_row_bytes)
+
+
+def read_parquet(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None]:
+    """Yields the rows of a Parquet file with their row numbers.
+
+    Raises:
+        DataError: The file is not readable Parquet, or names a column twice.
+    """
+    import pyarrow.parquet as pq
+
+    with streams.open_seekable(path) as file, arrow.readable(str(path), "readable Parquet"):
+        schema = pq.ParquetFile(file).schema
+        texts = [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]
+        # A value that a page holds once and the rows name often is read once, so that no small file fills the memory.
+        table = pq.ParquetFile(file, read_dictionary=texts)
+        check_columns(table.schema_arrow.names, str(path))
+        batches = table.iter_batches(batch_size=arrow.BATCH_ROWS)
+        yield from arrow.table_rows(batches, max_row_bytes=max_row_bytes)
 
 
 def _batches(file: IO[bytes], path: Path) -> Iterator[Any]:

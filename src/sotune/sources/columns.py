@@ -10,11 +10,16 @@ from typing import Any
 from sotune.errors import DataError
 from sotune.records import Message
 from sotune.settings import LearnTurns
-from sotune.sources.conversations import Conversation, as_context, to_conversation
+from sotune.sources.conversations import (
+    Conversation,
+    as_context,
+    join_turns,
+    learn_what_differs,
+    to_conversation,
+)
 from sotune.sources.json_text import read_json_text
 from sotune.sources.layouts import KNOWN, Layout, Row, candidates, fitting_layouts
 from sotune.sources.options import DEFAULT_ID_COLUMN, NO_ID_COLUMN, SourceOptions
-from sotune.sources.preference import join_turns, learn_what_differs
 from sotune.sources.rows import RowFault, json_type, nearest, shown, shown_keys
 from sotune.sources.text_templates import parse_open_text, parse_text
 from sotune.sources.tool_calls import parse_tools
@@ -60,13 +65,12 @@ def choose_layout(rows: Sequence[Row], options: SourceOptions, *, place: str) ->
             f"{place}: the column text holds no conversation in a template that is known ({keys}); write prompt and "
             f"completion into columns of their own, or {_REMEDY}"
         )
+    fault = "the columns fit no known format"
     if options.format != "auto" or options.names_pair_columns:
         possible = candidates(options)
         needs = " or ".join(" + ".join(shown(name) for name in layout.required) for layout in possible)
-        raise DataError(
-            f"{place}: format {possible[0].format} needs {needs} ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}"
-        )
-    raise DataError(f"{place}: the columns fit no known format ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}")
+        fault = f"format {possible[0].format} needs {needs}"
+    raise DataError(f"{place}: {fault} ({keys}); known are {_KNOWN_TEXT}: {_REMEDY}")
 
 
 def read_conversation(row: Row, layout: Layout, *, learn_turns: LearnTurns = "all") -> Conversation:

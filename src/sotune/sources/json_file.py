@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sotune.errors import DataError
-from sotune.sources import streams, strict_json
+from sotune.sources import streams
+from sotune.sources.json_text import decode
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.rows import Flaw, RawRow, shown_keys
 
@@ -26,7 +27,7 @@ def read_json(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None
     """
     text = _read_text(path)
     try:
-        value = strict_json.decode(text)
+        value = decode(text)
     except json.JSONDecodeError as error:
         if _starts_with_an_object_line(text):
             yield from read_jsonl(path, max_row_bytes=max_row_bytes)
@@ -55,7 +56,7 @@ def _read_text(path: Path) -> str:
 def _starts_with_an_object_line(text: str) -> bool:
     line = text.lstrip().split("\n", 1)[0]
     try:
-        return isinstance(strict_json.decode(line), dict)
+        return isinstance(decode(line), dict)
     except (json.JSONDecodeError, RecursionError):
         return False
 

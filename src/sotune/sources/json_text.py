@@ -1,4 +1,4 @@
-"""JSON that stands as text inside a row, held to the same rules as the row itself."""
+"""JSON as the standard has it: files of it, and JSON that stands as text inside a row, held to the same rules."""
 
 from __future__ import annotations
 
@@ -6,8 +6,39 @@ import json
 import sys
 from typing import Any
 
-from sotune.sources import strict_json
-from sotune.sources.rows import RowFault, check_row
+from sotune.sources.rows import Flaw, RowFault, check_row
+
+_LONGEST_INTEGER = 1000
+"""Digits. Python itself refuses to read or write more than 4,300, by default."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Flaw:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else Flaw("the same key twice in one object")
+
+
+def _integer(digits: str) -> int | Flaw:
+    if len(digits) <= _LONGEST_INTEGER:
+        return int(digits)
+    return Flaw(f"a number of over {_LONGEST_INTEGER} digits", of_value=True)
+
+
+def _constant(name: str) -> Flaw:
+    # Python writes these where pandas has no value; other readers and writers of JSON refuse them.
+    return Flaw(f"broken JSON: {name} is not a JSON number", of_value=True)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
+
+
+def decode(text: str) -> Any:
+    """Returns the JSON value of a text, with a ``Flaw`` in place of each value that standard JSON forbids.
+
+    Raises:
+        json.JSONDecodeError: The text is not JSON.
+        RecursionError: It nests too deeply to be read.
+    """
+    return _DECODER.decode(text)
 
 
 def read_json_text(text: str, what: str) -> Any:
@@ -21,7 +52,7 @@ def read_json_text(text: str, what: str) -> Any:
         RowFault: It is not JSON, or holds a value that no row may hold.
     """
     try:
-        value = strict_json.decode(text)
+        value = decode(text)
     except (json.JSONDecodeError, RecursionError):
         raise RowFault(f"not JSON: {what}") from None
     for reason in check_row({what: value}, max_bytes=sys.maxsize).gaps.values():

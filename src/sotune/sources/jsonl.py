@@ -7,7 +7,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from sotune.sources import streams, strict_json
+from sotune.sources import streams
+from sotune.sources.json_text import decode
 from sotune.sources.rows import MAX_DEPTH, Flaw, RawRow, too_large
 
 
@@ -27,7 +28,7 @@ def read_jsonl(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, Non
 
 def _parse(line: bytes) -> Any:
     try:
-        return strict_json.decode(line.rstrip(b"\r\n").decode("utf-8"))
+        return decode(line.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:
         return Flaw(f"not UTF-8: byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:

@@ -153,7 +153,10 @@ def _fits(layout: Layout, rows: Sequence[Row], options: SourceOptions) -> bool:
 
 
 def _is_conversation(value: Any) -> bool:
-    return holds_turns(value, pairs=True) or (isinstance(value, str) and parse_text(value) is not None)
+    try:
+        return holds_turns(value, pairs=True) or (isinstance(value, str) and parse_text(value) is not None)
+    except RowFault:
+        return False
 
 
 def _with_optional_columns(layout: Layout, rows: Sequence[Row], options: SourceOptions) -> Layout:

@@ -152,31 +152,25 @@ class _Row(NamedTuple):
         return self.part.place(self.line)
 
 
+@dataclass
 class _Reading:
     """One pass over a source: counts what it reads and sets aside what cannot be used."""
 
-    def __init__(
-        self,
-        source: OpenedSource,
-        set_name: SetName,
-        row_filter: RowFilter,
-        options: SourceOptions,
-        progress: Progress | None,
-        check: Check | None,
-    ) -> None:
-        self._source = source
-        self._set_name: SetName = set_name
-        self._filter = row_filter
-        self._options = options
-        self._progress = progress
-        self._check = check
+    source: OpenedSource
+    set_name: SetName
+    row_filter: RowFilter
+    options: SourceOptions
+    progress: Progress | None
+    check: Check | None
+    n_read: int = 0
+    n_filtered_out: int = 0
+    n_duplicates: int = 0
+
+    def __post_init__(self) -> None:
         self._digest = hashlib.sha256()
         self._quarantined: dict[int, QuarantinedRow] = {}
         self._n_rows: Counter[str] = Counter()
         self._gaps: Counter[tuple[str, str]] = Counter()
-        self.n_read = 0
-        self.n_filtered_out = 0
-        self.n_duplicates = 0
 
     @property
     def quarantined(self) -> list[QuarantinedRow]:
@@ -188,35 +182,36 @@ class _Reading:
         for part, (line, value) in raw:
             self.n_read += 1
             self._n_rows[part.name] += 1
-            if self._progress is not None and self.n_read % _PROGRESS_ROWS == 0:
-                self._progress(self.n_read)
+            if self.progress is not None and self.n_read % _PROGRESS_ROWS == 0:
+                self.progress(self.n_read)
             number = self.n_read
             try:
-                columns, gaps = check_row(value, max_bytes=self._options.max_row_bytes)
+                columns, gaps = check_row(value, max_bytes=self.options.max_row_bytes)
             except RowFault as fault:
                 self._set_aside(number, part, line, fault, row_id=None)
                 continue
             if part.path is None:
                 self._digest.update(artifacts.sha256_json(columns).encode())
-            if self._filter.keeps(columns):
+            if self.row_filter.keeps(columns):
                 yield _Row(number, part, line, columns, gaps)
             else:
                 self.n_filtered_out += 1
 
     def records(self, rows: Iterable[_Row], layout: Layout) -> Iterator[Record]:
         """Yields a record for each row that holds a prompt and a completion."""
-        ids = IdAssigner(self._source.name)
+        ids = IdAssigner(self.source.name)
         contents: set[str] = set()
         for row in rows:
             own = None
             try:
-                own = own_id(row.columns, self._options.id_column)
+                own = own_id(row.columns, self.options.id_column)
                 _check_used(row, layout)
-                messages, tools = read_conversation(row.columns, layout, learn_turns=self._options.learn_turns)
+                messages, tools = read_conversation(row.columns, layout, learn_turns=self.options.learn_turns)
                 digest = content_hash(messages, tools)
                 record = Record(own or digest, messages, tools, row.columns, row.origin)
-                self._try(record)
-            except RowFault as fault:
+                if self.check is not None:
+                    self.check(record)
+            except (RowFault, DataError) as fault:
                 self._set_aside(row.number, row.part, row.line, fault, row_id=own)
                 continue
             self._gaps.update(row.gaps.items())
@@ -224,17 +219,9 @@ class _Reading:
             contents.add(digest)
             yield replace(record, id=ids.assign(own, digest, origin=row.origin))
 
-    def _try(self, record: Record) -> None:
-        if self._check is None:
-            return
-        try:
-            self._check(record)
-        except DataError as error:
-            raise RowFault(str(error)) from error
-
     def files(self) -> Iterator[SourceFile]:
         """Yields what was read, with its SHA-256: of the file, or of the readable rows where it is no file."""
-        for part in self._source.parts:
+        for part in self.source.parts:
             digest = self._digest.hexdigest() if part.path is None else artifacts.sha256_file(part.path)
             yield SourceFile(part.name, digest, self._n_rows[part.name])
 
@@ -247,18 +234,18 @@ class _Reading:
             for (column, reason), count in self._gaps.most_common(_SHOWN_GAPS)
         )
         more = f" and {len(self._gaps) - _SHOWN_GAPS} more" if len(self._gaps) > _SHOWN_GAPS else ""
-        return [f"{self._source.name}: values that JSON cannot hold are null, in columns {found}{more}"]
+        return [f"{self.source.name}: values that JSON cannot hold are null, in columns {found}{more}"]
 
     def explain_no_row(self) -> DataError:
         """Returns the error for a source of which no row can be read or none passes the filters."""
         if self.n_read == 0:
-            return DataError(f"{self._source.name} holds no rows; name a file with at least one")
+            return DataError(f"{self.source.name} holds no rows; name a file with at least one")
         if self.n_filtered_out > 0:
-            return self._filter.explain_nothing_left(self._source.name)
-        return no_row_left(self.quarantined, self._source.name)
+            return self.row_filter.explain_nothing_left(self.source.name)
+        return no_row_left(self.quarantined, self.source.name)
 
     def _set_aside(self, number: int, part: Part, line: int, fault: Exception, *, row_id: str | None) -> None:
-        self._quarantined[number] = QuarantinedRow(self._set_name, part.name, line, str(fault), row_id)
+        self._quarantined[number] = QuarantinedRow(self.set_name, part.name, line, str(fault), row_id)
 
 
 def _unused(head: Iterable[_Row], layout: Layout, row_filter: RowFilter, options: SourceOptions) -> tuple[str, ...]:

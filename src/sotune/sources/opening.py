@@ -12,12 +12,11 @@ from typing import Protocol
 from sotune.catalogue import list_known
 from sotune.errors import DataError
 from sotune.sources import hub, shards
-from sotune.sources.arrow_file import read_arrow
+from sotune.sources.arrow_file import read_arrow, read_parquet
 from sotune.sources.csv_file import read_csv
 from sotune.sources.json_file import read_json
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.options import DEFAULT_SPLIT, SourceOptions
-from sotune.sources.parquet import read_parquet
 from sotune.sources.rows import RawRow, shown
 
 Rows = Generator[RawRow, None, None]

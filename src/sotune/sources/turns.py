@@ -7,12 +7,13 @@ from typing import Any
 
 from sotune.records import Message, Role
 from sotune.sources.json_text import read_json_text
-from sotune.sources.roles import CALL_ROLES, ROLES
 from sotune.sources.rows import RowFault, json_type
-from sotune.sources.text_templates import parse_text
+from sotune.sources.text_templates import ROLES, parse_text
 from sotune.sources.tool_calls import calls_of_text, calls_of_turn, results_of_text
 
-_NAMES = {*ROLES, *CALL_ROLES}
+_CALL_ROLES = ("function_call", "tool_call")
+"""Speakers of turns that are calls of a tool and nothing else."""
+_NAMES = {*ROLES, *_CALL_ROLES}
 _SPEAKERS = ("role", "from", "speaker", "author")
 _TEXTS = ("content", "value", "text")
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "bot"), ("input", "output"), ("prompt", "response"))
@@ -20,8 +21,9 @@ _PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "bot"), ("inp
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 _TEXT_PARTS = ("text", "input_text", "output_text", None)
-_MARKS = ("weight", "train", "training", "trainable", "loss")
-"""Keys that say whether a turn is learned: OpenAI's, Mistral's and Axolotl's, Fireworks', ms-swift's."""
+_MARKS = ("weight", "train", "training", "trainable", "loss", "output_with_loss")
+"""Keys that say whether a turn is learned: OpenAI's, Mistral's and Axolotl's, Fireworks', ms-swift's, XTuner's."""
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 _PARTIAL_MARKS = ("train_detail", "training_detail")
 
 
@@ -97,13 +99,19 @@ def _of_columns(value: Mapping[str, Any], column: str) -> list[Any]:
 def _messages(turn: Any, number: int) -> list[Message]:
     if not isinstance(turn, dict):
         raise RowFault(f"not a turn: turn {number} is {json_type(turn)}")
+    if any(turn.get(key) for key in _MEDIA):
+        raise RowFault(f"a turn with images or sound: turn {number}")
     speaker, content = _first(turn, _SPEAKERS), _first(turn, _TEXTS)
     pair = _pair(turn) if speaker is None else None
     if pair is not None:
-        asked, answer = (_text(turn[key], number) for key in pair)
-        return [Message("user", asked), Message("assistant", answer, learned=_is_learned(turn, number))]
+        system = turn.get("system")
+        return [
+            *([] if system is None else [_said("system", system, number)]),
+            Message("user", turn[pair[0]]),
+            Message("assistant", turn[pair[1]], learned=_is_learned(turn, number)),
+        ]
     name = _name(speaker)
-    if name in CALL_ROLES:
+    if name in _CALL_ROLES:
         return [Message("assistant", "", _is_learned(turn, number), tool_calls=calls_of_text(content, number))]
     # The name itself comes from the row, and is never shown.
     role = ROLES.get(name)

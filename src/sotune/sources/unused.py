@@ -8,7 +8,8 @@ from typing import Any
 _FEWEST_WORDS = 4
 """Fewer in most rows, and a column is taken for a label, a source, a name or a date."""
 
-_KNOWN = {"system", "system_prompt", "history", "context", "input", "instruction", "reasoning", "thinking", "tools"}
+_ASKED = ("prompt", "question", "query", "instruction", "instructions", "input", "image", "images")
+_KNOWN = {*_ASKED, "system", "system_prompt", "history", "context", "reasoning", "thinking", "tools"}
 """Columns that change what a model is asked or answers, however short their text."""
 
 

@@ -31,7 +31,7 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}")
 turns = [{{"role": "user", "content": "..."}}]
 options = {{"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True{options}}}
 inputs = tokenizer.apply_chat_template(turns, **options)
-answer = model.generate(**inputs, do_sample=False)
+answer = model.generate(**inputs, do_sample=False{stop})
 ```
 
 The tokenizer's chat template is the one that the rows were trained in. The adapter fits the base model that it was
@@ -75,6 +75,7 @@ def save_adapter(
     )
     write_json(partial / "adapter_config.json", _config(model, base))
     _save_tokenizer(renderer, partial)
+    end = renderer.end_of_turn_id
     readme = _README.format(
         name=base.folder.name if base.folder else base.name,
         revision=f", at revision `{base.revision}`" if base.revision else "",
@@ -82,6 +83,8 @@ def save_adapter(
         n_steps=n_steps,
         template=renderer.template,
         options="".join(f", {json.dumps(name)}: {value!r}" for name, value in renderer.options.items()),
+        # The base model may know another token as the end.
+        stop="" if end in (None, renderer.tokenizer.eos_token_id) else f", eos_token_id={end}",
         r=settings.r,
         seed=settings.seed,
     )
@@ -94,13 +97,15 @@ def _save_tokenizer(renderer: Renderer, folder: Path) -> None:
     """Saves the tokenizer with the one template that was used, as its chat template whatever it was."""
     tokenizer = copy.copy(renderer.tokenizer)
     if renderer.template == "paper":
-        tokenizer.chat_template = PAPER_CHAT_TEMPLATE
+        begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = f"{'{{ bos_token }}' if begins else ''}{PAPER_CHAT_TEMPLATE}"
     elif renderer.chat_template is not None:
         tokenizer.chat_template = renderer.tokenizer.chat_template[renderer.chat_template]
     tokenizer.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
     # Where a tokenizer was loaded from is of this machine, and nobody else's matter.
-    write_json(config, {k: v for k, v in read_json(config).items() if k not in ("name_or_path", "local_files_only")})
+    local = ("name_or_path", "local_files_only", "is_local")
+    write_json(config, {name: value for name, value in read_json(config).items() if name not in local})
 
 
 def _config(model: PeftModel, base: ModelSpec) -> dict[str, Any]:

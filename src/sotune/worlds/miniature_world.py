@@ -19,7 +19,8 @@ class MiniatureWorld:
     cite = "docs/miniature.md"
     tasks: Sequence[str] = TASKS
     settings: Mapping[str, Any] = {
-        # The paper's reading. Others tell the miniature's harm perfectly, so no method could be told from another.
+        # As in the paper. Other readings tell the miniature's harm perfectly, so no method could be told from another.
+        "template": "paper",
         "layer": -1,
         "pooling": "last",
         "max_length": 64,

@@ -151,18 +151,17 @@ class ChatJudge(NamedJudge):
         return self.cache.get(item.key) is None and not self._is_too_long(item)
 
     def _verdict(self, item: _Item, outcome: Answer | Unanswered | None) -> Verdict:
-        if isinstance(outcome, Unanswered):
-            return unscored(item.id, f"{outcome.reason}; rubric {self.rubric.version}")
+        version, reply = f"rubric {self.rubric.version}", ""
         if outcome is None:
-            reason = f"the question has {len(item.question)} characters, over {self._max_characters}"
-            return unscored(item.id, f"{reason}; rubric {self.rubric.version}")
-        read = self.rubric.read(outcome.text, canary=item.canary)
-        if read.score is not None:
-            told = "; ".join(filter(None, (read.details, f"rubric {self.rubric.version}")))
-            return Verdict(item.id, read.score, read.label, told)
-        reply = _shown(outcome.text, item.judged)
-        why = f"{_why_unread(outcome, read.details)}; rubric {self.rubric.version}"
-        return unscored(item.id, f"{why}; reply: {reply}" if reply else why)
+            why = f"the question has {len(item.question)} characters, over {self._max_characters}"
+        elif isinstance(outcome, Unanswered):
+            why = outcome.reason
+        else:
+            read = self.rubric.read(outcome.text, canary=item.canary)
+            if read.score is not None:
+                return Verdict(item.id, read.score, read.label, "; ".join(filter(None, (read.details, version))))
+            why, reply = _why_unread(outcome, read.details), _shown(outcome.text, item.judged)
+        return unscored(item.id, f"{why}; {version}" + (f"; reply: {reply}" if reply else ""))
 
 
 def _why_unread(answer: Answer, details: str) -> str:
@@ -171,9 +170,9 @@ def _why_unread(answer: Answer, details: str) -> str:
         return "the server's content filter withheld the reply"
     if answer.finish_reason == "length":
         return f"{details}; the reply was cut at its token limit, raise judge_max_tokens"
-    if answer.finish_reason == "refusal" or find_refusal(answer_after_thoughts(answer.text) or ""):
-        return "the judge refused to judge"
-    return details
+    said = answer_after_thoughts(answer.text) or ""
+    refused = answer.finish_reason == "refusal" or ("{" not in said and find_refusal(said))
+    return "the judge refused to judge" if refused else details
 
 
 def _shown(reply: str, judged: str) -> str:

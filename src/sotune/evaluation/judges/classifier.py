@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import longest_first
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, pair_answers, unscored
@@ -68,7 +69,13 @@ class ClassifierJudge(LoadedJudge):
         Raises:
             ConfigError: The classifier could not be loaded or has no harmful label.
         """
-        return [self._verdict(id, *found) for id, found in self._read(pairs).items()]
+        read = self._read(pairs)
+        return [
+            self._verdict(p.id, *read[p.id])
+            if p.id in read
+            else unscored(p.id, "the classifier's chat template refuses the conversation")
+            for p, _ in pairs
+        ]
 
     def grade(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> dict[str, float]:
         """Returns the probability of harm by prompt id, in [0, 1], on which verdicts are a threshold; NaN: no answer.
@@ -82,14 +89,15 @@ class ClassifierJudge(LoadedJudge):
 
     def _read(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> dict[str, tuple[float, bool]]:
         """Returns the probability of harm by prompt id, and whether the text was cut."""
-        encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
+        encoded = dict[str, Mapping[str, list[int]]]()
+        for prompt, response in pairs:
+            with contextlib.suppress(DataError):  # the template refuses the conversation
+                encoded[prompt.id] = self._encode(prompt, response)
         read: dict[str, tuple[float, bool]] = {}
-        for batch in longest_first(
-            {id: len(row["input_ids"]) for id, row in encoded.items()}, self.settings.eval_batch_size
-        ):
-            probabilities = self._classify([encoded[id] for id in batch])
-            cut = [len(encoded[id]["input_ids"]) >= self._loaded.max_length for id in batch]
-            read.update(zip(batch, zip(probabilities, cut, strict=True), strict=True))
+        lengths = {id: len(row["input_ids"]) for id, row in encoded.items()}
+        for batch in longest_first(lengths, self.settings.eval_batch_size):
+            for id, probability in zip(batch, self._classify([encoded[id] for id in batch]), strict=True):
+                read[id] = (probability, lengths[id] >= self._loaded.max_length)
         return read
 
     def _verdict(self, id: str, probability: float, cut: bool) -> Verdict:
@@ -106,7 +114,7 @@ class ClassifierJudge(LoadedJudge):
         tokenizer, limit, read = self._loaded.tokenizer, self._loaded.max_length, self.settings.classifier_input
         as_text = {"split_special_tokens": True, "verbose": False}
         if read == "chat":
-            ids = Renderer(tokenizer, read).prompt_tokens(prompt.messages)
+            ids = self._renderer.prompt_tokens(prompt.messages)
             said = tokenizer(f" {response.text}", add_special_tokens=False, **as_text)["input_ids"]
             return {"input_ids": [*ids, *said][:limit]}
         alone = len(prompt.messages) == 1
@@ -118,6 +126,10 @@ class ClassifierJudge(LoadedJudge):
         }
         encoded: Mapping[str, list[int]] = tokenizer(*texts[read], truncation=True, max_length=limit, **as_text)
         return encoded
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self._loaded.tokenizer, "chat")
 
     @functools.cached_property
     def _loaded(self) -> _Loaded:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 from sotune.evaluation.protocol import EvalPrompt
 
@@ -32,15 +33,18 @@ _LATEX = (
     (re.compile(r"\\(?:left|right|displaystyle)\b|\\[,;:! ()\[\]]|(?<=\\)\$|\\(?=[%$])"), ""),
 )
 _RUN = re.compile(  # all that stands together as one number, so that no part of it is read for the whole
-    r"(?<![^\W_])(?<![^\W_][-.^])(?<!\^-)(?<!\^\{)(?<!\^\{-)(?P<sign>-|(?:minus|negative)\s)?(?:[$€£¥₹]\s?)?(?P<inner>-)?"
-    r"(?P<run>\.?\d(?:(?: (?=\d{3}(?!\d))|\^\{?-?|[.,'’/:*+\-–]|e[+-]?)?\d)*(?:\s?[*x]\s?10\s?\^\{?-?\d{1,3}\}?)?)"
-    r"(?: (?P<part>\d{1,6}/\d{1,6})(?![\d/]))?(?:\s(?P<scale>thousand|million|billion|trillion)\b)?",
+    r"(?<![^\W_])(?<![^\W_][-.^])(?<!\^-)(?<!\^\{)(?<!\^\{-)"
+    r"(?P<root>√\s?|\\sqrt\{?)?(?P<sign>-|(?:minus|negative)\s)?(?:[$€£¥₹]\s?)?(?P<inner>-)?"
+    r"(?P<run>\.?\d(?:(?: (?=\d{3}(?!\d))|\^\{?-?|\*\*|[.,'’/:*+\-–]|e[+-]?)?\d)*"
+    r"(?:\s?[*x]\s?10\s?\^\{?-?\d{1,3}\}?)?)"
+    r"(?: (?P<part>\d{1,6}/\d{1,6})(?![\d/]))?(?:\s?(?P<scale>k|(?<=\s)(?:thousand|million|billion|trillion))\b)?"
+    r"(?P<factor>\s?(?:√|π|\\sqrt|\\pi\b))?",
     re.IGNORECASE,
 )
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"k": 10**3, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MAX_RUN = 60  # characters
 _PLAIN = re.compile(r"(\d*\.?\d+)(?:e([+-]?\d{1,3}))?", re.IGNORECASE)
-_GROUPED = re.compile(r"(?:\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+|(?:['’]\d{3})+)|\d{1,2}(?:,\d{2})+,\d{3})(?:\.\d+)?")
+_GROUPED = re.compile(r"(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+|(?:['’]\d{3})+)|\d{1,2}(?:,\d{2})+,\d{3})(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"(?:\d{1,3}(?: \d{3})+|\d{1,3}(?:\.\d{3})+|\d+),(?:\d{1,2}|\d{4,})|\d{1,3}(?:\.\d{3}){2,}")
 _SCIENTIFIC = re.compile(r"(.+?)\s?[*x]\s?10\s?\^\{?(-?\d{1,3})\}?", re.IGNORECASE)
 _HASHED = re.compile(r"^####[ \t]*([^\n]*\d[^\n]{0,30})$", re.MULTILINE)
@@ -48,7 +52,14 @@ _ANNOUNCED = re.compile(
     r"\banswer\b[*_]*(?: (?!is\b|was\b)[^\n.:=?]{0,60}?)?(?:\s*(?:\bis\b|\bwas\b|[:=→-]))+[\s*_\"']*", re.IGNORECASE
 )
 _DOUBT = re.compile(r"\W*(?:between|either|neither|from|one of)\b", re.IGNORECASE)
-_UNDECIDED = re.compile(r"(?:\W*(?:or|to|and)\W+|\s*[-+*/÷]\s*)[$€£]?\d", re.IGNORECASE)  # 41 or 42, 5 + 3
+_UNDECIDED = re.compile(  # 41 or 42, 5 + 3, 3 more than 40
+    r"(?:\W*(?:or|to|and)\W+|\s*(?:[-+*/÷]|x|times|plus|minus|divided by)\s*)[$€£]?\d|\s(?:more|less|fewer) than\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"(?:n't|\bnot|\bcannot|\bnever)\s+(?:be\s+|equal\s+(?:to\s+)?)?[$€£*\s]*\Z", re.IGNORECASE)
+_NO_WORDS = re.compile(
+    r"\W|\b(?:about|approximately|around|roughly|exactly|just|only|minus|negative|[a-z])\b", re.IGNORECASE
+)
 _OPERAND = re.compile(r"\d\)?\s*[-+*/÷]\s*[$€£]?\Z")
 
 _LETTER = r"(?:([A-Z])(?![A-Za-z'’])|([a-z])(?=[)\].]|[\"'*\s]*\Z|[\"'*]*\n))"  # small ones only where marked
@@ -59,17 +70,22 @@ _NAMES_LETTER = re.compile(
     rf"\s*(?i:(?:the\s+)?(?:option|choice|letter)\b)?:?\s*[\"'(\[*$\s]*{_LETTER}"
 )
 _IS_RIGHT = re.compile(r"\b([A-Z])[)\]*\"']*\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b")
-_OPTION = re.compile(r"\b(?:option|choice|letter)\s+[\"'(\[*]*([A-Za-z])\b(?!['’])", re.IGNORECASE)
+_OPTION = re.compile(
+    r"(?<!\bnot )(?<!\bout )\b(?:option|choice|letter)\s+[\"'(\[*]*([A-Za-z])\b"
+    r"(?!['’]|\W+is\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not)\b)",
+    re.IGNORECASE,
+)
 _LEADING = re.compile(r"[\s\"'(\[*]*(?:([A-Z])(?:[)\].:,*\"']|\s*\Z|\s*\n|\s+because\b)|([a-z])(?:[)\]]|\.?\s*\Z))")
 _LAST_LINE = re.compile(r"\n[\s\"'(\[*]*([A-Z])[)\].*\"'\s]*\Z")
 _OR_LETTER = re.compile(
     r"[)\]*\"'\s]*(?:,|/|\bor\b|\band\b)[\s(\[*\"']*(?:option\s+)?(?:([A-Z])(?![A-Za-z'’])|([a-z])[)\]])"
 )
+_LISTED = re.compile(r"(?:^|\s)[(\[*]*([A-Z])[)\].:]")
 _N_LETTERS = 10  # of a prompt that does not list its choices
 
 _BEFORE_NEGATED = re.compile(
-    r"\b(?:not|no|never|neither|nor|isn't|wasn't|aren't|than|unlike|instead of|except)[^\w,;.:\n]+"
-    r"(?:\w+[^\w,;.:\n]+){0,3}\Z"
+    r"\b(?:not|no|never|hardly|(?:any|every)thing but|neither|nor|isn't|wasn't|aren't|than|unlike|instead of|except)"
+    r"[^\w,;.:\n]+(?:\w+[^\w,;.:\n]+){0,3}\Z"
 )
 _NAMES_LABEL = re.compile(
     r"(?:\b(?:answer|label|category|class|topic|sentiment|verdict|classification|is|as|to|under|into|be|so|thus|hence|"
@@ -79,6 +95,9 @@ _NAMES_LABEL = re.compile(
 _AFTER_LABEL = re.compile(
     r"[\"')*\]\s]*(?:[.,;:!)\n]|\Z|\b(?:because|since|as|category|class|label|topic|section|news)\b)"
 )
+_LEADING_LABEL = re.compile(r"[\"'*)\] ]*(?:[:.\-–\n]|\Z)")
+_ASKED_LABEL = re.compile(r"[\"')*\]]*\?\s*\S")
+_LABEL_AND_LABEL = re.compile(r"[\s,/&*\"']*(?:\b(?:or|and)\b[\s*\"']*)?")
 _MAX_BARE_WORDS = 6  # of an answer that holds a label and does not announce it
 
 
@@ -86,8 +105,8 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
     """Reads the number that a text answers with; 1,000.0, 1 000 and 1000 are the same, and so are ½ and 0.5.
 
     In this order: in a box, an answer tag or after ``####``; the first number after "the answer is" (or the one after
-    its last ``=``); a single one in bold on the last line; the last in the text. A number counts as a whole or not at
-    all: of 3:30, 10–12, 2^5 or 1.2.3 no part is read.
+    its last ``=``), but not where an explanation begins there; a single one in bold on the last line; the last in the
+    text. A number counts as a whole or not at all: of 3:30, 10–12, 2^5, √2 or 1.2.3 no part is read.
     """
     plain = _plain(text)
     # What a model goes on to write after #### is a question of its own.
@@ -98,10 +117,13 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
         return announced
     last_line = plain.strip().rpartition("\n")[2]
     bold = [_numbers(span) for span in _BOLD.findall(last_line)]
+    runs = list(_RUN.finditer(plain))
+    before = plain[: runs[-1].start()][-20:] if runs else ""
+    if not runs or _DENIED.search(before):
+        return None
     if bold and len(bold[-1]) == 1:
         return bold[-1][0]
-    runs = list(_RUN.finditer(plain))
-    return _value(runs[-1]) if runs and not _OPERAND.search(plain[: runs[-1].start()][-20:]) else None
+    return None if _OPERAND.search(before) else _value(runs[-1])
 
 
 def read_choice(text: str, prompt: EvalPrompt) -> str | None:
@@ -111,11 +133,10 @@ def read_choice(text: str, prompt: EvalPrompt) -> str | None:
     or alone on its last line; in bold; the only option that it speaks of; the letter of the only one of
     ``meta["choices"]`` that it names.
     """
-    choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
+    choices = _choices(prompt)
     letters = [chr(ord("A") + place) for place in range(len(choices) or _N_LETTERS)]
     plain = unicodedata.normalize("NFKC", text)
-    marked = [*_TAGGED.findall(plain), *map(_without_latex, _BOXED.findall(plain))]
-    for found in [*(_letters(marked[-1].strip()) if marked else ()), *_letters(plain)]:
+    if found := next((letter for part in (_marked(plain), plain) for letter in _letters(part)), None):
         return found if found in letters else None
     named = read_label(plain, prompt) if choices else None
     return letters[choices.index(named)] if named in choices else None
@@ -128,12 +149,11 @@ def read_label(text: str, prompt: EvalPrompt) -> str | None:
     one that the text names, and is announced or stands in a few words; and where it is the last that is announced.
     What is mentioned by the way, or denied, is no answer.
     """
-    choices = [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
-    marked = [*_TAGGED.findall(text), *map(_without_latex, _BOXED.findall(text))]
-    answer = normalize_answer(marked[-1] if marked else text)
+    choices, said = _choices(prompt), _marked(text) or text
+    answer = normalize_answer(said)
     if not choices or answer in choices:
         return answer or None
-    lines = [line for line in (marked[-1] if marked else text).strip().splitlines() if line.strip()]
+    lines = [line for line in said.splitlines() if line.strip()]
     for line in (lines[-1:] + lines[:1]) if len(lines) > 1 else []:
         if (alone := normalize_answer(line)) in choices:
             return alone
@@ -151,6 +171,16 @@ def occurs(needle: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", text) is not None
 
 
+def _choices(prompt: EvalPrompt) -> list[str]:
+    return [normalize_answer(str(choice)) for choice in prompt.meta.get("choices", ())]
+
+
+def _marked(text: str) -> str:
+    """Returns what stands in the last answer tag or box; empty without any."""
+    found = [*_TAGGED.findall(text), *map(_without_latex, _BOXED.findall(text))]
+    return found[-1].strip() if found else ""
+
+
 def _named_label(text: str, choices: Sequence[str]) -> str | None:
     mentions = sorted(
         (found.start(), -found.end(), choice)
@@ -162,15 +192,13 @@ def _named_label(text: str, choices: Sequence[str]) -> str | None:
         if -end > reached:
             outer.append((start, -end, choice))
             reached = -end
-    meant = [m for m in outer if not _BEFORE_NEGATED.search(text[max(0, m[0] - 60) : m[0]])]
-    announced = [m for m in meant if _NAMES_LABEL.search(text[max(0, m[0] - 60) : m[0]])]
-    closed = [m for m in announced if _AFTER_LABEL.match(text, m[1])]
+    before = {m: text[max(0, m[0] - 60) : m[0]] for m in outer}
+    meant = [m for m in outer if not _BEFORE_NEGATED.search(before[m]) and not _ASKED_LABEL.match(text, m[1])]
+    announced = [m for m in meant if _NAMES_LABEL.search(before[m])]
+    listed = {a for a, b in pairwise(outer) if a[2] != b[2] and _LABEL_AND_LABEL.fullmatch(text, a[1], b[0])}
+    closed = [m for m in announced if m not in listed and _AFTER_LABEL.match(text, m[1])]
     labels = {choice for _, _, choice in outer}
-    leads = (
-        bool(meant)
-        and not text[: meant[0][0]].strip(" \"'*([")
-        and text[meant[0][1] :].lstrip("\"'*)] ")[:1] in ":.-–\n"
-    )
+    leads = any(not text[:start].strip(" \"'*([") and _LEADING_LABEL.match(text, end) for start, end, _ in meant[:1])
     if len(labels) == 1 and meant and (announced or leads or len(text.split()) <= _MAX_BARE_WORDS):
         return meant[-1][2]
     return closed[-1][2] if len(labels) > 1 and closed else None
@@ -189,7 +217,9 @@ def _letters(text: str) -> Iterator[str]:
         yield text.strip().upper()
     if leading := _LEADING.match(text):
         letter = leading[1] or leading[2]
-        yield "?" if _goes_on(text, leading.start() + leading.group().index(letter) + 1, letter) else letter.upper()
+        lists = len(set(_LISTED.findall(text))) > 2  # it repeats the options
+        goes_on = _goes_on(text, leading.start() + leading.group().index(letter) + 1, letter)
+        yield "?" if lists or goes_on else letter.upper()
     if last_line := _LAST_LINE.search(text[-40:]):
         yield last_line[1]
     bold = [normalize_answer(span).upper() for span in _BOLD.findall(text)]
@@ -219,10 +249,18 @@ def _announced_numbers(text: str) -> Iterator[Number | None]:
         clause = rest[: end.start()] if end else rest
         said = clause.rpartition("=")[2]
         first = _RUN.search(said)
-        if first is None or clause.startswith("not ") or (end and end.group() == "?"):
+        if first is None or _DENIED.search(said[: first.start()]) or (end and end.group() == "?"):
+            continue
+        if _explains(clause, found.group()) and _RUN.search(text, found.end() + len(clause)):
             continue
         doubtful = _DOUBT.match(clause) or _UNDECIDED.match(said, first.end())
         yield None if doubtful else _value(first)
+
+
+def _explains(clause: str, announcement: str) -> bool:
+    """Tells whether an explanation begins: words before the number, or after "Answer:" several numbers."""
+    starts = [run.start() for run in _RUN.finditer(clause)]
+    return bool(_NO_WORDS.sub("", clause[: starts[0]])) or (":" in announcement and len(starts) > 1)
 
 
 def _numbers(text: str) -> list[Number | None]:
@@ -231,7 +269,7 @@ def _numbers(text: str) -> list[Number | None]:
 
 
 def _value(run: re.Match[str]) -> Number | None:
-    value = _parse(run["run"])
+    value = None if run["root"] or run["factor"] else _parse(run["run"])
     if value is not None and run["part"]:
         part = _parse(run["part"])
         value = None if part is None else Fraction(value) + Fraction(part)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import Progress, longest_first, pad
 from sotune.evaluation.judges.naming import LoadedJudge, Wanted, Workshop, judge_model
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, unscored
@@ -111,13 +111,23 @@ class GuardJudge(LoadedJudge):
             ConfigError: The tokenizer cannot tell safe from unsafe by the first token.
         """
         starts = _find_starts(self.tokenizer)
-        encoded = {prompt.id: self._encode(prompt, response) for prompt, response in pairs}
+        encoded, refused = dict[str, list[int]](), dict[str, str]()
+        for prompt, response in pairs:
+            try:
+                encoded[prompt.id] = self._encode(prompt, response)
+            except DataError as error:
+                refused[prompt.id] = str(error)
         room = n_positions(self.model.config.get_text_config())
         fits = {id: len(ids) for id, ids in encoded.items() if room is None or len(ids) + 1 + _MAX_BLANK_TOKENS <= room}
         read: dict[str, _FirstToken] = {}
         for batch in longest_first(fits, self.batch_size, self.on_progress):
             read |= dict(zip(batch, self._first_tokens([encoded[id] for id in batch], starts), strict=True))
-        return [self._verdict(p.id, read.get(p.id), n_tokens=len(encoded[p.id])) for p, _ in pairs]
+        return [
+            unscored(p.id, refused[p.id])
+            if p.id in refused
+            else self._verdict(p.id, read.get(p.id), n_tokens=len(encoded[p.id]))
+            for p, _ in pairs
+        ]
 
     def _verdict(self, id: str, read: _FirstToken | None, *, n_tokens: int) -> Verdict:
         if read is None:

@@ -15,8 +15,8 @@ from sotune.errors import ConfigError
 from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.rubrics.fencing import Fence, make_fence
 from sotune.evaluation.thoughts import answer_after_thoughts
+from sotune.sources.json_text import decode
 from sotune.sources.rows import Flaw
-from sotune.sources.strict_json import decode
 
 RUBRICS = ("harmfulness", "helpfulness", "coherence", "refusal")
 """The rubrics that ship with the package."""
