@@ -110,12 +110,14 @@ class SentenceEncoder(Encoder):
     def _model(self) -> Any:
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
         except ImportError:
             raise ConfigError(
                 "encoder sentence-transformers:PATH needs a package that is not installed: pip install "
                 "'sotune[sentence]'"
             ) from None
         model_fingerprint(self._spec)  # refuses pickled weights before anything is read from them
+        logging.disable_progress_bar()  # reading weights is not the work that a user waits for
         try:
             model = SentenceTransformer(
                 self._spec.name, device=self._spec.device, model_kwargs={"use_safetensors": True}
