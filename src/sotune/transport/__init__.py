@@ -4,7 +4,7 @@ One convention holds everywhere: ``plan = a·b·exp((f + g − cost) / epsilon)`
 (each sums to 1) and ``f``, ``g`` the dual potentials in units of cost.
 """
 
-from sotune.transport.cost import CosineCost, CostMatrix, DenseCost, Rows
+from sotune.transport.cost import CosineCost, CostMatrix, DenseCost, Rows, RowView
 from sotune.transport.kernel import Kernel, join, move_all, part
 from sotune.transport.sinkhorn import (
     OTProblem,
@@ -25,6 +25,7 @@ __all__ = [
     "CostMatrix",
     "Kernel",
     "OTProblem",
+    "RowView",
     "Rows",
     "SinkhornResult",
     "SinkhornSolver",

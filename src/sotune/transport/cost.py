@@ -40,6 +40,36 @@ class Rows(Protocol):
         ...
 
 
+class RowView:
+    """Other rows as they are; whoever hands out something else says what.
+
+    Args:
+        rows: The other rows.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    @property
+    def shape(self) -> torch.Size:
+        """The pair ``(n, d)``."""
+        return self._rows.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the rows that are handed out."""
+        return self._rows.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are handed out."""
+        return self._rows.device
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Returns some rows."""
+        return self._rows[rows]
+
+
 class CostMatrix(Protocol):
     """The ground cost between ``n`` rows and ``m`` columns, read in blocks of rows."""
 

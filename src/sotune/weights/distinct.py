@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sotune.transport import Rows
+from sotune.transport import Rows, RowView
 from sotune.transport.cost import block_slices
 from sotune.weights.solution import LearnedWeights
 
@@ -81,26 +81,17 @@ def find_distinct(rows: Rows) -> Distinct:
     return Distinct(*(torch.from_numpy(one).to(rows.device) for one in (first[order], in_order)))
 
 
-class _Taken:
+class _Taken(RowView):
     """Some of the rows."""
 
     def __init__(self, rows: Rows, positions: Tensor) -> None:
-        self._rows, self._positions = rows, positions
+        super().__init__(rows)
+        self._positions = positions
 
     @property
     def shape(self) -> torch.Size:
         """The pair ``(k, d)``."""
         return torch.Size((len(self._positions), self._rows.shape[1]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating type of the rows."""
-        return self._rows.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows are handed out."""
-        return self._rows.device
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Returns some of them."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.settings import WeightSettings
-from sotune.transport import CosineCost, CostMatrix, Rows
+from sotune.transport import CosineCost, CostMatrix, Rows, RowView
 from sotune.transport.cost import normalize_rows
 from sotune.weights.logistic import LinearScore, fit_balanced, fit_logistic
 
@@ -194,26 +194,12 @@ def relaxation_of(settings: WeightSettings, cost: GroundCost) -> float:
     return cost.relaxation if settings.reference_relaxation is None else settings.reference_relaxation
 
 
-class StretchedRows:
+class StretchedRows(RowView):
     """Rows that are stretched when they are read."""
 
     def __init__(self, rows: Rows, cost: Adaptive) -> None:
-        self._rows, self._cost = rows, cost
-
-    @property
-    def shape(self) -> torch.Size:
-        """The pair ``(n, d)``."""
-        return self._rows.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating type of the rows."""
-        return self._rows.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows are handed out."""
-        return self._rows.device
+        super().__init__(rows)
+        self._cost = cost
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Returns some rows, stretched."""
