@@ -13,8 +13,8 @@ _WARNINGS = {
     "weighed nor trained on (see `sotune inspect`)",
     "n_omitting": "the template leaves out a turn before the completion, or the tools; the model is not shown them "
     "(see `sotune inspect`)",
-    "n_uncued": "the text before the completion is not what generation begins with; set chat_template_kwargs as the "
-    "model will be served, such as enable_thinking=false",
+    "n_uncued": "the text before the completion is not what generation begins with, such as an opened thought; if the "
+    "template has an option for it (enable_thinking in chat_template_kwargs), set it as the model will be served",
     "n_special": "the text itself has special tokens of the model, which are read as text; if the rows were rendered "
     "by a chat template already, take them apart first (see `sotune inspect`)",
 }
