@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -109,6 +109,15 @@ class Record:
     def learned(self) -> tuple[int, ...]:
         """The places of the turns that are trained on, the last one among them."""
         return tuple(i for i, message in enumerate(self.messages) if message.role == "assistant" and message.learned)
+
+
+def texts_within(value: Any) -> Iterator[str]:
+    """Yields the texts within a JSON value, however deep in its lists and objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_within(item)
 
 
 def as_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:

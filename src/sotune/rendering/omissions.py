@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from sotune.records import Message
+from sotune.records import Message, texts_within
 from sotune.rendering.special_tokens import THOUGHT_TAGS
 
 
@@ -21,7 +20,7 @@ def parts_kept(turn: Message, text: str) -> list[bool]:
         place = found + len(part) if found >= 0 else place
     for call in turn.tool_calls:
         kept.append(call.name in rendered)
-        kept += [_is_written(leaf, rendered) for leaf in _leaves(json.loads(call.arguments))]
+        kept += [_is_written(leaf, rendered) for leaf in texts_within(json.loads(call.arguments))]
     return kept
 
 
@@ -33,17 +32,9 @@ def omits_a_turn(messages: Sequence[Message], text: str) -> bool:
 
 def _is_written(said: str, rendered: str) -> bool:
     """Whether a text stands in one without blanks, as it is or as JSON of either kind."""
-    forms = (said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1])
-    return any(_without_blanks(form) in rendered for form in forms)
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """Yields the texts within lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(item)
+    if _without_blanks(said) in rendered:  # nearly always; the rest costs more
+        return True
+    return any(_without_blanks(json.dumps(said, ensure_ascii=ascii)[1:-1]) in rendered for ascii in (True, False))
 
 
 def _without_blanks(text: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from sotune.records import texts_within
 
 _FEWEST_WORDS = 4
 """Fewer in most rows, and a column is taken for a label, a source, a name or a date."""
@@ -33,12 +35,4 @@ def _holds_text(values: Sequence[Any], *, known: bool) -> bool:
 
 
 def _words(value: Any) -> int:
-    return sum(len(text.split()) for text in _texts(value))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+    return sum(len(text.split()) for text in texts_within(value))
