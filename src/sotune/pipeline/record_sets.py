@@ -232,11 +232,11 @@ def _describe(loaded: LoadedSet, source: str) -> dict[str, Any]:
 
 
 def _summarize(run: RunFolder) -> Figures:
-    sets = READING.read(run)["sets"]
+    summary = READING.read(run)
+    sets, rendering = summary["sets"], summary["rendering"]
     figures = {name.replace("_", " "): f"{entry['n_valid']:,} rows" for name, entry in sets.items()}
     n_quarantined = sum(entry["n_quarantined"] for entry in sets.values())
     figures["quarantined"] = f"{n_quarantined:,} rows"
-    rendering = READING.read(run)["rendering"]
     return figures if rendering is None else {**figures, "template": rendering["template"]}
 
 

@@ -146,8 +146,12 @@ class GuardJudge(LoadedJudge):
         else:
             turns = [Message("user", self._question(prompt, response))]
         if template:
-            return Renderer(self.tokenizer, "chat").prompt_tokens(turns)
+            return self._renderer.prompt_tokens(turns)
         return list(self.tokenizer(turns[0].content, split_special_tokens=True, verbose=False)["input_ids"])
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self.tokenizer, "chat")
 
     def _question(self, prompt: EvalPrompt, response: Response) -> str:
         fence = make_fence(prompt.messages, response.text, purpose=_taxonomy(), secret=b"")
