@@ -31,8 +31,9 @@ from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
 from sotune.worlds import SmolWorld
 from sotune.worlds.packaged_model import SHA256, save_folder
-from sotune.worlds.smol_world import ALIGNED
+from sotune.worlds.smol_world import ALIGNED, BASE
 
+ANSWERS = "answers.json"
 OWN_RECIPE = Path(__file__).with_name("align.yaml")
 Recipe = Mapping[str, Any]
 
@@ -59,14 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of public data sets; not needed once it was read")
     parser.add_argument("--recipe", type=Path, default=OWN_RECIPE, help="another recipe than align.yaml")
-    parser.add_argument("--out", type=Path, help="where this alignment goes, to be looked at; default: into the world")
+    parser.add_argument("--out", type=Path, help="where an alignment goes that is only tried; default: into the world")
     arguments = parser.parse_args()
     recipe = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
     if arguments.out is None:
         figures = make_world(arguments.data, recipe, Printing())
     else:
-        _, base = prepare(arguments.data, Printing())
-        figures = align(base, SmolWorld().run.file("rows"), arguments.out, recipe, Printing())
+        run = SmolWorld().run
+        figures = align(run.file(BASE), run.file("rows"), arguments.out, recipe, Printing())
     print(json.dumps(figures, indent=1))
 
 
@@ -129,9 +130,9 @@ def align(base: Path, rows: Path, out: Path, recipe: Recipe, monitor: Monitor) -
     Returns:
         Refusal of harmful prompts, over-refusal of look-alikes, both by source too, and what training took.
     """
-    spec, settings = ModelSpec(str(base), dtype=recipe["dtype"]), TrainingSettings(**recipe["training"])
+    spec, settings = what_trains(base, recipe)
     taught = read_rows(rows / "align.jsonl")
-    own = _own_answers(taught, spec, settings, out / "answers.json", monitor)
+    own = own_answers(taught, spec, settings, out / ANSWERS, monitor)
     records = _records(taught, own, recipe)
     result = fine_tune(
         records,
@@ -157,6 +158,11 @@ def align(base: Path, rows: Path, out: Path, recipe: Recipe, monitor: Monitor) -
     return figures
 
 
+def what_trains(base: Path, recipe: Recipe) -> tuple[ModelSpec, TrainingSettings]:
+    """Returns the model before alignment and the settings of its training."""
+    return ModelSpec(str(base), dtype=recipe["dtype"]), TrainingSettings(**recipe["training"])
+
+
 def refusals(answers: Sequence[tuple[Row, str]]) -> dict[str, Any]:
     """Returns how many prompts of each kind are refused, of all and by the file that they come from."""
     flags: dict[str, dict[str, list[bool]]] = {"harmful": defaultdict(list), "lookalike": defaultdict(list)}
@@ -172,7 +178,7 @@ def refusals(answers: Sequence[tuple[Row, str]]) -> dict[str, Any]:
     return {**{name: sources.pop("all")["rate"] for name, sources in by_source.items()}, "by_source": by_source}
 
 
-def _own_answers(
+def own_answers(
     taught: Sequence[Row], spec: ModelSpec, settings: TrainingSettings, kept: Path, monitor: Monitor
 ) -> Mapping[str, str]:
     """Returns what the model answers to look-alikes before it is aligned, by prompt."""

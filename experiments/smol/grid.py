@@ -25,6 +25,7 @@ SHARES = tuple(TABLE["harmful_fractions"])
 ON_GPU: dict[str, Any] = {"eval_batch_size": 256, "save_steps": 100_000, "seeds": 3}
 TINY: dict[str, Any] = {
     "layer": 1, "n": 24, "n_anchor": 8, "n_reference": 12, "n_eval": 2, "max_new_tokens": 4, "seeds": 1,
+    "methods": TABLE["methods"][:6],
 }  # fmt: skip
 
 _STARTS = 3
@@ -50,8 +51,8 @@ def write_configs(out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: 
     out.mkdir(parents=True, exist_ok=True)
     few = {"eval_prompts": str(_few_prompts(SmolWorld().rows("eval"), out))} if tiny else {}
     configs = []
-    for task in tasks:
-        for share in SHARES:
+    for task in tasks[:1] if tiny else tasks:
+        for share in SHARES[:1] if tiny else SHARES:
             config = {
                 **TABLE,
                 **ON_GPU,

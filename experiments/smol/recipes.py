@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from align import Printing, alignment_key, commit_alignment, prepare
-from data import read_own
+from align import ANSWERS, Printing, alignment_key, commit_alignment, own_answers, prepare, what_trains
+from data import read_own, read_rows
 
 from sotune.artifacts import read_json, write_json
 from sotune.worlds import SmolWorld
@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: two recipes, three steps each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows, _ = prepare(arguments.data, Printing())
+    rows, base = prepare(arguments.data, Printing())
     recipes = {name: changed(read_own("align.yaml"), changes) for name, changes in TRIED.items()}
     if arguments.tiny:
         few = {"training": {"max_steps": 3}}
         recipes = {name: changed(recipe, few) for name, recipe in [*recipes.items()][:2]}
-    figures = run(recipes, arguments.out)
+    figures = run(recipes, answers(base, arguments.out), arguments.out)
     if not figures:
         raise SystemExit(f"no recipe could be tried; see the logs in {arguments.out}")
     best = min(figures, key=lambda name: shortfall(figures[name], recipes[name]["goal"]))
@@ -78,12 +78,24 @@ def folder(out: Path, name: str) -> Path:
     return out / name.replace(" ", "-").replace(",", "")
 
 
-def run(recipes: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, dict[str, Any]]:
+def answers(base: Path, out: Path) -> Path:
+    """Returns the file of what the model before alignment answers to look-alikes, which is the same for all."""
+    found = SmolWorld().run.file(ALIGNED) / ANSWERS
+    if found.exists():
+        return found
+    spec, settings = what_trains(base, read_own("align.yaml"))
+    own_answers(read_rows(SmolWorld().rows("align")), spec, settings, out / ANSWERS, Printing())
+    return out / ANSWERS
+
+
+def run(recipes: Mapping[str, Mapping[str, Any]], answers: Path, out: Path) -> dict[str, dict[str, Any]]:
     """Aligns by each recipe, all at once, and returns the figures of those that ended well."""
     started = {}
     for name, recipe in [*recipes.items()][:_ALL_AT_ONCE]:
         path = folder(out, name).with_suffix(".yaml")
         path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        folder(out, name).mkdir(exist_ok=True)
+        shutil.copy(answers, folder(out, name) / ANSWERS)
         command = [sys.executable, str(_ALIGN), "--recipe", str(path), "--out", str(folder(out, name))]
         with path.with_suffix(".log").open("w") as log:
             started[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
