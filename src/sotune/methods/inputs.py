@@ -183,6 +183,7 @@ class TrainInputs:
         output_dir: Gets ``adapter/`` and the training log.
         on_step: Called after each optimizer step.
         method_settings: The method's own constants, where they are changed.
+        hold_drift: How far the model may drift from what it was, nats a token; for trainers that hold it to that.
     """
 
     records: Sequence[Record]
@@ -193,6 +194,7 @@ class TrainInputs:
     output_dir: Path
     on_step: OnStep | None = None
     method_settings: Mapping[str, Any] = field(default_factory=dict)
+    hold_drift: float = 0.05
 
     def own(self, kind: type[Own]) -> Own:
         """Returns the method's own constants."""
