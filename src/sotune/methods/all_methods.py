@@ -39,6 +39,9 @@ _FILES = (
     "sbr",
     "kl",
     "kl_constrained",
+    "state_anchor",
+    "self_replay",
+    "safegrad",
     "resta",
     "oracle",
 )

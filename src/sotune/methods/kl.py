@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.held_answers import HeldAnswers, HeldSets, held_sets
+from sotune.methods.held_answers import HeldSets, held_sets
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.settings import StageSettings

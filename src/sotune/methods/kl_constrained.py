@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from sotune.methods.held_answers import HeldSets
 from sotune.methods.inputs import TrainInputs

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
-from sotune.methods.inputs import Tools
+from sotune.methods.inputs import Tools, TrainInputs
 from sotune.models import load_causal_lm
 from sotune.records import Record
 from sotune.rendering import load_renderer
@@ -31,6 +31,12 @@ def safety_pairs(tools: Tools, harmful_reference: Sequence[Record], *, most: int
     """
     pairs = list(tools.safety_pairs[:most]) or own_answers(tools, harmful_reference[:most])
     return [replace(record, id=f"safety-pair-{index:05d}") for index, record in enumerate(pairs)]
+
+
+def append_rows(inputs: TrainInputs, rows: Sequence[Record]) -> TrainInputs:
+    """Returns the inputs with more rows to train on, each with loss weight 1."""
+    weights = {**inputs.loss_weights, **dict.fromkeys((row.id for row in rows), 1.0)}
+    return replace(inputs, records=[*inputs.records, *rows], loss_weights=weights)
 
 
 def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
