@@ -106,6 +106,7 @@ _PATHS = (
     "data",
     "safe_anchor",
     "harmful_reference",
+    "safe_reference",
     "safety_pairs",
     "model",
     "cache_dir",
