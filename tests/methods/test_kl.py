@@ -80,10 +80,10 @@ def test_rows_of_a_step_follow_from_seed_and_step(train_inputs):
 
 
 def test_every_third_risky_prompt_is_kept_to_measure_by(train_inputs):
-    sets = held_sets(train_inputs, risky=4, harmless=2, answer_tokens=8, decay=0.0)
+    sets = held_sets(train_inputs, train_inputs.safe_anchor[:2], risky=4, answer_tokens=8, decay=0.0)
     assert [len(sets.risky), len(sets.harmless), len(sets.unseen)] == [4, 2, 2]
     twice = replace(train_inputs, harmful_reference=[*train_inputs.harmful_reference[:2]] * 3)
-    few = held_sets(twice, risky=4, harmless=0, answer_tokens=8, decay=0.0)
+    few = held_sets(twice, [], risky=4, answer_tokens=8, decay=0.0)
     assert [len(few.risky), few.harmless, few.unseen] == [2, None, None]
 
 

@@ -116,13 +116,15 @@ class HeldSets:
     unseen: HeldAnswers | None
 
 
-def held_sets(inputs: TrainInputs, *, risky: int, harmless: int, answer_tokens: int, decay: float) -> HeldSets:
+def held_sets(
+    inputs: TrainInputs, harmless: Sequence[Record], *, risky: int, answer_tokens: int, decay: float
+) -> HeldSets:
     """Asks the model before fine-tuning.
 
     Args:
         inputs: All that training may look at.
+        harmless: Rows whose prompts shall go on being answered; perhaps none.
         risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
-        harmless: How many prompts of the safe anchor are held.
         answer_tokens: The most tokens of an answer.
         decay: See `HeldAnswers`.
 
@@ -133,7 +135,7 @@ def held_sets(inputs: TrainInputs, *, risky: int, harmless: int, answer_tokens: 
     unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
     sets = {
         "risky": [row for row in dangerous if row not in unseen],
-        "harmless": _distinct(inputs.safe_anchor)[:harmless],
+        "harmless": _distinct(harmless),
         "unseen": unseen,
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]

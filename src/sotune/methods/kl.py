@@ -2,13 +2,13 @@
 
 Not the method of one paper, but what several come to: ``loss + β·KL(p_0(· | x, y_<t) ‖ p(· | x, y_<t))``, averaged over
 the tokens of y, the greedy answer of p_0, the model before fine-tuning. Prompts are the first of the harmful reference
-and a few of the safe anchor; some of them are drawn for each step. It needs no data that a filter does not have, keeps
+and a few of the safe reference, or of the anchor where there is none; some of them are drawn for each step. It needs no data that a filter does not have, keeps
 every row, and costs one more pass over a few short answers a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from torch import Tensor
 from sotune.methods.held_answers import HeldSets, held_sets
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
+from sotune.records import Record
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
@@ -27,18 +28,18 @@ class KlSettings(StageSettings):
 
     coefficient: float = Field(1.0, ge=0, description="Strength of the term, beta.")
     risky_prompts: int = Field(48, ge=1, description="How many prompts of the harmful reference are held.")
-    harmless_prompts: int = Field(16, ge=0, description="How many prompts of the safe anchor are held.")
+    harmless_prompts: int = Field(16, ge=0, description="How many prompts of the safe reference are held.")
     answer_tokens: int = Field(24, ge=1, description="Tokens of an answer: a refusal is decided in its first words.")
     prompts_per_step: int = Field(4, ge=1, description="How many of each kind an optimizer step looks at.")
     decay: float = Field(0.0, ge=0, description="How fast a token's share falls with its place in the answer.")
 
 
-def ask_first(inputs: TrainInputs, own: KlSettings) -> HeldSets:
-    """Returns the answers that are held."""
+def ask_first(inputs: TrainInputs, harmless: Sequence[Record], own: KlSettings) -> HeldSets:
+    """Returns the answers that are held, those to some harmless prompts among them."""
     return held_sets(
         inputs,
+        harmless[: own.harmless_prompts],
         risky=own.risky_prompts,
-        harmless=own.harmless_prompts,
         answer_tokens=own.answer_tokens,
         decay=own.decay,
     )
@@ -53,7 +54,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     """
     own = inputs.own(KlSettings)
     change = StayClose(
-        ask_first(inputs, own),
+        ask_first(inputs, inputs.safe_reference or inputs.safe_anchor, own),
         coefficient=own.coefficient,
         n_each=own.prompts_per_step,
         seed=inputs.tools.training.seed,

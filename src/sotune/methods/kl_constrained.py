@@ -1,13 +1,14 @@
 """KL-constrained: the task is learned as well as it can be within a limit on the drift from the aligned model.
 
-Ours: minimize the loss subject to ``drift ≤ δ`` on risky prompts, and on harmless ones where there are any; drift as in
-`sotune.methods.held_answers`, δ in nats a token, so that what is asked for is a promise and not a coefficient. By
-augmented Lagrangian (Nocedal and Wright, *Numerical optimization*, ch. 17), in units of the limit: each step counts the
+Ours: minimize the loss subject to ``drift ≤ δ`` on risky prompts, and on those of the safe reference where there is one
+(the anchor's are of the task, which is to change). Drift is that of `sotune.methods.held_answers`, δ in nats a token, so
+that what is asked for is a promise and not a coefficient. By augmented Lagrangian (Nocedal and Wright, *Numerical optimization*, ch. 17), in units of the limit: each step counts the
 drift D of its few answers with ``μ = [λ + ρ·(D/δ − 1)]`` and then moves ``λ ← [λ + η·(D/δ − 1)]``, both clipped to
 0 … 100. While the drift is below its limit the multiplier falls towards 0, and the term costs the task nothing.
 
-The last word has the measurement: at the end the drift is measured on all answers and on prompts of the harmful
-reference that no step looked at, and where it exceeds δ the adapter is scaled down to the largest scale that keeps it
+Every so many steps the drift is measured on prompts of the harmful reference that no step looks at, and the multiplier
+follows the larger of the two: what is promised is not what was trained. The measurement has the last word too: at the
+end, where the drift on any of the sets exceeds δ, the adapter is scaled down to the largest scale that keeps it
 (as between two models in WiSE-FT, https://arxiv.org/abs/2109.01903), which is logged.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from sotune.methods.held_answers import HeldSets
 from sotune.methods.inputs import TrainInputs
@@ -32,10 +34,12 @@ _HALVINGS = 6
 class KlConstrainedSettings(KlSettings):
     """KL-constrained: its own constants."""
 
+    risky_prompts: int = Field(96, ge=1, description="How many prompts of the harmful reference are held.")
     decay: float = Field(1.0, ge=0, description="How fast a token's share falls with its place in the answer.")
     multiplier: float = Field(1.0, ge=0, description="Multiplier of the first step.")
     damping: float = Field(1.0, ge=0, description="What a step's own excess over the limit adds to it, rho.")
     dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta.")
+    measure_every: int = Field(10, ge=1, description="Steps between measurements on prompts that no step looks at.")
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -47,7 +51,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     """
     own = inputs.own(KlConstrainedSettings)
     change = KeepWithin(
-        ask_first(inputs, own),
+        ask_first(inputs, inputs.safe_reference, own),
         limit=inputs.hold_drift,
         own=own,
         seed=inputs.tools.training.seed,
@@ -92,7 +96,9 @@ class KeepWithin(StayClose):
 
     def __init__(self, sets: HeldSets, *, limit: float, own: KlConstrainedSettings, seed: int) -> None:
         super().__init__(sets, coefficient=own.multiplier, n_each=own.prompts_per_step, seed=seed)
-        self._limit, self._how = limit, f"rho={own.damping} eta={own.dual_rate}"
+        self._limit, self._every = limit, own.measure_every
+        self._how = f"rho={own.damping} eta={own.dual_rate} every={own.measure_every}"
+        self._unseen = 0.0
         self._multipliers = {
             name: Multiplier(limit=limit, start=own.multiplier, damping=own.damping, rate=own.dual_rate)
             for name in self._held
@@ -103,19 +109,28 @@ class KeepWithin(StayClose):
         """Names the change and its settings."""
         return f"{super().name} limit={self._limit} {self._how}"
 
+    def penalty(self, model: Any, step: int) -> Tensor | float:
+        """Returns the sum of ``μ·drift`` over the kinds of prompts."""
+        self._notes.pop("unseen_drift", None)
+        if self._sets.unseen is not None and step % self._every == 0:
+            self._notes["unseen_drift"] = self._unseen = self._sets.unseen.measure(model)
+        return super().penalty(model, step)
+
     def strength(self, name: str, drift: float) -> float:
         """Returns the multiplier of a kind of prompts for this step."""
-        self._notes[f"{name}_multiplier"] = counts = self._multipliers[name].strength(drift)
+        seen = max(drift, self._unseen) if name == "risky" else drift
+        self._notes[f"{name}_multiplier"] = counts = self._multipliers[name].strength(seen)
         return counts
 
     def state(self) -> Mapping[str, float]:
-        """Returns the multipliers."""
-        return {name: multiplier.value for name, multiplier in self._multipliers.items()}
+        """Returns the multipliers, and the drift that was measured last."""
+        return {"unseen": self._unseen} | {name: one.value for name, one in self._multipliers.items()}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Takes the multipliers up again."""
-        for name, value in state.items():
-            self._multipliers[name].value = value
+        """Takes them up again."""
+        self._unseen = state["unseen"]
+        for name, multiplier in self._multipliers.items():
+            multiplier.value = state[name]
 
     def finish(self, model: Any) -> Mapping[str, float]:
         """Scales the adapter down until the largest drift is within the limit."""

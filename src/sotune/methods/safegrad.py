@@ -30,7 +30,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     """
     own = inputs.own(KlSettings)
     change = Project(
-        ask_first(inputs, own),
+        ask_first(inputs, inputs.safe_reference or inputs.safe_anchor, own),
         coefficient=own.coefficient,
         n_each=own.prompts_per_step,
         seed=inputs.tools.training.seed,

@@ -76,9 +76,15 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
 
 def _summarize(run: RunFolder) -> Figures:
     summary = TRAINING.read(run)
+    figures = summary.get("figures") or {}
+    drift = {name: value for name, value in figures.items() if name.endswith("_drift")}
+    held = f"{max(drift.values()):.4f} nats a token" if drift else ""
+    if "limit" in figures:
+        held += f", limit {figures['limit']:g}; adapter at {figures['scale']:.0%}"
     return {
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
+        **({"drift": held} if held else {}),
         "adapter": str(run.file(ADAPTER)),
     }
 
