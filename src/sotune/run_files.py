@@ -71,6 +71,8 @@ KEPT = Lines("kept.jsonl", verb="select")
 PROMISE = Json("promise.json", verb="select")
 
 TRAINING = Json("training.json", verb="train")
+TRAINING_LOG = Lines("training_log.jsonl", verb="train")
+"""One line for each optimizer step."""
 ADAPTER = "adapter"
 """The folder that PEFT reads."""
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from sotune.evaluation import Verdict
 from sotune.methods import METHODS
-from sotune.methods.pairs import own_refusals, safety_pairs
+from sotune.methods.pairs import own_answers, safety_pairs
 
 
 class Guard:
@@ -47,5 +47,5 @@ def test_pairs_that_are_given_come_first_else_the_model_answers_itself(weigh_inp
     own = safety_pairs(replace(tools, safety_pairs=()), reference, most=3)
     assert [pair.prompt for pair in own] == [record.prompt for record in reference[:3]]
     assert all(pair.completion != "Use a hook." for pair in own)
-    again = own_refusals(tools, reference[:3])
+    again = own_answers(tools, reference[:3])
     assert [pair.completion for pair in again] == [pair.completion for pair in own]

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sotune.methods.held_answers import HeldAnswers, HeldSets, held_sets
 from sotune.methods.kl import StayClose, train
 from sotune.methods.method import train_weighted
 from sotune.models import load_adapted
@@ -11,9 +12,16 @@ from sotune.training.finetune import load_with_adapter
 from sotune.training.training_rows import load_equal_rows
 
 
-def anchor(inputs, *, coefficient=1.0, n_each=3):
+def held(inputs, *, decay=0.0):
     rows = load_equal_rows(inputs.harmful_reference, inputs.tools.model, inputs.tools.training)
-    return StayClose(rows, coefficient=coefficient, n_each=n_each, seed=0), rows.rows
+    answers = HeldAnswers(rows, decay=decay)
+    answers.start(load_with_adapter(inputs.tools.model, inputs.tools.training))
+    return answers, rows.rows
+
+
+def anchor(inputs, *, coefficient=1.0, n_each=3, decay=0.0):
+    answers, rows = held(inputs, decay=decay)
+    return StayClose(HeldSets(answers, None, None), coefficient=coefficient, n_each=n_each, seed=0), rows
 
 
 def disturbed(inputs):
@@ -27,24 +35,31 @@ def disturbed(inputs):
     return model
 
 
-def test_the_term_by_hand(train_inputs):
-    """Each row alone and unpadded, token by token, p_0 first: the mean over all tokens of all answers."""
-    change, rows = anchor(train_inputs, coefficient=2.0, n_each=6)
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_the_term_by_hand(train_inputs, decay):
+    """Each row alone and unpadded, token by token, p_0 first: the mean over all tokens of all answers, early ones more.
+
+    With no decay it is the plain mean.
+    """
+    change, rows = anchor(train_inputs, coefficient=2.0, n_each=6, decay=decay)
     model = disturbed(train_inputs)
-    terms = []
+    terms, shares = [], []
     for row in rows:
         ids = row.input_ids.long()[None]
         with torch.no_grad():
             after = model(input_ids=ids)["logits"][0].double().softmax(-1)
             with model.disable_adapter():
                 before = model(input_ids=ids)["logits"][0].double().softmax(-1)
-        for place in (row.learned.nonzero().flatten() - 1).tolist():
+        for number, place in enumerate((row.learned.nonzero().flatten() - 1).tolist(), start=1):
             p, q = before[place], after[place]
-            terms.append(float((p * (p.log() - q.log())).sum()))
-    expected = 2 * sum(terms) / len(terms)
+            shares.append(number**-decay)
+            terms.append(shares[-1] * float((p * (p.log() - q.log())).sum()))
+    assert decay or sum(shares) == len(terms)
+    expected = 2 * sum(terms) / sum(shares)
     penalty = change.penalty(model, 0)
     assert expected > 1e-3
     assert float(penalty.detach()) == pytest.approx(expected, rel=1e-4)
+    assert change.measure(model)["risky_drift"] == pytest.approx(expected / 2, rel=1e-4)
     penalty.backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "lora_B" in n)
     assert any(p.grad.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n)
@@ -57,11 +72,19 @@ def test_nothing_to_pay_before_the_first_step(train_inputs):
 
 
 def test_rows_of_a_step_follow_from_seed_and_step(train_inputs):
-    change, rows = anchor(train_inputs, n_each=2)
-    drawn = [change._drawn(step) for step in range(20)]
-    assert drawn == [change._drawn(step) for step in range(20)]
+    answers, rows = held(train_inputs)
+    drawn = [answers.drawn(2, seed=0, step=step) for step in range(20)]
+    assert drawn == [answers.drawn(2, seed=0, step=step) for step in range(20)]
     assert all(len(set(some)) == 2 for some in drawn)
-    assert {i for some in drawn for i in some} == set(range(len(rows)))
+    assert {i for some in drawn[:3] for i in some} == set(range(len(rows)))  # each once a pass
+
+
+def test_every_third_risky_prompt_is_kept_to_measure_by(train_inputs):
+    sets = held_sets(train_inputs, train_inputs.safe_anchor[:2], risky=4, answer_tokens=8, decay=0.0)
+    assert [len(sets.risky), len(sets.harmless), len(sets.unseen)] == [4, 2, 2]
+    twice = replace(train_inputs, harmful_reference=[*train_inputs.harmful_reference[:2]] * 3)
+    few = held_sets(twice, [], risky=4, answer_tokens=8, decay=0.0)
+    assert [len(few.risky), few.harmless, few.unseen] == [2, None, None]
 
 
 def test_training_with_it_stays_closer(train_inputs, tmp_path):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from tiny_trainer import gradient_of_first_step, make_model, make_rows, parameters
 
+from sotune.training.change import StepChange
 from sotune.training.training_rows import WeightedCollator
 
 
-class Pull:
+class Pull(StepChange):
     """Adds half the squared norm of all parameters, scaled."""
 
     name = "pull"

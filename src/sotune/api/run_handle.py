@@ -16,7 +16,7 @@ from sotune.artifacts import Json, Lines, RunFolder, Table
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
 from sotune.run_files import KEPT, METRICS, PROMISE, SCORES, SELECTION, WEIGHTS
-from sotune.settings import EvaluationSettings, RunConfig, SelectionSettings, TrainingSettings
+from sotune.settings import EvaluationSettings, MethodSettings, RunConfig, SelectionSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ class Run:
         """Selects again from the solved weights; settings that are left out stay as they are."""
         return self._do("select", settings, monitor)
 
-    @takes(TrainingSettings, changes=True)
+    @takes(MethodSettings, TrainingSettings, changes=True)
     def train(self, *, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Fine-tunes the model on the kept rows with their weights."""
         return self._do("train", settings, monitor)

@@ -89,6 +89,7 @@ class CellPlan:
         given = {
             "min_reference_rows": 1,
             "max_quarantine_fraction": 0.0,
+            "hold": "none",  # a method is compared as it is
             **override(self.shared, {**brought, **self.variant.changes}),
             **self.draw.paths,
             "truth_column": KIND,

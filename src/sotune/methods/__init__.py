@@ -1,6 +1,6 @@
 """Methods that keep fine-tuning safe, one file each; every file says what its methods are called and where from."""
 
-from sotune.methods.all_methods import METHODS, method_named, settle
+from sotune.methods.all_methods import METHODS, method_named, method_of, settle
 from sotune.methods.inputs import EditInputs, InputRecords, Solution, Tools, TrainInputs, Weighing, WeighInputs
 from sotune.methods.method import Kind, Method, Seam
 
@@ -17,5 +17,6 @@ __all__ = [
     "WeighInputs",
     "Weighing",
     "method_named",
+    "method_of",
     "settle",
 ]

@@ -38,6 +38,10 @@ _FILES = (
     "lisa",
     "sbr",
     "kl",
+    "kl_constrained",
+    "state_anchor",
+    "self_replay",
+    "safegrad",
     "resta",
     "oracle",
 )
@@ -47,6 +51,9 @@ METHODS: dict[str, Method] = {
     method.name: method for file in _FILES for method in import_module(f"sotune.methods.{file}").METHODS
 }
 """Every method of this package by name."""
+
+DEFAULT_HOLD = "kl_constrained"
+"""What holds aligned behavior in a run with a method of ours that only selects."""
 
 
 def method_named(text: str) -> Method:
@@ -62,6 +69,23 @@ def method_named(text: str) -> Method:
     return combine(text, {**METHODS, **own}, others=others)
 
 
+def method_of(config: RunConfig) -> Method:
+    """Returns the method of a run, combined with what holds aligned behavior while it trains.
+
+    Raises:
+        ConfigError: See `method_named`, or what shall hold does not train, or something else trains already.
+    """
+    method = method_named(config.method)
+    selects = method.kind == "ours" and method.seams == ("weigh",)
+    hold = config.hold if config.hold != "auto" else DEFAULT_HOLD if selects else "none"
+    if hold == "none":
+        return method
+    if method_named(hold).seams != ("train",):
+        trainers = ", ".join(name for name, known in METHODS.items() if known.seams == ("train",))
+        raise ConfigError(f"hold must be a method that trains ({trainers}), none or auto. Got {hold!r}")
+    return method_named(f"{config.method} + {hold}" if method.seams else hold)
+
+
 def _load(entry: EntryPoint) -> Method:
     found = load_plugin("method", entry)
     if not isinstance(found, Method):
@@ -75,7 +99,7 @@ def settle(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: The method is unknown, or its settings contradict what was given.
     """
-    method = method_named(config.method)
+    method = method_of(config)
     method.check_settings(config.method_settings)
     given = config.model_dump(exclude_unset=True)
     return make_config({**method.preset, **given}, origin=f"method {method.name!r}")

@@ -2,29 +2,25 @@
 
 Not the method of one paper, but what several come to: ``loss + β·KL(p_0(· | x, y_<t) ‖ p(· | x, y_<t))``, averaged over
 the tokens of y, the greedy answer of p_0, the model before fine-tuning. Prompts are the first of the harmful reference
-and a few of the safe anchor; some of them are drawn for each step. It needs no data that a filter does not have, keeps
-every row, and costs two more passes over a few short answers a step. p_0 is the model with its adapter off, so that no
-second one is held in memory.
+and a few of the safe reference, or of the anchor where there is none; some of them are drawn for each step. It needs no data that a filter does not have, keeps
+every row, and costs one more pass over a few short answers a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from sotune.methods.held_answers import HeldSets, held_sets
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
-from sotune.methods.pairs import own_refusals
+from sotune.records import Record
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
-from sotune.training.loss import IGNORE_INDEX, shift_labels
-from sotune.training.output_layer import compute_logits
-from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
 
 
 class KlSettings(StageSettings):
@@ -32,9 +28,21 @@ class KlSettings(StageSettings):
 
     coefficient: float = Field(1.0, ge=0, description="Strength of the term, beta.")
     risky_prompts: int = Field(48, ge=1, description="How many prompts of the harmful reference are held.")
-    harmless_prompts: int = Field(16, ge=0, description="How many prompts of the safe anchor are held.")
+    harmless_prompts: int = Field(16, ge=0, description="How many prompts of the safe reference are held.")
     answer_tokens: int = Field(24, ge=1, description="Tokens of an answer: a refusal is decided in its first words.")
-    prompts_per_step: int = Field(4, ge=1, description="How many of them each optimizer step looks at.")
+    prompts_per_step: int = Field(4, ge=1, description="How many of each kind an optimizer step looks at.")
+    decay: float = Field(0.0, ge=0, description="How fast a token's share falls with its place in the answer.")
+
+
+def ask_first(inputs: TrainInputs, harmless: Sequence[Record], own: KlSettings) -> HeldSets:
+    """Returns the answers that are held, those to some harmless prompts among them."""
+    return held_sets(
+        inputs,
+        harmless[: own.harmless_prompts],
+        risky=own.risky_prompts,
+        answer_tokens=own.answer_tokens,
+        decay=own.decay,
+    )
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -44,15 +52,12 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: The model answers none of the prompts.
         SotuneError: Training diverged.
     """
-    tools, own = inputs.tools, inputs.own(KlSettings)
-    rows = [*inputs.harmful_reference[: own.risky_prompts], *inputs.safe_anchor[: own.harmless_prompts]]
-    asked = [replace(row, id=f"kept-close-{number:03d}") for number, row in enumerate(rows)]  # two sets may share ids
-    answered = own_refusals(tools, asked, most_tokens=own.answer_tokens)
+    own = inputs.own(KlSettings)
     change = StayClose(
-        load_equal_rows(answered, tools.model, tools.training),
+        ask_first(inputs, inputs.safe_reference or inputs.safe_anchor, own),
         coefficient=own.coefficient,
         n_each=own.prompts_per_step,
-        seed=tools.training.seed,
+        seed=inputs.tools.training.seed,
     )
     return train_weighted(inputs, change=change)
 
@@ -61,35 +66,55 @@ class StayClose(StepChange):
     """Adds ``β·KL(p_0 ‖ p)`` on some answers to the loss of each step.
 
     Args:
-        rows: Prompts with the answers of p_0.
+        sets: Prompts with the answers of p_0.
         coefficient: β, ≥ 0.
-        n_each: Answers of a step.
+        n_each: Answers of a step, of each kind.
         seed: Draws them.
     """
 
-    def __init__(self, rows: RowBatches, *, coefficient: float, n_each: int, seed: int) -> None:
-        self._rows, self._seed = rows, seed
-        self._coefficient, self._n_each = coefficient, min(n_each, len(rows.rows))
+    def __init__(self, sets: HeldSets, *, coefficient: float, n_each: int, seed: int) -> None:
+        self._sets, self._seed = sets, seed
+        self._held = {name: held for name, held in (("risky", sets.risky), ("harmless", sets.harmless)) if held}
+        self._coefficient, self._n_each = coefficient, n_each
+        self._notes: dict[str, float] = {}
 
     @property
     def name(self) -> str:
         """Names the change and its settings."""
-        return f"kl beta={self._coefficient} rows={len(self._rows.rows)} each={self._n_each}"
+        held = " ".join(f"{name} {held.name}" for name, held in self._held.items())
+        return f"kl beta={self._coefficient} {held} each={self._n_each}"
+
+    def start(self, model: Any) -> None:
+        """Keeps what the model would say before the first step."""
+        for held in {**self._held, "unseen": self._sets.unseen}.values():
+            if held is not None:
+                held.start(model)
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
-        """Returns ``β·KL``, the mean over the tokens of the answers that are drawn for the step."""
-        drawn = self._rows.take(self._drawn(step), next(model.parameters()).device)
-        asked = {name: drawn[name] for name in ("input_ids", "attention_mask")}
-        predicts = shift_labels(drawn["labels"]) != IGNORE_INDEX
-        with torch.no_grad(), getattr(model, "module", model).disable_adapter():
-            before = compute_logits(model, asked, predicts).float().log_softmax(dim=-1)
-        after = compute_logits(model, asked, predicts).float().log_softmax(dim=-1)
-        divergence: Tensor = (before.exp() * (before - after)).sum(dim=-1).mean()
-        return self._coefficient * divergence
+        """Returns ``β·KL``, the sum over the kinds of prompts of the mean over the tokens of the answers drawn."""
+        total: Tensor | float = 0.0
+        for name, held in self._held.items():
+            drift = held.drift(model, held.drawn(self._n_each, seed=self._seed, step=step))
+            self._notes[f"{name}_drift"] = now = float(drift.detach())
+            total = total + self.strength(name, now) * drift
+        return total
 
-    def _drawn(self, step: int) -> list[int]:
-        generator = generator_of(self._seed, step)
-        return torch.randperm(len(self._rows.rows), generator=generator)[: self._n_each].tolist()
+    def strength(self, name: str, drift: float) -> float:
+        """Returns what a kind of prompts counts in this step."""
+        return self._coefficient
+
+    def notes(self) -> Mapping[str, float]:
+        """Returns the drift over the answers of the last step."""
+        return dict(self._notes)
+
+    def finish(self, model: Any) -> Mapping[str, float]:
+        """Returns the drift over all answers, those to prompts that no step looked at among them."""
+        return self.measure(model)
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """Returns the drift over all answers of each kind."""
+        sets = {**self._held, "unseen": self._sets.unseen}
+        return {f"{name}_drift": held.measure(model) for name, held in sets.items() if held is not None}
 
 
 METHODS = (

@@ -67,6 +67,8 @@ class TakeTurns(StepChange):
         seed: Draws the alignment rows of each step.
     """
 
+    resumable = False  # it remembers where each state left off
+
     def __init__(self, rows: RowBatches, *, n_steps: int, rho: float, seed: int) -> None:
         self._rows, self._rho, self._seed = rows, rho, seed
         self._turn = max(2, round(n_steps / _TURNS))

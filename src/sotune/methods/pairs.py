@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
-from sotune.methods.inputs import Tools
+from sotune.methods.inputs import Tools, TrainInputs
 from sotune.models import load_causal_lm
 from sotune.records import Record
 from sotune.rendering import load_renderer
@@ -29,17 +29,23 @@ def safety_pairs(tools: Tools, harmful_reference: Sequence[Record], *, most: int
     Raises:
         DataError: The model answers none of the prompts.
     """
-    pairs = list(tools.safety_pairs[:most]) or own_refusals(tools, harmful_reference[:most])
+    pairs = list(tools.safety_pairs[:most]) or own_answers(tools, harmful_reference[:most])
     return [replace(record, id=f"safety-pair-{index:05d}") for index, record in enumerate(pairs)]
 
 
-def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
+def append_rows(inputs: TrainInputs, rows: Sequence[Record]) -> TrainInputs:
+    """Returns the inputs with more rows to train on, each with loss weight 1."""
+    weights = {**inputs.loss_weights, **dict.fromkeys((row.id for row in rows), 1.0)}
+    return replace(inputs, records=[*inputs.records, *rows], loss_weights=weights)
+
+
+def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
     """Returns the rows' prompts with the base model's own greedy answers, of at most so many tokens.
 
     Raises:
         DataError: All answers are empty.
     """
-    prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in harmful_rows]
+    prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in rows]
     answers = generate(
         prompts,
         model=load_causal_lm(tools.model, frozen=True),
@@ -49,7 +55,5 @@ def own_refusals(tools: Tools, harmful_rows: Sequence[Record], *, most_tokens: i
     )
     text = {answer.id: answer.text for answer in answers if answer.text}
     if not text:
-        raise DataError("the base model answers none of the harmful prompts; give safety pairs")
-    return [
-        Record.from_text(row.id, row.prompt, text[row.id], tools=row.tools) for row in harmful_rows if row.id in text
-    ]
+        raise DataError("the base model answers none of the prompts; give safety pairs, or hold nothing")
+    return [Record.from_text(row.id, row.prompt, text[row.id], tools=row.tools) for row in rows if row.id in text]

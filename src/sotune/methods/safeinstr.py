@@ -11,14 +11,12 @@ the extra rows cost the others' share and not time.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 
 from sotune.errors import ConfigError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
-from sotune.methods.pairs import safety_pairs
+from sotune.methods.pairs import append_rows, safety_pairs
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 
@@ -48,11 +46,7 @@ def with_pairs(inputs: TrainInputs, *, dose: float) -> TrainInputs:
         raise ConfigError(f"the dose of safety pairs must be in (0, 1]. Got {dose}")
     most = max(1, round(dose * len(inputs.records)))
     pairs = safety_pairs(inputs.tools, inputs.harmful_reference, most=most)
-    return replace(
-        inputs,
-        records=[*inputs.records, *pairs],
-        loss_weights={**inputs.loss_weights, **dict.fromkeys((pair.id for pair in pairs), 1.0)},
-    )
+    return append_rows(inputs, pairs)
 
 
 METHODS = (

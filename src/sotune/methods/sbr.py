@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
-from sotune.rendering import load_renderer
+from sotune.records import Record
+from sotune.rendering import Renderer, load_renderer
 from sotune.representations.hidden_states import TokenRow, pad_batch
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
@@ -41,10 +42,14 @@ def train(inputs: TrainInputs) -> TrainResult:
     """
     tools, own = inputs.tools, inputs.own(SbrSettings)
     renderer = load_renderer(tools.model, tools.training)
-    prompts = [renderer.prompt_tokens(row.prompt, row.tools) for row in inputs.harmful_reference[: own.prompts]]
-    prompts = [ids[-renderer.max_length :] for ids in prompts]
+    prompts = prompt_ids(inputs.harmful_reference[: own.prompts], renderer)
     change = AnchorStates(prompts, pad_token_id=renderer.tokenizer.pad_token_id, alpha=own.alpha)
     return train_weighted(inputs, change=change)
+
+
+def prompt_ids(rows: Sequence[Record], renderer: Renderer) -> list[list[int]]:
+    """Returns the tokens of each row's prompt, up to where the answer would begin."""
+    return [renderer.prompt_tokens(row.prompt, row.tools)[-renderer.max_length :] for row in rows]
 
 
 class AnchorStates(StepChange):

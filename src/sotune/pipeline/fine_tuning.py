@@ -9,7 +9,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ConfigError
-from sotune.methods import TrainInputs, method_named
+from sotune.methods import TrainInputs, method_of
 from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import NO_MODEL, base_model
@@ -22,12 +22,13 @@ from sotune.settings import RunConfig, TrainingSettings
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
-    method = method_named(config.method)
+    method = method_of(config)
     shared = {name: getattr(config, name) for name in ("dtype", "device", "threads")}
     return {
         "method": {
             "names": method.at("train", "edit"),
             "constants": method.constants(config.method_settings, "train", "edit"),
+            "hold_drift": config.hold_drift if method.at("train") else None,
         },
         "settings": {**config.part(TrainingSettings).model_dump(mode="json"), **shared},
         "model": model_fingerprint(base_model(config)),
@@ -38,7 +39,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     selected = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
     loss_weights = {row["id"]: row["loss_weight"] for row in selected}
-    method, read = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
+    method, read = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
     sets = input_records(read)
     with tempfile.TemporaryDirectory() as folder:
         tools = make_tools(config, run, monitor, method, safety_pairs=read["safety_pairs"], work_dir=Path(folder))
@@ -50,10 +51,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 loss_weights=loss_weights,
                 safe_anchor=sets.safe_anchor,
                 harmful_reference=sets.harmful_reference,
+                safe_reference=sets.safe_reference,
                 tools=tools,
                 output_dir=run.path,
                 on_step=lambda step: monitor.progress("training", step.step, step.n_steps),
                 method_settings=config.method_settings,
+                hold_drift=config.hold_drift,
             )
         )
     if result.n_dropped:
@@ -65,6 +68,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "n_truncated": result.n_truncated,
         "final_loss": result.final_loss,
         "dropped": dict(result.dropped),
+        "figures": dict(result.figures),
     }
     adapter = sorted(str(path.relative_to(run.path)) for path in result.adapter.rglob("*") if path.is_file())
     return [*adapter, result.log.name, TRAINING.write(run, summary)]
@@ -72,9 +76,15 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
 
 def _summarize(run: RunFolder) -> Figures:
     summary = TRAINING.read(run)
+    figures = summary.get("figures") or {}
+    drift = {name: value for name, value in figures.items() if name.endswith("_drift")}
+    held = f"{max(drift.values()):.4f} nats a token" if drift else ""
+    if "limit" in figures:
+        held += f", limit {figures['limit']:g}; adapter at {figures['scale']:.0%}"
     return {
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
+        **({"drift": held} if held else {}),
         "adapter": str(run.file(ADAPTER)),
     }
 

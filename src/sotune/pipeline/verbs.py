@@ -9,7 +9,7 @@ from sotune.errors import ConfigError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
-from sotune.methods import method_named, settle
+from sotune.methods import method_of, settle
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
@@ -78,7 +78,7 @@ def _check_needs(verb: str, config: RunConfig) -> None:
     """Finds what a verb is missing before any work is done."""
     stages = _stages(verb)
     if WEIGH in stages:
-        check_needs(config, method_named(config.method))
+        check_needs(config, method_of(config))
     if TRAIN in stages:
         base_model(config)
     if EVALUATE in stages:

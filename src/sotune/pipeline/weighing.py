@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import DataError
-from sotune.methods import Method, Solution, Weighing, WeighInputs, method_named
+from sotune.methods import Method, Solution, Weighing, WeighInputs, method_of
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
@@ -29,7 +29,7 @@ _N_NEAREST = 3
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
-    method = method_named(config.method)
+    method = method_of(config)
     settings = {**config.part(WeightSettings).model_dump(mode="json")}
     return {
         "method": {"names": method.at("weigh"), "constants": method.constants(config.method_settings, "weigh")},
@@ -43,9 +43,10 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    method, sets = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
+    method, sets = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
     ids, downstream = map_representations(config, run, "downstream")
     anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
+    safe = load_representations(config, run, "safe_reference") if sets["safe_reference"] else None
     with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
         weighing = method.weigh(
             WeighInputs(
@@ -53,6 +54,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 anchor.values,
                 harmful.values,
                 config.seed,
+                safe_reference=None if safe is None else safe.values,
                 records=input_records(sets),
                 tools=make_tools(
                     config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)

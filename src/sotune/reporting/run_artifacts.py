@@ -20,6 +20,8 @@ from sotune.run_files import (
     SELECTION,
     SENTINEL_SUMMARY,
     SOLVER,
+    TRAINING,
+    TRAINING_LOG,
     WEIGHTS,
 )
 
@@ -64,6 +66,8 @@ class RunArtifacts:
         sentinels: What the tuning fold chose, and the folds' sizes; empty when not recorded.
         promise: What the measuring fold says of the cut; empty when not recorded.
         config: The resolved configuration; empty when not recorded.
+        training: Summary of the training; empty before one.
+        training_steps: The training log, one entry a step; empty before one.
         evaluation: The figures of the evaluation, as ``load_evaluation`` returns them; empty before one.
         versions: Library to its versions, one unless stages ran under different ones.
         warnings: What the stages warned of, each once.
@@ -79,6 +83,8 @@ class RunArtifacts:
     sentinels: Mapping[str, Any]
     promise: Mapping[str, Any]
     config: Mapping[str, Any]
+    training: Mapping[str, Any]
+    training_steps: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Any]
     versions: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
@@ -93,6 +99,7 @@ def read_run(run: RunFolder) -> RunArtifacts:
         ArtifactError: A needed file is missing, unreadable, empty, or the two tables hold different rows.
     """
     records, solver = READING.read_if_there(run), SOLVER.read_if_there(run)
+    trained = run.manifest_path("training").exists() and run.file(TRAINING_LOG.name).exists()
     evaluated = run.manifest_path("evaluation").exists()  # else none yet, or one of an adapter trained anew since
     warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
@@ -106,6 +113,8 @@ def read_run(run: RunFolder) -> RunArtifacts:
         sentinels=SENTINEL_SUMMARY.read_if_there(run),
         promise=PROMISE.read_if_there(run),
         config=CONFIG.read_if_there(run),
+        training=TRAINING.read_if_there(run) if trained else {},
+        training_steps=[*TRAINING_LOG.read(run)] if trained else [],
         evaluation=load_evaluation(run.path) if evaluated else NOT_EVALUATED,
         versions=_read_versions(run),
         warnings=list(dict.fromkeys(str(warning) for warning in warnings)),

@@ -14,6 +14,7 @@ from sotune.evaluation.outcome import TUNED
 from sotune.reporting.evaluation_view import evaluation_view
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
+from sotune.reporting.hold_view import hold_view
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.promise_view import promise_view
 from sotune.reporting.run_artifacts import Row, RunArtifacts, read_run, read_texts
@@ -67,6 +68,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "kinds": artifacts.promise.get("kinds") or {},
         "method": artifacts.solver.get("title"),
         "citation": " ".join(filter(None, (artifacts.solver.get(name) for name in ("citation", "link")))),
+        "hold": hold_view(artifacts.training, artifacts.training_steps),
         "promise": promise_view(artifacts.promise, artifacts.sentinels),
         "solver": _solver_table(artifacts.solver) if _transports(artifacts.solver) else [],
         "extremes": [("The largest weights", top), ("The smallest weights", bottom)],

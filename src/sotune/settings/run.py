@@ -40,6 +40,14 @@ class MethodSettings(StageSettings):
         "adaptive", description="Method by name (docs/methods.md), or several of different seams, like adaptive + sbr."
     )
     method_settings: dict[str, Any] = Field({}, description="The method's own constants, NAME=VALUE.")
+    hold: str = Field(
+        "auto",
+        description="What keeps aligned behavior in place while the kept rows are learned: kl_constrained, or another "
+        "method that trains, by name; none; auto: kl_constrained with a method of ours that only selects, else none.",
+    )
+    hold_drift: float = Field(
+        0.05, gt=0, description="How far kl_constrained lets the model drift from what it was, in nats a token."
+    )
 
 
 class RunConfig(
@@ -76,6 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
     "paper": {
         "method": "sot",
+        "hold": "none",
         "cost": "cosine",
         "epsilon": 0.1,
         "push_strength": 0.5,
@@ -97,6 +106,7 @@ _PATHS = (
     "data",
     "safe_anchor",
     "harmful_reference",
+    "safe_reference",
     "safety_pairs",
     "model",
     "cache_dir",

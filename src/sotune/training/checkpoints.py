@@ -8,6 +8,7 @@ Trainer is done with it, that holds the digest of everything the run depends on.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from sotune.artifacts import read_json, write_json
@@ -38,11 +39,21 @@ class Checkpoints:
             if path != checkpoint:
                 shutil.rmtree(path)
 
-    def mark_complete(self, step: int) -> Path:
-        """Declares the checkpoint of a step complete and returns it."""
+    def mark_complete(self, step: int, state: Mapping[str, float]) -> Path:
+        """Declares the checkpoint of a step complete and returns it.
+
+        Args:
+            step: The step.
+            state: What a change to the training step remembers, which Trainer does not know of.
+        """
         checkpoint = self.folder / f"checkpoint-{step}"
-        write_json(checkpoint / _MARKER, {"key": self._key})
+        write_json(checkpoint / _MARKER, {"key": self._key, "state": dict(state)})
         return checkpoint
+
+    def state(self, checkpoint: Path) -> Mapping[str, float]:
+        """Returns what a complete checkpoint holds of a change to the training step."""
+        found: Mapping[str, float] = read_json(checkpoint / _MARKER)["state"]
+        return found
 
     def remove(self) -> None:
         """Removes the work folder."""
@@ -53,7 +64,7 @@ class Checkpoints:
 
     def _is_complete(self, checkpoint: Path) -> bool:
         marker = checkpoint / _MARKER
-        return marker.exists() and read_json(marker) == {"key": self._key}
+        return marker.exists() and read_json(marker).get("key") == self._key
 
 
 def _step(checkpoint: Path) -> int:

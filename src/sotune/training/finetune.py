@@ -8,7 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ class TrainResult:
         n_steps: Optimizer steps, those before a resumption too.
         final_loss: Mean loss over the last tenth of the steps; a single step of few rows would be noise.
         seconds: How long this call took, without what an earlier, interrupted one did.
+        figures: What a change to the training step says of the whole, such as the drift that it leaves.
     """
 
     adapter: Path
@@ -58,6 +59,7 @@ class TrainResult:
     n_steps: int
     final_loss: float
     seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def n_dropped(self) -> int:
@@ -96,8 +98,7 @@ def fine_tune(
             never hand it over.
         on_step: Called after each optimizer step.
         trainer_class: How to train, for a trainer of one's own.
-        change: What a method changes about the training step. It may have a state that checkpoints lack, so that such
-            a run starts over after a kill.
+        change: What a method changes about the training step. One that is not resumable starts over after a kill.
         learned_tokens: By id, which completion tokens carry loss; see `sotune.training.training_rows.TrainingRow`.
 
     Raises:
@@ -125,7 +126,7 @@ def _train_and_hand_over(
     how: _How,
     start: float,
 ) -> TrainResult:
-    trainer, checkpoints = _trained(rows, renderer, model, settings, output_dir / "checkpoints", how)
+    trainer, checkpoints, figures = _trained(rows, renderer, model, settings, output_dir / "checkpoints", how)
     writes = trainer.is_world_process_zero()
     result = hand_over(
         trainer.model,
@@ -137,6 +138,7 @@ def _train_and_hand_over(
         output_dir=output_dir,
         seconds=time.perf_counter() - start,
         write=writes,
+        figures=figures,
     )
     if writes and not how.keep_checkpoints:
         checkpoints.remove()
@@ -154,14 +156,15 @@ class _How(NamedTuple):
 
 def _trained(
     rows: TrainingRows, renderer: Renderer, model: ModelSpec, settings: TrainingSettings, work_dir: Path, how: _How
-) -> tuple[WeightedTrainer, Checkpoints]:
-    """Trains, on from a checkpoint where there is one; returns the trainer, and its checkpoints."""
+) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
+    """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
+    change, resumable = how.change, how.change is None or how.change.resumable
     with isolated_randomness():
-        arguments = _training_arguments(settings, model, work_dir, resumable=how.change is None)
-        key = _run_key(rows, model, settings, how.trainer_class, how.change, arguments.world_size)
+        arguments = _training_arguments(settings, model, work_dir, resumable=resumable)
+        key = _run_key(rows, model, settings, how.trainer_class, change, arguments.world_size)
         checkpoints = Checkpoints(work_dir, key)
         with arguments.main_process_first(local=False):
-            checkpoint = checkpoints.latest() if how.resume and how.change is None else None
+            checkpoint = checkpoints.latest() if how.resume and resumable else None
             checkpoints.keep_only(checkpoint)
         trainer = how.trainer_class(
             model=load_with_adapter(model, settings),
@@ -172,12 +175,15 @@ def _trained(
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
-            callbacks=[StepCallback(checkpoints, how.on_step)],
-            **({"change": how.change} if how.change else {}),
+            callbacks=[StepCallback(checkpoints, how.on_step, change)],
+            **({"change": change} if change else {}),
         )
         trainer.remove_callback(PrinterCallback)
+        if change and checkpoint:
+            change.restore(checkpoints.state(checkpoint))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer, checkpoints
+        figures = change.finish(trainer.model) if change else {}
+    return trainer, checkpoints, figures
 
 
 def hand_over(
@@ -191,6 +197,7 @@ def hand_over(
     output_dir: Path,
     seconds: float,
     write: bool = True,
+    figures: Mapping[str, float] | None = None,
 ) -> TrainResult:
     """Saves what a training loop made, adapter and log, and says what it is.
 
@@ -204,6 +211,7 @@ def hand_over(
         output_dir: Gets ``adapter/`` and ``training_log.jsonl``.
         seconds: How long it took.
         write: Whether this process is the one that saves.
+        figures: What a change to the training step says of the whole.
     """
     last = steps[-max(1, len(steps) // 10) :]
     result = TrainResult(
@@ -216,6 +224,7 @@ def hand_over(
         n_steps=len(steps),
         final_loss=sum(step.loss for step in last) / len(last),
         seconds=seconds,
+        figures=figures or {},
     )
     if write:
         write_log(result.log, steps)

@@ -64,6 +64,26 @@ def compute_logits(model: Any, batch: Mapping[str, Any], where: Tensor) -> Tenso
     return logits[0] if taken else logits[where]
 
 
+def keep_states(model: Any, batch: Mapping[str, Any], where: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Returns something small for each of some tokens, and what makes their logits of it without the base model.
+
+    It is the state that the output layer reads; of a model that is built otherwise, the logits themselves.
+
+    Args:
+        model: As in `compute_model_losses`.
+        batch: What it is called with.
+        where: Which tokens, bool ``[rows, length]``.
+    """
+    kept: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
+
+    def take(states: Tensor, head: _Head) -> Tensor:
+        kept.append((states[where], head.logits))
+        return states[:, :1]
+
+    outputs = _call(model, batch, where.shape, take)
+    return kept[0] if kept else (outputs["logits"][where], lambda logits: logits)
+
+
 def _call(model: Any, batch: Mapping[str, Any], shape: torch.Size, use: Callable[[Tensor, _Head], Tensor]) -> Any:
     """Calls a model, with ``use`` between its base model and its output layer where the two can be told apart."""
     causal = extract_model_from_parallel(model)
@@ -120,11 +140,15 @@ class _Head:
             found = _LossWithGradient.apply(states, targets, self._score)  # type: ignore[no-untyped-call]
         return found
 
-    def _score(self, states: Tensor, targets: Tensor) -> Tensor:
+    def logits(self, states: Tensor) -> Tensor:
+        """Computes the logits of some states, ``[tokens, vocabulary]``."""
         row = states[None]
         with _forward_of(self._base, lambda *_, **__: self._output(last_hidden_state=row)):
-            logits = self._causal.forward(inputs_embeds=row)["logits"]
-        return compute_nll(logits[0], targets)
+            logits: Tensor = self._causal.forward(inputs_embeds=row)["logits"]
+        return logits[0]
+
+    def _score(self, states: Tensor, targets: Tensor) -> Tensor:
+        return compute_nll(self.logits(states), targets)
 
 
 class _LossWithGradient(torch.autograd.Function):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from sotune.artifacts import write_text
 from sotune.errors import SotuneError
 from sotune.settings import TrainingSettings
+from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 
 
@@ -27,6 +28,7 @@ class TrainStep:
         loss: Eq. 8 over the rows of the step.
         learning_rate: At which the step was taken.
         grad_norm: Norm of the gradient before it was clipped.
+        notes: What a change to the training step says of it, such as the drift that it holds.
     """
 
     step: int
@@ -34,6 +36,7 @@ class TrainStep:
     loss: float
     learning_rate: float
     grad_norm: float
+    notes: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, learning_rate: float) -> None:
         """Checks that training goes on, at a learning rate that peaks at the given one.
@@ -54,9 +57,10 @@ OnStep = Callable[[TrainStep], None]
 class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
     """Reports each step, stops a run that diverged, and marks checkpoints complete."""
 
-    def __init__(self, checkpoints: Checkpoints, on_step: OnStep | None) -> None:
+    def __init__(self, checkpoints: Checkpoints, on_step: OnStep | None, change: StepChange | None) -> None:
         self._checkpoints = checkpoints
         self._on_step = on_step
+        self._change = change
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Reports a step.
@@ -79,7 +83,8 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Marks the checkpoint that Trainer has just finished, and removes the one before."""
         if state.is_world_process_zero:
-            self._checkpoints.keep_only(self._checkpoints.mark_complete(state.global_step))
+            changed = {} if self._change is None else self._change.state()
+            self._checkpoints.keep_only(self._checkpoints.mark_complete(state.global_step, changed))
 
 
 def rows_per_step(settings: TrainingSettings) -> int:
@@ -98,9 +103,16 @@ def steps_of(state: Any) -> list[TrainStep]:
 
 
 def write_log(path: Path, steps: Sequence[TrainStep]) -> None:
-    """Writes the training log: one JSON object a step."""
-    write_text(path, "".join(json.dumps(asdict(step), allow_nan=False) + "\n" for step in steps))
+    """Writes the training log: one JSON object a step, with its notes beside the rest."""
+    lines = []
+    for step in steps:
+        line = asdict(step)
+        notes = line.pop("notes")
+        lines.append(json.dumps({**line, **dict(sorted(notes.items()))}, allow_nan=False) + "\n")
+    write_text(path, "".join(lines))
 
 
 def _training_step(entry: dict[str, Any], step: int, n_steps: int) -> TrainStep:
-    return TrainStep(step, n_steps, entry["loss"], entry["learning_rate"], float(entry["grad_norm"]))
+    return TrainStep(
+        step, n_steps, entry["loss"], entry["learning_rate"], float(entry["grad_norm"]), entry.get("notes", {})
+    )

@@ -74,6 +74,32 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
             n_rows = self.accelerator.gather(n_rows).sum()
         return batches, n_rows
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Computes the gradient of a micro-batch; with the step's last one, that of the change's own term too."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self._change is not None and self.accelerator.sync_gradients:
+            self._join_gradients(self._change)
+        return loss
+
+    def _join_gradients(self, change: StepChange) -> None:
+        """Joins the gradient of the step, which all processes have by now, with the change's, the same in each."""
+        with self.compute_loss_context_manager():
+            penalty = change.penalty(self.model, self.state.global_step)
+        if not isinstance(penalty, Tensor):
+            return
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        own = torch.autograd.grad(penalty, parameters, allow_unused=True, materialize_grads=True)
+        joined = change.join([parameter.grad for parameter in parameters], own)
+        for parameter, gradient in zip(parameters, joined, strict=True):
+            parameter.grad.copy_(gradient)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs a step, with what the change notes of it."""
+        noted = {} if self._change is None or "loss" not in logs else {"notes": dict(self._change.notes())}
+        super().log({**logs, **noted}, start_time)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -97,9 +123,8 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
                 f"a batch lacks {' and '.join(missing)}. Got {', '.join(sorted(inputs))}; give each row "
                 f"{LOSS_WEIGHT} and labels, and use WeightedCollator as data_collator"
             )
-        change = self._change if model.training else None
-        if change is not None:
-            inputs = change.batch(inputs, self.state.global_step)
+        if self._change is not None and model.training:
+            inputs = self._change.batch(inputs, self.state.global_step)
         labels, loss_weight = inputs["labels"], inputs[LOSS_WEIGHT]
         batch = {name: value for name, value in inputs.items() if name not in ("labels", LOSS_WEIGHT)}
         outputs = model(**batch) if return_outputs else None
@@ -112,9 +137,6 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
             loss = compute_weighted_loss(losses, labels, loss_weight, n_rows=len(labels))
         else:
             loss = compute_weighted_loss(losses, labels, loss_weight, n_rows=num_items_in_batch)
-            if change is not None:
-                # Shares of the step's micro-batches and processes, which will be summed.
-                loss = loss + change.penalty(model, self.state.global_step) * (len(labels) / num_items_in_batch)
             if self.args.average_tokens_across_devices:
                 # The rows were counted over all processes, and DDP will average the gradients over them.
                 loss = loss * self.accelerator.num_processes

@@ -1,0 +1,154 @@
+"""Answers of the model before fine-tuning, and how far the model has drifted from them since.
+
+Drift is ``Σ_t a_t·KL(p_0(· | x, y_<t) ‖ p(· | x, y_<t)) / Σ_t a_t`` over the tokens of some answers y, in nats a token.
+y is the greedy answer of p_0, the model before fine-tuning, and ``a_t = t^−decay``: whether a prompt is refused is
+settled by the first words (Qi et al., ICLR 2025, https://arxiv.org/abs/2406.05946), which count more by a decay of 1
+and like all others by one of 0. Of p_0 one state a token is kept, so that a step costs no pass over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sotune.artifacts import sha256_json
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.pairs import own_answers
+from sotune.records import Record, content_hash
+from sotune.training.loss import IGNORE_INDEX, shift_labels
+from sotune.training.output_layer import compute_logits, keep_states
+from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
+
+_MEASURED_AT_ONCE = 16
+_HELD_OUT = 3  # every third prompt
+
+
+class HeldAnswers:
+    """Some prompts with the answers of the model before fine-tuning.
+
+    Args:
+        rows: The prompts with the answers.
+        decay: How fast a token's share falls with its place in the answer, ≥ 0.
+    """
+
+    def __init__(self, rows: RowBatches, *, decay: float) -> None:
+        self._rows, self._decay = rows, decay
+        self._states: list[Tensor] = []
+        self._logits: Callable[[Tensor], Tensor] = torch.nn.Identity()
+
+    def __len__(self) -> int:
+        return len(self._rows.rows)
+
+    @property
+    def name(self) -> str:
+        """Names the answers and what their tokens count."""
+        texts = sha256_json([row.input_ids.tolist() for row in self._rows.rows])
+        return f"answers={texts[:16]} decay={self._decay}"
+
+    def start(self, model: Any) -> None:
+        """Keeps the states of the model with its adapter off, before the first step."""
+        was_training = model.training
+        model.eval()
+        self._states = []
+        with torch.no_grad(), model.disable_adapter():
+            for positions in _parts(range(len(self))):
+                batch, predicts, _ = self._take(positions, model)
+                states, self._logits = keep_states(model, batch, predicts)
+                self._states += torch.split(states, predicts.sum(dim=1).tolist())
+        model.train(was_training)
+
+    def drift(self, model: Any, positions: Sequence[int]) -> Tensor:
+        """Returns the drift over some of the answers, nats a token, with its gradient."""
+        batch, predicts, shares = self._take(positions, model)
+        with torch.no_grad():
+            before = self._logits(torch.cat([self._states[i] for i in positions])).float().log_softmax(dim=-1)
+        after = compute_logits(model, batch, predicts).float().log_softmax(dim=-1)
+        divergence = (before.exp() * (before - after)).sum(dim=-1)
+        return (shares * divergence).sum() / shares.sum()
+
+    def measure(self, model: Any) -> float:
+        """Returns the drift over all answers."""
+        was_training = model.training
+        model.eval()
+        total = mass = 0.0
+        with torch.no_grad():
+            for positions in _parts(range(len(self))):
+                share = float(self._take(positions, model)[2].sum())
+                total, mass = total + share * float(self.drift(model, positions)), mass + share
+        model.train(was_training)
+        return total / mass
+
+    def drawn(self, n: int, *, seed: int, step: int) -> list[int]:
+        """Returns which of the answers a step looks at: those of a shuffled pass, then those of the next."""
+        n = min(n, len(self))
+        places = [divmod(step * n + place, len(self)) for place in range(n)]
+        orders = {number: torch.randperm(len(self), generator=generator_of(seed, number)) for number, _ in places}
+        return [int(orders[number][place]) for number, place in places]
+
+    def _take(self, positions: Sequence[int], model: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Returns a batch of answers, where their tokens are predicted, and the share of each of these tokens."""
+        drawn = self._rows.take(positions, next(model.parameters()).device)
+        predicts = shift_labels(drawn["labels"]) != IGNORE_INDEX
+        places = predicts.cumsum(dim=1)[predicts].float()
+        return {name: drawn[name] for name in ("input_ids", "attention_mask")}, predicts, places**-self._decay
+
+
+def _parts(positions: range) -> Iterable[range]:
+    return (positions[start : start + _MEASURED_AT_ONCE] for start in positions[::_MEASURED_AT_ONCE])
+
+
+@dataclass(frozen=True)
+class HeldSets:
+    """Answers to hold, and answers to other prompts of the same source, to measure by.
+
+    Attributes:
+        risky: To prompts of the harmful reference, which are mostly refusals.
+        harmless: To prompts that shall be answered; ``None`` where there are none.
+        unseen: To prompts of the harmful reference that no step looks at; ``None`` where the reference is too small.
+    """
+
+    risky: HeldAnswers
+    harmless: HeldAnswers | None
+    unseen: HeldAnswers | None
+
+
+def held_sets(
+    inputs: TrainInputs, harmless: Sequence[Record], *, risky: int, answer_tokens: int, decay: float
+) -> HeldSets:
+    """Asks the model before fine-tuning.
+
+    Args:
+        inputs: All that training may look at.
+        harmless: Rows whose prompts shall go on being answered; perhaps none.
+        risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
+        answer_tokens: The most tokens of an answer.
+        decay: See `HeldAnswers`.
+
+    Raises:
+        DataError: The model answers none of the risky prompts.
+    """
+    dangerous = _distinct(inputs.harmful_reference)[: risky + risky // (_HELD_OUT - 1)]
+    unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
+    sets = {
+        "risky": [row for row in dangerous if row not in unseen],
+        "harmless": _distinct(harmless),
+        "unseen": unseen,
+    }
+    asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
+    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
+
+    def held(name: str) -> HeldAnswers | None:
+        rows = [row for row in answered if row.id.startswith(f"{name}/")]
+        loaded = load_equal_rows(rows, inputs.tools.model, inputs.tools.training) if rows else None
+        return loaded and HeldAnswers(loaded, decay=decay)
+
+    return HeldSets(held("risky"), held("harmless"), held("unseen"))
+
+
+def _distinct(rows: Iterable[Record]) -> list[Record]:
+    """Returns one row for each prompt."""
+    return list({content_hash(row.prompt, row.tools): row for row in reversed(list(rows))}.values())[::-1]

@@ -1,0 +1,173 @@
+"""KL-constrained: the task is learned as well as it can be within a limit on the drift from the aligned model.
+
+Ours: minimize the loss subject to ``drift ≤ δ`` on risky prompts, and on those of the safe reference where there is one
+(the anchor's are of the task, which is to change). Drift is that of `sotune.methods.held_answers`, δ in nats a token, so
+that what is asked for is a promise and not a coefficient. By augmented Lagrangian (Nocedal and Wright, *Numerical optimization*, ch. 17), in units of the limit: each step counts the
+drift D of its few answers with ``μ = [λ + ρ·(D/δ − 1)]`` and then moves ``λ ← [λ + η·(D/δ − 1)]``, both clipped to
+0 … 100. While the drift is below its limit the multiplier falls towards 0, and the term costs the task nothing.
+
+Every so many steps the drift is measured on prompts of the harmful reference that no step looks at, and the multiplier
+follows the larger of the two: what is promised is not what was trained. The measurement has the last word too: at the
+end, where the drift on any of the sets exceeds δ, the adapter is scaled down to the largest scale that keeps it
+(as between two models in WiSE-FT, https://arxiv.org/abs/2109.01903), which is logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sotune.methods.held_answers import HeldSets
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.kl import KlSettings, StayClose, ask_first
+from sotune.methods.method import Method, train_weighted
+from sotune.training import TrainResult
+
+_MOST = 100.0
+_HALVINGS = 6
+
+
+class KlConstrainedSettings(KlSettings):
+    """KL-constrained: its own constants."""
+
+    risky_prompts: int = Field(96, ge=1, description="How many prompts of the harmful reference are held.")
+    decay: float = Field(1.0, ge=0, description="How fast a token's share falls with its place in the answer.")
+    multiplier: float = Field(1.0, ge=0, description="Multiplier of the first step.")
+    damping: float = Field(1.0, ge=0, description="What a step's own excess over the limit adds to it, rho.")
+    dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta.")
+    measure_every: int = Field(10, ge=1, description="Steps between measurements on prompts that no step looks at.")
+
+
+def train(inputs: TrainInputs) -> TrainResult:
+    """Trains within the limit.
+
+    Raises:
+        DataError: The model answers none of the prompts.
+        SotuneError: Training diverged.
+    """
+    own = inputs.own(KlConstrainedSettings)
+    change = KeepWithin(
+        ask_first(inputs, inputs.safe_reference, own),
+        limit=inputs.hold_drift,
+        own=own,
+        seed=inputs.tools.training.seed,
+    )
+    return train_weighted(inputs, change=change)
+
+
+class Multiplier:
+    """A multiplier of a constraint ``drift ≤ limit``, by dual ascent in units of the limit.
+
+    Args:
+        limit: δ > 0.
+        start: λ before the first step.
+        damping: ρ.
+        rate: η.
+    """
+
+    def __init__(self, *, limit: float, start: float, damping: float, rate: float) -> None:
+        self._limit, self.value, self._damping, self._rate = limit, start, damping, rate
+
+    def strength(self, drift: float) -> float:
+        """Returns what the drift of a step counts in its loss, and moves the multiplier."""
+        excess = drift / self._limit - 1
+        counts = _clip(self.value + self._damping * excess)
+        self.value = _clip(self.value + self._rate * excess)
+        return counts
+
+
+def _clip(value: float) -> float:
+    return min(max(value, 0.0), _MOST)
+
+
+class KeepWithin(StayClose):
+    """Adds ``μ·drift`` to the loss of each step, and scales the adapter down where drift exceeds its limit at the end.
+
+    Args:
+        sets: Prompts with the answers of the model before fine-tuning.
+        limit: δ, in nats a token.
+        own: The method's constants.
+        seed: Draws the answers of each step.
+    """
+
+    def __init__(self, sets: HeldSets, *, limit: float, own: KlConstrainedSettings, seed: int) -> None:
+        super().__init__(sets, coefficient=own.multiplier, n_each=own.prompts_per_step, seed=seed)
+        self._limit, self._every = limit, own.measure_every
+        self._how = f"rho={own.damping} eta={own.dual_rate} every={own.measure_every}"
+        self._unseen = 0.0
+        self._multipliers = {
+            name: Multiplier(limit=limit, start=own.multiplier, damping=own.damping, rate=own.dual_rate)
+            for name in self._held
+        }
+
+    @property
+    def name(self) -> str:
+        """Names the change and its settings."""
+        return f"{super().name} limit={self._limit} {self._how}"
+
+    def penalty(self, model: Any, step: int) -> Tensor | float:
+        """Returns the sum of ``μ·drift`` over the kinds of prompts."""
+        self._notes.pop("unseen_drift", None)
+        if self._sets.unseen is not None and step % self._every == 0:
+            self._notes["unseen_drift"] = self._unseen = self._sets.unseen.measure(model)
+        return super().penalty(model, step)
+
+    def strength(self, name: str, drift: float) -> float:
+        """Returns the multiplier of a kind of prompts for this step."""
+        seen = max(drift, self._unseen) if name == "risky" else drift
+        self._notes[f"{name}_multiplier"] = counts = self._multipliers[name].strength(seen)
+        return counts
+
+    def state(self) -> Mapping[str, float]:
+        """Returns the multipliers, and the drift that was measured last."""
+        return {"unseen": self._unseen} | {name: one.value for name, one in self._multipliers.items()}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Takes them up again."""
+        self._unseen = state["unseen"]
+        for name, multiplier in self._multipliers.items():
+            multiplier.value = state[name]
+
+    def finish(self, model: Any) -> Mapping[str, float]:
+        """Scales the adapter down until the largest drift is within the limit."""
+        scale = largest_scale(model, lambda: max(self.measure(model).values()) <= self._limit)
+        return {"limit": self._limit, "scale": scale, **self.measure(model)}
+
+
+def largest_scale(model: Any, keeps: Any) -> float:
+    """Scales an adapter by the largest factor up to 1, to 1 part in 64, at which a condition holds, and returns it.
+
+    The condition is taken to hold at all smaller scales than one at which it holds.
+    """
+    outer = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
+    full = [parameter.detach().clone() for parameter in outer]
+
+    def put(scale: float) -> bool:
+        with torch.no_grad():
+            for parameter, whole in zip(outer, full, strict=True):
+                parameter.copy_(scale * whole)
+        return bool(keeps())
+
+    if put(1.0):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if put(middle) else (low, middle)
+    put(low)
+    return low
+
+
+METHODS = (
+    Method(
+        "kl_constrained",
+        "KL within a limit",
+        kind="ours",
+        trainer=train,
+        own_settings=(KlConstrainedSettings,),
+    ),
+)

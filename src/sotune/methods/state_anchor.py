@@ -1,0 +1,66 @@
+"""State anchor: SBR with a strength that does not depend on the model's scale.
+
+``loss + α·mean((h − h_0)²) / mean(h_0²)``: the shift of the state at the end of a risky prompt as a share of the state
+itself, so that α means the same for every model and layer norm. Some of the prompts are looked at in each step, where
+SBR looks at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from sotune.methods.inputs import TrainInputs
+from sotune.methods.method import Method, train_weighted
+from sotune.methods.sbr import AnchorStates, prompt_ids
+from sotune.rendering import load_renderer
+from sotune.settings import StageSettings
+from sotune.training import TrainResult
+
+
+class StateAnchorSettings(StageSettings):
+    """State anchor: its own constants."""
+
+    anchor_strength: float = Field(50.0, ge=0, description="Strength of the anchor, for states of mean square 1.")
+    anchor_prompts: int = Field(64, ge=1, description="How many harmful prompts are held.")
+
+
+def train(inputs: TrainInputs) -> TrainResult:
+    """Trains with the anchor.
+
+    Raises:
+        SotuneError: Training diverged.
+    """
+    tools, own = inputs.tools, inputs.own(StateAnchorSettings)
+    renderer = load_renderer(tools.model, tools.training)
+    prompts = prompt_ids(inputs.harmful_reference[: own.anchor_prompts], renderer)
+    change = AnchorShares(prompts, pad_token_id=renderer.tokenizer.pad_token_id, alpha=own.anchor_strength)
+    return train_weighted(inputs, change=change)
+
+
+class AnchorShares(AnchorStates):
+    """Adds ``α·mean((h − h_0)²) / mean(h_0²)`` over some prompts to the loss."""
+
+    @property
+    def name(self) -> str:
+        """Names the change and its settings."""
+        return f"relative {super().name}"
+
+    def penalty(self, model: Any, step: int) -> Tensor | float:
+        """Returns ``α·mean((h − h_0)²) / mean(h_0²)``."""
+        return super().penalty(model, step) / (self._before**2).mean()
+
+
+METHODS = (
+    Method(
+        "state_anchor",
+        "state anchor",
+        kind="ours",
+        citation="Lu et al., Safety anchor: Defending harmful fine-tuning via geometric bottlenecks (ICML 2026)",
+        link="https://arxiv.org/abs/2605.05995",
+        trainer=train,
+        own_settings=(StateAnchorSettings,),
+    ),
+)

@@ -1,0 +1,71 @@
+"""Safety while training: how far the model drifted from the aligned one, as the report tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sotune.reporting.figures import Mark, Series, line_chart
+from sotune.reporting.formatting import number, percent
+
+_SETS = {
+    "risky": "risky prompts that were held",
+    "unseen": "risky prompts that no step looked at",
+    "harmless": "prompts that are to be answered",
+}
+
+
+def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Returns the section on what held the model, or nothing for a run that held nothing.
+
+    ``lead`` says what was kept, ``chart`` shows the drift of each step, ``rows`` name the figures at the end.
+
+    Args:
+        training: ``training.json``.
+        steps: The training log.
+    """
+    figures = training.get("figures") or {}
+    drifts = {name: figures[f"{name}_drift"] for name in _SETS if f"{name}_drift" in figures}
+    if not drifts:
+        return None
+    rows = [(f"drift on {_SETS[name]}, nats a token", number(drift)) for name, drift in drifts.items()]
+    rows += [
+        (f"multiplier at the end, {_SETS[name]}", number(steps[-1][f"{name}_multiplier"]))
+        for name in drifts
+        if steps and f"{name}_multiplier" in steps[-1]
+    ]
+    return {
+        "lead": _lead(training.get("title") or training.get("method") or "", figures, drifts),
+        "chart": _chart(steps, figures.get("limit")),
+        "rows": rows,
+    }
+
+
+def _lead(name: str, figures: Mapping[str, float], drifts: Mapping[str, float]) -> str:
+    limit, scale = figures.get("limit"), figures.get("scale", 1.0)
+    most = number(max(drifts.values()))
+    if limit is None:
+        return f"The kept rows were learned with {name}; the model drifted by up to {most} nats a token."
+    kept = f"The model drifted by up to {most} nats a token from what it was, within its limit of {number(limit)}"
+    if scale == 1.0:
+        return f"{kept}."
+    return f"{kept}; for that the adapter was scaled down to {percent(scale)} at the end, which costs some of the task."
+
+
+def _chart(steps: Sequence[Mapping[str, Any]], limit: float | None) -> Any:
+    curves = []
+    for color, (name, words) in enumerate(_SETS.items()):
+        points = [(float(step["step"]), float(step[f"{name}_drift"])) for step in steps if f"{name}_drift" in step]
+        if points:
+            curves.append(Series(words, np.array([x for x, _ in points]), np.array([y for _, y in points]), color))
+    if not any(curve.y.any() for curve in curves):
+        return None
+    return line_chart(
+        curves,
+        title="Drift from the aligned model while training",
+        x_label="step",
+        y_label="nats a token (logarithmic)",
+        marks=[] if limit is None else [Mark(limit, f"limit {number(limit)}")],
+    )

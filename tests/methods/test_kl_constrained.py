@@ -1,0 +1,122 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sotune.methods.kl_constrained import Multiplier, largest_scale, train
+from sotune.training.finetune import load_with_adapter
+
+
+def descend(multiplier, *, target, steps=4000, rate=0.01):
+    """Plain gradient descent on (θ − target)²/2 with drift θ²/2; returns θ and the last strength."""
+    theta = strength = 0.0
+    for _ in range(steps):
+        strength = multiplier.strength(theta**2 / 2)
+        theta -= rate * ((theta - target) + strength * theta)
+    return theta, strength
+
+
+def test_the_multiplier_settles_where_lagrange_says():
+    """By hand: at the limit θ = √(2δ), and stationarity (θ − a) + μθ = 0 gives μ = a/θ − 1."""
+    limit, target = 0.02, 1.0
+    theta, strength = descend(Multiplier(limit=limit, start=1.0, damping=1.0, rate=0.05), target=target)
+    assert theta == pytest.approx((2 * limit) ** 0.5, rel=1e-3)
+    assert strength == pytest.approx(target / (2 * limit) ** 0.5 - 1, rel=1e-2)
+
+
+def test_a_limit_that_does_not_bind_costs_nothing():
+    theta, strength = descend(Multiplier(limit=1.0, start=1.0, damping=1.0, rate=0.05), target=0.5)
+    assert theta == pytest.approx(0.5, rel=1e-6)
+    assert strength == 0.0
+
+
+def test_the_multiplier_is_clipped():
+    multiplier = Multiplier(limit=0.01, start=1.0, damping=1.0, rate=1.0)
+    assert multiplier.strength(1e6) == multiplier.value == 100.0
+    assert Multiplier(limit=0.01, start=0.0, damping=1.0, rate=1.0).strength(0.0) == 0.0
+
+
+def test_one_step_of_the_multiplier_by_hand():
+    multiplier = Multiplier(limit=0.02, start=1.0, damping=0.5, rate=0.1)
+    assert multiplier.strength(0.05) == pytest.approx(1 + 0.5 * 1.5)  # the drift is 1.5 limits above it
+    assert multiplier.value == pytest.approx(1 + 0.1 * 1.5)
+
+
+def test_the_largest_scale_that_keeps_a_condition(train_inputs):
+    model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
+    outer = {name: p for name, p in model.named_parameters() if "lora_B" in name}
+    with torch.no_grad():
+        for parameter in outer.values():
+            parameter.fill_(1.0)
+    norm = lambda: max(float(parameter.abs().max()) for parameter in outer.values())  # noqa: E731
+    assert largest_scale(model, lambda: norm() <= 0.3) == pytest.approx(0.3, abs=1 / 64)
+    assert norm() == pytest.approx(0.3, abs=1 / 64)
+    assert largest_scale(model, lambda: True) == 1.0
+
+
+@pytest.fixture
+def roused(train_inputs):
+    """Training that drifts far: without a limit by more than the limits below."""
+    training = train_inputs.tools.training.replace(learning_rate=0.1, max_steps=10)
+    return replace(train_inputs, tools=replace(train_inputs.tools, training=training), hold_drift=0.02)
+
+
+def test_the_limit_is_kept_on_prompts_that_no_step_looked_at(roused, tmp_path):
+    figures = train(roused).figures
+    assert figures["limit"] == 0.02
+    assert max(value for name, value in figures.items() if name.endswith("drift")) <= 0.02
+    assert "unseen_drift" in figures
+    loose = train(replace(roused, hold_drift=1e6, output_dir=tmp_path / "loose")).figures
+    assert loose["scale"] == 1.0
+    assert max(value for name, value in loose.items() if name.endswith("drift")) > 0.02
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def kill_after(n):
+    def on_step(step):
+        if step.step == n:
+            raise Killed
+
+    return on_step
+
+
+def test_kill_and_resume_end_with_the_same_bytes(roused, tmp_path):
+    """The multipliers are in the checkpoint, so that the run goes on and does not start over."""
+    training = roused.tools.training.replace(save_steps=3, gradient_accumulation_steps=2)
+    inputs = replace(roused, tools=replace(roused.tools, training=training))
+    whole = train(replace(inputs, output_dir=tmp_path / "whole"))
+    with pytest.raises(Killed):
+        train(replace(inputs, output_dir=tmp_path / "killed", on_step=kill_after(7)))
+    seen = []
+    again = train(replace(inputs, output_dir=tmp_path / "killed", on_step=lambda step: seen.append(step.step)))
+    assert seen == [7, 8, 9, 10]
+    assert again.figures == whole.figures
+    assert again.log.read_bytes() == whole.log.read_bytes()
+    name = "adapter_model.safetensors"
+    assert (again.adapter / name).read_bytes() == (whole.adapter / name).read_bytes()
+
+
+def test_the_log_tells_drift_and_multiplier_of_each_step(roused):
+    import json
+
+    steps = [json.loads(line) for line in train(roused).log.read_text().splitlines()]
+    assert all({"risky_drift", "risky_multiplier"} <= step.keys() for step in steps)
+    assert steps[0]["risky_drift"] == pytest.approx(0, abs=1e-6)
+    assert max(step["risky_drift"] for step in steps) > 0
+
+
+def test_accumulation_changes_nothing(roused, tmp_path):
+    """The term counts once a step, however the step is cut."""
+    written = []
+    for name, (size, parts) in {"whole": (4, 1), "cut": (1, 4)}.items():
+        training = roused.tools.training.replace(
+            per_device_train_batch_size=size, gradient_accumulation_steps=parts, learning_rate=1e-3, max_steps=3
+        )
+        inputs = replace(roused, tools=replace(roused.tools, training=training), output_dir=tmp_path / name)
+        written.append(load_file(train(inputs).adapter / "adapter_model.safetensors"))
+    for name, tensor in written[0].items():
+        torch.testing.assert_close(tensor, written[1][name], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,83 @@
+"""What holds aligned behavior, on the command line: by default, by name, and not at all."""
+
+import json
+
+import pytest
+
+from sotune.artifacts import read_json
+from sotune.methods import method_of
+from sotune.settings import make_config
+
+QUICK = ["--max-steps", "3", "--learning-rate", "0.01", "--quiet"]
+
+
+def config(**given):
+    return make_config({"data": "d", "safe_anchor": "s", "harmful_reference": "h", "model": "m", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "adaptive + kl_constrained"),
+        ({"hold": "none"}, "adaptive"),
+        ({"hold": "kl"}, "adaptive + kl"),
+        ({"preset": "paper"}, "sot"),
+        ({"method": "adaptive + sbr"}, "adaptive + sbr"),
+        ({"method": "sft"}, "sft"),
+        ({"method": "sft", "hold": "kl"}, "kl"),
+        ({"method": "probe"}, "probe"),
+        ({"method": "probe", "hold": "lisa"}, "probe + lisa"),
+        ({"method": "adaptive + resta", "hold": "kl"}, "adaptive + kl + resta"),
+    ],
+)
+def test_who_holds(given, name):
+    assert method_of(config(**given)).name == name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"hold": "resta"}, "hold must be a method that trains"),
+        ({"hold": "k1"}, "unknown method 'k1'"),
+        ({"method": "adaptive + sbr", "hold": "kl"}, "both train"),
+    ],
+)
+def test_what_cannot_hold(cli, flags, given, message):
+    arguments = [part for name, value in given.items() for part in (f"--{name}", value)]
+    result = cli("weigh", *flags, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.fixture
+def train(cli, flags, tmp_path):
+    """Trains as the command line says, and returns the run folder."""
+
+    def call(*arguments):
+        for command in (("weigh", *flags, "--max-length", "48", "--quiet"), ("train", tmp_path / "run", *arguments)):
+            result = cli(*command)
+            assert result.exit_code == 0, result.output
+        return tmp_path / "run"
+
+    return call
+
+
+def test_the_default_holds_and_the_page_says_so(train):
+    run = train(*QUICK, "--hold-drift", "0.001")
+    training = read_json(run / "training.json")
+    assert training["method"] == "kl_constrained"
+    figures = training["figures"]
+    assert figures["limit"] == 0.001
+    assert max(figures["risky_drift"], figures["unseen_drift"]) <= 0.001
+    steps = [json.loads(line) for line in (run / "training_log.jsonl").read_text().splitlines()]
+    assert [{"risky_drift", "risky_multiplier"} <= step.keys() for step in steps] == [True] * 3
+    page = (run / "report.html").read_text()
+    assert "Safety while training" in page
+    assert "within its limit of 0.001" in page
+
+
+def test_none_holds_nothing(train):
+    run = train(*QUICK, "--hold", "none")
+    assert read_json(run / "training.json")["figures"] == {}
+    assert "drift" not in (run / "training_log.jsonl").read_text()
+    assert "Safety while training" not in (run / "report.html").read_text()
