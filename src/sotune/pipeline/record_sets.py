@@ -66,15 +66,15 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     if name == "downstream":
         return downstream_options(config)
     own = ("format", "where", "prompt_column", "completion_column")
-    return replace(shared, **{option: getattr(config, f"{_PREFIXES[name]}_{option}") for option in own})
+    return replace(shared, **{option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own})
 
 
-_PREFIXES: dict[SetName, str] = {
+PREFIXES: dict[SetName, str] = {
     "safe_anchor": "safe",
     "harmful_reference": "harmful",
     "safe_reference": "safe_reference",
 }
-"""What the settings that say how a reference is read begin with."""
+"""What a reference is called in settings and columns that are about it."""
 
 
 def downstream_options(settings: SourceSettings) -> SourceOptions:
@@ -173,7 +173,7 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
     Raises:
         DataError: A reference is too small, or the harmful reference shares a row with one that is safe.
     """
-    references = [name for name in _PREFIXES if name in sets]
+    references = [name for name in PREFIXES if name in sets]
     for name in references:
         if len(sets[name]) < min_reference_rows:
             raise DataError(

@@ -88,6 +88,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cost": "cosine",
         "epsilon": 0.1,
         "push_strength": 0.5,
+        "safe_strength": 0.0,
         "solver": "adam_sharp",
         "max_outer_steps": 20,
         "logit_learning_rate": 0.1,
