@@ -25,7 +25,7 @@ step() { # NAME COMMAND...: logs time and outcome, never ends the script
   say "$name done: $(tail -1 "$work/$name.log" | cut -c1-600)"
 }
 results() { # what is there so far
-  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json recipes/*.log recipes/recipes.json recipes/best.yaml grid/*.yaml grid/*.log 2>/dev/null) &&
+  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json recipes/*.log recipes/recipes.json recipes/best.yaml grid/*.yaml grid/*.log grid/*/cells/*/*/training*.json* 2>/dev/null) &&
     cp "$work/logs.tar.gz" "$out/"
   (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path './*/cells/*' -name '*responses.parquet' -o \
     -path './*/cells/*' -name '*verdicts.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null &&
