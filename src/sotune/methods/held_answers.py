@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sotune.artifacts import sha256_json
+from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import own_answers
 from sotune.records import Record, content_hash
@@ -143,10 +144,14 @@ def held_sets(
 
     def held(name: str) -> HeldAnswers | None:
         rows = [row for row in answered if row.id.startswith(f"{name}/")]
-        loaded = load_equal_rows(rows, inputs.tools.model, inputs.tools.training) if rows else None
-        return loaded and HeldAnswers(loaded, decay=decay)
+        if not rows:
+            return None
+        return HeldAnswers(load_equal_rows(rows, inputs.tools.model, inputs.tools.training), decay=decay)
 
-    return HeldSets(held("risky"), held("harmless"), held("unseen"))
+    held_risky = held("risky")
+    if held_risky is None:
+        raise DataError("the base model answers none of the harmful reference; hold with another method, or none")
+    return HeldSets(held_risky, held("harmless"), held("unseen"))
 
 
 def _distinct(rows: Iterable[Record]) -> list[Record]:

@@ -2,8 +2,8 @@
 
 Not the method of one paper, but what several come to: ``loss + β·KL(p_0(· | x, y_<t) ‖ p(· | x, y_<t))``, averaged over
 the tokens of y, the greedy answer of p_0, the model before fine-tuning. Prompts are the first of the harmful reference
-and a few of the safe reference, or of the anchor where there is none; some of them are drawn for each step. It needs no data that a filter does not have, keeps
-every row, and costs one more pass over a few short answers a step.
+and a few of the safe reference, or of the anchor where there is none; some of them are drawn for each step. It needs no
+data that a filter does not have, keeps every row, and costs one more pass over a few short answers a step.
 """
 
 from __future__ import annotations

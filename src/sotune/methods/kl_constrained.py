@@ -1,10 +1,11 @@
 """KL-constrained: the task is learned as well as it can be within a limit on the drift from the aligned model.
 
 Ours: minimize the loss subject to ``drift ≤ δ`` on risky prompts, and on those of the safe reference where there is one
-(the anchor's are of the task, which is to change). Drift is that of `sotune.methods.held_answers`, δ in nats a token, so
-that what is asked for is a promise and not a coefficient. By augmented Lagrangian (Nocedal and Wright, *Numerical optimization*, ch. 17), in units of the limit: each step counts the
-drift D of its few answers with ``μ = [λ + ρ·(D/δ − 1)]`` and then moves ``λ ← [λ + η·(D/δ − 1)]``, both clipped to
-0 … 100. While the drift is below its limit the multiplier falls towards 0, and the term costs the task nothing.
+(the anchor's are of the task, which is to change). Drift is that of `sotune.methods.held_answers`, δ in nats a token,
+so that what is asked for is a promise and not a coefficient. By augmented Lagrangian (Nocedal and Wright, *Numerical
+optimization*, ch. 17), in units of the limit: each step counts the drift D of its few answers with ``μ = [λ + ρ·(D/δ −
+1)]`` and then moves ``λ ← [λ + η·(D/δ − 1)]``, both clipped to 0 … 100. While the drift is below its limit the
+multiplier falls towards 0, and the term costs the task nothing.
 
 Every so many steps the drift is measured on prompts of the harmful reference that no step looks at, and the multiplier
 follows the larger of the two: what is promised is not what was trained. The measurement has the last word too: at the

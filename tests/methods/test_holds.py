@@ -1,0 +1,75 @@
+"""What holds aligned behavior besides KL: each one's defining property, by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sotune.errors import DataError
+from sotune.methods import self_replay
+from sotune.methods.held_answers import HeldSets
+from sotune.methods.safegrad import Project
+from sotune.methods.sbr import AnchorStates
+from sotune.methods.state_anchor import AnchorShares
+from sotune.models import load_causal_lm
+
+
+@pytest.fixture
+def surgery():
+    return Project(HeldSets(None, None, None), coefficient=1.0, n_each=1, seed=0)
+
+
+def test_the_part_against_safety_is_taken_off(surgery):
+    """By hand: g = (1, -2 | 3), s = (0, 1 | 0): g·s = -2, so g loses -2·s, and s is added."""
+    task = [torch.tensor([1.0, -2.0]), torch.tensor([3.0])]
+    safety = [torch.tensor([0.0, 1.0]), torch.tensor([0.0])]
+    joined = surgery.join(task, safety)
+    torch.testing.assert_close(torch.cat([*joined]), torch.tensor([1.0, 1.0, 3.0]))
+    assert surgery.notes()["taken_off"] == pytest.approx(2.0)
+    without = torch.cat([*joined]) - torch.cat(safety)
+    assert float(without @ torch.cat(safety)) == pytest.approx(0)
+
+
+def test_what_agrees_with_safety_is_left(surgery):
+    task, safety = [torch.tensor([1.0, 2.0])], [torch.tensor([0.5, 0.5])]
+    torch.testing.assert_close(surgery.join(task, safety)[0], torch.tensor([1.5, 2.5]))
+    torch.testing.assert_close(surgery.join(task, [torch.zeros(2)])[0], task[0])
+
+
+def test_the_anchor_is_a_share_of_the_state(train_inputs):
+    """The same shift of states twice as large counts a quarter."""
+    model = load_causal_lm(train_inputs.tools.model, frozen=False)
+    prompts, alpha = [[1, 20, 21], [1, 30, 31, 32, 33]], 5.0
+    plain = AnchorStates(prompts, pad_token_id=0, alpha=alpha)
+    shares = AnchorShares(prompts, pad_token_id=0, alpha=alpha)
+    for change in (plain, shares):
+        change.start(model)
+    with torch.no_grad():
+        before = plain.states(model)
+        model.model.layers[0].mlp.down_proj.weight.add_(0.1)
+        after = plain.states(model)
+    expected = alpha * ((after - before) ** 2).mean() / (before**2).mean()
+    assert float(expected) > 1e-4
+    assert float(shares.penalty(model, 1).detach()) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_only_refusals_are_replayed(train_inputs, monkeypatch):
+    """Of the model's own answers those that refuse, as many as the dose says, under ids of their own."""
+    own = ["I cannot help with that.", "Sure, a hook.", "I'm sorry, but no.", "I won't help with this.", "Yes.", "No."]
+
+    def answers(tools, rows, **_):
+        return [replace(row, messages=(*row.messages[:-1], replace(row.messages[-1], content=text)))
+                for row, text in zip(rows, own, strict=False)]  # fmt: skip
+
+    trained = []
+    monkeypatch.setattr(self_replay, "own_answers", answers)
+    monkeypatch.setattr(self_replay, "train_weighted", trained.append)
+    self_replay.train(replace(train_inputs, method_settings={"dose": 0.25}))
+    rows = trained[0].records
+    assert rows[: len(train_inputs.records)] == list(train_inputs.records)
+    assert [row.completion for row in rows[len(train_inputs.records) :]] == [own[0], own[2], own[3]]
+    assert {trained[0].loss_weights[row.id] for row in rows} == {1.0}
+    assert len({row.id for row in rows}) == len(rows)
+    own[:] = ["Yes."] * 6
+    with pytest.raises(DataError, match="refuses none"):
+        self_replay.train(train_inputs)
