@@ -73,15 +73,15 @@ ALL_SETTINGS = (
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
+    # §5.1 and Algorithm 1: "gradient step". The paper gives neither the optimizer, its step size nor their number.
     "paper": {
         "method": "sot",
         "cost": "cosine",
         "epsilon": 0.1,
         "push_strength": 0.5,
-        "solver": "adam_sharp",
+        "solver": "sharp",
+        "logit_optimizer": "sgd",
         "max_outer_steps": 20,
-        "logit_learning_rate": 0.1,
         "keep_fraction": 0.8,
         "loss_weight_rule": "exp",
         "template": "paper",
