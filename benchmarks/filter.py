@@ -103,7 +103,7 @@ ABLATIONS: dict[str, Weigh] = {
     "sot_paper_adam": _sot(solver="sharp", logit_optimizer="adam", max_outer_steps=20),
     "sot_half": _sot(effective_sample_size=0.5),
 }
-"""Shown apart, not in ``all``: the published recipe with plain steps and with Adam's, and weights that are less even."""
+"""Shown apart, not in ``all``: the published recipe with plain steps or Adam, and less even weights."""
 
 
 @dataclass(frozen=True)
