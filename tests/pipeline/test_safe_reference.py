@@ -6,8 +6,10 @@ import pytest
 
 from pipeline_rows import rows, write_jsonl
 from sotune.artifacts import RunFolder
+from sotune.catalogue import load_data_set
 from sotune.pipeline.record_sets import read_records
 from sotune.run_files import READING
+from sotune.sources import SourceOptions, choose_side
 
 
 def safe_rows(n, seed):
@@ -33,6 +35,50 @@ def test_a_safe_reference_is_read_under_settings_of_its_own(cli, flags, safe, tm
     without = json.loads(cli("extract", *flags, "--json").stdout)
     assert {stage["status"] for stage in without["stages"]} == {"done"}
     assert read_records(run)["safe_reference"] == []
+
+
+BAD, GOOD = rows("harmful", 20, 8), safe_rows(20, 8)
+BOTH_SIDES = {
+    "a label": [{**row, "label": word} for side, word in ((BAD, "unsafe"), (GOOD, "safe")) for row in side],
+    "is_safe": [
+        {"prompt": row["prompt"], "response": row["response"], "is_safe": row in GOOD} for row in (*BAD, *GOOD)
+    ],
+    "is_response_0_safe": [
+        {"prompt": row["prompt"], "response_0": row["response"], "response_1": "-", "is_response_0_safe": row in GOOD}
+        for row in (*BAD, *GOOD)
+    ],
+    "pairs": [
+        {"prompt": bad["prompt"], "chosen": good["response"], "rejected": bad["response"]}
+        for bad, good in zip(BAD, GOOD, strict=True)
+    ],
+}
+
+
+@pytest.mark.parametrize("told_by", BOTH_SIDES)
+def test_one_flag_names_both_references(cli, flags, data, tmp_path, told_by):
+    write_jsonl(data / "both.jsonl", [{**row, "id": str(i)} for i, row in enumerate(BOTH_SIDES[told_by])])
+    start = flags.index("--harmful-reference")
+    result = cli("extract", *flags[:start], *flags[start + 4 :], "--references", data / "both.jsonl")
+    assert result.exit_code == 0, result.output
+    sets = read_records(RunFolder.open(tmp_path / "run"))
+    assert {row.completion for row in sets["safe_reference"]} == {row["response"] for row in GOOD}
+    assert {row.completion for row in sets["harmful_reference"]} == {row["response"] for row in BAD}
+
+
+def test_what_tells_no_sides_is_said(cli, flags, data):
+    write_jsonl(data / "both.jsonl", [{"prompt": row["prompt"], "response": row["response"]} for row in BAD])
+    start = flags.index("--harmful-reference")
+    both = [*flags[:start], *flags[start + 4 :], "--references", data / "both.jsonl"]
+    result = cli("extract", *both)
+    assert result.exit_code == 2
+    assert "nothing tells its harmful rows: no column is_safe" in result.output
+
+
+def test_a_named_data_set_gives_both_sides():
+    for name in ("beavertails", "pku-saferlhf", "lat"):
+        sources = [choose_side(name, SourceOptions(), side)[0] for side in ("harmful", "safe")]
+        assert sources == [load_data_set(name).reference.harmful.name, load_data_set(name).reference.safe.name]
+    assert choose_side("beavertails", SourceOptions(where=("a=b",)), "safe")[0] == "beavertails"
 
 
 def test_a_row_cannot_be_safe_and_harmful(cli, flags, data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -74,8 +74,8 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         safe_outranked=sentinels.safe_outranked,
         tuning_outranked=sentinels.tuning_outranked,
     )
-    placed = _place(config, scores, sentinels, share) if asked is None else _at_count(asked, scores, sentinels)
-    passed = Rate.of(placed.passing)
+    placed = _place(config, scores, sentinels, share) if asked is None else _at_count(asked, scores)
+    passed = Rate.of(placed.keeps(sentinels.harmful))
     n_harmful = round(share.estimate * n)
     described = {
         **about,
@@ -83,7 +83,8 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         "note": "",
         **placed.bound,
         "harmful_pass": asdict(passed),
-        "safe_lost": _safe_lost(sentinels, placed.k, n),
+        "safe_lost": _rate(sentinels.safe_outranked >= placed.k / n),
+        "safe_answers_lost": _rate(~placed.keeps(sentinels.safe)),
         "harmful_share": asdict(share),
         "n_harmful_estimate": n_harmful,
         "harmful_rows_kept_at_most": harmful_rows_kept(passed, n_harmful),
@@ -94,18 +95,18 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
 
 @dataclass(frozen=True)
 class _Placed:
-    """A cut: how many rows it keeps, the score at it, which sentinels pass, and what it promises."""
+    """A cut: how many rows it keeps, the score at it, which scores it would keep, and what it promises."""
 
     k: int
     score: float
-    passing: Tensor
+    keeps: Callable[[Tensor], Tensor]
     bound: dict[str, Any]
 
 
-def _at_count(k: int, scores: Tensor, sentinels: SentinelScores) -> _Placed:
+def _at_count(k: int, scores: Tensor) -> _Placed:
     """Returns a cut that no sentinel placed: one passes when it weighs no less than the smallest kept row."""
     score = float(scores.sort(descending=True).values[k - 1])
-    return _Placed(k, score, sentinels.harmful >= score, {})
+    return _Placed(k, score, lambda scores: scores >= score, {})
 
 
 def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: HarmfulShare) -> _Placed:
@@ -125,9 +126,9 @@ def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: 
         )  # fmt: skip
     if found is None:
         note = _kept_anyway("the weights do not tell the sentinels from the rows", config)
-        return replace(_at_count(_count(config, len(scores)), scores, sentinels), bound={"note": note})
+        return replace(_at_count(_count(config, len(scores)), scores), bound={"note": note})
     score = found.score if found.score > -float("inf") else float(scores.min())
-    return _Placed(found.k, score, sentinels.harmful > found.score, promised)
+    return _Placed(found.k, score, lambda scores: scores > found.score, promised)
 
 
 def _count(config: RunConfig, n: int) -> int:
@@ -138,5 +139,6 @@ def _kept_anyway(why: str, config: RunConfig) -> str:
     return f"{why}; so {config.keep_fraction:.0%} of the rows are kept"
 
 
-def _safe_lost(sentinels: SentinelScores, k: int, n: int) -> dict[str, Any] | None:
-    return asdict(Rate.of(sentinels.safe_outranked >= k / n)) if len(sentinels.safe_outranked) else None
+def _rate(hits: Tensor) -> dict[str, Any] | None:
+    """Returns a rate with its bounds; ``None`` where nothing was tried."""
+    return asdict(Rate.of(hits)) if len(hits) else None
