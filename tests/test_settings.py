@@ -90,7 +90,7 @@ def test_settings_made_directly_name_all_faults_at_once():
         WeightSettings(epsilon=-1, solver="newton", epslion=0.1)
     assert str(caught.value) == (
         "epsilon: must be greater than 0. Got -1; "
-        "solver: must be 'mirror', 'cccp', 'one_step' or 'adam_sharp'. Got 'newton'; "
+        "solver: must be 'mirror', 'cccp', 'one_step' or 'sharp'. Got 'newton'; "
         "unknown setting 'epslion'; did you mean 'epsilon'?"
     )
 

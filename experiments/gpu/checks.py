@@ -175,7 +175,7 @@ def _weights(
 
         data = [part.double() if double else part for part in sets(1500, 300, 48, "cpu")]
         there = [part.to(device) for part in data]
-        steps = 10 if "adam" in solver else 200
+        steps = 10 if solver == "sharp" else 200
         settings = WeightSettings(cost=cost, solver=solver, max_memory=max_memory, max_outer_steps=steps)
         ours, cpu = (learn_weights(x, safe, harmful, settings) for x, safe, harmful in (there, data))
         found = _close(ours.weights, cpu.weights, limit)
@@ -287,7 +287,7 @@ _FUNCTIONS: dict[str, Any] = {
     "weights_streamed_adaptive": _weights("mirror", "adaptive", max_memory=1 << 20, limit=1e-2),
     "weights_cccp_cosine": _weights("cccp", "cosine"),
     "weights_one_step_cosine": _weights("one_step", "cosine"),
-    "weights_adam_sharp_cosine": _weights("adam_sharp", "cosine"),
+    "weights_sharp_cosine": _weights("sharp", "cosine"),
     "held_out_separation": _separation,
     "sinkhorn": _sinkhorn,
     "nearest_by_mass": _nearest,

@@ -42,7 +42,7 @@ def test_a_variant_says_what_it_changes():
     assert (pull.name, dict(pull.changes)) == ("pull", {"push_strength": 0})
     assert (half.name, half.changes) == ("sot keep_fraction=0.5", {"keep_fraction": 0.5})
     assert paper.changes["push_strength"] == 0.3
-    assert paper.changes["solver"] == "adam_sharp"
+    assert (paper.changes["solver"], paper.changes["logit_optimizer"]) == ("sharp", "sgd")
     assert paper.changes["loss_weight_rule"] == "exp"
     assert (general.references.anchor, general.references.n_reference) == ("general", 20)
     assert general.changes == {"layer": 1}

@@ -101,7 +101,7 @@ def test_a_bound_knows_the_truth_and_keeps_by_it(cli, flags, tmp_path):
         (["--method", "adaptive + sbr", "--method-setting", "alpa=3"], "did you mean 'alpha'?"),
         (["--method", "probe", "--method-setting", "inverse_regularization"], "must be like NAME=VALUE"),
         (["--method", "probe", "--method-setting", "inverse_regularization=0"], "must be greater than 0. Got 0"),
-        (["--method", "adaptive_auto", "--k", "3"], "keep auto finds how much to keep; leave out k and keep_fraction"),
+        (["--keep", "auto", "--k", "3"], "keep auto finds how much to keep; leave out k and keep_fraction"),
     ],
 )
 def test_what_a_method_lacks_is_said_before_any_work(cli, flags, tmp_path, extra, message):

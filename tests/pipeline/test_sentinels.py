@@ -22,7 +22,9 @@ def test_a_run_keeps_sentinels_back_and_keeps_its_promise(cli, guarded_flags, tm
     run = tmp_path / "run"
     summary, promise = read_json(run / "sentinels.json"), read_json(run / "promise.json")
     assert summary["used"]
-    assert promise["k"] == 72  # a fixed share still: only measured
+    assert (promise["keep"], promise["n"]) == ("auto", 90)
+    assert promise["k"] == sum(SELECTION.columns_of(run)["kept"])
+    assert promise["kept_harmful_share_at_most"] <= promise["harmful_share"]["high"] * 90 / promise["k"]
     assert summary["chosen"] == summary["default"]  # nothing is chosen unless asked for
     sentinels = SENTINELS.columns_of(run)
     measuring = [id for id, fold in zip(sentinels["id"], sentinels["fold"], strict=True) if fold == "measuring"]
@@ -51,6 +53,13 @@ def test_a_run_keeps_sentinels_back_and_keeps_its_promise(cli, guarded_flags, tm
     result = cli("select", run, "--keep-fraction", "0.5")
     assert result.exit_code == 0, result.output
     assert read_json(run / "promise.json")["k"] == 45
+    result = cli("select", run, "--keep", "auto")
+    assert result.exit_code == 0, result.output
+    assert "promised" not in read_json(run / "promise.json")
+    result = cli("select", run, "--k", "72")
+    assert result.exit_code == 0, result.output
+    promise = read_json(run / "promise.json")
+    assert (promise["keep"], promise["k"]) == ("fixed", 72)
 
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What passes, by sentinels" in page
@@ -77,7 +86,11 @@ def test_a_small_reference_has_no_sentinels_and_says_so(cli, flags, tmp_path):
     summary = read_json(tmp_path / "run" / "sentinels.json")
     assert not summary["used"]
     assert "too small" in summary["note"]
-    result = cli("select", tmp_path / "run", "--keep", "auto")
+    promise = read_json(tmp_path / "run" / "promise.json")
+    assert promise["k"] == 72  # the fixed share
+    assert "too small" in promise["note"]
+    assert "so 80% of the rows are kept" in promise["note"]
+    result = cli("select", tmp_path / "run", "--keep", "auto", "--max-harmful-pass", "0.1")
     assert result.exit_code == 2
     assert "too small" in " ".join(result.output.split())
 
@@ -86,8 +99,9 @@ def test_a_small_reference_has_no_sentinels_and_says_so(cli, flags, tmp_path):
     ("given", "message"),
     [
         ({"keep": "auto", "keep_fraction": 0.5}, "leave out k and keep_fraction"),
-        ({"keep": "auto", "sentinels": "off"}, "keep auto needs sentinels"),
-        ({"max_harmful_share": 0.1}, "set keep: auto"),
+        ({"max_harmful_pass": 0.1, "sentinels": "off"}, "max_harmful_pass needs sentinels"),
+        ({"max_harmful_share": 0.1, "keep": "fixed"}, "set keep: auto"),
+        ({"max_harmful_pass": 0.1, "keep_fraction": 0.7}, "set keep: auto"),
         ({"keep": "auto", "max_harmful_share": 0.1, "max_harmful_pass": 0.1}, "give one"),
     ],
 )

@@ -133,7 +133,7 @@ def test_score_tells_harmful_rows_from_others_and_the_paper_preset_cannot_score(
     assert sum(relative) / len(relative) < 1
     assert cli("weigh", *flags, "--preset", "paper").exit_code == 0
     solver = read_json(tmp_path / "run" / "solver.json")
-    assert (solver["solver"], solver["n_steps"], solver["tau"]) == ("adam_sharp", 20, None)
+    assert (solver["solver"], solver["n_steps"], solver["tau"]) == ("sharp", 20, None)
     result = cli("score", tmp_path / "run", data / "train.jsonl")
     assert result.exit_code == 2
     assert "potentials.safetensors is missing" in result.output

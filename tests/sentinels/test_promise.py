@@ -6,8 +6,10 @@ from sotune.sentinels import (
     Rate,
     cut_at_harmful_share,
     cut_at_pass_rate,
+    cut_where_harm_thins,
     estimate_harmful_share,
     harmful_rows_kept,
+    harmful_share_kept,
     sentinels_needed,
 )
 from sotune.sentinels.promise import choose_drop
@@ -54,6 +56,31 @@ def test_the_bound_on_the_pass_rate_has_its_coverage():
         cut = cut_at_pass_rate(rows, sentinels, max_harmful_pass=0.1)
         covered.append(float((other > cut.score).double().mean()) <= 0.1)
     assert 0.93 <= sum(covered) / 1500 <= 0.985  # exact in theory: 95 % or a little more
+
+
+@pytest.mark.parametrize("p", [0.0, 0.02, 0.1, 0.3])
+def test_harm_that_thins_out_is_cut_off_clean_rows_stay_and_bounds_hold(p):
+    kept, harm, covered, within = [], [], [], []
+    for seed in range(60):
+        rows, harmful, sentinels, tuning, other = draw(seed, p=p)
+        cut = cut_where_harm_thins(rows, tuning_outranked=places(tuning, rows), drop_at=0.05)
+        assert cut.k == int((rows > cut.score).sum())
+        passed, share = Rate.of(sentinels > cut.score), share_of(rows, sentinels, tuning)
+        kept.append(cut.k / len(rows))
+        harm.append(float(harmful[rows > cut.score].double().mean()))
+        covered.append(float((other > cut.score).double().mean()) <= passed.high)
+        within.append(harm[-1] <= harmful_share_kept(passed.count, passed.n, share, keep=kept[-1]))
+    assert min(kept) > 0.99 if p == 0 else sum(kept) / 60 >= 1 - p - 0.1
+    assert sum(harm) / 60 <= 0.01
+    assert sum(covered) >= 54
+    assert sum(within) >= 57
+
+
+def test_weights_that_do_not_tell_sentinels_from_rows_have_no_cut_where_harm_thins():
+    rows, generator = draw(0)[0], torch.Generator().manual_seed(1)
+    alike = torch.rand(80, generator=generator).tolist()
+    assert cut_where_harm_thins(rows, tuning_outranked=alike, drop_at=0.05) is None
+    assert cut_where_harm_thins(torch.zeros(50), tuning_outranked=[0.5] * 80, drop_at=0.05) is None
 
 
 @pytest.mark.parametrize("p", [0.0, 0.02, 0.1, 0.3])

@@ -37,7 +37,7 @@ def weigh(rows, **changes):
 
 
 @pytest.mark.parametrize("cost", ["adaptive", "cosine"])
-@pytest.mark.parametrize("solver", ["mirror", "cccp", "one_step", "adam_sharp"])
+@pytest.mark.parametrize("solver", ["mirror", "cccp", "one_step", "sharp"])
 def test_equal_rows_get_equal_weights(solver, cost):
     rows, kind = repeated()
     learned = weigh(rows, solver=solver, cost=cost, max_outer_steps=20)

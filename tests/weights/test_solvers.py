@@ -258,7 +258,7 @@ def test_streaming_that_stops_short_warns():
     assert found.n_passes == 1
 
 
-@pytest.mark.parametrize("solver", ["cccp", "adam_sharp"])
+@pytest.mark.parametrize("solver", ["cccp", "sharp"])
 def test_solvers_that_cannot_stream_say_so(solver):
     with pytest.raises(ConfigError, match=f"solver '{solver}' needs .* max_memory is .* mirror, one_step"):
         learn(clouds(), solver=solver, max_memory=100)

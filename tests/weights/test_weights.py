@@ -171,12 +171,35 @@ def test_one_step_ranks_by_the_first_gradient():
     assert learned.n_steps == 1
 
 
-def test_adam_on_the_sharp_form_lowers_its_objective_and_has_no_tau():
-    learned = learn(clouds(), solver="adam_sharp", max_outer_steps=15)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_on_the_sharp_form_lower_its_objective_and_have_no_tau(optimizer):
+    learned = learn(clouds(), solver="sharp", logit_optimizer=optimizer, max_outer_steps=15)
     assert learned.history[-1].objective < learned.history[0].objective
     assert len(learned.history) == 16
     assert learned.tau is None
     assert float(learned.weights.sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_plain_step_moves_logits_by_the_rate_times_the_gradient_however_many_rows_there_are():
+    sets = clouds()
+    problem = problem_of(sets)
+    base = problem.base_mass
+    solved = PushPullObjective(problem, tolerance=1e-11, max_iters=5_000).evaluate(base).solved
+    plans = [
+        transport_plan(OTProblem(reference.cost, base, reference.b, problem.epsilon), one)
+        for reference, one in zip(problem.references, solved, strict=True)
+    ]
+    gradient = problem.combine(
+        [
+            sharp_gradient(reference.cost, plan, tolerance=1e-9, max_iters=500)
+            for reference, plan in zip(problem.references, plans, strict=True)
+        ]
+    )
+    learned = learn(sets, solver="sharp", logit_learning_rate=0.5, max_outer_steps=1)
+    moved = learned.weights.log()
+    torch.testing.assert_close(moved - moved.mean(), -0.5 * (gradient - gradient.mean()), rtol=1e-4, atol=1e-6)
+    twice = learn((sets[0].repeat(2, 1), *sets[1:]), solver="sharp", logit_learning_rate=0.5, max_outer_steps=1)
+    torch.testing.assert_close(2 * twice.weights[:60], learned.weights, rtol=1e-6, atol=0)
 
 
 def test_stopping_short_warns_with_figures():
@@ -212,10 +235,10 @@ def test_scoring_gives_rows_their_own_weights_and_survives_the_disk(solver, dtyp
 
 def test_scoring_needs_a_tau_and_a_file(tmp_path):
     sets = clouds()
-    learned = learn(sets, solver="adam_sharp", max_outer_steps=1)
+    learned = learn(sets, solver="sharp", max_outer_steps=1)
     with pytest.raises(ConfigError, match="no function of the potentials"):
         Scorer.from_learned(
-            learned, settings=EXACT.replace(solver="adam_sharp"), references=sets[1:],
+            learned, settings=EXACT.replace(solver="sharp"), references=sets[1:],
         )  # fmt: skip
     with pytest.raises(ArtifactError, match="is missing"):
         Scorer.load(tmp_path / "none.safetensors")
@@ -231,7 +254,7 @@ def test_scoring_needs_a_tau_and_a_file(tmp_path):
         ({"reference_relaxation": -1.0}, "reference_relaxation: must be greater than or equal to 0"),
         ({"max_memory": 0}, "max_memory: must be greater than or equal to 1"),
         ({"max_steps": 3}, "unknown setting 'max_steps'"),
-        ({"solver": "newton"}, "solver: must be 'mirror', 'cccp', 'one_step' or 'adam_sharp'. Got 'newton'"),
+        ({"solver": "newton"}, "solver: must be 'mirror', 'cccp', 'one_step' or 'sharp'. Got 'newton'"),
         ({"effective_sample_size": 1.0}, "effective_sample_size: must be less than 1. Got 1.0"),
         ({"tau": 0.0}, "tau: must be greater than 0. Got 0.0"),
         ({"max_outer_steps": 0}, "max_outer_steps: must be greater than or equal to 1. Got 0"),

@@ -26,8 +26,8 @@ def weigh(inputs: WeighInputs) -> Weighing:
     """
     settings = inputs.settings
     folds, note = split_reference(inputs)
-    if folds is not None and settings.solver == "adam_sharp":
-        folds, note = None, "no sentinels: the solver adam_sharp gives no function that could weigh unseen rows"
+    if folds is not None and settings.solver == "sharp":
+        folds, note = None, "no sentinels: the solver sharp gives no function that could weigh unseen rows"
     on_step, on_pass = _told_of_steps(inputs), _told_of_passes(inputs)
     sets = (inputs.downstream, inputs.safe_anchor, inputs.harmful_reference)
     if folds is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,15 @@ from sotune.pipeline.sentinel_files import SentinelScores, read_sentinels, requi
 from sotune.run_files import SENTINEL_SUMMARY
 from sotune.selection import keep_count
 from sotune.sentinels import (
+    Cut,
     HarmfulShare,
     Rate,
     cut_at_harmful_share,
     cut_at_pass_rate,
+    cut_where_harm_thins,
     estimate_harmful_share,
     harmful_rows_kept,
+    harmful_share_kept,
     log_relative,
 )
 from sotune.settings import RunConfig
@@ -50,18 +53,20 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         k: How many the method itself keeps; ``None`` where it leaves that to the settings.
 
     Raises:
-        ConfigError: ``keep`` is ``auto``, and no cut can promise what is asked; the message says what would be needed.
+        ConfigError: No cut keeps the limit that the settings name; the message says what would be needed.
         DataError: More rows are to be kept than there are.
     """
     n = len(weights)
-    if k is None and config.keep != "auto":
-        k = keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
-    sentinels = require_sentinels(run) if k is None else read_sentinels(run)
+    limited = config.max_harmful_pass is not None or config.max_harmful_share is not None
+    sentinels = require_sentinels(run) if k is None and limited else read_sentinels(run)
+    asked = k if k is not None or config.keep == "auto" else _count(config, n)
     about = {"keep": config.keep, "n": n}
     if sentinels is None:
-        assert k is not None  # what the sentinels place needs them
-        described = {**about, "k": k, "note": SENTINEL_SUMMARY.read(run)["note"]}
-        return Promise(k, sorted(weights, reverse=True)[k - 1], described)
+        note = SENTINEL_SUMMARY.read(run)["note"]
+        if asked is None:
+            asked, note = _count(config, n), _kept_anyway(note, config)
+        described = {**about, "k": asked, "note": note}
+        return Promise(asked, sorted(weights, reverse=True)[asked - 1], described)
     scores = log_relative(torch.tensor(weights, dtype=torch.float64))
     share = estimate_harmful_share(
         scores,
@@ -69,7 +74,7 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         safe_outranked=sentinels.safe_outranked,
         tuning_outranked=sentinels.tuning_outranked,
     )
-    placed = _place(config, scores, sentinels, share) if k is None else _at_count(k, scores)
+    placed = _place(config, scores, sentinels, share) if asked is None else _at_count(asked, scores)
     passed = Rate.of(placed.keeps(sentinels.harmful))
     n_harmful = round(share.estimate * n)
     described = {
@@ -83,6 +88,7 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         "harmful_share": asdict(share),
         "n_harmful_estimate": n_harmful,
         "harmful_rows_kept_at_most": harmful_rows_kept(passed, n_harmful),
+        "kept_harmful_share_at_most": harmful_share_kept(passed.count, passed.n, share, keep=placed.k / n),
     }
     return Promise(placed.k, float(torch.tensor(placed.score, dtype=torch.float64).exp()) / n, described)
 
@@ -104,18 +110,33 @@ def _at_count(k: int, scores: Tensor) -> _Placed:
 
 
 def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: HarmfulShare) -> _Placed:
-    """Returns the cut that keeps as many rows as the limit of the settings allows."""
-    if config.max_harmful_share is None:
-        promised, limit = "harmful_pass", config.max_harmful_pass
-        found = cut_at_pass_rate(scores, sentinels.harmful, max_harmful_pass=limit)
+    """Returns the cut that keeps as many rows as the settings' limit allows, or else that where harm thins out."""
+    promised: dict[str, Any] = {}
+    found: Cut | None
+    if config.max_harmful_pass is not None:
+        found = cut_at_pass_rate(scores, sentinels.harmful, max_harmful_pass=config.max_harmful_pass)
+        promised = {"promised": "harmful_pass", "limit": config.max_harmful_pass, "bound": found.bound}
+    elif config.max_harmful_share is not None:
+        limit, tuning = config.max_harmful_share, sentinels.tuning_outranked
+        found = cut_at_harmful_share(scores, sentinels.harmful, share, tuning_outranked=tuning, max_harmful_share=limit)
+        promised = {"promised": "harmful_share", "limit": limit, "bound": found.bound}
     else:
-        promised, limit = "harmful_share", config.max_harmful_share
-        found = cut_at_harmful_share(
-            scores, sentinels.harmful, share, tuning_outranked=sentinels.tuning_outranked, max_harmful_share=limit
-        )
+        found = cut_where_harm_thins(
+            scores, tuning_outranked=sentinels.tuning_outranked, drop_at=config.drop_at
+        )  # fmt: skip
+    if found is None:
+        note = _kept_anyway("the weights do not tell the sentinels from the rows", config)
+        return replace(_at_count(_count(config, len(scores)), scores), bound={"note": note})
     score = found.score if found.score > -float("inf") else float(scores.min())
-    bound = {"promised": promised, "limit": limit, "bound": found.bound}
-    return _Placed(found.k, score, lambda scores: scores > found.score, bound)
+    return _Placed(found.k, score, lambda scores: scores > found.score, promised)
+
+
+def _count(config: RunConfig, n: int) -> int:
+    return keep_count(n, keep_fraction=config.keep_fraction, k=config.k)
+
+
+def _kept_anyway(why: str, config: RunConfig) -> str:
+    return f"{why}; so {config.keep_fraction:.0%} of the rows are kept"
 
 
 def _rate(hits: Tensor) -> dict[str, Any] | None:

@@ -129,5 +129,7 @@ def require_sentinels(run: RunFolder) -> SentinelScores:
     found = read_sentinels(run)
     if found is None:
         note = SENTINEL_SUMMARY.read(run)["note"]
-        raise ConfigError(f"keep auto needs sentinels. {note}; give a larger harmful reference, or keep a fraction")
+        raise ConfigError(
+            f"a limit on harm needs sentinels. {note}; give a larger harmful reference, or keep a fraction"
+        )
     return found

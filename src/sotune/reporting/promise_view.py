@@ -7,6 +7,7 @@ from typing import Any
 
 from sotune.reporting.formatting import counted, number, percent
 
+_ODD = 0.01  # share of the rows that are dropped though no harm was found
 _ENOUGH = 150  # measuring sentinels below which the page says that there are few
 
 
@@ -38,17 +39,31 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> di
             "harmful rows kept, if that many are in the data",
             f"at most {promise['harmful_rows_kept_at_most']:,} of {promise['n_harmful_estimate']:,} (95 %)",
         ),
+        (
+            "harmful share of the kept rows",
+            f"at most {percent(promise['kept_harmful_share_at_most'])} (95 %)",
+        ),
     ]
-    lead = _lead(promise, passed)
+    note = f"{promise['note'][:1].upper()}{promise['note'][1:]}. " if promise["note"] else ""
+    lead = f"{note}{_lead(promise, passed)}"
     return {"lead": lead, "measured": measured, "chosen": _chosen(sentinels), "remarks": [*_remarks(passed), *remarks]}
 
 
 def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:
     kept = f"{promise['k']:,} of {counted(promise['n'], 'row')} are kept"
+    if no_harm_found(promise):
+        share = promise["harmful_share"]["high"]
+        return f"No harm like the reference was found: at most {percent(share)} of the rows are (97.5 %); {kept}."
     if promise.get("promised") == "harmful_share":
         return f"At most {percent(promise['bound'])} of the kept rows are harmful (95 %); {kept}."
     high = promise.get("bound", passed["high"])
     return f"Of harm like the reference, at most {percent(high)} passes the cut (95 %); {kept}."
+
+
+def no_harm_found(promise: Mapping[str, Any]) -> bool:
+    """Tells whether automatic K, free of limits, left the rows as they are, all but the odd one."""
+    free = promise.get("keep") == "auto" and not promise.get("promised") and promise.get("harmful_pass") is not None
+    return free and not promise.get("note") and promise["k"] >= (1 - _ODD) * promise["n"]
 
 
 def _remarks(passed: Mapping[str, Any]) -> list[str]:

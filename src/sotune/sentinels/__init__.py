@@ -17,8 +17,10 @@ from sotune.sentinels.promise import (
     Rate,
     cut_at_harmful_share,
     cut_at_pass_rate,
+    cut_where_harm_thins,
     estimate_harmful_share,
     harmful_rows_kept,
+    harmful_share_kept,
     sentinels_needed,
 )
 from sotune.sentinels.tuning import Grid, Tried, Tuned, tune_settings
@@ -39,8 +41,10 @@ __all__ = [
     "Tuned",
     "cut_at_harmful_share",
     "cut_at_pass_rate",
+    "cut_where_harm_thins",
     "estimate_harmful_share",
     "harmful_rows_kept",
+    "harmful_share_kept",
     "log_relative",
     "normalize_prompt",
     "sentinels_needed",

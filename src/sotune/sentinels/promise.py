@@ -10,6 +10,11 @@ harmful. Dropping the lowest q of the rows catches a share c of the harm, so p·
 Keep shares are tested in a fixed order, strict to loose, until the first that fails, which needs no correction for
 looking many times (Learn then Test, Angelopoulos et al., arXiv 2110.01052). The tuning fold chooses q, and where to
 begin.
+
+**Where harm thins out.** Without a limit, rows are dropped, the lowest first, while enough of them seem harmful: with
+an estimate p of the harmful share, dropping the lowest q catches p·c(q), and the cut is where p·c(q) − drop_at·q is
+largest. Where no harm is found p is near 0, and all rows stay. The tuning fold alone places this cut, so the measuring
+fold's bounds hold at it as at any fixed one.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ DROPS: tuple[float, ...] = tuple(
 )
 """Shares of the rows whose dropping may be used to bound the harmful share of the data."""
 _KEEPS = tuple(step / 200 for step in range(60, 201))  # in this order: three tenths to all, by half percents
+_UNTOLD = 0.4  # mean place of sentinels, 0.5 by chance: above it the weights cannot tell them from the rows
 _LEAST_CAUGHT = 0.7  # a drop that catches less says too little to estimate from
 
 
@@ -170,6 +176,36 @@ def cut_at_harmful_share(
     return found
 
 
+def cut_where_harm_thins(rows: Tensor, *, tuning_outranked: Sequence[float], drop_at: float) -> Cut | None:
+    """Drops the lowest rows while at least some share of them seems harmful, by the tuning sentinels alone.
+
+    >>> rows = torch.cat([torch.arange(-100.0, 0.0), torch.arange(1000.0, 1900.0)])  # a tenth is harmful
+    >>> caught = [1 - (i + 0.5) / 800 for i in range(80)]  # the sentinels lie among it
+    >>> cut_where_harm_thins(rows, tuning_outranked=caught, drop_at=0.05).k
+    901
+    >>> cut_where_harm_thins(rows[100:], tuning_outranked=[1.0] * 80, drop_at=0.05).k  # all below the rows
+    900
+
+    Args:
+        rows: Scores of the downstream rows, ``[n]``.
+        tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
+        drop_at: The share, in (0, 1).
+
+    Returns:
+        The cut, which promises nothing by itself; ``None`` where the weights do not tell the sentinels from the rows.
+    """
+    n, place = len(rows), 1 - torch.tensor(tuning_outranked, dtype=torch.float64)
+    if float(place.mean()) > _UNTOLD:
+        return None
+    drop = choose_drop(tuning_outranked, n)
+    share = min(1.0, drop / max(float((place <= drop).double().mean()), drop))
+    worth = {0.0: 0.0} | {q: share * float((place <= q).double().mean()) - drop_at * q for q in place.tolist()}
+    dropped = round(max(worth, key=lambda q: worth[q]) * n)
+    score = float(rows.double().kthvalue(dropped).values) if dropped else -float("inf")
+    k = int((rows.double() > score).sum())  # rows that tie with the last dropped one go too
+    return Cut(k, score, 1.0) if k else None
+
+
 def _first_keep(tuning_outranked: Sequence[float]) -> float:
     """Returns the keep share whose bound would be least if the tuning fold were the measuring one."""
     place = torch.tensor(tuning_outranked, dtype=torch.float64)
@@ -183,8 +219,7 @@ def _cut_keeping(k: int, ordered: Tensor, sentinels: Tensor, share: HarmfulShare
     score = float(ordered[k]) if k < n else -float("inf")
     k = int((ordered > score).sum())  # rows that tie with the first dropped one go too
     passing = int((sentinels.double() > score).sum())
-    passed = upper_bound(passing, len(sentinels), confidence=_HALF)
-    return Cut(k, score, min(1.0, passed * share.high * n / max(k, 1)))
+    return Cut(k, score, harmful_share_kept(passing, len(sentinels), share, keep=max(k, 1) / n))
 
 
 def estimate_harmful_share(
@@ -255,6 +290,22 @@ def harmful_rows_kept(passed: Rate, n_harmful: int) -> int:
     4
     """
     return predicted_count(passed.count, passed.n, later=n_harmful, confidence=CONFIDENCE)
+
+
+def harmful_share_kept(passing: int, n: int, share: HarmfulShare, *, keep: float) -> float:
+    """Returns the harmful share of the kept rows at most (95 %), at a cut that the measuring sentinels did not place.
+
+    >>> share = HarmfulShare(estimate=0.05, low=0.0, high=0.1, drop=0.05)
+    >>> round(harmful_share_kept(0, 90, share, keep=0.8), 3)
+    0.005
+
+    Args:
+        passing: How many measuring sentinels pass the cut.
+        n: Of how many.
+        share: The harmful share of all rows.
+        keep: The share of the rows that are kept.
+    """
+    return min(1.0, upper_bound(passing, n, confidence=_HALF) * share.high / keep)
 
 
 def sentinels_needed(max_harmful_pass: float) -> int:

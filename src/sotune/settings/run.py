@@ -81,7 +81,7 @@ ALL_SETTINGS = (
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # §5.1 and Algorithm 1. The paper gives neither the optimizer, its step size nor the number of steps.
+    # §5.1 and Algorithm 1: "gradient step". The paper gives neither the optimizer, its step size nor their number.
     "paper": {
         "method": "sot",
         "hold": "none",
@@ -89,9 +89,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon": 0.1,
         "push_strength": 0.5,
         "safe_strength": 0.0,
-        "solver": "adam_sharp",
+        "solver": "sharp",
+        "logit_optimizer": "sgd",
         "max_outer_steps": 20,
-        "logit_learning_rate": 0.1,
         "keep_fraction": 0.8,
         "loss_weight_rule": "exp",
         "template": "paper",
@@ -118,7 +118,8 @@ _PATHS = (
 
 
 _FIXED_K = ("k", "keep_fraction")
-_EXCLUSIVE = (("k", "keep_fraction"), ("tau", "effective_sample_size"), ("max_harmful_share", "max_harmful_pass"))
+_LIMITS = ("max_harmful_pass", "max_harmful_share")
+_EXCLUSIVE = (_FIXED_K, ("tau", "effective_sample_size"), _LIMITS)
 
 
 def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     if changes.get("keep") == "auto":
         kept = {name: value for name, value in kept.items() if name not in _FIXED_K}
     elif kept.get("keep") == "auto" and any(changes.get(name) is not None for name in _FIXED_K):
-        kept = {name: value for name, value in kept.items() if name not in ("keep", "max_harmful_share")}
+        kept = {name: value for name, value in kept.items() if name not in ("keep", *_LIMITS)}
     return {**kept, **changes}
 
 
@@ -152,6 +153,8 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
             layered[name] = os.path.abspath(layered[name])
     if isinstance(layered.get("eval_prompts"), str):
         layered["eval_prompts"] = ",".join(absolute_source(name, "=") for name in layered["eval_prompts"].split(","))
+    if "keep" not in layered and any(layered.get(name) is not None for name in _FIXED_K):
+        layered["keep"] = "fixed"
     config = RunConfig.of(layered, origin=origin)
     contradictions = _contradictions(config, settings)
     if contradictions:
@@ -206,11 +209,12 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
         found.append(f"k={config.k} and keep_fraction={config.keep_fraction} both say how much to keep; give one")
     if config.keep == "auto" and (given.get("k") is not None or given.get("keep_fraction") is not None):
         found.append("keep auto finds how much to keep; leave out k and keep_fraction")
-    if config.keep == "auto" and config.sentinels == "off":
-        found.append("keep auto needs sentinels; leave out sentinels: off")
-    if config.keep == "fixed" and given.get("max_harmful_share") is not None:
-        found.append("max_harmful_share is a limit for keep auto; set keep: auto")
-    if given.get("max_harmful_pass") is not None and given.get("max_harmful_share") is not None:
+    limits = [name for name in _LIMITS if given.get(name) is not None]
+    if limits and config.sentinels == "off":
+        found.append(f"{limits[0]} needs sentinels; leave out sentinels: off")
+    if limits and config.keep == "fixed":
+        found.append(f"{limits[0]} is a limit for keep auto; set keep: auto")
+    if len(limits) > 1:
         found.append("max_harmful_pass and max_harmful_share are two limits on one cut; give one")
     if given.get("tau") is not None and given.get("effective_sample_size") is not None:
         found.append("tau and effective_sample_size both set the same strength; give one")

@@ -12,13 +12,21 @@ from sotune.settings.schema import StageSettings
 class SelectionSettings(StageSettings):
     """Selection: how many rows are kept and how they count."""
 
-    keep_fraction: float = Field(0.8, gt=0, le=1, description="Share of the rows to keep (paper, §5.1: K = 80 %).")
-    k: int | None = Field(None, ge=1, description="Number of rows to keep, instead of keep_fraction.")
-    keep: Literal["fixed", "auto"] = Field(
-        "fixed", description="fixed: keep_fraction or k; auto: as many as the limits below allow, by the sentinels."
+    keep: Literal["auto", "fixed"] = Field(
+        "auto", description="auto: as the sentinels find the rows; fixed: k or keep_fraction, also if one is given."
     )
-    max_harmful_pass: float = Field(
-        0.1, gt=0, lt=1, description="keep auto: at most this share of harm like the reference passes (95 %)."
+    keep_fraction: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of the rows to keep (paper, §5.1: K = 80 %); where auto has no sentinels too.",
+    )
+    k: int | None = Field(None, ge=1, description="Number of rows to keep, instead of keep_fraction.")
+    drop_at: float = Field(
+        0.05, gt=0, lt=1, description="keep auto: rows are dropped where at least this share of them seems harmful."
+    )
+    max_harmful_pass: float | None = Field(
+        None, gt=0, lt=1, description="keep auto: at most this share of harm like the reference passes (95 %), instead."
     )
     max_harmful_share: float | None = Field(
         None, gt=0, lt=1, description="keep auto: at most this share of the kept rows is harmful (95 %), instead."

@@ -25,9 +25,9 @@ class WeightSettings(StageSettings):
         ge=0,
         description="Pull of the safe reference, where there is one, beside the anchor's of 1; 0 leaves it out.",
     )
-    solver: Literal["mirror", "cccp", "one_step", "adam_sharp"] = Field(
+    solver: Literal["mirror", "cccp", "one_step", "sharp"] = Field(
         default="mirror",
-        description="mirror, cccp: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1).",
+        description="mirror, cccp: to stationarity; one_step: first gradient; sharp: the paper's (Alg. 1).",
     )
     stretch: float = Field(
         default=2.0,
@@ -55,9 +55,7 @@ class WeightSettings(StageSettings):
     marginal_tolerance: float = Field(
         default=1e-5, gt=0, description="L1 column error to which each transport is solved."
     )
-    max_outer_steps: int = Field(
-        default=200, ge=1, description="Limit of outer steps; for adam_sharp the exact number."
-    )
+    max_outer_steps: int = Field(default=200, ge=1, description="Limit of outer steps; for sharp the exact number.")
     max_iters: int = Field(
         default=2000, ge=1, description="Limit of Sinkhorn iterations, per transport and outer step."
     )
@@ -69,8 +67,13 @@ class WeightSettings(StageSettings):
     streamed_tolerance: float = Field(
         default=1e-3, gt=0, description="L1 column error at which a streamed solution stops."
     )
-    logit_learning_rate: float = Field(
-        default=0.1, gt=0, description="Adam's step on the logits, for adam_sharp alone."
+    logit_optimizer: Literal["sgd", "adam"] = Field(
+        default="sgd", description="Steps of sharp: plain gradient steps, or Adam's; the paper names neither."
+    )
+    logit_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Step of sharp on the logits: per unit of cost with sgd (default 1), per step with adam (0.1).",
     )
 
     @field_serializer("reference_relaxation", when_used="json")

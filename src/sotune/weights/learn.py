@@ -12,12 +12,12 @@ from torch import Tensor
 from sotune.errors import ConfigError, ConvergenceWarning, DataError
 from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights.adam import solve_adam_sharp
 from sotune.weights.cccp import solve_cccp
 from sotune.weights.distinct import find_distinct
 from sotune.weights.ground_cost import GroundCost, cost_of, relaxation_of
 from sotune.weights.mirror import solve_mirror, solve_one_step
 from sotune.weights.objective import PushPullProblem, Reference, Side
+from sotune.weights.sharp import solve_sharp
 from sotune.weights.solution import LearnedWeights, OnStep, Step
 from sotune.weights.streaming import OnPass, kernel_bytes, memory_budget, solve_streamed
 from sotune.weights.tempering import check_size
@@ -27,7 +27,7 @@ _SOLVERS = {
     "mirror": solve_mirror,
     "cccp": solve_cccp,
     "one_step": solve_one_step,
-    "adam_sharp": solve_adam_sharp,
+    "sharp": solve_sharp,
 }
 _STREAMED = ("mirror", "one_step")
 
@@ -93,7 +93,7 @@ def learn_weights(
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
     mass = uniform if base_mass is None else base_mass.to(uniform)
-    if settings.tau is None and settings.solver != "adam_sharp":
+    if settings.tau is None and settings.solver != "sharp":
         check_size(settings.effective_sample_size, mass)
     distinct = find_distinct(downstream)
     problem = PushPullProblem(

@@ -63,7 +63,7 @@ class LearnedWeights:
         weights: On the simplex, ``[n]``, float64.
         references: Potentials towards each reference, in the order of the problem.
         objective: Value of the objective that the solver minimizes, in units of cost.
-        tau: Strength of the KL term; ``None`` where the objective has none (``adam_sharp``).
+        tau: Strength of the KL term; ``None`` where the objective has none (``sharp``).
         log_normalizer: ``log Σ_i u_i exp(−G_i / tau)``: what unseen rows are scored with; ``None`` without tau.
         stationarity: Bound on ``max_i |log w_i − log u_i + G_i / tau − const|``; ``None`` without tau.
         effective_sample_size: ``1 / Σ w²/u``, in (0, 1].

@@ -1,7 +1,8 @@
-"""The published recipe: the sharp objective of Eq. 6, softmax logits, Adam (Algorithm 1).
+"""The published recipe: the sharp objective of Eq. 6, gradient steps on softmax logits (Algorithm 1).
 
-It is kept so that the published system can be run and studied. It has no fixed point to stop at, its weights depend
-on the number of steps, and Adam divides away the size of each logit's gradient, which is most of the evidence.
+It is kept so that the published system can be run and studied. It has no fixed point to stop at: its weights depend on
+the number of steps, and collapse if there are many. The paper says "gradient step" and no more. Plain steps rank as
+the first gradient does; Adam divides away the size of each logit's gradient, which is most of the evidence.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from sotune.weights.tempering import effective_sample_size
 
 _SYSTEM_TOLERANCE = 1e-6
 _SYSTEM_MAX_ITERS = 200
+_RATES = {"sgd": 1.0, "adam": 0.1}
 
 
-def solve_adam_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
-    """Takes ``max_outer_steps`` Adam steps on the logits, from the base mass.
+def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
+    """Takes ``max_outer_steps`` gradient steps on the logits, from the base mass.
 
     The derivative of the sharp cost is exact, by implicit differentiation; the paper differentiates through the
-    Sinkhorn iterations, which tends to the same derivative.
+    Sinkhorn iterations, which tends to the same derivative. It is divided by the base mass, about 1/n, so that a rate
+    means the same for any number of rows: at the base mass, plain steps move a logit by the rate times the row's
+    gradient in units of cost.
     """
     objective = PushPullObjective(problem, tolerance=settings.marginal_tolerance, max_iters=settings.max_iters)
     logits = problem.base_mass.log().requires_grad_()
-    adam = torch.optim.Adam([logits], lr=settings.logit_learning_rate)
+    optimizer = _optimizer(logits, settings)
     history: list[Step] = []
     n_iters = 0
 
@@ -58,8 +62,8 @@ def solve_adam_sharp(problem: PushPullProblem, settings: WeightSettings, on_step
         on_step(history[-1])
         if number <= settings.max_outer_steps:
             gradient = problem.combine([one.gradient for one in found])
-            logits.grad = weights * (gradient - weights @ gradient)
-            adam.step()
+            logits.grad = weights / problem.base_mass * (gradient - weights @ gradient)
+            optimizer.step()
 
     return LearnedWeights(
         weights=weights.double() / weights.double().sum(),
@@ -80,6 +84,11 @@ def solve_adam_sharp(problem: PushPullProblem, settings: WeightSettings, on_step
         converged=evaluation.converged,
         history=tuple(history),
     )
+
+
+def _optimizer(logits: Tensor, settings: WeightSettings) -> torch.optim.Optimizer:
+    rate = settings.logit_learning_rate or _RATES[settings.logit_optimizer]
+    return (torch.optim.Adam if settings.logit_optimizer == "adam" else torch.optim.SGD)([logits], lr=rate)
 
 
 @dataclass(frozen=True)
