@@ -38,7 +38,7 @@ class SmolWorld:
         "max_new_tokens": 40,
         "eval_batch_size": 64,
         "n": 320,
-        "n_reference": 160,
+        "n_reference": 320,
         "n_eval": 96,
     }
     demo: Mapping[str, Any] = {
