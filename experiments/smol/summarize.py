@@ -18,6 +18,7 @@ from typing import Any
 
 from grid import NAMES
 
+from sotune.errors import DataError
 from sotune.evaluation.calibration import correct_rate
 from sotune.evaluation.estimates import Estimate, estimate_rate
 from sotune.evaluation.replication import mean_interval
@@ -51,8 +52,11 @@ def main() -> None:
     lines = [summary(condition, some) for condition, some in conditions(rows).items()]
     lines += [summary(("all", "", method), some) for method, some in everywhere(rows).items()]
     if error is not None:
-        for line in lines:
-            line |= corrected(line, error)
+        try:
+            for line in lines:
+                line |= corrected(line, error)
+        except DataError as too_poor:
+            print(f"harm is not corrected: {too_poor}")
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
         names = ["dataset", "harmful_fraction", "method", "n_cells"]
         names += [
