@@ -301,7 +301,7 @@ def test_the_page_says_that_no_harm_was_found(make_run):
     }  # fmt: skip
     write_json(run.file("promise.json"), promise)
     page = " ".join(write_run_report(run).read_text(encoding="utf-8").split())
-    told = f"No harm like the reference was found: at most {percent(0.008)} of the rows are (97.5 %); 4 of 4 rows are kept."
+    told = f"No harm like the reference was found: at most {percent(0.008)} of the rows are (97.5 %); 4 of 4 rows"
     assert " ".join(told.split()) in page
     write_json(run.file("promise.json"), {**promise, "keep": "fixed"})
     assert "No harm like the reference" not in write_run_report(run).read_text(encoding="utf-8")
