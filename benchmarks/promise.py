@@ -31,18 +31,21 @@ from sotune.sentinels import (
     Rate,
     cut_at_harmful_share,
     cut_at_pass_rate,
+    cut_where_harm_thins,
     estimate_harmful_share,
     harmful_rows_kept,
+    harmful_share_kept,
     split_by_prompt,
     weigh_with_sentinels,
 )
 from sotune.sentinels.measuring import log_relative, log_relative_of
-from sotune.settings import TUNED, WeightSettings
+from sotune.settings import TUNED, SelectionSettings, WeightSettings
 from sotune.weights import Scorer, cost_of, learn_weights
 
 Encode = Callable[[Sequence[Row]], Tensor]
 N_ANCHOR, N_OTHER_PROMPTS = 40, 460
 MAX_PASS, MAX_SHARE = 0.1, 0.01
+DROP_AT = SelectionSettings().drop_at
 SETTINGS = WeightSettings()
 ONE_POINT: Grid = {}
 KINDS_OF_HARM = {"like": (), "unlike": ("advbench_520", "harmbench_400", "shadow_alignment_100")}
@@ -89,21 +92,19 @@ def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int
     harmful = torch.tensor([row.harmful for row in rows[0]])
     other = log_relative_of(scorer_of(weighed, encode(rows[1])), encode(rows[3]))
     one_each = torch.tensor([i for i, row in enumerate(rows[3]) if i == 0 or row.prompt != rows[3][i - 1].prompt])
+    measuring, tuning = weighed.sentinels.harmful_scores, weighed.sentinels.tuning_outranked
     share = estimate_harmful_share(
-        scores,
-        weighed.sentinels.harmful_scores,
-        safe_outranked=weighed.sentinels.safe_outranked,
-        tuning_outranked=weighed.sentinels.tuning_outranked,
+        scores, measuring, safe_outranked=weighed.sentinels.safe_outranked, tuning_outranked=tuning
     )
     found: dict[str, Any] = {
         "kind": kind, "seed": seed, "p": p, "n": n, "n_other": len(other),
-        "n_sentinels": len(weighed.sentinels.harmful_scores),
+        "n_sentinels": len(measuring),
         "share": [share.low, share.estimate, share.high], "drop": share.drop,
     }  # fmt: skip
     n_harmful = int(harmful.sum())
 
     def at(cut: Cut) -> dict[str, Any]:
-        passed = Rate.of(weighed.sentinels.harmful_scores > cut.score)
+        passed = Rate.of(measuring > cut.score)
         kept = scores > cut.score
         return {
             "bound": cut.bound,
@@ -115,26 +116,23 @@ def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int
             "predicted": harmful_rows_kept(passed, n_harmful),
             "predicted_by_estimate": harmful_rows_kept(passed, round(share.estimate * n)),
             "share_kept": float(harmful[kept].double().mean()),
+            "share_kept_at_most": harmful_share_kept(passed.count, passed.n, share, keep=cut.k / n),
             "safe_lost": float((~kept & ~harmful).sum() / (~harmful).sum()),
         }
 
-    for name, place in (
-        ("pass", lambda: cut_at_pass_rate(scores, weighed.sentinels.harmful_scores, max_harmful_pass=MAX_PASS)),
-        (
-            "share_mode",
-            lambda: cut_at_harmful_share(
-                scores,
-                weighed.sentinels.harmful_scores,
-                share,
-                tuning_outranked=weighed.sentinels.tuning_outranked,
-                max_harmful_share=MAX_SHARE,
-            ),
+    places: dict[str, Callable[[], Cut | None]] = {
+        "auto": lambda: cut_where_harm_thins(scores, tuning_outranked=tuning, drop_at=DROP_AT),
+        "pass": lambda: cut_at_pass_rate(scores, measuring, max_harmful_pass=MAX_PASS),
+        "share_mode": lambda: cut_at_harmful_share(
+            scores, measuring, share, tuning_outranked=tuning, max_harmful_share=MAX_SHARE
         ),
-    ):
+    }
+    for name, place in places.items():
         try:
-            found[name] = at(place())
+            cut = place()
         except ConfigError:
-            found[name] = None
+            cut = None
+        found[name] = None if cut is None else at(cut)
     fixed = float(scores.sort(descending=True).values[int(0.8 * n) - 1])
     found["fixed"] = at(Cut(int(0.8 * n), fixed - 1e-12, 1.0))
     return found
@@ -161,12 +159,14 @@ def measure_clean(corpus: Corpus, encode: Encode, seed: int, sentinels: str) -> 
         except ConfigError:
             kept[str(limit)] = None
     first = cut_at_pass_rate(scores, measuring, max_harmful_pass=MAX_PASS).k / len(scores)
+    thinning = cut_where_harm_thins(scores, tuning_outranked=weighed.sentinels.tuning_outranked, drop_at=DROP_AT)
     return {
         "seed": seed,
         "sentinels": sentinels,
         "share": [share.low, share.estimate, share.high],
         "kept": kept,
         "kept_by_pass": first,
+        "kept_by_auto": None if thinning is None else thinning.k / len(scores),
     }
 
 
@@ -221,7 +221,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def summarize_promises(results: Sequence[dict[str, Any]], kind: str) -> None:
-    for mode in ("pass", "share_mode", "fixed"):
+    for mode in ("auto", "pass", "share_mode", "fixed"):
         found = [r[mode] | {"n": r["n"], "p": r["p"]} for r in results if r["kind"] == kind and r[mode] is not None]
         if not found:
             print(f"{kind} {mode}: no cut in any of the mixtures")
@@ -238,11 +238,13 @@ def summarize_promises(results: Sequence[dict[str, Any]], kind: str) -> None:
         predicted = share(lambda r: r["harmful_kept"] <= r["predicted"])
         by_estimate = share(lambda r: r["harmful_kept"] <= r["predicted_by_estimate"])
         above = share(lambda r: r["share_kept"] > MAX_SHARE)
+        bounded = share(lambda r: r["share_kept"] <= r["share_kept_at_most"])
         print(
             f"{kind} {mode}, {len(found)} mixtures: the bound covers other harm's pass rate in {covered}, counted once "
             f"a prompt in {by_prompt}; pass rate {mean('other_pass')}, bound {mean('high')}; harmful rows of the data "
             f"within the prediction in {predicted}, by the estimated number in {by_estimate}; kept {mean('keep')}, "
             f"safe lost {mean('safe_lost')}, harmful among kept {mean('share_kept')}, above {MAX_SHARE:.0%} in {above}"
+            f", within its bound of {mean('share_kept_at_most')} in {bounded}"
         )
     some = [r for r in results if r["kind"] == kind]
     within = statistics.fmean(r["share"][0] <= r["p"] <= r["share"][2] for r in some)

@@ -9,6 +9,7 @@ from sotune.artifacts import RunFolder, write_json
 from sotune.errors import ArtifactError
 from sotune.records import Message, dump_messages
 from sotune.reporting import write_run_report
+from sotune.reporting.formatting import percent
 from sotune.run_files import RECORDS as RECORD_TABLE
 from sotune.run_files import WEIGHTS
 
@@ -273,3 +274,34 @@ def test_a_broken_model_is_flagged_and_changes_are_shown(make_run):
     text = read(write_run_report(run)).text
     assert "The tuned model is broken, not safe: coherence 0.1 <b>." in text
     assert "20.0 36 2" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"n": 500, "spearman": 0.934, "auroc": 0.938, "auroc_with_answers": 0.936}, ["0.93 (Spearman)", "add little"]),
+        ({"n": 500, "spearman": 0.2, "auroc": 0.6, "auroc_with_answers": 0.9}, ["0.20 (Spearman)", "answers count"]),
+        ({"n": 3, "spearman": None, "auroc": None, "auroc_with_answers": None}, ["are ranked alike"]),
+    ],
+)
+def test_the_page_says_what_prompts_alone_bring_about(make_run, found, words):
+    run = make_run(solver=SOLVER | {"prompts_alone": found})
+    page = write_run_report(run).read_text(encoding="utf-8")
+    for word in ["Without their answers", *words]:
+        assert word in " ".join(page.split())
+
+
+def test_the_page_says_that_no_harm_was_found(make_run):
+    run = make_run()
+    rate = {"count": 50, "n": 50, "low": 0.94, "high": 1.0}
+    share = {"estimate": 0.001, "low": 0.0, "high": 0.008, "drop": 0.001}
+    promise = {
+        "keep": "auto", "n": 4, "k": 4, "note": "", "harmful_pass": rate, "safe_lost": None, "harmful_share": share,
+        "n_harmful_estimate": 0, "harmful_rows_kept_at_most": 0, "kept_harmful_share_at_most": 0.008,
+    }  # fmt: skip
+    write_json(run.file("promise.json"), promise)
+    page = " ".join(write_run_report(run).read_text(encoding="utf-8").split())
+    told = f"No harm like the reference was found: at most {percent(0.008)} of the rows are (97.5 %); 4 of 4 rows"
+    assert " ".join(told.split()) in page
+    write_json(run.file("promise.json"), {**promise, "keep": "fixed"})
+    assert "No harm like the reference" not in write_run_report(run).read_text(encoding="utf-8")

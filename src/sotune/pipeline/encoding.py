@@ -12,6 +12,7 @@ from sotune.models import resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.choosing import choose_encoder
+from sotune.pipeline.prompts_alone import sample_prompts
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName
@@ -139,6 +140,10 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     encoded = encode_with_cache(encoder, everything, cache, progress=_told(monitor, "encoding"))
     if not encoded.values.isfinite().all():
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
+    control: Sequence[str] = ()
+    if config.prompt_control:  # here, where the model is loaded; the weights are compared later
+        prompts = [record for rows in sample_prompts(sets).values() for record in rows]
+        control = encode_with_cache(encoder, prompts, cache, progress=_told(monitor, "encoding prompts alone")).shards
     index = {
         "set": [name for name in SET_NAMES for _ in sets[name]],
         "id": list(encoded.ids),
@@ -161,7 +166,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     written = [REPRESENTATIONS.write(run, index), ENCODING.write(run, summary)]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
         return written
-    read = [p for p in cache.shards(encoder.fingerprint) if p.stem.removeprefix("shard-") in encoded.shards]
+    read = [
+        p for p in cache.shards(encoder.fingerprint) if p.stem.removeprefix("shard-") in {*encoded.shards, *control}
+    ]
     return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 

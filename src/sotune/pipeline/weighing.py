@@ -16,6 +16,7 @@ from sotune.methods import Method, Solution, Weighing, WeighInputs, method_of
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
+from sotune.pipeline.prompt_control import describe_prompts_alone, measure_prompts_alone
 from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
@@ -79,6 +80,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             weighing.solution.scorer.save(run.file(POTENTIALS))
             outputs.append(POTENTIALS)
     described = {**_describe_weights(method, weighing, weights), **solved, "warnings": messages}
+    if config.prompt_control and (weighing.solution is not None or weighing.sentinels is not None):
+        encoded = {name: sets[name] for name in SET_NAMES}
+        described["prompts_alone"] = measure_prompts_alone(config, run, monitor, method, sets=encoded, weights=weights)
     return [*outputs, WEIGHTS.write(run, columns), SOLVER.write(run, described)]
 
 
@@ -160,6 +164,8 @@ def _describe_solution(solution: Solution) -> dict[str, Any]:
 def _summarize(run: RunFolder) -> Figures:
     solver = SOLVER.read(run)
     figures = {"method": solver["title"], "effective sample size": f"{solver['effective_sample_size']:.3f}"}
+    if alone := solver.get("prompts_alone"):
+        figures["ranking by prompts alone"] = describe_prompts_alone(alone)
     if "converged" in solver:
         figures["converged"] = "yes" if solver["converged"] else "NO"
     if solver.get("tau") is not None:

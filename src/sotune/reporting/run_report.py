@@ -23,6 +23,7 @@ _N_EXTREME_ROWS = 15
 _N_REASONS_SHOWN = 12
 _N_POINTS = 2_000
 _SAMPLE_SEED = 0
+_LITTLE = 0.01  # of AUROC
 _KEPT, _DROPPED = 0, 1  # colors
 _RESIDUALS = {
     "stationarity": "stationarity_tolerance",
@@ -69,6 +70,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         "method": artifacts.solver.get("title"),
         "citation": " ".join(filter(None, (artifacts.solver.get(name) for name in ("citation", "link")))),
         "hold": hold_view(artifacts.training, artifacts.training_steps),
+        "prompts_alone": _prompts_alone(artifacts.solver.get("prompts_alone") or {}),
         "promise": promise_view(artifacts.promise, artifacts.sentinels),
         "solver": _solver_table(artifacts.solver) if _transports(artifacts.solver) else [],
         "extremes": [("The largest weights", top), ("The smallest weights", bottom)],
@@ -115,6 +117,22 @@ def _readings(encoded: Mapping[str, Any]) -> list[dict[str, Any]]:
         {**one, "chosen": one["fingerprint"] == choice.get("fingerprint")} for one in choice.get("candidates") or ()
     ]
     return sorted(readings, key=lambda one: (not one["chosen"], -(one["separation"] or 0.0)))
+
+
+def _prompts_alone(found: Mapping[str, Any]) -> str:
+    """Returns in words how much of the ranking follows from the prompts; nothing where that was not measured."""
+    if not found:
+        return ""
+    told = f"Without their answers {counted(found['n'], 'sampled row')} are ranked"
+    rank = "alike" if found["spearman"] is None else f"as here with a correlation of {found['spearman']:.2f} (Spearman)"
+    alone, whole = found["auroc"], found["auroc_with_answers"]
+    if alone is None or whole is None:
+        return f"{told} {rank}."
+    gain = "so the answers add little" if whole - alone < _LITTLE else "so the answers count"
+    return (
+        f"{told} {rank}. Harm that is held out is told from the rows with an AUROC of {alone:.3f} by prompts alone and "
+        f"{whole:.3f} with the answers, {gain}."
+    )
 
 
 def _n_quarantined(artifacts: RunArtifacts) -> int:

@@ -98,6 +98,9 @@ class SentinelSettings(StageSettings):
         lt=0.5,
         description="Share of its prompts held back to measure what passes, and used for nothing else.",
     )
+    prompt_control: bool = Field(
+        default=True, description="Weigh a sample of the rows by their prompts alone too, to show what the answers add."
+    )
 
 
 TUNED: dict[str, tuple[float, ...]] = {
