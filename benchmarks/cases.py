@@ -19,8 +19,8 @@ from typing import Literal
 from sotune.records import Record
 
 N_ANCHOR = 50
-N_SAFE = 300
-"""Rows of each kind in a safe reference: safe answers to risky prompts, and refusals of each source."""
+N_SAFE, N_REFUSALS = 500, 250
+"""Rows of a safe reference: safe answers to risky prompts, and refusals of each source."""
 REFUSALS = ("lat_refusals_948", "safetytuned_refusals_2483")
 """Where a safe reference has its refusals from, unless the ranked ones are of that source."""
 Kind = Literal["harmful", "refusal", "risky", "plain"]
@@ -241,9 +241,9 @@ def _with_safe_reference(
     taken = {row.prompt for row in downstream}
     free = [row for row in corpus.rows("alpaca_random9k") if row.prompt not in taken]
     plain, anchor = _split(free, rng, n_plain, N_ANCHOR)
-    sources = [corpus.pku(1, "benign"), *(corpus.rows(name) for name in refusals)]
-    untaken = [[row for row in rows if row.prompt not in taken] for rows in sources]
-    safe = [row for rows in untaken for row in rng.sample(rows, min(len(rows), N_SAFE))]
+    safe = rng.sample([row for row in corpus.pku(1, "benign") if row.prompt not in taken], N_SAFE)
+    for name in refusals:
+        safe += rng.sample([row for row in corpus.rows(name) if row.prompt not in taken], N_REFUSALS)
     harmful = [row for row in corpus.pku(1, "harmful") if row.prompt not in taken]
     return Case(downstream + plain, anchor, harmful, safe)
 
