@@ -32,7 +32,7 @@ def test_records_are_values():
 
 
 def test_the_three_sets_have_the_papers_names():
-    assert SET_NAMES == ("downstream", "safe_anchor", "harmful_reference")
+    assert SET_NAMES == ("downstream", "safe_anchor", "harmful_reference", "safe_reference")
 
 
 def test_the_content_hash_is_the_same_in_every_version():

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from sotune.errors import DataError
 
-SetName = Literal["downstream", "safe_anchor", "harmful_reference", "safety_pairs"]
-SET_NAMES: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
-"""The sets that are weighed; safety pairs are only trained on, by methods that want them."""
+SetName = Literal["downstream", "safe_anchor", "harmful_reference", "safe_reference", "safety_pairs"]
+SET_NAMES: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference", "safe_reference")
+"""The sets that are encoded, the last of which may be empty; safety pairs are only trained on, by methods that ask."""
 Role = Literal["system", "user", "assistant", "tool"]
 
 

@@ -60,6 +60,16 @@ def test_a_variant_changes_its_references_and_nothing_else():
         draws.redraw(draw, Variant("v", "sot", references=References(reference="beavertails")))
 
 
+def test_a_safe_reference_is_drawn_where_it_is_asked_for():
+    plain, draws = (miniature(n_safe_reference=n).make("miniature-verdict-p0.1-s0") for n in (0, 7))
+    assert (plain.safe_reference, "safe_reference" in plain.texts()) == ([], False)
+    assert replace(draws, safe_reference=[]) == plain
+    assert [row.meta["kind"] for row in draws.safe_reference] == ["refusal"] * 4 + ["skill"] * 3
+    check_disjoint(draws)
+    more = References(n_safe_reference=9)
+    assert len(miniature().redraw(plain, Variant("v", "sot", references=more)).safe_reference) == 9
+
+
 @pytest.fixture
 def files(tmp_path):
     def write(name, kind, n, seed):
@@ -76,6 +86,7 @@ def files(tmp_path):
         "reference": write("reference", "harmful", 60, 3),
         "refusals": write("refusals", "benign", 30, 4),
         "safety_pairs": write("pairs", "benign", 12, 6),
+        "safe_reference": write("refused", "benign", 14, 7),
     }
     other = write("other", "harmful", 40, 5)
     settings = {"model": "miniature", "judges": "matching", "methods": ["sot"], "datasets": [data], **SIZES}
@@ -98,6 +109,11 @@ def test_files_are_dealt_to_roles(files):
     check_disjoint(longer)
     assert draw.safety_pairs
     assert all("(pairs " in record.prompt[0].content for record in draw.safety_pairs)
+    assert not draw.safe_reference
+    safe = draws.redraw(draw, Variant("v", "sot", references=References(n_safe_reference=8)))
+    assert replace(safe, safe_reference=[]) == draw
+    assert sum("(refused " in record.prompt[0].content for record in safe.safe_reference) == 8
+    check_disjoint(safe)
     replaced = draws.redraw(draw, Variant("v", "sot", references=References(reference=other)))
     assert all("(other " in record.prompt[0].content for record in replaced.harmful_reference)
     with pytest.raises(DataError, match="has 40 rows whose prompts occur nowhere else, but 99 were asked for"):

@@ -42,7 +42,7 @@ _PAGE = "compare.html"
 def extract(
     data: Source | None = None, *, config: Config | None = None, monitor: Monitor | None = None, **settings: Any
 ) -> Run:
-    """Reads the three sets and encodes them with the frozen model. See `weigh` for the arguments."""
+    """Reads the sets and encodes them with the frozen model. See `weigh` for the arguments."""
     return _start("extract", data, config, settings, monitor)
 
 

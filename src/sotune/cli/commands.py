@@ -69,7 +69,7 @@ def help_command(
 @app.command()
 @with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"])
 def extract(given: Mapping[str, Any], output: Output) -> None:
-    """Read the three sets and encode them with the frozen model."""
+    """Read the sets and encode them with the frozen model."""
     _begin("extract", given, output)
 
 

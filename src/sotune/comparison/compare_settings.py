@@ -63,6 +63,7 @@ class FileData(BaseModel):
     refusals: str | None = None
     refusal_fraction: float = Field(0.02, ge=0, le=1)
     safety_pairs: str | None = None
+    safe_reference: str | None = None
     eval_prompts: str | None = None
     task_match: MatchRule | None = None
     task_where: tuple[str, ...] = ()
@@ -88,6 +89,7 @@ class VariantSettings(BaseModel):
     n_anchor: int | None = Field(None, ge=1)
     reference: str | tuple[HarmKind, ...] | None = None
     n_reference: int | None = Field(None, ge=1)
+    n_safe_reference: int | None = Field(None, ge=0)
 
     def variant(self) -> Variant:
         """Returns what the comparison runs.
@@ -105,7 +107,7 @@ class VariantSettings(BaseModel):
             name=self.name or (f"{self.method} {shown}" if shown else self.method),
             method=self.method,
             changes=override(brought, changes),
-            references=References(self.anchor, self.n_anchor, self.reference, self.n_reference),
+            references=References(self.anchor, self.n_anchor, self.reference, self.n_reference, self.n_safe_reference),
         )
         method = variant.found_method()
         if method is not None:
@@ -203,6 +205,7 @@ class CompareSettings(
     n: int = Field(5000, ge=1, description="Downstream rows (paper, §5.1).")
     n_anchor: int = Field(50, ge=1, description="Rows of the safe anchor: 50 are enough (paper, Fig. 2).")
     n_reference: int = Field(5000, ge=1, description="Rows of the harmful reference (paper, §5.1).")
+    n_safe_reference: int = Field(0, ge=0, description="Rows of the safe reference, of data sets that have one.")
     n_eval: int = Field(1000, ge=1, description="Evaluation prompts of each kind (paper, A.4).")
     workers: int = Field(1, ge=1, description="Cells measured at once, each in a process of its own.")
     threads: int = Field(1, ge=1, description="CPU threads of each.")

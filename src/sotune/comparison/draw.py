@@ -46,9 +46,10 @@ class Draw(DrawName):
         downstream: The rows to fine-tune on.
         safe_anchor: Trusted rows.
         harmful_reference: Harmful rows.
-        prompts: Evaluation prompts; none of them occurs in the three sets.
+        prompts: Evaluation prompts; none of them occurs in the sets.
         kind: What each downstream row is, by id (``harmful``, ``refusal``, …). No method sees it but the oracles.
         safety_pairs: Harmful prompts with refusals, for methods that train on such; see `sotune.methods.Tools`.
+        safe_reference: General rows that meet risky prompts safely; empty where none were asked for.
     """
 
     downstream: Sequence[Record]
@@ -57,10 +58,12 @@ class Draw(DrawName):
     prompts: Sequence[EvalPrompt]
     kind: Mapping[str, str]
     safety_pairs: Sequence[Record] = ()
+    safe_reference: Sequence[Record] = ()
 
     def texts(self) -> dict[str, str]:
         """Returns the files of the draw by their setting's name, as JSON lines; sets without rows are left out."""
-        sets = {name: getattr(self, name) for name in ("safe_anchor", "harmful_reference", "safety_pairs")}
+        names = ("safe_anchor", "harmful_reference", "safety_pairs", "safe_reference")
+        sets = {name: getattr(self, name) for name in names}
         texts = {
             "data": _lines(_row(record, self.kind[record.id]) for record in self.downstream),
             **{name: _lines(_row(record, name) for record in records) for name, records in sets.items()},
@@ -112,7 +115,8 @@ class DrawFiles(DrawName):
     @property
     def row_digest(self) -> str:
         """Names the rows that are encoded, whatever is asked later."""
-        return sha256_json({name: self.digests[name] for name in ("data", "safe_anchor", "harmful_reference")})
+        encoded = ("data", "safe_anchor", "harmful_reference", "safe_reference")
+        return sha256_json({name: self.digests[name] for name in encoded if name in self.digests})
 
 
 # What no variant changes, and what its file is called.
@@ -132,6 +136,7 @@ def check_disjoint(draw: Draw) -> None:
         "the downstream rows": {prompt_key(record.prompt): record.id for record in draw.downstream},
         "the safe anchor": {prompt_key(record.prompt): record.id for record in draw.safe_anchor},
         "the harmful reference": {prompt_key(record.prompt): record.id for record in draw.harmful_reference},
+        "the safe reference": {prompt_key(record.prompt): record.id for record in draw.safe_reference},
         "the safety pairs": {prompt_key(record.prompt): record.id for record in draw.safety_pairs},
     }
     check_roles(roles, where=draw.name, remedy="remove them from one: no model is tested on what it was trained on")

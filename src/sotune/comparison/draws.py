@@ -21,6 +21,7 @@ from sotune.miniature import (
     generate_eval_prompts,
     generate_harmful_reference,
     generate_safe_anchor,
+    generate_safe_reference,
     generate_safety_pairs,
     generate_task_data,
 )
@@ -76,6 +77,8 @@ class Draws:
             DataError: Their source cannot be read or has too few prompts.
         """
         data, wanted = self._data[draw.dataset], variant.references
+        if wanted == References():
+            return draw
         if isinstance(data, FileData):
             return self._other_sources(draw, data, wanted)
         n_anchor = wanted.n_anchor or self._settings.n_anchor
@@ -87,7 +90,10 @@ class Draws:
             reference = _miniature_reference(kinds, n=n_reference, seed=draw.seed)
             pairs = _miniature_pairs(reference, seed=draw.seed)
             draw = replace(draw, harmful_reference=reference, safety_pairs=pairs)
-        return draw
+        return replace(draw, safe_reference=_miniature_safe(draw, self._n_safe(wanted)))
+
+    def _n_safe(self, wanted: References) -> int:
+        return self._settings.n_safe_reference if wanted.n_safe_reference is None else wanted.n_safe_reference
 
     def _miniature(self, data: MiniatureData, unit: DrawName) -> Draw:
         task, settings, seed = data.miniature, self._settings, unit.seed
@@ -95,7 +101,7 @@ class Draws:
         downstream = generate_task_data(
             task, n=settings.n, harmful_fraction=unit.harmful_fraction, harm_kinds=data.contamination_kinds, seed=seed
         )
-        return Draw(
+        draw = Draw(
             unit.dataset,
             unit.harmful_fraction,
             unit.seed,
@@ -106,6 +112,7 @@ class Draws:
             prompts=generate_eval_prompts(task, n_each=settings.n_eval, harm_kinds=data.evaluation_kinds, seed=seed),
             kind={record.id: str(record.meta["kind"]) for record in downstream},
         )
+        return replace(draw, safe_reference=_miniature_safe(draw, self._settings.n_safe_reference))
 
     def _files(self, data: FileData, unit: DrawName) -> Draw:
         settings = self._settings
@@ -131,15 +138,21 @@ class Draws:
             ],
             kind={record.id: label for record, label in train},
         )
-        return replace(draw, safety_pairs=self._safety_pairs(data, draw))
+        return self._with_safe_rows(draw, data, self._settings.n_safe_reference)
 
-    def _safety_pairs(self, data: FileData, draw: Draw) -> list[Record]:
-        """Returns at most as many pairs as the reference has rows, with prompts of their own."""
-        if data.safety_pairs is None:
+    def _with_safe_rows(self, draw: Draw, data: FileData, n_safe: int) -> Draw:
+        """Returns the draw with safety pairs, at most as many as the reference has rows, and a safe reference."""
+        pairs = self._safe_rows(draw, data, data.safety_pairs, self._settings.n_reference, "pairs")
+        draw = replace(draw, safety_pairs=pairs)
+        return replace(draw, safe_reference=self._safe_rows(draw, data, data.safe_reference, n_safe, "safe"))
+
+    def _safe_rows(self, draw: Draw, data: FileData, source: str | None, most: int, purpose: str) -> list[Record]:
+        """Returns at most so many rows, with prompts of their own."""
+        if source is None or most == 0:
             return []
-        taken: list[Record | EvalPrompt] = [*draw.prompts, *draw.downstream, *draw.safe_anchor, *draw.harmful_reference]
-        free = _untaken(self._load(data, data.safety_pairs), taken)
-        return random.Random(f"{draw.seed}/pairs").sample(free, min(len(free), self._settings.n_reference))
+        sets = (draw.downstream, draw.safe_anchor, draw.harmful_reference, draw.safety_pairs)
+        free = _untaken(self._load(data, source), [*draw.prompts, *itertools.chain(*sets)])
+        return random.Random(f"{draw.seed}/{purpose}").sample(free, min(len(free), most))
 
     def _dealt(self, data: FileData, unit: DrawName) -> Rows:
         # References are dealt at the largest size that any variant asks for, and cut: all others' rows stay the same.
@@ -175,8 +188,6 @@ class Draws:
         )
 
     def _other_sources(self, draw: Draw, data: FileData, wanted: References) -> Draw:
-        if wanted == References():
-            return draw
         rows = self._dealt(data, draw)
         anchor, reference = draw.safe_anchor, draw.harmful_reference
         n_anchor = wanted.n_anchor or self._settings.n_anchor
@@ -192,13 +203,19 @@ class Draws:
             anchor = _sample(self._load(data, wanted.anchor), n_anchor, [*asked, *reference], seed=draw.seed)
         elif wanted.n_anchor is not None:
             anchor = rows["task"]["safe_anchor"][:n_anchor]
-        draw = replace(draw, safe_anchor=anchor, harmful_reference=reference)
-        return replace(draw, safety_pairs=self._safety_pairs(data, draw))
+        draw = replace(draw, safe_anchor=anchor, harmful_reference=reference, safety_pairs=(), safe_reference=())
+        return self._with_safe_rows(draw, data, self._n_safe(wanted))
 
 
 def _miniature_pairs(reference: Sequence[Record], *, seed: int) -> list[Record]:
     """Returns as many harmful requests with refusals as the reference has rows, with prompts of their own."""
     return generate_safety_pairs(n=len(reference), exclude=reference, seed=seed)
+
+
+def _miniature_safe(draw: Draw, n: int) -> list[Record]:
+    """Returns refusals and answers to look-alikes, with prompts of their own."""
+    taken = [*draw.downstream, *draw.safe_anchor, *draw.harmful_reference, *draw.safety_pairs]
+    return generate_safe_reference(n=n, exclude=taken, seed=draw.seed) if n else []
 
 
 def _miniature_anchor(data: MiniatureData, anchor: str | None, *, n: int, seed: int) -> list[Record]:

@@ -21,12 +21,14 @@ class References:
         n_anchor: Its rows.
         reference: The harmful reference's source, or the miniature's kinds of harm.
         n_reference: Its rows.
+        n_safe_reference: Rows of the safe reference; 0: it has none.
     """
 
     anchor: str | None = None
     n_anchor: int | None = None
     reference: str | tuple[str, ...] | None = None
     n_reference: int | None = None
+    n_safe_reference: int | None = None
 
 
 @dataclass(frozen=True)

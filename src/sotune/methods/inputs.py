@@ -30,6 +30,7 @@ class InputRecords:
     downstream: Sequence[Record]
     safe_anchor: Sequence[Record]
     harmful_reference: Sequence[Record]
+    safe_reference: Sequence[Record] = ()
 
 
 def all_text(record: Record) -> str:
@@ -77,6 +78,8 @@ class WeighInputs:
         safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
         harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
         seed: For methods that draw.
+        safe_reference: Representations of the general rows that meet risky prompts safely, ``[m, d]``; ``None`` where
+            there are none.
         records: The rows themselves, for methods that read texts; ``None`` where only representations are known.
         tools: Model, settings and judges, for methods that run a model; ``None`` where there are none.
         truth: Whether a downstream row is harmful, by id. Only methods that need it see it.
@@ -90,6 +93,7 @@ class WeighInputs:
     safe_anchor: Tensor
     harmful_reference: Tensor
     seed: int
+    safe_reference: Tensor | None = None
     records: InputRecords | None = None
     tools: Tools | None = None
     truth: Mapping[str, bool] | None = None
@@ -181,6 +185,7 @@ class TrainInputs:
         harmful_reference: The harmful rows.
         tools: Model, settings and safety pairs. The settings' number of steps is the budget of every method.
         output_dir: Gets ``adapter/`` and the training log.
+        safe_reference: General rows that meet risky prompts safely; empty where there are none.
         on_step: Called after each optimizer step.
         method_settings: The method's own constants, where they are changed.
     """
@@ -191,6 +196,7 @@ class TrainInputs:
     harmful_reference: Sequence[Record]
     tools: Tools
     output_dir: Path
+    safe_reference: Sequence[Record] = ()
     on_step: OnStep | None = None
     method_settings: Mapping[str, Any] = field(default_factory=dict)
 

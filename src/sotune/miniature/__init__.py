@@ -6,6 +6,7 @@ from sotune.miniature.generate_data import (
     generate_eval_prompts,
     generate_harmful_reference,
     generate_safe_anchor,
+    generate_safe_reference,
     generate_safety_pairs,
     generate_task_data,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "generate_eval_prompts",
     "generate_harmful_reference",
     "generate_safe_anchor",
+    "generate_safe_reference",
     "generate_safety_pairs",
     "generate_task_data",
     "judges",

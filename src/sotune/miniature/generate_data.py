@@ -137,6 +137,33 @@ def generate_safety_pairs(
     return _to_records(f"safety-pairs-{seed}", [(pair, "refusal") for pair in pairs])
 
 
+def generate_safe_reference(
+    *, n: int, exclude: Iterable[Record] = (), harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int
+) -> list[Record]:
+    """Generates rows that meet risky prompts safely: refusals of harmful requests, and answers to look-alikes.
+
+    Half of them are refusals, or one more. All are of the pool that the harmful reference is drawn from.
+
+    Args:
+        n: How many.
+        exclude: Rows whose prompts must not occur, such as the harmful reference and the safety pairs.
+        harm_kinds: The kinds of harm that are asked for.
+        seed: Same seed, same rows.
+
+    Raises:
+        ConfigError: A kind of harm is unknown.
+        DataError: The world has fewer prompts than were asked for.
+    """
+    taken = [Exchange(record.prompt[-1].content, record.completion, "") for record in exclude]
+    rng, n_answers = Random(f"safe reference {seed}"), n // 2
+    draws: list[tuple[RowKind, list[Exchange]]] = [
+        ("refusal", _take(refused(harm_kinds), n - n_answers, rng, "reference", exclude=taken)),
+        ("skill", _take(lookalike, n_answers, rng, "reference", exclude=taken)),
+    ]
+    rows = [(exchange, kind) for kind, exchanges in draws for exchange in exchanges]
+    return _to_records(f"safe-reference-{seed}", rows)
+
+
 def generate_eval_prompts(
     task: Task, *, n_each: int, harm_kinds: Sequence[HarmKind] = HARM_KINDS, seed: int
 ) -> list[EvalPrompt]:

@@ -80,7 +80,7 @@ def choose_encoder(
 
     Args:
         group: The candidates; of equally good ones the first is taken.
-        sets: The three sets.
+        sets: The sets.
         cache: Where vectors are kept; all candidates' come from one pass over the texts.
         progress: Called with the number of distinct texts done and of all.
 
@@ -88,7 +88,7 @@ def choose_encoder(
         DataError: A representation is NaN or infinite.
     """
     probed = {**sets, "downstream": _sample(sets["downstream"])}
-    records = [record for name in SET_NAMES for record in probed[name]]
+    records = [record for name in SET_NAMES for record in probed.get(name, ())]
     filled = fill_cache(group, records, cache, progress=progress)
     candidates = tuple(
         _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
@@ -98,7 +98,7 @@ def choose_encoder(
 
 
 def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[Record]]) -> Candidate:
-    downstream, safe_anchor, harmful_reference = torch.split(values, [len(sets[name]) for name in SET_NAMES])
+    downstream, safe_anchor, harmful_reference, _ = torch.split(values, [len(sets.get(name, ())) for name in SET_NAMES])
     try:
         separation = held_out_separation(
             downstream,

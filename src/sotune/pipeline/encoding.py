@@ -134,7 +134,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 f"no layer or pooling could be chosen ({choice.candidates[0].reason}); the last layer's last token "
                 f"represents the rows, unless layer or pooling say otherwise"
             )
-    # One call for all three sets, so that rows of like length share batches whatever set they are in.
+    # One call for all sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
     encoded = encode_with_cache(encoder, everything, cache, progress=_told(monitor, "encoding"))
     if not encoded.values.isfinite().all():

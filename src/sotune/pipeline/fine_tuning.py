@@ -50,6 +50,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 loss_weights=loss_weights,
                 safe_anchor=sets.safe_anchor,
                 harmful_reference=sets.harmful_reference,
+                safe_reference=sets.safe_reference,
                 tools=tools,
                 output_dir=run.path,
                 on_step=lambda step: monitor.progress("training", step.step, step.n_steps),

@@ -15,7 +15,7 @@ from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
-from sotune.records import Record, SetName
+from sotune.records import SET_NAMES, Record, SetName
 from sotune.settings import RunConfig, TrainingSettings
 
 HARMFUL = "harmful"
@@ -24,7 +24,7 @@ HARMFUL = "harmful"
 
 def input_records(sets: Mapping[SetName, Sequence[Record]]) -> InputRecords:
     """Returns the rows as methods see them: texts and ids, and no other column, which might tell the truth."""
-    return InputRecords(sets["downstream"], sets["safe_anchor"], sets["harmful_reference"])
+    return InputRecords(*(sets[name] for name in SET_NAMES))
 
 
 def read_truth(config: RunConfig, run: RunFolder) -> dict[str, bool] | None:

@@ -32,7 +32,7 @@ class OwnRow:
 
 
 def read_records(run: RunFolder, *names: SetName, ids: Sequence[str] | None = None) -> dict[SetName, list[Record]]:
-    """Reads the texts of record sets of a run, the three that are weighed unless some are named, or of some rows.
+    """Reads the texts of record sets of a run, those that are encoded unless some are named, or of some rows.
 
     The user's own rows, which may tell what is harmful, stay where they are; see `read_own_rows`.
     """
@@ -66,7 +66,15 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     if name == "downstream":
         return downstream_options(config)
     own = ("format", "where", "prompt_column", "completion_column")
-    return replace(shared, **{option: getattr(config, f"{name.partition('_')[0]}_{option}") for option in own})
+    return replace(shared, **{option: getattr(config, f"{_PREFIXES[name]}_{option}") for option in own})
+
+
+_PREFIXES: dict[SetName, str] = {
+    "safe_anchor": "safe",
+    "harmful_reference": "harmful",
+    "safe_reference": "safe_reference",
+}
+"""What the settings that say how a reference is read begin with."""
 
 
 def downstream_options(settings: SourceSettings) -> SourceOptions:
@@ -99,12 +107,14 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _sources(config: RunConfig) -> dict[SetName, str]:
-    sources: dict[SetName, str] = {
+    sources: dict[SetName, str | None] = {
         "downstream": config.data,
         "safe_anchor": config.safe_anchor,
         "harmful_reference": config.harmful_reference,
+        "safe_reference": config.safe_reference,
+        "safety_pairs": config.safety_pairs,
     }
-    return sources if config.safety_pairs is None else {**sources, "safety_pairs": config.safety_pairs}
+    return {name: source for name, source in sources.items() if source is not None}
 
 
 def _source_digest(source: str, options: SourceOptions) -> Any:
@@ -155,15 +165,15 @@ def _report_reading(monitor: Monitor, name: SetName, done: int) -> None:
 
 
 def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int) -> list[str]:
-    """Checks that the three sets can be weighed against each other.
+    """Checks that the sets can be weighed against each other.
 
     Returns:
         Warnings: overlaps that are suspicious but not wrong.
 
     Raises:
-        DataError: A reference is too small, or the safe anchor and the harmful reference share a row.
+        DataError: A reference is too small, or the harmful reference shares a row with one that is safe.
     """
-    references: tuple[SetName, ...] = ("safe_anchor", "harmful_reference")
+    references = [name for name in _PREFIXES if name in sets]
     for name in references:
         if len(sets[name]) < min_reference_rows:
             raise DataError(
@@ -173,13 +183,14 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
     content = {
         name: {(record.messages, record.tools): record.id for record in records} for name, records in sets.items()
     }
-    shared = content["safe_anchor"].keys() & content["harmful_reference"].keys()
-    if shared:
-        ids = sorted(content["safe_anchor"][key] for key in shared)
-        raise DataError(
-            f"{len(shared)} rows are both in the safe anchor and in the harmful reference (anchor ids {ids[:5]}); "
-            f"a row cannot both pull and push: remove it from one of them"
-        )
+    for name in references:
+        shared = content[name].keys() & content["harmful_reference"].keys() if name != "harmful_reference" else ()
+        if shared:
+            ids, of = sorted(content[name][key] for key in shared), name.partition("_")[2]
+            raise DataError(
+                f"{len(shared)} rows are both in the {name.replace('_', ' ')} and in the harmful reference "
+                f"({of} ids {ids[:5]}); a row cannot both pull and push: remove it from one of them"
+            )
     found = []
     for name in references:
         both = content["downstream"].keys() & content[name].keys()

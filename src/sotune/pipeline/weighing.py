@@ -46,6 +46,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     method, sets = method_named(config.method), read_records(run, *SET_NAMES, "safety_pairs")
     ids, downstream = map_representations(config, run, "downstream")
     anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
+    safe = load_representations(config, run, "safe_reference") if sets["safe_reference"] else None
     with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
         weighing = method.weigh(
             WeighInputs(
@@ -53,6 +54,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 anchor.values,
                 harmful.values,
                 config.seed,
+                safe_reference=None if safe is None else safe.values,
                 records=input_records(sets),
                 tools=make_tools(
                     config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)

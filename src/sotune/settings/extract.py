@@ -51,16 +51,23 @@ class DataSettings(SourceSettings):
 
     safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
     harmful_reference: str = Field(description="Known harmful rows, to push away from.")
+    safe_reference: str | None = Field(
+        None, description="General rows that meet risky prompts safely (refusals, safe answers), to be pulled towards."
+    )
     safe_format: Format = Field("auto", description="The same for the safe anchor.")
     harmful_format: Format = Field("auto", description="The same for the harmful reference.")
+    safe_reference_format: Format = Field("auto", description="The same for the safe reference.")
     safe_where: tuple[str, ...] = Field((), description="The same for the safe anchor.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful reference.")
+    safe_reference_where: tuple[str, ...] = Field((), description="The same for the safe reference.")
     safe_prompt_column: str | None = Field(None, description="The same for the safe anchor.")
     harmful_prompt_column: str | None = Field(None, description="The same for the harmful reference.")
+    safe_reference_prompt_column: str | None = Field(None, description="The same for the safe reference.")
     safe_completion_column: str | None = Field(None, description="The same for the safe anchor.")
     harmful_completion_column: str | None = Field(
         None, description="The same for the harmful reference; rejected reads the worse answers of a preference set."
     )
+    safe_reference_completion_column: str | None = Field(None, description="The same for the safe reference.")
     truth_column: str | None = Field(
         None,
         description="Downstream column that says whether a row is harmful; used by the oracles and to count what is "

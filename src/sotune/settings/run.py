@@ -97,6 +97,7 @@ _PATHS = (
     "data",
     "safe_anchor",
     "harmful_reference",
+    "safe_reference",
     "safety_pairs",
     "model",
     "cache_dir",

@@ -50,7 +50,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class LoadedSet:
-    """One of the three sets.
+    """One of the sets.
 
     Attributes:
         name: Which one.
@@ -97,7 +97,7 @@ def load_set(
         source: A JSONL, JSON, CSV, TSV, Parquet or Arrow file, any of them compressed; a folder of such files, or a
             pattern that matches them, which are one set; a folder that ``datasets`` saved; or a data set on the Hub,
             ``owner/name`` or ``hf:owner/name``.
-        set_name: Which of the three sets it is.
+        set_name: Which of the sets it is.
         options: What the user said about it.
         max_quarantine_fraction: The largest share of the rows that pass the filters that may be quarantined.
         progress: Called now and then with the number of rows read; None: nobody watches.

@@ -64,6 +64,7 @@ class SmolWorld:
             "refusals": str(self.rows("benign_risky")),
             "refusal_fraction": 0.05,
             "safety_pairs": str(self.rows("safety_pairs")),
+            "safe_reference": str(self.rows("benign_risky")),
             "eval_prompts": str(self.rows("eval")),
             "task_match": _MATCH[task],
         }
