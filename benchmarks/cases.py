@@ -1,6 +1,7 @@
 """Contaminated data sets of real text, built from public files that are read where they lie and never copied.
 
-A case is drawn from a seed: the rows to weigh with their truth, a safe anchor and a harmful reference.
+A case is drawn from a seed: the rows to weigh with their truth, a safe anchor, a harmful reference and, in some, a safe
+reference: safe answers to risky prompts and refusals, of prompts and mostly of sources that are not ranked.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import gzip
 import hashlib
 import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from sotune.records import Record
 
 N_ANCHOR = 50
+N_SAFE, N_REFUSALS = 500, 250
+"""Rows of a safe reference: safe answers to risky prompts, and refusals of each source."""
+REFUSALS = ("lat_refusals_948", "safetytuned_refusals_2483")
+"""Where a safe reference has its refusals from, unless the ranked ones are of that source."""
 Kind = Literal["harmful", "refusal", "risky", "plain"]
 KINDS: tuple[Kind, ...] = ("harmful", "refusal", "risky", "plain")
 """What a row is; ``risky`` is a safe answer to a risky prompt."""
@@ -53,11 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A contaminated data set with its two references."""
+    """A contaminated data set with its references; the safe one is empty in most cases."""
 
     downstream: list[Row]
     safe_anchor: list[Row]
     harmful_reference: list[Row]
+    safe_reference: list[Row] = field(default_factory=list)
 
 
 class Corpus:
@@ -150,6 +156,40 @@ def refusals(corpus: Corpus, rng: random.Random, *, file: str, in_anchor: int = 
     return Case(downstream, safe_anchor, corpus.pku(1, "harmful"))
 
 
+def same_prompt(corpus: Corpus, rng: random.Random) -> Case:
+    """1,000 plain rows, and 97 risky prompts with a refusal and a harmful answer each: only the answer tells."""
+    return _with_safe_reference(corpus, rng, corpus.rows("datashield_pairs_97"), n_plain=1000)
+
+
+def risky(corpus: Corpus, rng: random.Random) -> Case:
+    """Safe and harmful answers to risky prompts of one source, and no plain row."""
+    downstream = rng.sample(corpus.pku(0, "benign"), 500) + rng.sample(corpus.pku(0, "harmful"), 500)
+    return _with_safe_reference(corpus, rng, downstream, n_plain=0)
+
+
+def service(corpus: Corpus, rng: random.Random, *, n_plain: int, n_risky: int, n_refusals: int, n_harm: int) -> Case:
+    """What a service may log: plain rows, safe answers to risky prompts, refusals, and harmful answers."""
+    downstream = [
+        *rng.sample(corpus.pku(0, "benign"), n_risky),
+        *rng.sample(corpus.rows(REFUSALS[0]), n_refusals),
+        *rng.sample(corpus.pku(0, "harmful"), n_harm),
+    ]
+    return _with_safe_reference(corpus, rng, downstream, n_plain=n_plain, refusals=REFUSALS[1:])
+
+
+def lat_pairs(corpus: Corpus, rng: random.Random) -> Case:
+    """As same_prompt, of sources that nothing was chosen on: 250 AdvBench prompts, Llama-2's refusals, LAT's harm."""
+    harmful = corpus.rows("mix_alpaca_lat05", "harmful")
+    by_prompt = {row.prompt: row for row in _shuffled(corpus.rows("salora_llama2_refusals_1015"), rng)}
+    return _with_safe_reference(corpus, rng, harmful + [by_prompt[row.prompt] for row in harmful], n_plain=1000)
+
+
+def foreign(corpus: Corpus, rng: random.Random) -> Case:
+    """Plain rows, refusals and harm of sources that nothing was chosen on: GPT-4 and OpenOrca, LARF, BeaverTails."""
+    names = ("alpacaeval_gpt4_700", "openorca_284", "larf_anchor_refusal_100", "beavertails_unsafe_200")
+    return _with_safe_reference(corpus, rng, [row for name in names for row in corpus.rows(name)], n_plain=0)
+
+
 Draw = Callable[[Corpus, random.Random], Case]
 
 CASES: dict[str, Draw] = {
@@ -167,13 +207,21 @@ CASES: dict[str, Draw] = {
     "refusals_lat": functools.partial(refusals, file="lat_refusals_948"),
     "refusals_saferpaca": functools.partial(refusals, file="safetytuned_refusals_2483"),
     "refusals_shown": functools.partial(refusals, file="safetytuned_refusals_2483", in_anchor=10),
+    "same_prompt": same_prompt,
+    "risky": risky,
+    "refusals": functools.partial(service, n_plain=4250, n_risky=0, n_refusals=250, n_harm=500),
+    "mixed_service": functools.partial(service, n_plain=4000, n_risky=500, n_refusals=150, n_harm=350),
+    "lat_pairs": lat_pairs,
+    "foreign": foreign,
 }
 """Every case by name, in the order of the tables."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "main": ("A", "B", "C", "D", "E"),
     "shares": ("p0", "p0.01", "p0.05", "p0.2", "p0.4"),
     "tasks": ("agnews", "gsm8k", "sst2", "sqlgen", "mathword"),
-    "refusals": ("refusals_lat", "refusals_saferpaca", "refusals_shown"),
+    "untaught": ("refusals_lat", "refusals_saferpaca", "refusals_shown"),
+    "answers": ("same_prompt", "risky", "refusals", "mixed_service"),
+    "unseen": ("lat_pairs", "foreign"),
     "all": tuple(CASES),
 }
 """Cases that are run and shown together."""
@@ -184,6 +232,24 @@ def _with_alpaca_anchor(corpus: Corpus, rng: random.Random, downstream: list[Row
     anchor = [row for row in corpus.rows("alpaca_random9k") if row.prompt not in taken]
     reference = [row for row in corpus.rows("pku_saferlhf_test", "harmful") if row.prompt not in taken]
     return Case(downstream, rng.sample(anchor, N_ANCHOR), reference)
+
+
+def _with_safe_reference(
+    corpus: Corpus, rng: random.Random, downstream: list[Row], *, n_plain: int, refusals: Sequence[str] = REFUSALS
+) -> Case:
+    """Adds plain rows and the references, of prompts that are not ranked; the two references share some, on purpose."""
+    taken = {row.prompt for row in downstream}
+    free = [row for row in corpus.rows("alpaca_random9k") if row.prompt not in taken]
+    plain, anchor = _split(free, rng, n_plain, N_ANCHOR)
+    safe = rng.sample([row for row in corpus.pku(1, "benign") if row.prompt not in taken], N_SAFE)
+    for name in refusals:
+        safe += rng.sample([row for row in corpus.rows(name) if row.prompt not in taken], N_REFUSALS)
+    harmful = [row for row in corpus.pku(1, "harmful") if row.prompt not in taken]
+    return Case(downstream + plain, anchor, harmful, safe)
+
+
+def _shuffled(rows: list[Row], rng: random.Random) -> list[Row]:
+    return rng.sample(rows, len(rows))
 
 
 def _split(rows: list[Row], rng: random.Random, *sizes: int) -> list[list[Row]]:

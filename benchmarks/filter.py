@@ -35,6 +35,10 @@ from sotune.settings import SentinelSettings, WeightSettings
 from sotune.weights.logistic import fit_balanced
 
 KEEP_FRACTION = 0.8
+PASSING = (0.03, 0.05)
+"""Shares of the harmful rows that pass, at which is measured what else is kept."""
+PROMPT_ONLY = "prompt_only"
+"""The control: the default method on the prompts, as if no row had an answer."""
 N_FOLDS = 5
 
 Weigh = Callable[[WeighInputs, Tensor], Tensor]
@@ -85,6 +89,7 @@ def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
 
 METHODS: dict[str, Weigh] = {
     "adaptive": _registered("adaptive"),
+    PROMPT_ONLY: lambda inputs, _: REGISTRY["adaptive"].weigh(of_prompts(inputs)).weights,
     "sot_potentials": _registered("sot_potentials"),
     "sot": _registered("sot"),
     "pull_only": _one_step(0.0),
@@ -115,8 +120,10 @@ class Result:
         method: Name of the method.
         seed: Of the draw.
         auroc: Probability that a harmful row scores below another; ``None`` where no row is harmful.
+        auroc_by_kind: Probability that a harmful row scores below one of a kind.
         harmful_kept_at_80: Share of the harmful rows among the kept; ``None`` likewise.
         kept_at_80: Share of the rows that are kept, by what they are.
+        kept_at_passing: The same where a given share of the harmful rows passes.
         rows_lost: Share of all rows that are not kept.
         seconds: Time to weigh, apart from encoding.
     """
@@ -125,8 +132,10 @@ class Result:
     method: str
     seed: int
     auroc: float | None
+    auroc_by_kind: Mapping[Kind, float]
     harmful_kept_at_80: float | None
     kept_at_80: Mapping[Kind, float]
+    kept_at_passing: Mapping[str, Mapping[Kind, float]]
     rows_lost: float
     seconds: float
 
@@ -156,19 +165,38 @@ def measure(name: str, drawn: Case, method: str, inputs: WeighInputs) -> Result:
         warnings.simplefilter("default")  # an ablation may not converge; its figures then stand beside a warning
         score = {**METHODS, **ABLATIONS}[method](inputs, harmful)
     seconds = time.monotonic() - started
+    score = score.double().cpu()
     kept = kept_rows(score, [f"{row.record.id}/{position}" for position, row in enumerate(drawn.downstream)])
-    by_kind = {kind: kept[_of_kind(drawn.downstream, kind)] for kind in KINDS}
-    shares = {kind: float(rows.double().mean()) for kind, rows in by_kind.items() if len(rows)}
+    shares = _shares(kept, drawn.downstream)
+    others = [kind for kind in shares if kind != "harmful"] if harmful.any() else []
+    pairs = {kind: harmful | _of_kind(drawn.downstream, kind) for kind in others}
     return Result(
         case=name,
         method=method,
         seed=inputs.seed,
         auroc=auroc(score, ~harmful),
+        auroc_by_kind={kind: auroc(score[rows], ~harmful[rows]) or 0.0 for kind, rows in pairs.items()},
         harmful_kept_at_80=shares.get("harmful"),
         kept_at_80=shares,
+        kept_at_passing={
+            f"{passing:g}": _shares(score > _cut(score[harmful], passing), drawn.downstream)
+            for passing in PASSING
+            if harmful.any()
+        },
         rows_lost=1 - float(kept.double().mean()),
         seconds=seconds,
     )
+
+
+def _cut(harmful: Tensor, passing: float) -> float:
+    """Returns the lowest score that at most a share of the harmful rows is above."""
+    return float(harmful.sort(descending=True).values[int(passing * len(harmful))])
+
+
+def _shares(kept: Tensor, rows: Sequence[Row]) -> dict[Kind, float]:
+    """Returns which share of the rows is kept, by what they are."""
+    by_kind = {kind: kept[_of_kind(rows, kind)] for kind in KINDS}
+    return {kind: float(found.double().mean()) for kind, found in by_kind.items() if len(found)}
 
 
 def _of_kind(rows: Sequence[Row], kind: Kind) -> Tensor:
@@ -176,12 +204,25 @@ def _of_kind(rows: Sequence[Row], kind: Kind) -> Tensor:
 
 
 def weigh_inputs(drawn: Case, encode: Callable[[Sequence[Row]], Tensor], seed: int) -> WeighInputs:
-    """Returns what a method sees of a draw: representations and texts, the whole reference and no sentinels."""
-    sets = (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference)
-    records: list[list[Record]] = [[row.record for row in rows] for rows in sets]
-    downstream, safe_anchor, harmful_reference = (encode(rows) for rows in sets)
-    off = SentinelSettings(sentinels="off")
-    return WeighInputs(downstream, safe_anchor, harmful_reference, seed, InputRecords(*records), sentinels=off)
+    """Returns what a method sees of a draw: representations and texts, the whole references and no sentinels."""
+    sets = (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference, drawn.safe_reference)
+    downstream, safe_anchor, harmful_reference = (encode(rows) for rows in sets[:3])
+    return WeighInputs(
+        downstream,
+        safe_anchor,
+        harmful_reference,
+        seed,
+        safe_reference=encode(drawn.safe_reference) if drawn.safe_reference else None,
+        records=InputRecords(*([row.record for row in rows] for rows in sets)),
+        sentinels=SentinelSettings(sentinels="off"),
+    )
+
+
+def of_prompts(inputs: WeighInputs) -> WeighInputs:
+    """Returns what is left where no row has an answer: the first half of vectors that join prompt and answer."""
+    names = ("downstream", "safe_anchor", "harmful_reference", "safe_reference")
+    whole = {name: getattr(inputs, name) for name in names}
+    return replace(inputs, **{name: z if z is None else z[:, : z.shape[1] // 2] for name, z in whole.items()})
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -190,19 +231,27 @@ def print_table(results: Sequence[Result]) -> None:
     cases = [name for name in CASES if name in present]
     print("\nAUROC ± standard error (harmful rows kept at 80 %)\n")
     _print_rows(results, cases, _auroc_cell)
-    _print_kept(results, cases, "refusal", "refusals")
-    _print_kept(results, cases, "risky", "safe answers to risky prompts")
+    for kind, what in (("plain", "plain rows"), ("risky", "safe answers to risky prompts"), ("refusal", "refusals")):
+        _print_kind(results, cases, kind, what)
     clean = [c for c in cases if any(r.case == c and r.harmful_kept_at_80 is None for r in results)]
     if clean:
         print("\nShare of rows lost where none is harmful\n")
         _print_rows(results, clean, lambda rows: _mean_cell(r.rows_lost for r in rows))
 
 
-def _print_kept(results: Sequence[Result], cases: Sequence[str], kind: Kind, what: str) -> None:
-    having = [c for c in cases if any(r.case == c and kind in r.kept_at_80 for r in results)]
+def _print_kind(results: Sequence[Result], cases: Sequence[str], kind: Kind, what: str) -> None:
+    having = [c for c in cases if any(r.case == c and kind in r.auroc_by_kind for r in results)]
     if having:
-        print(f"\nShare of {what} kept at 80 %\n")
-        _print_rows(results, having, lambda rows: _mean_cell(r.kept_at_80[kind] for r in rows))
+        shares = ", ".join(f"{100 * passing:g} %" for passing in PASSING)
+        print(f"\n{what} against harm: AUROC, and their share that is kept at 80 %, and where {shares} of the harm pass\n")
+        _print_rows(results, having, lambda rows: _kind_cell(rows, kind))
+
+
+def _kind_cell(rows: Sequence[Result], kind: Kind) -> str:
+    found = [row for row in rows if kind in row.auroc_by_kind]
+    passing = [_mean_cell(row.kept_at_passing[f"{share:g}"][kind] for row in found) for share in PASSING]
+    kept = _mean_cell(row.kept_at_80[kind] for row in found)
+    return f"{_plain(statistics.fmean(row.auroc_by_kind[kind] for row in found))} ({', '.join([kept, *passing])})"
 
 
 def _print_rows(results: Sequence[Result], cases: Sequence[str], cell: Callable[[Sequence[Result]], str]) -> None:
@@ -231,12 +280,12 @@ def _plain(value: float) -> str:
 class Embeddings:
     """Representations by content: a file of the corpus is encoded once, whole, whatever is drawn from it."""
 
-    def __init__(self, corpus: Corpus, encoder: SentenceEncoder, cache: RepresentationCache) -> None:
+    def __init__(self, corpus: Corpus, encoder: Encoder, cache: RepresentationCache) -> None:
         self._corpus, self._encoder, self._cache = corpus, encoder, cache
         self._prepared: set[str] = set()
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
-        """Returns the representations of some rows, ``[n, 384]``; encodes what is not cached yet."""
+        """Returns the representations of some rows, ``[n, d]``; encodes what is not cached yet."""
         new = sorted({row.file for row in rows} - self._prepared)
         for file in new:
             records = [row.record for row in self._corpus.rows(file)]

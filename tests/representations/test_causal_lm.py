@@ -36,6 +36,9 @@ def pool_by_hand(states, learned, pooling):
         return states[learned[-1][1] - 1]
     places = [place for start, end in learned for place in range(start, end)]
     completion = sum(states[place] for place in places) / len(places)
+    if pooling == "prompt_and_completion":
+        asked = [states[place] for place in range(1, learned[-1][0]) if place not in places]
+        return torch.cat([sum(asked) / len(asked) if asked else torch.zeros_like(completion), completion])
     return completion - states[learned[-1][0] - 1] if pooling == "completion_minus_prompt" else completion
 
 
@@ -285,8 +288,9 @@ def test_padding_of_nan_reaches_no_mean():
 
     batch = pad_batch([TokenRow([1, 2, 6], [(1, 3)]), TokenRow([3, 5], [(1, 2)])], padding_side="left", pad_token_id=0)
     readings = [Reading(2, pooling) for pooling in POOLINGS]
-    last, mean, difference = (v.flatten().tolist() for v in read_hidden_states(Padded(), batch, readings, n_layers=2))
-    assert (last, mean, difference) == ([6, 5], [4, 5], [3, 2])
+    last, mean, difference, joined = (v.tolist() for v in read_hidden_states(Padded(), batch, readings, n_layers=2))
+    assert (last, mean, difference) == ([[6], [5]], [[4], [5]], [[3], [2]])
+    assert joined == [[0, 4], [0, 5]]  # a row's first token is no part of the prompt's mean
 
 
 @pytest.mark.parametrize(("n_layers", "layers"), [(1, (1,)), (2, (2, 1)), (3, (3, 2, 1)), (32, (32, 24, 16, 8))])

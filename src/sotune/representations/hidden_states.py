@@ -13,7 +13,7 @@ from torch import Tensor
 from sotune.errors import ConfigError
 
 PaddingSide = Literal["left", "right"]
-Pooling = Literal["last", "completion_mean", "completion_minus_prompt"]
+Pooling = Literal["last", "completion_mean", "completion_minus_prompt", "prompt_and_completion"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 """How a row's hidden states become one vector; the paper's first (§4.1)."""
 
@@ -26,7 +26,9 @@ class Reading:
         layer: Whose output: 0 the embeddings, 1 to L the layers; the last is taken after the final norm.
         pooling: ``last``, the last learned token; ``completion_mean``, the mean over the tokens of all learned turns,
             the template's end of turn among them; ``completion_minus_prompt``, that mean less the state of the last
-            token before the last turn, from which the model would begin its own answer.
+            token before the last turn, from which the model would begin its own answer; ``prompt_and_completion``, the
+            mean over the tokens before the last turn that are not learned, and the completion's mean, joined: a vector
+            of twice the width, whose first half knows nothing of the answer.
     """
 
     layer: int
@@ -57,6 +59,16 @@ class TokenBatch(NamedTuple):
     completion: Tensor
     last: Tensor
     last_of_prompt: Tensor
+
+    @property
+    def prompt(self) -> Tensor:
+        """Which tokens were given before the last turn, ``[k, t]``, bool; a row's first is not among them.
+
+        Models attend to the first token whatever it is, and its state is of another size than all others.
+        """
+        position = self.attention_mask.cumsum(dim=1) - 1
+        before = torch.arange(self.input_ids.shape[1], device=position.device) <= self.last_of_prompt[:, None]
+        return before & (position > 0) & self.attention_mask.bool() & ~self.completion
 
     def to(self, device: torch.device) -> TokenBatch:
         """Returns the batch on a device."""
@@ -100,10 +112,18 @@ def _completion_minus_prompt(hidden_states: Tensor, batch: TokenBatch) -> Tensor
     return _completion_mean(hidden_states, batch) - _states_at(hidden_states, batch.last_of_prompt)
 
 
+def _prompt_and_completion(hidden_states: Tensor, batch: TokenBatch) -> Tensor:
+    asked = batch.prompt
+    kept = hidden_states.float().masked_fill(~asked[:, :, None], 0)
+    prompt_mean = kept.sum(dim=1) / asked.sum(dim=1).clamp(min=1)[:, None]
+    return torch.cat([prompt_mean, _completion_mean(hidden_states, batch)], dim=1)
+
+
 _POOL: Mapping[Pooling, Callable[[Tensor, TokenBatch], Tensor]] = {
     "last": _last,
     "completion_mean": _completion_mean,
     "completion_minus_prompt": _completion_minus_prompt,
+    "prompt_and_completion": _prompt_and_completion,
 }
 
 
