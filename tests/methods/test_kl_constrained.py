@@ -4,8 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sotune.methods.kl_constrained import Multiplier, largest_scale, train
+from sotune.methods.held_answers import HeldSets
+from sotune.methods.kl_constrained import KlConstrainedSettings, Multiplier, find_pace, largest_scale, train
 from sotune.training.finetune import load_with_adapter
+from sotune.training.training_rows import load_equal_rows
 
 
 def descend(multiplier, *, target, steps=4000, rate=0.01):
@@ -55,9 +57,27 @@ def test_the_largest_scale_that_keeps_a_condition(train_inputs):
     assert largest_scale(model, lambda: True) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("share", "pace"), [(1.0, (4, 1)), (0.5, (2, 1)), (0.25, (1, 1)), (0.1, (1, 3)), (100.0, (8, 1))]
+)
+def test_the_pace_keeps_to_its_share_of_tokens(train_inputs, share, pace):
+    """Four rows a step, and answers as long as rows: by hand, share · 4 answers a step."""
+
+    class Long:
+        mean_length = sum(len(row.input_ids) for row in load_rows(train_inputs)) / len(train_inputs.records)
+
+    sets = HeldSets(Long(), None, None)
+    assert find_pace(sets, train_inputs, KlConstrainedSettings(extra_tokens=share)) == pace
+
+
+def load_rows(inputs):
+    return load_equal_rows(inputs.records, inputs.tools.model, inputs.tools.training).rows
+
+
 @pytest.fixture
 def roused(train_inputs):
     """Training that drifts far: without a limit by more than the limits below."""
+    train_inputs = replace(train_inputs, method_settings={"extra_tokens": 2.0})
     training = train_inputs.tools.training.replace(learning_rate=0.1, max_steps=10)
     return replace(train_inputs, tools=replace(train_inputs.tools, training=training), hold_drift=0.02)
 
@@ -105,6 +125,7 @@ def test_the_log_tells_drift_and_multiplier_of_each_step(roused):
 
     steps = [json.loads(line) for line in train(roused).log.read_text().splitlines()]
     assert all({"risky_drift", "risky_multiplier"} <= step.keys() for step in steps)
+    assert [step["step"] for step in steps if "unseen_drift" in step] == [1]
     assert steps[0]["risky_drift"] == pytest.approx(0, abs=1e-6)
     assert max(step["risky_drift"] for step in steps) > 0
 

@@ -12,7 +12,7 @@ from method_runs import run_method, select_by
 from sotune.artifacts import read_json, sha256_file
 from sotune.errors import ConfigError
 from sotune.evaluation import Verdict
-from sotune.methods import METHODS, Method, Weighing, method_named
+from sotune.methods import METHODS, Method, Weighing, method_named, self_replay
 from sotune.methods.method import train_weighted
 from sotune.methods.ranking import weights_by_rank
 from sotune.models import load_causal_lm, load_tokenizer
@@ -63,10 +63,11 @@ def test_selection_keeps_the_order_of_the_data(graded):
 
 
 @pytest.mark.parametrize("name", AT_OTHER_SEAMS)
-def test_a_method_of_another_seam_leaves_a_plain_adapter_and_repeats_itself(name, graded, tmp_path):
+def test_a_method_of_another_seam_leaves_a_plain_adapter_and_repeats_itself(name, graded, tmp_path, monkeypatch):
     """Not that of plain fine-tuning, in the same number of steps, and loadable by PEFT as it lies there."""
     from peft import PeftModel
 
+    monkeypatch.setattr(self_replay, "find_refusal", bool)  # a random model refuses nothing
     first, again, plain = (
         run(method, graded, tmp_path / folder) for method, folder in ((name, "1"), (name, "2"), ("sft", "3"))
     )

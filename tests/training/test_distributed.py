@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_trainer import make_rows, train
 
+from sotune.training.trainer import WeightedTrainer
+
 TRAINER = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -23,6 +25,21 @@ trainer, end = train(rows, {out!r}, per_device_train_batch_size=2, gradient_accu
 if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     save_file({{"end": end}}, {out!r} + "/end.safetensors", metadata={{"losses": json.dumps(losses)}})
+"""
+
+CHANGED = """
+import sys
+from functools import partial
+sys.path.insert(0, {tests!r})
+from test_change import Pull
+from tiny_trainer import make_rows, train
+from safetensors.torch import save_file
+from sotune.training.trainer import WeightedTrainer
+changed = partial(WeightedTrainer, change=Pull(0.1))
+how = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, trainer_class=changed)
+trainer, end = train(make_rows(8), {out!r}, **how)
+if trainer.is_world_process_zero():
+    save_file({{"end": end}}, {out!r} + "/end.safetensors")
 """
 
 FINE_TUNE = """
@@ -63,6 +80,17 @@ def test_two_processes_agree_with_one(tmp_path):
         assert (two.get_tensor("end") - expected).abs().max() < 1e-6
         losses = json.loads(two.metadata()["losses"])
     assert losses == pytest.approx([e["loss"] for e in one.state.log_history if "loss" in e], abs=1e-5)
+
+
+def test_a_change_counts_once_in_two_processes(tmp_path):
+    from functools import partial
+
+    from test_change import Pull
+
+    run_two_processes(CHANGED.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
+    changed = partial(WeightedTrainer, change=Pull(0.1))
+    _, expected = train(make_rows(8), tmp_path, per_device_train_batch_size=8, trainer_class=changed)
+    assert (load_file(tmp_path / "end.safetensors")["end"] - expected).abs().max() < 1e-6
 
 
 @pytest.mark.slow

@@ -45,6 +45,11 @@ class HeldAnswers:
         return len(self._rows.rows)
 
     @property
+    def mean_length(self) -> float:
+        """Mean tokens of a prompt with its answer."""
+        return sum(len(row.input_ids) for row in self._rows.rows) / len(self)
+
+    @property
     def name(self) -> str:
         """Names the answers and what their tokens count."""
         texts = sha256_json([row.input_ids.tolist() for row in self._rows.rows])

@@ -224,7 +224,7 @@ class TrainInputs:
     safe_reference: Sequence[Record] = ()
     on_step: OnStep | None = None
     method_settings: Mapping[str, Any] = field(default_factory=dict)
-    hold_drift: float = 0.05
+    hold_drift: float = 0.02
 
     def own(self, kind: type[Own]) -> Own:
         """Returns the method's own constants."""

@@ -15,8 +15,9 @@ end, where the drift on any of the sets exceeds δ, the adapter is scaled down t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -27,9 +28,13 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.kl import KlSettings, StayClose, ask_first
 from sotune.methods.method import Method, train_weighted
 from sotune.training import TrainResult
+from sotune.training.progress import count_steps, rows_per_step
+from sotune.training.training_rows import load_equal_rows
 
 _MOST = 100.0
 _HALVINGS = 6
+_MEASUREMENTS = 20
+_SAMPLED = 64  # rows that tell how long a row is
 
 
 class KlConstrainedSettings(KlSettings):
@@ -40,7 +45,11 @@ class KlConstrainedSettings(KlSettings):
     multiplier: float = Field(1.0, ge=0, description="Multiplier of the first step.")
     damping: float = Field(1.0, ge=0, description="What a step's own excess over the limit adds to it, rho.")
     dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta.")
-    measure_every: int = Field(10, ge=1, description="Steps between measurements on prompts that no step looks at.")
+    prompts_per_step: int = Field(8, ge=1, description="How many of each kind an optimizer step looks at, at most.")
+    extra_tokens: float = Field(0.15, gt=0, description="Most tokens of these, in units of the tokens of the rows.")
+    measure_every: int = Field(
+        10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 20 in all."
+    )
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -50,14 +59,34 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: The model answers none of the prompts.
         SotuneError: Training diverged.
     """
-    own = inputs.own(KlConstrainedSettings)
+    own, training = inputs.own(KlConstrainedSettings), inputs.tools.training
+    sets = ask_first(inputs, inputs.safe_reference, own)
     change = KeepWithin(
-        ask_first(inputs, inputs.safe_reference, own),
+        sets,
         limit=inputs.hold_drift,
         own=own,
-        seed=inputs.tools.training.seed,
+        pace=find_pace(sets, inputs, own),
+        measure_every=max(own.measure_every, count_steps(len(inputs.records), training) // _MEASUREMENTS),
+        seed=training.seed,
     )
     return train_weighted(inputs, change=change)
+
+
+class Pace(NamedTuple):
+    """How many answers of each kind are looked at, and in which steps: 0, every, twice every and so on."""
+
+    n_each: int
+    every: int
+
+
+def find_pace(sets: HeldSets, inputs: TrainInputs, own: KlConstrainedSettings) -> Pace:
+    """Returns the pace at which answers cost no more tokens than they may: fewer of a step, or not in each."""
+    training = inputs.tools.training
+    rows = load_equal_rows(inputs.records[:_SAMPLED], inputs.tools.model, training).rows
+    of_step = rows_per_step(training) * sum(len(row.input_ids) for row in rows) / len(rows)
+    of_answer = sets.risky.mean_length + (sets.harmless.mean_length if sets.harmless else 0.0)
+    may = own.extra_tokens * of_step / of_answer
+    return Pace(min(max(1, int(may)), own.prompts_per_step), max(1, math.ceil(1 / may)))
 
 
 class Multiplier:
@@ -92,13 +121,24 @@ class KeepWithin(StayClose):
         sets: Prompts with the answers of the model before fine-tuning.
         limit: δ, in nats a token.
         own: The method's constants.
+        pace: How often answers are looked at.
+        measure_every: Steps between measurements on prompts that no step looks at.
         seed: Draws the answers of each step.
     """
 
-    def __init__(self, sets: HeldSets, *, limit: float, own: KlConstrainedSettings, seed: int) -> None:
-        super().__init__(sets, coefficient=own.multiplier, n_each=own.prompts_per_step, seed=seed)
-        self._limit, self._every = limit, own.measure_every
-        self._how = f"rho={own.damping} eta={own.dual_rate} every={own.measure_every}"
+    def __init__(
+        self,
+        sets: HeldSets,
+        *,
+        limit: float,
+        own: KlConstrainedSettings,
+        pace: Pace,
+        measure_every: int,
+        seed: int,
+    ) -> None:
+        super().__init__(sets, coefficient=own.multiplier, n_each=pace.n_each, seed=seed)
+        self._limit, self._every, self._measure_every = limit, pace.every, measure_every
+        self._how = f"rho={own.damping} eta={own.dual_rate} every={pace.every} measure={measure_every}"
         self._unseen = 0.0
         self._multipliers = {
             name: Multiplier(limit=limit, start=own.multiplier, damping=own.damping, rate=own.dual_rate)
@@ -112,10 +152,10 @@ class KeepWithin(StayClose):
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Returns the sum of ``μ·drift`` over the kinds of prompts."""
-        self._notes.pop("unseen_drift", None)
-        if self._sets.unseen is not None and step % self._every == 0:
+        self._notes.clear()
+        if self._sets.unseen is not None and step % self._measure_every == 0:
             self._notes["unseen_drift"] = self._unseen = self._sets.unseen.measure(model)
-        return super().penalty(model, step)
+        return super().penalty(model, step // self._every) if step % self._every == 0 else 0.0
 
     def strength(self, name: str, drift: float) -> float:
         """Returns the multiplier of a kind of prompts for this step."""

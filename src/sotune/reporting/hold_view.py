@@ -31,11 +31,10 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
     if not drifts:
         return None
     rows = [(f"drift on {_SETS[name]}, nats a token", number(drift)) for name, drift in drifts.items()]
-    rows += [
-        (f"multiplier at the end, {_SETS[name]}", number(steps[-1][f"{name}_multiplier"]))
-        for name in drifts
-        if steps and f"{name}_multiplier" in steps[-1]
-    ]
+    multipliers = {
+        name: [step[f"{name}_multiplier"] for step in steps if f"{name}_multiplier" in step] for name in _SETS
+    }
+    rows += [(f"last multiplier, {_SETS[name]}", number(found[-1])) for name, found in multipliers.items() if found]
     return {
         "lead": _lead(training.get("title") or training.get("method") or "", figures, drifts),
         "chart": _chart(steps, figures.get("limit")),

@@ -46,7 +46,7 @@ class MethodSettings(StageSettings):
         "method that trains, by name; none; auto: kl_constrained with a method of ours that only selects, else none.",
     )
     hold_drift: float = Field(
-        0.05, gt=0, description="How far kl_constrained lets the model drift from what it was, in nats a token."
+        0.02, gt=0, description="How far kl_constrained lets the model drift from what it was, in nats a token."
     )
 
 
