@@ -53,7 +53,7 @@ _SOFT_MASS, _REFERENCE_SHARE = 2000.0, 0.3
 _DATA_PART = 2.0
 
 _TOPIC_MASS, _TOPIC_ROWS_SHARE = 1000.0, 0.5
-_TOPIC_WEIGHT, _ANSWER_WEIGHT = 0.5, 2.0  # of a coordinate, times the stretch
+_TOPIC_WEIGHT, _ANSWER_WEIGHT = 0.25, 1.0  # of a coordinate, times the stretch
 _LEVEL = 2.0  # of a coordinate that is the same for all rows: cosine distance is then nearly a squared distance
 
 
@@ -278,6 +278,12 @@ class StretchedRows(RowView):
     def __init__(self, rows: Rows, cost: Adaptive) -> None:
         super().__init__(rows)
         self._cost = cost
+
+    @property
+    def shape(self) -> torch.Size:
+        """The pair ``(n, width)`` of what is read."""
+        n, width = self._rows.shape
+        return torch.Size((n, width if self._cost.contrast is None else width + 3))
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Returns some rows, stretched."""
