@@ -28,8 +28,7 @@ from sotune.methods import METHODS as REGISTRY
 from sotune.methods import InputRecords, WeighInputs
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
-from sotune.records import Record
-from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
+from sotune.representations import Encoder, RepresentationCache, SentenceEncoder, encode_with_cache
 from sotune.representations.sentence import Parts
 from sotune.settings import SentinelSettings, WeightSettings
 from sotune.weights.logistic import fit_balanced
@@ -243,7 +242,7 @@ def _print_kind(results: Sequence[Result], cases: Sequence[str], kind: Kind, wha
     having = [c for c in cases if any(r.case == c and kind in r.auroc_by_kind for r in results)]
     if having:
         shares = ", ".join(f"{100 * passing:g} %" for passing in PASSING)
-        print(f"\n{what} against harm: AUROC, and their share that is kept at 80 %, and where {shares} of the harm pass\n")
+        print(f"\n{what} against harm: AUROC (their share kept at 80 %, and where {shares} of the harm pass)\n")
         _print_rows(results, having, lambda rows: _kind_cell(rows, kind))
 
 

@@ -169,7 +169,7 @@ class Solution:
     Attributes:
         learned: The weights with their potentials.
         settings: How they were solved, what the sentinels chose included.
-        references: What they were solved with, in the order of ``learned.references``.
+        references: What they were solved with, in the order of ``learned.references``, of which one may hold several.
         scorer: Weighs unseen rows; ``None`` for a solver whose weights are no function of the potentials.
     """
 

@@ -1,4 +1,8 @@
-"""Which reading of the model represents the rows: that by which held-out references separate best."""
+"""Which reading of the model represents the rows: that by which held-out references separate best.
+
+Where there is a safe reference, harm must separate from plain rows and from safe answers to risky prompts alike: what
+tells topics apart need not tell answers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor
 from sotune.errors import DataError
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import Encoder, EncoderGroup, OnProgress, RepresentationCache, fill_cache
-from sotune.weights import held_out_separation
+from sotune.weights import held_out_contrast, held_out_separation
 
 N_FOLDS = 5
 SAMPLE_ROWS = 2000
@@ -27,18 +31,28 @@ class Candidate:
     Attributes:
         encoder: Does it.
         separation: See `held_out_separation`; ``None`` where it could not be measured.
-        reason: Why not.
+        contrast: See `held_out_contrast`; ``None`` where it could not be measured, or there is no safe reference.
+        reason: Why there is no separation.
     """
 
     encoder: Encoder
     separation: float | None
+    contrast: float | None = None
     reason: str | None = None
+
+    @property
+    def figure(self) -> float:
+        """What it is chosen by: the separation, or the mean of separation and contrast; −1 where not measured."""
+        if self.separation is None:
+            return -1.0
+        return self.separation if self.contrast is None else (self.separation + self.contrast) / 2
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what is recorded of it."""
         described = {name: self.encoder.description[name] for name in ("layer", "pooling")}
+        measured = {"separation": self.separation} | ({} if self.contrast is None else {"contrast": self.contrast})
         unmeasured = {} if self.reason is None else {"reason": self.reason}
-        return {**described, "fingerprint": self.encoder.fingerprint, "separation": self.separation, **unmeasured}
+        return {**described, "fingerprint": self.encoder.fingerprint, **measured, **unmeasured}
 
 
 @dataclass(frozen=True)
@@ -46,8 +60,8 @@ class Choice:
     """What was chosen, and among what.
 
     Attributes:
-        encoder: The candidate of the largest separation, the first of equal ones; the first of all where none could
-            be measured.
+        encoder: The candidate of the largest figure, the first of equal ones; the first of all where none could be
+            measured.
         candidates: All, in the order in which they were given.
     """
 
@@ -61,8 +75,11 @@ class Choice:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what is recorded of it."""
+        criterion = "AUROC of held-out harmful references against held-out anchors and downstream rows"
+        if any(candidate.contrast is not None for candidate in self.candidates):
+            criterion += " (separation) and against held-out safe references (contrast): their mean"
         return {
-            "criterion": "AUROC of held-out harmful references against held-out anchors and downstream rows",
+            "criterion": criterion,
             "n_folds": N_FOLDS,
             "fingerprint": self.encoder.fingerprint,
             "candidates": [candidate.as_dict() for candidate in self.candidates],
@@ -93,12 +110,14 @@ def choose_encoder(
     candidates = tuple(
         _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
     )
-    best = max(candidates, key=lambda one: -1.0 if one.separation is None else one.separation)
+    best = max(candidates, key=lambda one: one.figure)
     return Choice(best.encoder, candidates)
 
 
 def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[Record]]) -> Candidate:
-    downstream, safe_anchor, harmful_reference, _ = torch.split(values, [len(sets.get(name, ())) for name in SET_NAMES])
+    downstream, safe_anchor, harmful_reference, safe_reference = torch.split(
+        values, [len(sets.get(name, ())) for name in SET_NAMES]
+    )
     try:
         separation = held_out_separation(
             downstream,
@@ -110,8 +129,27 @@ def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[R
             generator=torch.Generator().manual_seed(_SEED),
         )
     except DataError as error:  # a zero vector, or prompts that cannot be held out: not a candidate's equal
-        return Candidate(encoder, None, str(error))
-    return Candidate(encoder, separation)
+        return Candidate(encoder, None, reason=str(error))
+    return Candidate(encoder, separation, _contrast(encoder, safe_reference, harmful_reference, sets))
+
+
+def _contrast(
+    encoder: Encoder, safe_reference: Tensor, harmful_reference: Tensor, sets: Mapping[SetName, Sequence[Record]]
+) -> float | None:
+    if len(safe_reference) == 0:
+        return None
+    start = int(encoder.answer_from * safe_reference.shape[1])
+    try:
+        return held_out_contrast(
+            safe_reference[:, start:],
+            harmful_reference[:, start:],
+            safe_prompts=[record.prompt for record in sets["safe_reference"]],
+            harmful_prompts=[record.prompt for record in sets["harmful_reference"]],
+            n_folds=N_FOLDS,
+            generator=torch.Generator().manual_seed(_SEED),
+        )
+    except DataError:
+        return None
 
 
 def _sample(records: Sequence[Record]) -> Sequence[Record]:

@@ -25,6 +25,7 @@ from sotune.representations import (
     EncoderGroup,
     FrozenCausalLM,
     MappedRows,
+    Pooling,
     RepresentationCache,
     SentenceEncoder,
     candidate_layers,
@@ -58,8 +59,16 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
     return CausalLMReadings(  # the paper's reading comes first
         model,
         layers=candidate_layers(model.n_layers) if config.layer == "auto" else (config.layer,),
-        poolings=POOLINGS if config.pooling == "auto" else (config.pooling,),
+        poolings=_poolings(config),
     )
+
+
+def _poolings(config: RunConfig) -> tuple[Pooling, ...]:
+    """Returns what is chosen among: prompt and answer joined only where a safe reference tells answers apart."""
+    if config.pooling != "auto":
+        return (config.pooling,)
+    with_answers = config.safe_reference is not None or config.references is not None
+    return POOLINGS if with_answers else tuple(one for one in POOLINGS if one != "prompt_and_completion")
 
 
 def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
@@ -158,6 +167,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "fingerprint": encoder.fingerprint,
         "description": dict(encoder.description),
         "dimension": encoded.values.shape[1],
+        "answer_from": encoder.answer_from,
         "n_rows": len(everything),
         "n_truncated": encoded.n_truncated,
         "shards": list(encoded.shards),

@@ -21,7 +21,7 @@ from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
 from sotune.records import SET_NAMES, SetName
-from sotune.run_files import POTENTIALS, SOLVER, WEIGHTS
+from sotune.run_files import ENCODING, POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 from sotune.transport import Rows
 from sotune.weights.nearest import nearest_by_mass
@@ -61,7 +61,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                     config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)
                 ),
                 truth=read_truth(config, run) if "truth" in method.needs else None,
-                settings=config.part(WeightSettings),
+                settings=_settings(config, run, safe is not None),
                 sentinels=config.part(SentinelSettings),
                 method_settings=config.method_settings,
                 monitor=monitor,
@@ -84,6 +84,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         encoded = {name: sets[name] for name in SET_NAMES}
         described["prompts_alone"] = measure_prompts_alone(config, run, monitor, method, sets=encoded, weights=weights)
     return [*outputs, WEIGHTS.write(run, columns), SOLVER.write(run, described)]
+
+
+def _settings(config: RunConfig, run: RunFolder, has_safe_reference: bool) -> WeightSettings:
+    """Returns how the rows are weighed; what is left open and depends on the encoder is as the encoder says."""
+    settings = config.part(WeightSettings)
+    return settings.over({"answer_from": ENCODING.read(run)["answer_from"]}) if has_safe_reference else settings
 
 
 def _on_simplex(weighing: Weighing, method: str) -> Tensor:
@@ -118,19 +124,20 @@ def _solved_columns(solution: Solution, downstream: Rows, ids_of: Mapping[SetNam
         "push_potential": learned.push_potential,
     }
     found: dict[str, Any] = {name: column.double().numpy() for name, column in columns.items()}
-    for number, reference in enumerate(solution.references):
+    potentials = torch.cat([reference.g for reference in learned.references])
+    of_sets = torch.split(potentials, [len(reference.rows) for reference in solution.references])
+    for reference, potential in zip(solution.references, of_sets, strict=True):
         ids = [ids_of[reference.set_name][i] for i in reference.positions]
-        found |= _nearest(PREFIXES[reference.set_name], downstream, solution, number, reference.rows, ids)
+        found |= _nearest(PREFIXES[reference.set_name], downstream, solution, reference.rows, potential, ids)
     return found
 
 
 def _nearest(
-    name: str, downstream: Rows, solution: Solution, number: int, reference: Tensor, ids: Sequence[str]
+    name: str, downstream: Rows, solution: Solution, reference: Tensor, potential: Tensor, ids: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the columns that say which rows of a reference each row's mass goes to, and the least cost."""
-    learned = solution.learned
-    cost = learned.fitted_cost.between(downstream, reference)
-    found = nearest_by_mass(cost, learned.references[number].g, solution.settings.epsilon, most=_N_NEAREST)
+    cost = solution.learned.fitted_cost.between(downstream, reference)
+    found = nearest_by_mass(cost, potential, solution.settings.epsilon, most=_N_NEAREST)
     return {
         f"nearest_{name}": [[ids[i] for i in columns] for columns in found.columns.tolist()],
         f"nearest_{name}_shares": found.shares.double().tolist(),

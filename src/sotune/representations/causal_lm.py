@@ -151,6 +151,11 @@ class CausalLMEncoder(Encoder):
         """All that the vectors depend on."""
         return {**self.model.description, "layer": self.reading.layer, "pooling": self.reading.pooling}
 
+    @property
+    def answer_from(self) -> float:
+        """The second half of a vector is the completion's, where prompt and completion are joined."""
+        return 0.5 if self.reading.pooling == "prompt_and_completion" else 0.0
+
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
         return self.model.key(record)

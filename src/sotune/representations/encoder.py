@@ -79,6 +79,11 @@ class Encoder(ABC):
     def description(self) -> Mapping[str, Any]:
         """All that the vectors depend on: the model's content, layer, pooling, template, limits, dtype."""
 
+    @property
+    def answer_from(self) -> float:
+        """Where in a vector the answer's part begins, in [0, 1): 0, all of it tells of the answer; 0.5, half."""
+        return 0.0
+
     @abstractmethod
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of the record's rendered text, in hexadecimal."""

@@ -74,6 +74,11 @@ class SentenceEncoder(Encoder):
             **({} if self._parts == "together" else {"template": None, "parts": self._parts}),
         }
 
+    @property
+    def answer_from(self) -> float:
+        """The second half of a vector is the completion's, where the parts are encoded apart."""
+        return 0.5 if self._parts == "apart" else 0.0
+
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of what is read of the record, in hexadecimal."""
         return _key(self._texts(record))

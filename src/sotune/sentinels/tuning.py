@@ -10,12 +10,11 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights import GroundCost, References, Scorer, cost_of, learn_weights, relaxation_of, rows_of
+from sotune.weights import GroundCost, References, Scorer, cost_of, fit_cost, learn_weights, relaxation_of, rows_of
 from sotune.weights.ground_cost import sample_rows
 from sotune.weights.separation import outranked
 
@@ -142,7 +141,7 @@ def _try_all(given: Representations, choices: Sequence[WeightSettings]) -> Itera
     for choice in choices:
         transports.setdefault(_meaning(choice.replace(push_strength=0.5)), []).append(choice)
     seen = (*rows_of(given.pull), given.harmful_reference)
-    costs = {cost: cost.fit(rows, torch.cat(seen[:-1]), seen[-1]) for cost in dict.fromkeys(map(cost_of, choices))}
+    costs = {cost: fit_cost(cost, rows, *references) for cost in dict.fromkeys(map(cost_of, choices))}
     for sharing in transports.values():
         first_gradient = sharing[0].replace(push_strength=0.5, solver="one_step", max_memory=None)
         of_rows = learn_weights(rows, *references, first_gradient, cost=costs[cost_of(first_gradient)])

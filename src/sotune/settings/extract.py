@@ -124,9 +124,10 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         "auto",
         description="Layer to read: -1 is the last (paper, §4.1), auto the one that best separates references.",
     )
-    pooling: Literal["last", "completion_mean", "completion_minus_prompt", "auto"] = Field(
+    pooling: Literal["last", "completion_mean", "completion_minus_prompt", "prompt_and_completion", "auto"] = Field(
         "auto",
-        description="How states become a vector: last token (paper), mean, mean minus the prompt's end, or auto.",
+        description="How states become a vector: last token (paper), mean, mean minus the prompt's end, the prompt's "
+        "mean and the completion's joined, or auto.",
     )
     batch_tokens: int = Field(8192, ge=16, description="Token limit of a forward pass, padding included.")
     cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")

@@ -34,6 +34,13 @@ class WeightSettings(StageSettings):
         ge=0,
         description="How far adaptive stretches the space along the direction of harm; 0: not at all.",
     )
+    answer_from: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Where in a representation the answer begins: 0, all of it; 0.5, its second half. Default: as the "
+        "encoder reads.",
+    )
     reference_relaxation: float | None = Field(
         default=None,
         ge=0,

@@ -1,10 +1,10 @@
 """Learning one weight for each downstream row by push-pull optimal transport (Eq. 5 of the paper)."""
 
 from sotune.weights.ground_cost import COSTS, Adaptive, Cosine, GroundCost, cost_of, relaxation_of
-from sotune.weights.learn import References, ReferenceSet, learn_weights, pull_sets, rows_of
+from sotune.weights.learn import References, ReferenceSet, fit_cost, learn_weights, pull_sets, rows_of
 from sotune.weights.objective import PushPullProblem
 from sotune.weights.scorer import Scorer
-from sotune.weights.separation import held_out_separation
+from sotune.weights.separation import held_out_contrast, held_out_separation
 from sotune.weights.solution import LearnedWeights
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "References",
     "Scorer",
     "cost_of",
+    "fit_cost",
+    "held_out_contrast",
     "held_out_separation",
     "learn_weights",
     "pull_sets",

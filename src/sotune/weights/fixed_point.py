@@ -239,6 +239,7 @@ def conclude(
             SolvedReference(
                 side=reference.side,
                 strength=reference.strength,
+                b=reference.b,
                 f=f,
                 g=kernel.g.to(dtype),
                 mean_cost=mean_cost,

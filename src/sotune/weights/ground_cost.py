@@ -12,6 +12,14 @@ learned from the two references and from the downstream rows themselves, without
 
 The second could run away: with no harm in the data it learns what is merely rare. The references' share of the fit and
 the first direction hold it; docs/experiments.md shows how far.
+
+**With a safe reference** it learns two coordinates instead, each by a contrast of classes that differ in one thing:
+
+- *topic*: the anchor and the downstream rows, all taken as plain, against the harmful reference;
+- *answer*: the safe reference against the harmful one, both of risky prompts, by what represents the answer alone.
+
+Rows are standardized and joined by these two, so that a row is far from harm that is far from it in either: a refusal
+by its answer, a plain row by its topic. One direction cannot do that: it lets a risky topic outweigh a safe answer.
 """
 
 from __future__ import annotations
@@ -36,10 +44,17 @@ _SAMPLE_SEED = 0
 PROBE_REGULARIZATION = 10.0
 """Inverse regularization C of the probe on the references."""
 
+ANSWER_REGULARIZATION = 1.0
+"""The same of what tells safe answers from harmful ones: they differ by little, and a weak penalty fits single rows."""
+
 _SURE_ROUNDS, _SURE_SAFE, _SURE_HARMFUL, _SURE_REGULARIZATION = 3, 0.5, 0.03, 1.0
 _SOFT_ROUNDS, _SOFT_HARMFUL, _SOFT_SPREAD = 15, 0.03, 2.0
 _SOFT_MASS, _REFERENCE_SHARE = 2000.0, 0.3
 _DATA_PART = 2.0
+
+_TOPIC_MASS, _TOPIC_ROWS_SHARE = 1000.0, 0.5
+_TOPIC_WEIGHT, _ANSWER_WEIGHT = 0.25, 1.0  # of a coordinate, times the stretch
+_LEVEL = 2.0  # of a coordinate that is the same for all rows: cosine distance is then nearly a squared distance
 
 
 class GroundCost(Protocol):
@@ -58,17 +73,20 @@ class GroundCost(Protocol):
         """The relaxation of the references' columns that suits it, see `sotune.transport.Kernel`."""
         ...
 
+    @property
+    def joins(self) -> bool:
+        """Whether several sets that pull are one reference, which a row is near if it is near to one of them."""
+        ...
+
     @classmethod
     def of(cls, settings: WeightSettings) -> Self:
         """Makes it as some settings say."""
         ...
 
-    def fit(self, downstream: Rows, pull: Tensor, push: Tensor) -> Self:
-        """Returns the cost with what it learns from the data: from rows ``[n, d]``, ``[m_pull, d]``, ``[m_push, d]``.
-
-        The rows that pull are those of the safe anchor and, where there is one, of the safe reference after them. What
-        is fitted already stays as it is.
-        """
+    def fit(
+        self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, safe_reference: Tensor | None = None
+    ) -> Self:
+        """Returns the cost with what it learns from the data, rows of one width; what is fitted stays as it is."""
         ...
 
     def between(self, rows: Rows, reference: Tensor) -> CostMatrix:
@@ -91,13 +109,16 @@ class Cosine:
 
     name: ClassVar[str] = "cosine"
     relaxation: ClassVar[float] = math.inf
+    joins: ClassVar[bool] = False
 
     @classmethod
     def of(cls, settings: WeightSettings) -> Self:
         """Makes it; it has no settings."""
         return cls()
 
-    def fit(self, downstream: Rows, pull: Tensor, push: Tensor) -> Self:
+    def fit(
+        self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, safe_reference: Tensor | None = None
+    ) -> Self:
         """Returns itself."""
         return self
 
@@ -116,30 +137,71 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Adaptive:
-    """Cosine distance after the space is stretched along the direction that tells harm from safety.
+class Contrast:
+    """What is learned where there is a safe reference: two coordinates of a row, by its topic and by its answer.
 
     Attributes:
-        stretch: How much is added along the direction; 0 leaves the space as it is.
-        direction: ``v``, ``[d]``, unit length, towards harm; zero where all rows are alike. ``None`` before `fit`.
+        center: Mean of all rows that were seen, ``[d]``.
+        scale: Their standard deviation, ``[d]``; 1 where they do not differ.
+        directions: Of topic and answer, ``[2, d]``: a coordinate is a product with the standardized row, of length 1.
+        offsets: What is added, ``[2]``: 0 is midway between the two classes, and harm is above it.
+    """
+
+    center: Tensor
+    scale: Tensor
+    directions: Tensor
+    offsets: Tensor
+
+    def standardized(self, z: Tensor) -> Tensor:
+        """Returns rows ``[k, d]``, standardized and of length 1; one that is the mean itself stays zero.
+
+        Raises:
+            DataError: A row is zero or not finite.
+        """
+        normalize_rows(z)  # refuses what no cost can be learned of or measured to
+        return _unit_rows((z.to(self.center) - self.center) / self.scale)
+
+    def coordinates(self, unit: Tensor) -> Tensor:
+        """Returns topic and answer of standardized rows, ``[k, 2]``."""
+        return unit @ self.directions.T + self.offsets
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Cosine distance after the space is stretched along what tells harm from safety.
+
+    Attributes:
+        stretch: How much is added along the direction, or of the coordinates; 0 leaves the space as it is.
+        answer_from: Where in a vector the answer's part begins: 0, all of it; 0.5, its second half.
+        direction: ``v``, ``[d]``, unit length, towards harm; zero where all rows are alike. ``None`` before `fit`, and
+            where there is a safe reference.
+        contrast: What is learned instead where there is one.
     """
 
     stretch: float = WeightSettings.model_fields["stretch"].default
     direction: Tensor | None = None
+    answer_from: float = 0.0
+    contrast: Contrast | None = None
 
     name: ClassVar[str] = "adaptive"
     relaxation: ClassVar[float] = 0.0
+    joins: ClassVar[bool] = True
 
     @classmethod
     def of(cls, settings: WeightSettings) -> Self:
         """Makes it with the settings' stretch."""
-        return cls(settings.stretch)
+        return cls(settings.stretch, answer_from=settings.answer_from or 0.0)
 
-    def fit(self, downstream: Rows, pull: Tensor, push: Tensor) -> Self:
-        """Returns the cost with the direction that `learn_direction` finds; one that has a direction keeps it."""
-        if self.direction is not None:
+    def fit(
+        self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, safe_reference: Tensor | None = None
+    ) -> Self:
+        """Returns the cost with what `learn_contrast` finds, or without a safe reference `learn_direction`."""
+        if self.direction is not None or self.contrast is not None:
             return self
-        return replace(self, direction=learn_direction(downstream, pull, push))
+        if safe_reference is None:
+            return replace(self, direction=learn_direction(downstream, safe_anchor, harmful_reference))
+        sets = (safe_anchor, safe_reference, harmful_reference)
+        return replace(self, contrast=learn_contrast(downstream, *sets, answer_from=self.answer_from))
 
     def between(self, rows: Rows, reference: Tensor) -> CosineCost:
         """Returns the cosine distance in the stretched space, ``[k, m]``.
@@ -157,21 +219,36 @@ class Adaptive:
             ConfigError: The cost is not fitted.
             DataError: A row is zero or not finite.
         """
+        if self.contrast is not None:
+            return self._joined(z, self.contrast)
         if self.direction is None:
             raise ConfigError("the adaptive cost has no direction yet; call fit first")
         unit = normalize_rows(z)
         direction = self.direction.to(unit)
         return unit + self.stretch * (unit @ direction)[:, None] * direction
 
+    def _joined(self, z: Tensor, contrast: Contrast) -> Tensor:
+        """Returns standardized rows with their two coordinates and the common one after them, ``[k, d + 3]``."""
+        unit = contrast.standardized(z)
+        weights = unit.new_tensor([_TOPIC_WEIGHT, _ANSWER_WEIGHT]) * self.stretch
+        level = unit.new_full((len(unit), 1), _LEVEL)
+        return torch.cat([unit, weights * contrast.coordinates(unit), level], dim=1).to(z.dtype)
+
     def state(self) -> dict[str, float | Tensor]:
-        """Returns the stretch and, once fitted, the direction."""
-        return {"stretch": self.stretch} | ({} if self.direction is None else {"direction": self.direction})
+        """Returns the stretch and, once fitted, what was learned."""
+        learned = {} if self.direction is None else {"direction": self.direction}
+        contrast = {} if self.contrast is None else {name: getattr(self.contrast, name) for name in _CONTRAST}
+        return {"stretch": self.stretch, **learned, **contrast}
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> Self:
         """Makes it of its saved state."""
-        return cls(float(state["stretch"]), state["direction"])
+        if "direction" in state:
+            return cls(float(state["stretch"]), state["direction"])
+        return cls(float(state["stretch"]), contrast=Contrast(**{name: state[name] for name in _CONTRAST}))
 
+
+_CONTRAST = tuple(Contrast.__dataclass_fields__)
 
 COSTS: dict[str, type[GroundCost]] = {"adaptive": Adaptive, "cosine": Cosine}
 """Ground costs by name: sotune's, which learns from the data, and the paper's."""
@@ -202,29 +279,93 @@ class StretchedRows(RowView):
         super().__init__(rows)
         self._cost = cost
 
+    @property
+    def shape(self) -> torch.Size:
+        """The pair ``(n, width)`` of what is read."""
+        n, width = self._rows.shape
+        return torch.Size((n, width if self._cost.contrast is None else width + 3))
+
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Returns some rows, stretched."""
         return self._cost.stretched(self._rows[rows])
 
 
-def learn_direction(downstream: Rows, pull: Tensor, push: Tensor) -> Tensor:
+def learn_direction(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
     """Learns along which direction to stretch, ``[d]``, unit length.
 
     Args:
         downstream: Representations of the rows to weigh, ``[n, d]``; of many, a sample is read.
-        pull: Representations of the trusted rows and of the safe reference, ``[m_pull, d]``.
-        push: Representations of the harmful rows, ``[m_push, d]``.
+        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
+        harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
 
     Raises:
         DataError: A row is zero or not finite.
         SotuneError: A fit diverged.
     """
     rows = normalize_rows(sample_rows(downstream, _MAX_ROWS), name="rows")
-    safe, harmful = (normalize_rows(z, name="columns") for z in (pull, push))
+    safe, harmful = (normalize_rows(z, name="columns") for z in (safe_anchor, harmful_reference))
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)
     return _unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction))
+
+
+def learn_contrast(
+    downstream: Rows, safe_anchor: Tensor, safe_reference: Tensor, harmful_reference: Tensor, *, answer_from: float
+) -> Contrast:
+    """Learns what tells harm from plain rows, and harmful answers from safe ones.
+
+    Args:
+        downstream: Representations of the rows to weigh, ``[n, d]``; of many, a sample is read.
+        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
+        safe_reference: Representations of rows that meet risky prompts safely, ``[m, d]``.
+        harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
+        answer_from: Where in a vector the answer's part begins, in [0, 1).
+
+    Raises:
+        DataError: A row is zero or not finite.
+        SotuneError: A fit diverged.
+    """
+    sets = [z.double() for z in (sample_rows(downstream, _MAX_ROWS), safe_anchor, safe_reference, harmful_reference)]
+    center, scale = _spread(torch.cat(sets))
+    width, start = len(center), int(answer_from * len(center))
+    found = Contrast(center, scale, torch.zeros(2, width).to(center), torch.zeros(2).to(center))
+    rows, plain, safe, harmful = (found.standardized(z) for z in sets)
+    answer = torch.zeros(width).to(center)
+    answer[start:] = fit_balanced(
+        safe[:, start:], harmful[:, start:], inverse_regularization=ANSWER_REGULARIZATION
+    ).direction
+    scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, safe, harmful)]
+    directions, offsets = zip(*scaled, strict=True)
+    return replace(found, directions=torch.stack(directions), offsets=torch.stack(offsets))
+
+
+def _topic(rows: Tensor, safe: Tensor, harmful: Tensor) -> Tensor:
+    """Returns the direction from plain rows to harm, ``[d]``: the anchor and the downstream rows share one side.
+
+    Harmful rows among the downstream ones are few on their side, and too few to turn it.
+    """
+    masses = (1 - _TOPIC_ROWS_SHARE, _TOPIC_ROWS_SHARE)
+    negative = [torch.full((len(z),), mass / len(z)) for z, mass in zip((safe, rows), masses, strict=True)]
+    positive = torch.full((len(harmful),), 1 / len(harmful))
+    half, z = _TOPIC_MASS / 2, torch.cat([safe, rows, harmful])
+    negative_mass = torch.cat([*negative, 0 * positive]).to(z) * half
+    positive_mass = torch.cat([*(0 * one for one in negative), positive]).to(z) * half
+    return fit_logistic(z, negative_mass, positive_mass).direction
+
+
+def _scaled(direction: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a direction and an offset for which two classes lie about 0, each with a standard deviation near 1."""
+    projected = (first @ direction, second @ direction)
+    spread = torch.stack([one.var(correction=0) for one in projected]).mean().sqrt()
+    scaled = direction / spread.clamp(min=torch.finfo(spread.dtype).tiny)
+    return scaled, -torch.stack([(one @ scaled).mean() for one in (first, second)]).mean()
+
+
+def _spread(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean and the standard deviation of rows, ``[d]`` each; 1 in place of a deviation that is rounding."""
+    center, scale = rows.mean(0), rows.std(0, correction=0)
+    return center, torch.where(scale > 1e-6 * (center.abs() + scale.max()), scale, 1.0)
 
 
 def train_on_sure_rows(rows: Tensor, safe: Tensor, harmful: Tensor, score: LinearScore) -> LinearScore:
@@ -295,6 +436,22 @@ def soft_labels(scores: Tensor) -> Tensor:
         too_many = float(torch.sigmoid(scaled - middle).mean()) > _SOFT_HARMFUL
         low, high = (middle, high) if too_many else (low, middle)
     return torch.sigmoid(scaled - (low + high) / 2)
+
+
+def standardize(rows: Tensor) -> Tensor:
+    """Returns rows ``[n, d]`` less their mean, over their standard deviation, then of length 1; float64.
+
+    Raises:
+        DataError: A row is zero or not finite.
+    """
+    normalize_rows(rows)
+    center, scale = _spread(rows.double())
+    return _unit_rows((rows.double() - center) / scale)
+
+
+def _unit_rows(z: Tensor) -> Tensor:
+    length: Tensor = z.norm(dim=1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
+    return z / length
 
 
 def _unit(direction: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ def learn_weights(
 
     Args:
         downstream: Representations of the rows to weigh, ``[n, d]``: a tensor, or files that are read by slices.
-        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``, or several such sets with their strengths.
+        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``, or several such sets with their strengths:
+            the first is the anchor, the others are safe references.
         harmful_reference: The same of the harmful rows.
         settings: The problem and how to solve it; the configuration of a run will do.
         cost: The ground cost, fitted or not; ``None``: the one that the settings name.
@@ -89,7 +90,7 @@ def learn_weights(
             size cannot be reached.
     """
     anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
-    fitted = (cost or cost_of(settings)).fit(downstream, *(torch.cat(rows_of(one)) for one in (anchors, harmful)))
+    fitted = fit_cost(cost or cost_of(settings), downstream, anchors, harmful)
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
     mass = uniform if base_mass is None else base_mass.to(uniform)
@@ -162,6 +163,12 @@ def pull_sets(
     return ReferenceSet(safe_anchor), ReferenceSet(safe_reference, settings.safe_strength)
 
 
+def fit_cost(cost: GroundCost, downstream: Rows, pull: References, push: References) -> GroundCost:
+    """Returns a ground cost, fitted to the rows: the first set that pulls is the anchor, others are safe references."""
+    anchor, *safe = rows_of(pull)
+    return cost.fit(downstream, anchor, torch.cat(rows_of(push)), torch.cat(safe) if safe else None)
+
+
 def rows_of(references: References) -> tuple[Tensor, ...]:
     """Returns the representations of each of some references, ``[m, d]``."""
     return (references,) if isinstance(references, Tensor) else tuple(one.representations for one in references)
@@ -182,16 +189,16 @@ def _references(
     strength: float,
     settings: WeightSettings,
 ) -> list[Reference]:
-    total = sum(one.strength for one in sets)
-    return [
-        Reference(
-            side,
-            cost.between(downstream, one.representations),
-            strength * one.strength / total,
-            relaxation_of(settings, cost),
-        )
-        for one in sets
-    ]
+    total, relaxation = sum(one.strength for one in sets), relaxation_of(settings, cost)
+    if cost.joins and len(sets) > 1:
+        rows = torch.cat([one.representations for one in sets])
+        mass = torch.cat([rows.new_full((len(z),), of / total / len(z)) for z, of in _parts(sets)])
+        return [Reference(side, cost.between(downstream, rows), strength, relaxation, mass)]
+    return [Reference(side, cost.between(downstream, z), strength * of / total, relaxation) for z, of in _parts(sets)]
+
+
+def _parts(sets: Sequence[ReferenceSet]) -> list[tuple[Tensor, float]]:
+    return [(one.representations, one.strength) for one in sets]
 
 
 def _ignore(_: Step) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,13 +26,14 @@ Side = Literal["pull", "push"]
 
 @dataclass(frozen=True)
 class Reference:
-    """A set that the weighted rows are pulled to or pushed from; its own rows have equal mass (Eq. 4).
+    """A set that the weighted rows are pulled to or pushed from.
 
     Attributes:
         side: ``pull`` for a safe anchor, ``push`` for a harmful reference.
         cost: Ground cost from the downstream rows, ``[n, m]``.
         strength: Factor of its transport cost in the objective, ≥ 0.
         relaxation: See `sotune.transport.Kernel`: infinite for balanced transport, 0 for free column sums.
+        mass: Of its own rows, ``[m]``, sum 1; ``None``: equal mass (Eq. 4).
 
     Raises:
         ConfigError: A number is out of range.
@@ -42,6 +43,7 @@ class Reference:
     cost: CostMatrix
     strength: float
     relaxation: float = math.inf
+    mass: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_relaxation(self.relaxation)
@@ -55,8 +57,10 @@ class Reference:
 
     @property
     def b(self) -> Tensor:
-        """Uniform mass on its rows, ``[m]`` (Eq. 4)."""
+        """Mass of its rows, ``[m]``."""
         m = self.cost.shape[1]
+        if self.mass is not None:
+            return self.mass.to(dtype=self.cost.dtype, device=self.cost.device)
         return torch.full((m,), 1 / m, dtype=self.cost.dtype, device=self.cost.device)
 
 
@@ -142,7 +146,7 @@ class PushPullProblem:
     def take(self, positions: Tensor) -> PushPullProblem:
         """Returns the same problem for some of the rows."""
         mass = self.base_mass[positions]
-        references = tuple(Reference(r.side, r.cost.take(positions), r.strength, r.relaxation) for r in self.references)
+        references = tuple(replace(r, cost=r.cost.take(positions)) for r in self.references)
         return PushPullProblem(references, self.epsilon, mass / mass.sum())
 
 

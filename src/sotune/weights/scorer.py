@@ -44,12 +44,14 @@ class ScoredReference:
         side: Whether it pulls or pushes.
         strength: Factor of its transport cost in the objective, ≥ 0.
         representations: ``[m, d]``.
+        b: Mass of its rows, ``[m]``.
         g: Column potential, ``[m]``, in units of cost.
     """
 
     side: Side
     strength: float
     representations: Tensor
+    b: Tensor
     g: Tensor
 
 
@@ -86,7 +88,8 @@ class Scorer:
         Args:
             learned: The weights.
             settings: How they were solved.
-            references: Representations of the references, in the order of ``learned.references``: anchors first.
+            references: Representations of the sets that pull and push, in the order in which they were given: anchors
+                first. Several may make one of ``learned.references``.
 
         Raises:
             ConfigError: The weights have no tau, so they are no function of the potentials; or they were solved from
@@ -103,8 +106,12 @@ class Scorer:
             log_normalizer=learned.log_normalizer,
             n=learned.weights.shape[0],
             references=tuple(
-                ScoredReference(solved.side, solved.strength, representations, solved.g)
-                for solved, representations in zip(learned.references, references, strict=True)
+                ScoredReference(solved.side, solved.strength, representations, solved.b, solved.g)
+                for solved, representations in zip(
+                    learned.references,
+                    torch.split(torch.cat(list(references)), [len(solved.g) for solved in learned.references]),
+                    strict=True,
+                )
             ),
             cost=learned.fitted_cost,
         )
@@ -130,8 +137,7 @@ class Scorer:
 
     def _potential(self, representations: Tensor, reference: ScoredReference) -> Tensor:
         cost = self.cost.between(representations, reference.representations)
-        b = torch.full_like(reference.g, 1 / reference.g.shape[0])
-        return extend_potential(cost, reference.g, b, self.epsilon)
+        return extend_potential(cost, reference.g, reference.b, self.epsilon)
 
     def save(self, path: Path) -> None:
         """Writes the scorer as one safetensors file, atomically."""
@@ -186,6 +192,6 @@ class Scorer:
             raise ArtifactError(f"{path} does not hold saved potentials ({error}); run `sotune weigh` again") from error
 
 
-_TENSORS = ("representations", "g")
+_TENSORS = ("representations", "b", "g")
 _NUMBERS = ("epsilon", "tau", "log_normalizer", "n")
 _COST = "cost"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sotune.errors import DataError
 from sotune.transport.cost import normalize_rows
-from sotune.weights.ground_cost import PROBE_REGULARIZATION
+from sotune.weights.ground_cost import ANSWER_REGULARIZATION, PROBE_REGULARIZATION, standardize
 from sotune.weights.logistic import fit_balanced
 
 
@@ -70,6 +70,60 @@ def held_out_separation(
         others = torch.cat([safe[safe_fold == fold], rows])
         found.append(auroc(harm(harmful[harmful_fold == fold]), harm(others)))
     return sum(found) / n_folds
+
+
+def held_out_contrast(
+    safe_reference: Tensor,
+    harmful_reference: Tensor,
+    *,
+    safe_prompts: Sequence[Hashable],
+    harmful_prompts: Sequence[Hashable],
+    n_folds: int,
+    generator: torch.Generator,
+) -> float:
+    """Returns how well held-out harmful answers are told from held-out safe ones, as an AUROC.
+
+    Both references have risky prompts, so that the topic tells little and the answer much; rows of one prompt fall into
+    one fold, whichever reference they are of.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> z = torch.randn(60, 8, generator=generator)
+    >>> z[30:, 0] += 9
+    >>> prompts = range(30)
+    >>> held_out_contrast(
+    ...     z[:30], z[30:], safe_prompts=prompts, harmful_prompts=prompts, n_folds=5, generator=generator
+    ... )
+    1.0
+
+    Args:
+        safe_reference: What represents the answers of safe rows, ``[m_safe, d]``.
+        harmful_reference: The same of harmful rows, ``[m_harmful, d]``.
+        safe_prompts: The prompt of each row of the safe reference.
+        harmful_prompts: The same of the harmful reference.
+        n_folds: At most so many folds, fewer where there are fewer prompts.
+        generator: Draws the folds.
+
+    Returns:
+        Mean over the folds in which both references have rows, in [0, 1]; 0.5 is chance.
+
+    Raises:
+        DataError: No fold has rows of both with rows of both outside it, or a row is zero or not finite.
+        SotuneError: A fit diverged.
+    """
+    sizes = [len(safe_reference), len(harmful_reference)]
+    safe, harmful = torch.split(standardize(torch.cat([safe_reference, harmful_reference])), sizes)
+    prompts = [*safe_prompts, *harmful_prompts]
+    safe_fold, harmful_fold = torch.split(_folds(prompts, min(n_folds, len(set(prompts))), generator), sizes)
+    found = []
+    for fold in range(n_folds):
+        inside = (safe[safe_fold == fold], harmful[harmful_fold == fold])
+        outside = (safe[safe_fold != fold], harmful[harmful_fold != fold])
+        if all(len(rows) for rows in (*inside, *outside)):
+            harm = fit_balanced(*outside, inverse_regularization=ANSWER_REGULARIZATION)
+            found.append(auroc(harm(inside[1]), harm(inside[0])))
+    if not found:
+        raise DataError("answers are compared on prompts that are held out, and the references have too few prompts")
+    return sum(found) / len(found)
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:

@@ -69,7 +69,13 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
         weights=weights.double() / weights.double().sum(),
         references=tuple(
             SolvedReference(
-                reference.side, reference.strength, solved.f, solved.g, one.mean_cost, solved.marginal_error
+                reference.side,
+                reference.strength,
+                reference.b,
+                solved.f,
+                solved.g,
+                one.mean_cost,
+                solved.marginal_error,
             )
             for reference, solved, one in zip(problem.references, evaluation.solved, found, strict=True)
         ),

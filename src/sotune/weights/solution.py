@@ -41,6 +41,7 @@ class SolvedReference:
     Attributes:
         side: Whether it pulls or pushes.
         strength: Factor of its transport cost in the objective, ≥ 0.
+        b: Mass of its rows, ``[m]``.
         f: Row potential ``[n]``, in units of cost: the row update of ``g``.
         g: Column potential ``[m]``.
         mean_cost: Mean cost of each row to the reference under the plan, ``[n]``.
@@ -49,6 +50,7 @@ class SolvedReference:
 
     side: Side
     strength: float
+    b: Tensor
     f: Tensor
     g: Tensor
     mean_cost: Tensor
