@@ -22,7 +22,7 @@ TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "table.yaml").re
 NAMES = tuple(method if isinstance(method, str) else str(method["name"]) for method in TABLE["methods"])
 TASKS = tuple(name.removeprefix("smol-") for name in TABLE["datasets"])
 SHARES = tuple(TABLE["harmful_fractions"])
-ON_GPU: dict[str, Any] = {"eval_batch_size": 256, "save_steps": 100_000, "seeds": 3}
+ON_GPU: dict[str, Any] = {"eval_batch_size": 256, "save_steps": 100_000, "seeds": 3, "prompt_control": False}
 TINY: dict[str, Any] = {
     "layer": 1, "n": 24, "n_anchor": 8, "n_reference": 12, "n_eval": 2, "max_new_tokens": 4, "seeds": 1,
     "methods": TABLE["methods"][:6],
