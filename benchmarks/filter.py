@@ -181,7 +181,7 @@ def weigh_inputs(drawn: Case, encode: Callable[[Sequence[Row]], Tensor], seed: i
     records: list[list[Record]] = [[row.record for row in rows] for rows in sets]
     downstream, safe_anchor, harmful_reference = (encode(rows) for rows in sets)
     off = SentinelSettings(sentinels="off")
-    return WeighInputs(downstream, safe_anchor, harmful_reference, seed, InputRecords(*records), sentinels=off)
+    return WeighInputs(downstream, safe_anchor, harmful_reference, seed, records=InputRecords(*records), sentinels=off)
 
 
 def print_table(results: Sequence[Result]) -> None:
