@@ -202,6 +202,17 @@ def test_a_plain_step_moves_logits_by_the_rate_times_the_gradient_however_many_r
     torch.testing.assert_close(2 * twice.weights[:60], learned.weights, rtol=1e-6, atol=0)
 
 
+def test_steps_that_would_leave_a_row_no_weight_are_not_taken():
+    with pytest.warns(ConvergenceWarning, match="the weights collapsed: after .* of 50 steps"):
+        learned = learn_weights(
+            *clouds(dtype=torch.float32),
+            WeightSettings(cost="cosine", solver="sharp", logit_learning_rate=50.0, max_outer_steps=50),
+        )
+    assert learned.n_steps < 50
+    assert len(learned.history) == learned.n_steps + 1
+    assert float(learned.weights.min()) > 0
+
+
 def test_stopping_short_warns_with_figures():
     with pytest.warns(ConvergenceWarning, match="(?s)short of its tolerances: stationarity.* raise max_outer_steps"):
         learned = learn(clouds(), max_outer_steps=2)

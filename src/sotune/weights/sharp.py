@@ -7,11 +7,13 @@ the first gradient does; Adam divides away the size of each logit's gradient, wh
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sotune.errors import ConvergenceWarning
 from sotune.settings import WeightSettings
 from sotune.transport import OTProblem, SinkhornResult, transport_plan
 from sotune.weights.objective import PushPullObjective, PushPullProblem, Reference, sharp_cost, sharp_gradient
@@ -60,10 +62,19 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
             )
         )
         on_step(history[-1])
-        if number <= settings.max_outer_steps:
-            gradient = problem.combine([one.gradient for one in found])
-            logits.grad = weights / problem.base_mass * (gradient - weights @ gradient)
-            optimizer.step()
+        if number > settings.max_outer_steps:
+            break
+        gradient = problem.combine([one.gradient for one in found])
+        logits.grad = weights / problem.base_mass * (gradient - weights @ gradient)
+        optimizer.step()
+        if not float(torch.softmax(logits.detach(), dim=0).min()) >= torch.finfo(logits.dtype).tiny:
+            warnings.warn(
+                f"the weights collapsed: after {number - 1} of {settings.max_outer_steps} steps the next would leave a row "
+                f"no weight at all, and was not taken; lower logit_learning_rate or max_outer_steps",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+            break
 
     return LearnedWeights(
         weights=weights.double() / weights.double().sum(),
@@ -84,7 +95,7 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
         log_normalizer=None,
         stationarity=None,
         effective_sample_size=history[-1].effective_sample_size,
-        n_steps=settings.max_outer_steps,
+        n_steps=len(history) - 1,
         n_sinkhorn_iters=n_iters,
         n_passes=0,
         converged=evaluation.converged,
