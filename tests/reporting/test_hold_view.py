@@ -1,0 +1,41 @@
+import pytest
+
+from report_pages import read
+from sotune.artifacts import write_json, write_text
+from sotune.reporting import write_run_report
+from sotune.reporting.hold_view import hold_view
+
+FIGURES = {"limit": 0.02, "scale": 1.0, "risky_drift": 0.01, "unseen_drift": 0.015}
+STEPS = [
+    {"step": 1, "risky_drift": 0.0, "risky_multiplier": 0.5, "unseen_drift": 0.0},
+    {"step": 2, "risky_drift": 0.03, "risky_multiplier": 1.5},
+    {"step": 3},
+]
+
+
+def test_what_was_kept_in_words():
+    view = hold_view({"title": "KL within a limit", "figures": FIGURES}, STEPS)
+    assert view["lead"] == "The model drifted by up to 0.015 nats a token from what it was, within its limit of 0.02."
+    assert ("last multiplier, risky prompts that were held", "1.5") in view["rows"]
+    scaled = hold_view({"figures": {**FIGURES, "scale": 0.75}}, STEPS)
+    assert "scaled down to 75" in scaled["lead"]
+    free = hold_view({"title": "KL", "figures": {"risky_drift": 0.1}}, STEPS)
+    assert free["lead"] == "The kept rows were learned with KL; the model drifted by up to 0.1 nats a token."
+
+
+@pytest.mark.parametrize("training", [{}, {"figures": {}}])
+def test_a_run_that_held_nothing_says_nothing(training):
+    assert hold_view(training, STEPS) is None
+
+
+def test_the_page_shows_it(make_run):
+    import json
+
+    run = make_run()
+    write_json(run.file("training.json"), {"title": "KL within a limit", "figures": FIGURES})
+    write_text(run.file("training_log.jsonl"), "".join(json.dumps(step) + "\n" for step in STEPS))
+    write_json(run.manifest_path("training"), {"key": {}, "files": []})
+    page = read(write_run_report(run))
+    assert "Safety while training" in page.text
+    assert "within its limit of 0.02" in page.text
+    assert "limit 0.02" in page.text
