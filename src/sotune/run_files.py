@@ -35,13 +35,18 @@ WEIGHTS = Table(
         "nearest_safe": "string[]?",
         "nearest_safe_shares": "float64[]?",
         "least_safe_cost": "float64?",
+        "nearest_safe_reference": "string[]?",
+        "nearest_safe_reference_shares": "float64[]?",
+        "least_safe_reference_cost": "float64?",
         "nearest_harmful": "string[]?",
         "nearest_harmful_shares": "float64[]?",
         "least_harmful_cost": "float64?",
     },
     verb="weigh",
 )
-"""One line for each downstream row; its weight is on the simplex. All else is null without transport."""
+"""One line for each downstream row; its weight is on the simplex. All else is null without transport.
+
+``safe`` alone is the anchor; what is of the safe reference is null where there is none."""
 SOLVER = Json("solver.json", verb="weigh")
 SENTINELS = Table(
     "sentinels.parquet", {"id": "string", "fold": "string", "score": "float64?", "outranked": "float64?"}, verb="weigh"

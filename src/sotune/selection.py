@@ -130,19 +130,19 @@ def _reason(rank: int, weight: float, k: int, n: int, cut: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a row weighs what it weighs.
+    """How near a row is to a reference.
 
     Attributes:
-        nearest_safe: Ids of the anchor rows that get most of its mass, most first.
-        nearest_harmful: The same of the harmful reference.
-        least_safe_cost: Its least cost to any anchor row, in units of cost.
-        least_harmful_cost: The same to the harmful reference.
+        called: What the reference's rows are called.
+        pulls: Whether the reference pulls.
+        nearest: Ids of the rows that get most of its mass, most first.
+        least_cost: Its least cost to any of them, in units of cost.
     """
 
-    nearest_safe: Sequence[str]
-    nearest_harmful: Sequence[str]
-    least_safe_cost: float
-    least_harmful_cost: float
+    called: str
+    pulls: bool
+    nearest: Sequence[str]
+    least_cost: float
 
 
 def log_margin(weight: float, cut: float) -> float:
@@ -150,16 +150,20 @@ def log_margin(weight: float, cut: float) -> float:
     return math.log(weight / cut) if weight > 0 and cut > 0 else -math.inf if weight == 0 else math.inf
 
 
-def explain_row(row: SelectedRow, evidence: Evidence | None, *, margin: float) -> str:
-    """Returns the decision and its evidence as one plain sentence; without evidence, the rank alone."""
-    if evidence is None:
+def explain_row(row: SelectedRow, evidence: Sequence[Evidence], *, margin: float) -> str:
+    """Returns the decision and its evidence as one plain sentence; without evidence, the rank alone.
+
+    >>> row = SelectedRow("r", 0.1, 1, True, 1.0, "kept: rank 1 of 9 is within the 8 kept")
+    >>> near, far = Evidence("safe answers", True, ["s-12", "s-40"], 0.1), Evidence("harm", False, ["h-7"], 0.3)
+    >>> explain_row(row, [near, far], margin=0.2).partition(";")[0]
+    'kept: closer to safe answers s-12, s-40 than to harm h-7 (costs 0.100 and 0.300)'
+    """
+    if not evidence:
         return f"{row.reason}; margin to the cut {margin:+.3f} in log weight"
-    side, other = "safe anchor", "harmful reference"
-    names, costs = evidence.nearest_safe, (evidence.least_safe_cost, evidence.least_harmful_cost)
-    if costs[1] < costs[0]:
-        side, other, names = other, "safe anchor", evidence.nearest_harmful
+    near = min(evidence, key=lambda one: one.least_cost)
+    other = min((one for one in evidence if one.pulls != near.pulls), key=lambda one: one.least_cost)
     verdict = "kept" if row.kept else "dropped"
     return (
-        f"{verdict}: closer to {side} rows {', '.join(names)} than to any row of the {other} "
-        f"(costs {min(costs):.3f} and {max(costs):.3f}); margin to the cut {margin:+.3f} in log weight"
+        f"{verdict}: closer to {near.called} {', '.join(near.nearest)} than to {other.called} {other.nearest[0]} "
+        f"(costs {near.least_cost:.3f} and {other.least_cost:.3f}); margin to the cut {margin:+.3f} in log weight"
     )

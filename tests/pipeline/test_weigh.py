@@ -16,6 +16,7 @@ from sotune.run_files import RECORDS, SCORES, SELECTION, WEIGHTS
 WEIGHT_COLUMNS = [
     "id", "weight", "pull_cost", "push_cost", "pull_potential", "push_potential",
     "nearest_safe", "nearest_safe_shares", "least_safe_cost",
+    "nearest_safe_reference", "nearest_safe_reference_shares", "least_safe_reference_cost",
     "nearest_harmful", "nearest_harmful_shares", "least_harmful_cost",
 ]  # fmt: skip
 

@@ -179,7 +179,11 @@ def explain(
 
 def _reasons(one: Explanation) -> dict[str, str]:
     costs = {"pull cost": one.pull_cost, "push cost": one.push_cost}
-    near = {"nearest safe": one.nearest_safe, "nearest harmful": one.nearest_harmful}
+    near = {
+        "nearest safe": one.nearest_safe,
+        "nearest safe answers": one.nearest_safe_reference,
+        "nearest harmful": one.nearest_harmful,
+    }
     cited = {side: ", ".join(f"{id} ({share:.1%})" for id, share in ids.items()) for side, ids in near.items()}
     return {
         "decision": one.sentence,

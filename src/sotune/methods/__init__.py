@@ -1,7 +1,16 @@
 """Methods that keep fine-tuning safe, one file each; every file says what its methods are called and where from."""
 
 from sotune.methods.all_methods import METHODS, method_named, method_of, settle
-from sotune.methods.inputs import EditInputs, InputRecords, Solution, Tools, TrainInputs, Weighing, WeighInputs
+from sotune.methods.inputs import (
+    EditInputs,
+    InputRecords,
+    Solution,
+    SolvedReference,
+    Tools,
+    TrainInputs,
+    Weighing,
+    WeighInputs,
+)
 from sotune.methods.method import Kind, Method, Seam
 
 __all__ = [
@@ -12,6 +21,7 @@ __all__ = [
     "Method",
     "Seam",
     "Solution",
+    "SolvedReference",
     "Tools",
     "TrainInputs",
     "WeighInputs",

@@ -50,7 +50,7 @@ def weigh(inputs: WeighInputs, *, by_mean: bool = False) -> Tensor:
         ConfigError: There are no records.
     """
     records = inputs.require_records("dsir")
-    rows, target = ([ngram_buckets(all_text(r)) for r in some] for some in (records.downstream, records.safe_anchor))
+    rows, target = ([ngram_buckets(all_text(r)) for r in some] for some in (records.downstream, records.pull))
     ratio = log_ratios(target, rows, mixing=inputs.own(DsirSettings).mixing)
     scores = torch.tensor([sum(n * float(ratio[b]) for b, n in row.items()) for row in rows], dtype=torch.float64)
     if by_mean:

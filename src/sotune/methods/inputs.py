@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.evaluation import Judge
 from sotune.models import ModelSpec
 from sotune.monitoring import Monitor, Silent
-from sotune.records import Record
+from sotune.records import Record, SetName
 from sotune.sentinels import Sentinels
 from sotune.settings import SentinelSettings, StageSettings, TrainingSettings, WeightSettings
 from sotune.training.progress import OnStep
@@ -31,6 +32,11 @@ class InputRecords:
     safe_anchor: Sequence[Record]
     harmful_reference: Sequence[Record]
     safe_reference: Sequence[Record] = ()
+
+    @property
+    def pull(self) -> list[Record]:
+        """The safe anchor and, after it, the safe reference: what is known to be safe."""
+        return [*self.safe_anchor, *self.safe_reference]
 
 
 def all_text(record: Record) -> str:
@@ -103,6 +109,11 @@ class WeighInputs:
     monitor: Monitor = field(default_factory=Silent)
 
     @property
+    def pull(self) -> Tensor:
+        """Representations of the safe anchor and, after them, of the safe reference, ``[m, d]``."""
+        return self.safe_anchor if self.safe_reference is None else torch.cat([self.safe_anchor, self.safe_reference])
+
+    @property
     def rows(self) -> Tensor:
         """Representations of the rows to weigh, all of them in memory, ``[n, d]``."""
         return self.downstream[:]
@@ -137,21 +148,34 @@ class WeighInputs:
 
 
 @dataclass(frozen=True)
+class SolvedReference:
+    """A reference that weights were solved with.
+
+    Attributes:
+        set_name: Which.
+        rows: The rows that took part, ``[m, d]``.
+        positions: Where these stand in the whole reference.
+    """
+
+    set_name: SetName
+    rows: Tensor
+    positions: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Solution:
     """What push-pull transport knows besides the weights.
 
     Attributes:
         learned: The weights with their potentials.
         settings: How they were solved, what the sentinels chose included.
-        harmful_reference: The harmful rows that they were solved with, ``[m, d]``.
-        positions: Where these stand in the whole harmful reference.
+        references: What they were solved with, in the order of ``learned.references``.
         scorer: Weighs unseen rows; ``None`` for a solver whose weights are no function of the potentials.
     """
 
     learned: LearnedWeights
     settings: WeightSettings
-    harmful_reference: Tensor
-    positions: Sequence[int]
+    references: Sequence[SolvedReference]
     scorer: Scorer | None
 
 

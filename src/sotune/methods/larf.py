@@ -26,7 +26,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
         ConfigError: There are no records or no model.
     """
     records, tools = inputs.require_records("larf"), inputs.require_tools("larf")
-    sets = (records.downstream, records.safe_anchor, records.harmful_reference)
+    sets = (records.downstream, records.pull, records.harmful_reference)
     downstream, safe, harmful = (
         normalize_rows(part.double().flatten(0, 1)).view(part.shape)
         for part in encode_sets(sets, tools, pooling="last")

@@ -24,7 +24,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
         DataError: The anchor has no row to train on.
     """
     records, tools = inputs.require_records("loss_under_safe"), inputs.require_tools("loss_under_safe")
-    adapter = tune_on(records.safe_anchor, tools, name="safe")
+    adapter = tune_on(records.pull, tools, name="safe")
     losses = score_tokens(records.downstream, model=tools.model, adapter=adapter, settings=tools.training)
     mean = [float(losses[r.id].mean()) if r.id in losses else torch.inf for r in records.downstream]
     return weights_by_rank(-torch.tensor(mean, dtype=torch.float64))

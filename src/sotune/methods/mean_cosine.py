@@ -17,7 +17,7 @@ from sotune.transport.cost import normalize_rows
 
 def learn(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
     """Returns the function ``(2 + mean cos(z, safe) − mean cos(z, harmful)) / 4``, in [0, 1]."""
-    safe, harmful = (normalize_rows(part.double()) for part in (inputs.safe_anchor, inputs.harmful_reference))
+    safe, harmful = (normalize_rows(part.double()) for part in (inputs.pull, inputs.harmful_reference))
     difference = safe.mean(0) - harmful.mean(0)
     return lambda z: (2 + normalize_rows(z.double()) @ difference) / 4
 

@@ -29,7 +29,7 @@ def learn(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
     Raises:
         DataError: The anchor's rows are all alike, so that they have no covariance.
     """
-    anchor = normalize_rows(inputs.safe_anchor.double())
+    anchor = normalize_rows(inputs.pull.double())
     if not anchor.var(0, correction=0).mean() > torch.finfo(anchor.dtype).eps:
         raise DataError(f"the safe anchor has {len(anchor)} rows, all alike; give it at least two rows that differ")
     covariance = torch.from_numpy(ledoit_wolf(anchor.cpu().numpy())[0]).to(anchor)

@@ -39,7 +39,7 @@ def safe_log_odds(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
         SotuneError: The fit diverged.
     """
     c = inputs.own(ProbeSettings).inverse_regularization
-    safe, harmful = (normalize_rows(z.double()) for z in (inputs.safe_anchor, inputs.harmful_reference))
+    safe, harmful = (normalize_rows(z.double()) for z in (inputs.pull, inputs.harmful_reference))
     harm = fit_balanced(safe, harmful, inverse_regularization=c, tolerance=1e-9)
     return lambda z: -harm(normalize_rows(z.double()))
 

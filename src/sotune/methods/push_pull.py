@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sotune.methods.inputs import Solution, Weighing, WeighInputs
+from sotune.methods.inputs import Solution, SolvedReference, Weighing, WeighInputs
 from sotune.methods.unseen import split_reference
-from sotune.sentinels import Grid, weigh_with_sentinels
+from sotune.records import SetName
+from sotune.sentinels import Folds, Grid, weigh_with_sentinels
 from sotune.settings import TUNED, WeightSettings
-from sotune.weights import LearnedWeights, Scorer, learn_weights
+from sotune.weights import LearnedWeights, Scorer, learn_weights, pull_sets
 from sotune.weights.solution import Step
 
 PAPER = "Safety Optimal Transport"
@@ -30,11 +31,21 @@ def weigh(inputs: WeighInputs) -> Weighing:
     on_step, on_pass = _told_of_steps(inputs), _told_of_passes(inputs)
     sets = (inputs.downstream, inputs.safe_anchor, inputs.harmful_reference)
     if folds is None:
-        learned = learn_weights(*sets, settings, on_step=on_step, on_pass=on_pass)
-        solution = _solution(learned, settings, inputs.safe_anchor, inputs.harmful_reference, None)
-        return Weighing(learned.weights, solution=solution, note=note)
-    found = weigh_with_sentinels(*sets, folds, settings, grid=_grid(inputs), on_step=on_step, on_pass=on_pass)
-    solution = _solution(found.learned, found.settings, inputs.safe_anchor, found.harmful_reference, folds.solved)
+        pull = pull_sets(inputs.safe_anchor, inputs.safe_reference, settings)
+        learned = learn_weights(
+            inputs.downstream, pull, inputs.harmful_reference, settings, on_step=on_step, on_pass=on_pass
+        )
+        return Weighing(learned.weights, solution=_solution(learned, settings, inputs, None), note=note)
+    found = weigh_with_sentinels(
+        *sets,
+        folds,
+        settings,
+        safe_reference=inputs.safe_reference,
+        grid=_grid(inputs),
+        on_step=on_step,
+        on_pass=on_pass,
+    )
+    solution = _solution(found.learned, found.settings, inputs, folds)
     return Weighing(found.learned.weights, solution=solution, sentinels=found.sentinels, note="")
 
 
@@ -46,18 +57,21 @@ def _grid(inputs: WeighInputs) -> Grid:
     return {name: tried for name, tried in TUNED.items() if getattr(inputs.settings, name) == fields[name].default}
 
 
-def _solution(
-    learned: LearnedWeights,
-    settings: WeightSettings,
-    safe_anchor: Tensor,
-    harmful_reference: Tensor,
-    positions: tuple[int, ...] | None,
-) -> Solution:
+def _solution(learned: LearnedWeights, settings: WeightSettings, inputs: WeighInputs, folds: Folds | None) -> Solution:
+    sides: list[tuple[SetName, Tensor, Folds | None]] = [("safe_anchor", inputs.safe_anchor, None)]
+    if inputs.safe_reference is not None and settings.safe_strength > 0:
+        sides.append(("safe_reference", inputs.safe_reference, folds and folds.safe))
+    sides.append(("harmful_reference", inputs.harmful_reference, folds))
+    references = [_solved(*side) for side in sides]
     scorer = None
     if learned.tau is not None:
-        scorer = Scorer.from_learned(learned, settings=settings, references=(safe_anchor, harmful_reference))
-    where = range(len(harmful_reference)) if positions is None else positions
-    return Solution(learned, settings, harmful_reference, where, scorer)
+        scorer = Scorer.from_learned(learned, settings=settings, references=[one.rows for one in references])
+    return Solution(learned, settings, references, scorer)
+
+
+def _solved(name: SetName, rows: Tensor, folds: Folds | None) -> SolvedReference:
+    positions = range(len(rows)) if folds is None else folds.solved
+    return SolvedReference(name, rows[list(positions)], positions)
 
 
 def _told_of_steps(inputs: WeighInputs) -> Callable[[Step], None]:

@@ -80,8 +80,8 @@ def choose(downstream: Tensor, safe: Tensor, harmful: Tensor, *, center: bool) -
 def _layers(inputs: WeighInputs) -> tuple[Tensor, ...]:
     """Returns the states at every layer where a model is known, else the representations that were given."""
     if inputs.tools is None or inputs.records is None:
-        return inputs.rows[None], inputs.safe_anchor[None], inputs.harmful_reference[None]
-    sets = (inputs.records.downstream, inputs.records.safe_anchor, inputs.records.harmful_reference)
+        return inputs.rows[None], inputs.pull[None], inputs.harmful_reference[None]
+    sets = (inputs.records.downstream, inputs.records.pull, inputs.records.harmful_reference)
     return encode_sets(sets, inputs.tools, pooling="last")
 
 

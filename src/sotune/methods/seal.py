@@ -61,7 +61,7 @@ def weigh(inputs: WeighInputs, *, released: bool = False) -> Tensor:
     learned = train_bilevel(
         records.downstream,
         dict.fromkeys((record.id for record in records.downstream), 1.0),
-        records.safe_anchor,
+        records.pull,
         model=tools.model,
         training=tools.training,
         settings=settings,

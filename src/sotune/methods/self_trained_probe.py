@@ -38,7 +38,7 @@ def self_trained_log_odds(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
         SotuneError: A fit diverged.
     """
     downstream, safe, harmful = (
-        normalize_rows(z.double()) for z in (inputs.rows, inputs.safe_anchor, inputs.harmful_reference)
+        normalize_rows(z.double()) for z in (inputs.rows, inputs.pull, inputs.harmful_reference)
     )
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     trained = train_on_sure_rows(downstream, safe, harmful, probe)

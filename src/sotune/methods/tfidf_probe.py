@@ -19,7 +19,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
     """Returns each row's probability of being safe by its words, ``[n]``.
 
     The probe of `sotune.methods.probe` on TF-IDF of all turns. Vocabulary and document frequencies are those of the
-    three sets together, which uses no label.
+    sets together, which uses no label.
 
     Raises:
         ConfigError: The inputs carry no records.
@@ -27,7 +27,7 @@ def weigh(inputs: WeighInputs) -> Tensor:
         SotuneError: The fit diverged.
     """
     records = inputs.require_records("tfidf_probe")
-    sets = (records.safe_anchor, records.harmful_reference, records.downstream)
+    sets = (records.pull, records.harmful_reference, records.downstream)
     features = tfidf([all_text(record) for rows in sets for record in rows])
     positions = torch.split(torch.arange(features.shape[0]), [len(rows) for rows in sets])
     safe, harmful, downstream = (features.index_select(0, part) for part in positions)

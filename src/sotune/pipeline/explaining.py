@@ -9,7 +9,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder
 from sotune.errors import DataError
-from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.records import SetName
 from sotune.run_files import SELECTION, WEIGHTS
 
@@ -28,6 +28,7 @@ class Explanation:
             transports nothing.
         push_cost: The same to the harmful reference.
         nearest_safe: Anchor rows with the share of its mass that goes to each, most first; empty likewise.
+        nearest_safe_reference: The same of the safe reference; empty where there is none, too.
         nearest_harmful: The same of the harmful reference.
         sentence: All of it in words.
         texts: Prompt and completion by set and id; empty unless they were asked for.
@@ -41,6 +42,7 @@ class Explanation:
     pull_cost: float | None
     push_cost: float | None
     nearest_safe: Mapping[str, float]
+    nearest_safe_reference: Mapping[str, float]
     nearest_harmful: Mapping[str, float]
     sentence: str
     texts: Mapping[str, str]
@@ -71,14 +73,13 @@ def _explain(
     run: RunFolder, weighed: Mapping[str, Any], selected: Mapping[str, Any], n: int, *, show_text: bool
 ) -> Explanation:
     nearest = {
-        side: dict(zip(weighed[f"nearest_{side}"] or (), weighed[f"nearest_{side}_shares"] or (), strict=True))
-        for side in ("safe", "harmful")
+        name: dict(zip(weighed[f"nearest_{side}"] or (), weighed[f"nearest_{side}_shares"] or (), strict=True))
+        for name, side in PREFIXES.items()
     }
     id: str = weighed["id"]
     cited: dict[SetName, list[str]] = {
         "downstream": [id],
-        "safe_anchor": list(nearest["safe"]),
-        "harmful_reference": list(nearest["harmful"]),
+        **{name: list(rows) for name, rows in nearest.items()},
     }
     return Explanation(
         id=id,
@@ -88,8 +89,9 @@ def _explain(
         margin=selected["margin"],
         pull_cost=weighed["pull_cost"],
         push_cost=weighed["push_cost"],
-        nearest_safe=nearest["safe"],
-        nearest_harmful=nearest["harmful"],
+        nearest_safe=nearest["safe_anchor"],
+        nearest_safe_reference=nearest["safe_reference"],
+        nearest_harmful=nearest["harmful_reference"],
         sentence=selected["explanation"],
         texts=_texts(run, cited) if show_text else {},
     )

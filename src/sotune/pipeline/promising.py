@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,8 +69,8 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         safe_outranked=sentinels.safe_outranked,
         tuning_outranked=sentinels.tuning_outranked,
     )
-    placed = _place(config, scores, sentinels, share) if k is None else _at_count(k, scores, sentinels)
-    passed = Rate.of(placed.passing)
+    placed = _place(config, scores, sentinels, share) if k is None else _at_count(k, scores)
+    passed = Rate.of(placed.keeps(sentinels.harmful))
     n_harmful = round(share.estimate * n)
     described = {
         **about,
@@ -78,7 +78,8 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         "note": "",
         **placed.bound,
         "harmful_pass": asdict(passed),
-        "safe_lost": _safe_lost(sentinels, placed.k, n),
+        "safe_lost": _rate(sentinels.safe_outranked >= placed.k / n),
+        "safe_answers_lost": _rate(~placed.keeps(sentinels.safe)),
         "harmful_share": asdict(share),
         "n_harmful_estimate": n_harmful,
         "harmful_rows_kept_at_most": harmful_rows_kept(passed, n_harmful),
@@ -88,18 +89,18 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
 
 @dataclass(frozen=True)
 class _Placed:
-    """A cut: how many rows it keeps, the score at it, which sentinels pass, and what it promises."""
+    """A cut: how many rows it keeps, the score at it, which scores it would keep, and what it promises."""
 
     k: int
     score: float
-    passing: Tensor
+    keeps: Callable[[Tensor], Tensor]
     bound: dict[str, Any]
 
 
-def _at_count(k: int, scores: Tensor, sentinels: SentinelScores) -> _Placed:
+def _at_count(k: int, scores: Tensor) -> _Placed:
     """Returns a cut that no sentinel placed: one passes when it weighs no less than the smallest kept row."""
     score = float(scores.sort(descending=True).values[k - 1])
-    return _Placed(k, score, sentinels.harmful >= score, {})
+    return _Placed(k, score, lambda scores: scores >= score, {})
 
 
 def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: HarmfulShare) -> _Placed:
@@ -114,8 +115,9 @@ def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: 
         )
     score = found.score if found.score > -float("inf") else float(scores.min())
     bound = {"promised": promised, "limit": limit, "bound": found.bound}
-    return _Placed(found.k, score, sentinels.harmful > found.score, bound)
+    return _Placed(found.k, score, lambda scores: scores > found.score, bound)
 
 
-def _safe_lost(sentinels: SentinelScores, k: int, n: int) -> dict[str, Any] | None:
-    return asdict(Rate.of(sentinels.safe_outranked >= k / n)) if len(sentinels.safe_outranked) else None
+def _rate(hits: Tensor) -> dict[str, Any] | None:
+    """Returns a rate with its bounds; ``None`` where nothing was tried."""
+    return asdict(Rate.of(hits)) if len(hits) else None

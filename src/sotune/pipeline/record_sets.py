@@ -20,7 +20,7 @@ from sotune.records import SET_NAMES, Record, SetName, dump_messages, load_messa
 from sotune.rendering import Trial, load_renderer
 from sotune.run_files import QUARANTINE, READING, RECORDS
 from sotune.settings import DataSettings, RenderingSettings, RunConfig, SourceSettings
-from sotune.sources import LoadedSet, SourceOptions, load_set, source_files
+from sotune.sources import LoadedSet, SourceOptions, choose_side, load_set, source_files
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     if name == "downstream":
         return downstream_options(config)
     own = ("format", "where", "prompt_column", "completion_column")
-    return replace(shared, **{option: getattr(config, f"{_PREFIXES[name]}_{option}") for option in own})
+    return replace(shared, **{option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own})
 
 
-_PREFIXES: dict[SetName, str] = {
+PREFIXES: dict[SetName, str] = {
     "safe_anchor": "safe",
     "harmful_reference": "harmful",
     "safe_reference": "safe_reference",
 }
-"""What the settings that say how a reference is read begin with."""
+"""What a reference is called in settings and columns that are about it."""
 
 
 def downstream_options(settings: SourceSettings) -> SourceOptions:
@@ -117,6 +117,14 @@ def _sources(config: RunConfig) -> dict[SetName, str]:
     return {name: source for name, source in sources.items() if source is not None}
 
 
+def _of_side(config: RunConfig, source: str, name: SetName) -> tuple[str, SourceOptions]:
+    """Returns where a set is read from, and how: its side, of a source that holds both references."""
+    options = source_options(config, name)
+    if config.safe_reference != config.harmful_reference or name not in ("harmful_reference", "safe_reference"):
+        return source, options
+    return choose_side(source, options, "harmful" if name == "harmful_reference" else "safe")
+
+
 def _source_digest(source: str, options: SourceOptions) -> Any:
     path = Path(source)
     if path.is_file():
@@ -132,10 +140,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     sets: dict[SetName, LoadedSet] = {}
     trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
     for name, source in _sources(config).items():
+        found, options = _of_side(config, source, name)
         sets[name] = load_set(
-            source,
+            found,
             set_name=name,
-            options=source_options(config, name),
+            options=options,
             max_quarantine_fraction=config.max_quarantine_fraction,
             progress=partial(_report_reading, monitor, name),
             check=trial,
@@ -173,7 +182,7 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
     Raises:
         DataError: A reference is too small, or the harmful reference shares a row with one that is safe.
     """
-    references = [name for name in _PREFIXES if name in sets]
+    references = [name for name in PREFIXES if name in sets]
     for name in references:
         if len(sets[name]) < min_reference_rows:
             raise DataError(

@@ -6,15 +6,26 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sotune.artifacts import RunFolder
+from sotune.methods import method_named
 from sotune.monitoring import Monitor
 from sotune.pipeline.promising import make_promise
-from sotune.pipeline.record_sets import OwnRow, check_weight_column, kinds_of, read_own_rows
+from sotune.pipeline.record_sets import PREFIXES, OwnRow, check_weight_column, kinds_of, read_own_rows
 from sotune.pipeline.stage import Figures, Stage
+from sotune.records import SetName
 from sotune.run_files import KEPT, PROMISE, SELECTION, SOLVER, WEIGHTS
 from sotune.selection import Evidence, SelectedRow, explain_row, log_margin, select_rows
 from sotune.settings import RunConfig, SelectionSettings
 
-_EVIDENCE = ("nearest_safe", "nearest_harmful", "least_safe_cost", "least_harmful_cost")
+_CALLED: dict[SetName, str] = {
+    "safe_anchor": "task rows",
+    "safe_reference": "safe answers",
+    "harmful_reference": "harm",
+}
+_EVIDENCE = tuple(
+    column for name in _CALLED for column in (f"nearest_{PREFIXES[name]}", f"least_{PREFIXES[name]}_cost")
+)
+
+_NOT_TOLD_APART = "safe and harmful answers to risky prompts, without a safe_reference"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -39,13 +50,20 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     kept = KEPT.write(run, _kept_rows(own, rows, weight_column=config.weight_column))
     kinds = count_kinds(kinds_of(config, own), {row.id for row in rows if row.kept})
     described = {**promised.described, **({"kinds": kinds} if kinds else {})}
+    if config.safe_reference is None and not method_named(config.method).keeps_all:
+        described["not_told_apart"] = _NOT_TOLD_APART
     return [SELECTION.write(run, columns), kept, PROMISE.write(run, described)]
 
 
-def _evidence(weights: Mapping[str, Sequence[Any]]) -> Sequence[Evidence | None]:
-    """Returns what each row's weight follows from; nothing where the method says nothing of it."""
-    found = zip(*(weights[name] for name in _EVIDENCE), strict=True)
-    return [None if None in row else Evidence(*row) for row in found]
+def _evidence(weights: Mapping[str, Sequence[Any]]) -> Iterator[list[Evidence]]:
+    """Yields what each row's weight follows from; nothing where the method says nothing of it."""
+    for row in zip(*(weights[name] for name in _EVIDENCE), strict=True):
+        sides = zip(_CALLED.items(), row[::2], row[1::2], strict=True)
+        yield [
+            Evidence(called, name != "harmful_reference", nearest, cost)
+            for (name, called), nearest, cost in sides
+            if nearest and cost is not None
+        ]
 
 
 def count_kinds(kinds: Mapping[str, str], kept: Collection[str]) -> dict[str, dict[str, int]]:
@@ -78,6 +96,10 @@ def _summarize(run: RunFolder) -> Figures:
         figures["harm like the reference that passes"] = (
             f"{passed['count']} of {passed['n']} sentinels, at most {passed['high']:.1%} (95 %)"
         )
+    if (lost := promise.get("safe_answers_lost")) is not None:
+        figures["safe answers lost"] = f"{lost['count']} of {lost['n']} sentinels, at most {lost['high']:.1%} (95 %)"
+    elif (untold := promise.get("not_told_apart")) is not None:
+        figures["not told apart"] = untold
     kinds = sorted(promise.get("kinds", {}).items())
     return figures | {f"{kind} rows kept": f"{n['kept']:,} of {n['n']:,}" for kind, n in kinds}
 

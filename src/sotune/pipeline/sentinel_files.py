@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError
 from sotune.methods import Weighing
+from sotune.records import SetName
 from sotune.run_files import SENTINEL_SUMMARY, SENTINELS
-from sotune.sentinels import Tried
+from sotune.sentinels import Sentinels, Tried
 from sotune.settings import WeightSettings
 from sotune.weights import cost_of, relaxation_of
 
@@ -31,31 +32,20 @@ def written_settings(settings: WeightSettings) -> dict[str, Any]:
     }
 
 
-def write_sentinels(
-    run: RunFolder, weighing: Weighing, *, safe_ids: Sequence[str], harmful_ids: Sequence[str]
-) -> list[str]:
+def write_sentinels(run: RunFolder, weighing: Weighing, ids_of: Mapping[SetName, Sequence[str]]) -> list[str]:
     """Writes what sentinels measured: one line for each, and a summary.
 
     Args:
         run: Where to.
         weighing: What the method made of the rows.
-        safe_ids: Ids of the anchor rows, in their order.
-        harmful_ids: The same of the harmful reference.
+        ids_of: Ids of the rows of each reference, in their order.
     """
     sentinels = weighing.sentinels
     if sentinels is None:
         run.file(SENTINELS.name).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
         return [SENTINEL_SUMMARY.write(run, {"used": False, "note": weighing.note})]
     folds = sentinels.folds
-    rows: list[tuple[str, str, float | None, float | None]] = [
-        (harmful_ids[position], "measuring", score, None)
-        for position, score in zip(folds.measuring, sentinels.harmful_scores.tolist(), strict=True)
-    ]
-    rows += [
-        (harmful_ids[position], "tuning", None, place)
-        for position, place in zip(folds.tuning, sentinels.tuning_outranked, strict=True)
-    ]
-    rows += [(id, "safe", None, place) for id, place in zip(safe_ids, sentinels.safe_outranked.tolist(), strict=False)]
+    rows = _rows(sentinels, ids_of)
     columns = {name: [row[number] for row in rows] for number, name in enumerate(SENTINELS.columns)}
     summary: dict[str, Any] = {
         "used": True,
@@ -64,6 +54,7 @@ def write_sentinels(
         "n_tuning": len(folds.tuning),
         "n_measuring": len(folds.measuring),
         "n_unused": len(folds.unused),
+        "n_safe_measuring": len(folds.safe.measuring) if folds.safe else 0,
     }
     if (tuned := sentinels.tuned) is not None:
         summary |= {
@@ -74,6 +65,27 @@ def write_sentinels(
             "tried": [_tried(one) for one in tuned.tried],
         }
     return [SENTINELS.write(run, columns), SENTINEL_SUMMARY.write(run, summary)]
+
+
+def _rows(
+    sentinels: Sentinels, ids_of: Mapping[SetName, Sequence[str]]
+) -> list[tuple[str, str, float | None, float | None]]:
+    """Returns a line for each row that was kept back: id, fold, score and place."""
+    folds, harmful_ids = sentinels.folds, ids_of["harmful_reference"]
+    rows: list[tuple[str, str, float | None, float | None]] = [
+        (harmful_ids[position], "measuring", score, None)
+        for position, score in zip(folds.measuring, sentinels.harmful_scores.tolist(), strict=True)
+    ]
+    rows += [
+        (harmful_ids[position], "tuning", None, place)
+        for position, place in zip(folds.tuning, sentinels.tuning_outranked, strict=True)
+    ]
+    places = zip(ids_of["safe_anchor"], sentinels.safe_outranked.tolist(), strict=False)
+    rows += [(id, "safe", None, place) for id, place in places]
+    if folds.safe is not None and sentinels.safe_scores is not None:
+        measured = zip(folds.safe.measuring, sentinels.safe_scores.tolist(), strict=True)
+        rows += [(ids_of["safe_reference"][position], "safe_reference", score, None) for position, score in measured]
+    return rows
 
 
 def _tried(one: Tried) -> dict[str, Any]:
@@ -88,25 +100,24 @@ class SentinelScores:
         harmful: ``log(n·w)`` of each measuring sentinel, ``[k]``.
         tuning_outranked: For each tuning sentinel, the share of the downstream rows that weigh more.
         safe_outranked: The same for each anchor row, held out.
+        safe: ``log(n·w)`` of each row of the safe reference that measures; empty where there is none.
     """
 
     harmful: Tensor
     tuning_outranked: Sequence[float]
     safe_outranked: Tensor
+    safe: Tensor
 
 
 def read_sentinels(run: RunFolder) -> SentinelScores | None:
     """Reads the sentinels of a run; ``None`` where it has none."""
     if not SENTINEL_SUMMARY.read_if_there(run).get("used"):
         return None
-    of_fold: dict[str, list[float]] = {"measuring": [], "tuning": [], "safe": []}
+    of_fold: dict[str, list[float]] = {"measuring": [], "tuning": [], "safe": [], "safe_reference": []}
     for row in SENTINELS.rows_of(run, "fold", "score", "outranked"):
-        of_fold[row["fold"]].append(row["score"] if row["fold"] == "measuring" else row["outranked"])
-    return SentinelScores(
-        torch.tensor(of_fold["measuring"], dtype=torch.float64),
-        of_fold["tuning"],
-        torch.tensor(of_fold["safe"], dtype=torch.float64),
-    )
+        of_fold[row["fold"]].append(row["outranked"] if row["score"] is None else row["score"])
+    found = {fold: torch.tensor(values, dtype=torch.float64) for fold, values in of_fold.items()}
+    return SentinelScores(found["measuring"], of_fold["tuning"], found["safe"], found["safe_reference"])
 
 
 def require_sentinels(run: RunFolder) -> SentinelScores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from sotune.methods import Method, Solution, Weighing, WeighInputs, method_of
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
 from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
-from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
-from sotune.records import SET_NAMES
+from sotune.records import SET_NAMES, SetName
 from sotune.run_files import POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 from sotune.transport import Rows
@@ -45,14 +45,14 @@ def _key(config: RunConfig) -> dict[str, Any]:
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     method, sets = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
     ids, downstream = map_representations(config, run, "downstream")
-    anchor, harmful = (load_representations(config, run, name) for name in ("safe_anchor", "harmful_reference"))
-    safe = load_representations(config, run, "safe_reference") if sets["safe_reference"] else None
+    references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if sets[name]}
+    safe = references.get("safe_reference")
     with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
         weighing = method.weigh(
             WeighInputs(
                 downstream,
-                anchor.values,
-                harmful.values,
+                references["safe_anchor"].values,
+                references["harmful_reference"].values,
                 config.seed,
                 safe_reference=None if safe is None else safe.values,
                 records=input_records(sets),
@@ -69,10 +69,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = _on_simplex(weighing, method.name)
     columns = {"id": ids, "weight": weights.numpy()}
     run.file(POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
-    outputs = write_sentinels(run, weighing, safe_ids=anchor.ids, harmful_ids=harmful.ids)
+    ids_of = {name: encoded.ids for name, encoded in references.items()}
+    outputs = write_sentinels(run, weighing, ids_of)
     solved: dict[str, Any] = {}
     if weighing.solution is not None:
-        columns |= _solved_columns(weighing.solution, downstream, anchor.values, anchor.ids, harmful.ids)
+        columns |= _solved_columns(weighing.solution, downstream, ids_of)
         solved = _describe_solution(weighing.solution)
         if weighing.solution.scorer is not None:
             weighing.solution.scorer.save(run.file(POTENTIALS))
@@ -104,18 +105,8 @@ def _describe_weights(method: Method, weighing: Weighing, weights: Tensor) -> di
     }
 
 
-def _solved_columns(
-    solution: Solution,
-    downstream: Rows,
-    safe_anchor: Tensor,
-    safe_ids: Sequence[str],
-    harmful_ids: Sequence[str],
-) -> dict[str, Any]:
+def _solved_columns(solution: Solution, downstream: Rows, ids_of: Mapping[SetName, Sequence[str]]) -> dict[str, Any]:
     learned = solution.learned
-    sides = (
-        ("safe", safe_anchor, safe_ids),
-        ("harmful", solution.harmful_reference, [harmful_ids[i] for i in solution.positions]),
-    )
     columns = {
         "pull_cost": learned.pull_cost,
         "push_cost": learned.push_cost,
@@ -123,8 +114,9 @@ def _solved_columns(
         "push_potential": learned.push_potential,
     }
     found: dict[str, Any] = {name: column.double().numpy() for name, column in columns.items()}
-    for number, (name, reference, ids) in enumerate(sides):
-        found |= _nearest(name, downstream, solution, number, reference, ids)
+    for number, reference in enumerate(solution.references):
+        ids = [ids_of[reference.set_name][i] for i in reference.positions]
+        found |= _nearest(PREFIXES[reference.set_name], downstream, solution, number, reference.rows, ids)
     return found
 
 
@@ -175,4 +167,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=2)
+WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=3)

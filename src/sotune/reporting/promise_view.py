@@ -19,14 +19,17 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> di
     if not promise:
         return None
     passed = promise.get("harmful_pass")
+    untold = promise.get("not_told_apart")
+    remarks = [f"Not told apart: {untold}."] if untold else []
     if passed is None:
         note = str(promise.get("note") or "no sentinels were measured")
         lead = f"{note[:1].upper()}{note[1:]}."
-        return {"lead": lead, "measured": [], "chosen": [], "remarks": []}
+        return {"lead": lead, "measured": [], "chosen": [], "remarks": remarks}
     share = promise["harmful_share"]
     measured = [
         ("harmful sentinels that pass the cut", _rate(passed)),
         ("anchor rows that the cut would lose, each weighed without itself", _rate(promise.get("safe_lost"))),
+        ("held-out safe answers that the cut loses", _rate(promise.get("safe_answers_lost"))),
         (
             "harmful share of the data, estimated without labels",
             f"{percent(share['estimate'])} ({percent(share['low'])} to {percent(share['high'])})",
@@ -37,7 +40,7 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> di
         ),
     ]
     lead = _lead(promise, passed)
-    return {"lead": lead, "measured": measured, "chosen": _chosen(sentinels), "remarks": _remarks(passed)}
+    return {"lead": lead, "measured": measured, "chosen": _chosen(sentinels), "remarks": [*_remarks(passed), *remarks]}
 
 
 def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:

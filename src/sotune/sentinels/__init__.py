@@ -7,6 +7,7 @@ from sotune.sentinels.measuring import (
     Sentinels,
     fit_with_sentinels,
     log_relative,
+    solved_rows,
     weigh_with_sentinels,
 )
 from sotune.sentinels.promise import (
@@ -43,6 +44,7 @@ __all__ = [
     "log_relative",
     "normalize_prompt",
     "sentinels_needed",
+    "solved_rows",
     "split_by_prompt",
     "tune_settings",
     "weigh_with_sentinels",

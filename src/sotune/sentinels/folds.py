@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LEAST_SENTINELS = 30
 """With fewer, even a measurement without one miss bounds the pass rate no lower than 10 % (95 %)."""
+
+_FOLDS = ("reference", "tuning", "measuring", "unused")
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,15 @@ class Folds:
         tuning: To choose settings by.
         measuring: To measure with, one row of each prompt: the answers to one prompt are no independent trials.
         unused: The other rows of the measuring prompts, which take part in nothing.
+        safe: The same of the safe reference, by prompt as well: rows of one prompt share a fold, be they safe or
+            harmful. Its tuning fold chooses nothing. ``None`` where none of it is kept back.
     """
 
     reference: tuple[int, ...]
     tuning: tuple[int, ...]
     measuring: tuple[int, ...]
     unused: tuple[int, ...]
+    safe: Folds | None = field(default=None, repr=False)
 
     @property
     def solved(self) -> tuple[int, ...]:
@@ -57,7 +62,7 @@ def split_by_prompt(prompts: Sequence[str], *, seed: int, tuning_share: float, m
         tuning_share: Share of the prompts that are to choose settings, in expectation.
         measuring_share: Share of the prompts that are to measure.
     """
-    folds: dict[str, list[int]] = {"reference": [], "tuning": [], "measuring": [], "unused": []}
+    folds: dict[str, list[int]] = {name: [] for name in _FOLDS}
     rows_of: dict[str, list[int]] = {}
     for position, prompt in enumerate(prompts):
         rows_of.setdefault(normalize_prompt(prompt), []).append(position)
@@ -69,7 +74,8 @@ def split_by_prompt(prompts: Sequence[str], *, seed: int, tuning_share: float, m
             folds["unused"] += [row for row in rows if row != chosen]
         else:
             folds["tuning" if place < measuring_share + tuning_share else "reference"] += rows
-    return Folds(**{name: tuple(sorted(rows)) for name, rows in folds.items()})
+    reference, tuning, measuring, unused = (tuple(sorted(folds[name])) for name in _FOLDS)
+    return Folds(reference, tuning, measuring, unused)
 
 
 def _hash(text: str) -> float:

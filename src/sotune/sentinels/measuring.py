@@ -14,7 +14,7 @@ from sotune.sentinels.folds import Folds
 from sotune.sentinels.tuning import MOST_ROWS, Grid, Representations, Tuned, tune_settings
 from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights import LearnedWeights, Scorer, learn_weights
+from sotune.weights import LearnedWeights, ReferenceSet, Scorer, learn_weights, pull_sets, rows_of
 from sotune.weights.ground_cost import sample_rows
 from sotune.weights.separation import outranked
 from sotune.weights.solution import OnStep
@@ -33,6 +33,8 @@ class Sentinels:
         tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
         safe_outranked: For each anchor row, weighed by an anchor without it, the share of the downstream rows that
             weigh more, ``[m]``.
+        safe_scores: ``log(n·w)`` of each row of the safe reference that measures, in the order of its fold; ``None``
+            where there is none.
         tuned: What the tuning fold chose; ``None`` for a method that it chooses nothing for.
     """
 
@@ -40,6 +42,7 @@ class Sentinels:
     harmful_scores: Tensor
     tuning_outranked: Sequence[float]
     safe_outranked: Tensor
+    safe_scores: Tensor | None = None
     tuned: Tuned | None = None
 
 
@@ -91,7 +94,13 @@ class LearnedWithSentinels:
 
 
 def fit_with_sentinels(
-    fit: Fit, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, folds: Folds
+    fit: Fit,
+    downstream: Rows,
+    safe_anchor: Tensor,
+    harmful_reference: Tensor,
+    folds: Folds,
+    *,
+    safe_reference: Tensor | None = None,
 ) -> FittedWithSentinels:
     """Fits any method's weights with the reference and the tuning fold, and scores the measuring fold.
 
@@ -110,6 +119,7 @@ def fit_with_sentinels(
         safe_anchor: Trusted rows, ``[m_safe, d]``.
         harmful_reference: All harmful rows, ``[m_harmful, d]``.
         folds: Which of them are for what.
+        safe_reference: All rows of the safe reference, some of which measure; what fits knows those that may be seen.
 
     Raises:
         ConfigError: A fold is empty.
@@ -119,12 +129,13 @@ def fit_with_sentinels(
     first = fit(sample, safe_anchor, harmful_reference[list(folds.reference)])
     places = outranked(first.weigh(harmful_reference[list(folds.tuning)]), first.weights)
     solved = harmful_reference[list(folds.solved)]
-    fitted = fit(downstream, safe_anchor, solved)
+    fitted, safe = fit(downstream, safe_anchor, solved), _measuring(safe_reference, folds)
     sentinels = Sentinels(
         folds=folds,
         harmful_scores=_log_relative_to(fitted, harmful_reference[list(folds.measuring)]),
         tuning_outranked=tuple(places.tolist()),
         safe_outranked=_score_safe_rows(fit, sample, safe_anchor, solved),
+        safe_scores=None if safe is None else _log_relative_to(fitted, safe),
     )
     return FittedWithSentinels(fitted, sentinels)
 
@@ -145,6 +156,7 @@ def weigh_with_sentinels(
     folds: Folds,
     settings: WeightSettings,
     *,
+    safe_reference: Tensor | None = None,
     grid: Grid = MappingProxyType({}),
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
@@ -167,6 +179,7 @@ def weigh_with_sentinels(
         harmful_reference: All harmful rows, ``[m_harmful, d]``.
         folds: Which of them are for what.
         settings: How to solve; stays where nothing of the grid is better.
+        safe_reference: All rows of the safe reference, ``[m, d]``; ``None`` where there is none.
         grid: What is tried; by default nothing is chosen.
         on_step: See `learn_weights`.
         on_pass: See `learn_weights`.
@@ -177,11 +190,14 @@ def weigh_with_sentinels(
     _check_folds(folds)
     harmful = harmful_reference[list(folds.reference)]
     tuning = harmful_reference[list(folds.tuning)]
-    tuned = tune_settings(Representations(downstream, safe_anchor, harmful, tuning), settings, grid=grid)
+    seen, measured = solved_rows(safe_reference, folds.safe), _measuring(safe_reference, folds)
+    pull = pull_sets(safe_anchor, seen, settings)
+    tuned = tune_settings(Representations(downstream, pull, harmful, tuning), settings, grid=grid)
     chosen = tuned.chosen.settings
     solved = harmful_reference[list(folds.solved)]
-    learned = learn_weights(downstream, safe_anchor, solved, chosen, on_step=on_step, on_pass=on_pass)
-    scorer = Scorer.from_learned(learned, settings=chosen, references=(safe_anchor, solved))
+    learned = learn_weights(downstream, pull, solved, chosen, on_step=on_step, on_pass=on_pass)
+    scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
+    fit = _fitting(chosen, pull[1:])
     return LearnedWithSentinels(
         learned=learned,
         settings=chosen,
@@ -190,18 +206,32 @@ def weigh_with_sentinels(
             folds=folds,
             harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
             tuning_outranked=tuned.outranked,
-            safe_outranked=_score_safe_rows(_fitting(chosen), sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
+            safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
+            safe_scores=None if measured is None else log_relative_of(scorer, measured),
             tuned=tuned,
         ),
     )
 
 
-def _fitting(settings: WeightSettings) -> Fit:
-    """Returns what fits push-pull weights under some settings."""
+def solved_rows(rows: Tensor | None, folds: Folds | None) -> Tensor | None:
+    """Returns the rows of a reference that weights may look at: all of them where none are kept back."""
+    return rows if rows is None or folds is None else rows[list(folds.solved)]
+
+
+def _measuring(safe_reference: Tensor | None, folds: Folds) -> Tensor | None:
+    """Returns the rows of the safe reference that measure; ``None`` where there are none."""
+    if safe_reference is None or folds.safe is None:
+        return None
+    return safe_reference[list(folds.safe.measuring)]
+
+
+def _fitting(settings: WeightSettings, others: Sequence[ReferenceSet]) -> Fit:
+    """Returns what fits push-pull weights under some settings, with what pulls besides the anchor."""
 
     def fit(rows: Rows, safe: Tensor, harmful: Tensor) -> Fitted:
-        found = learn_weights(rows, safe, harmful, settings)
-        weigh = Scorer.from_learned(found, settings=settings, references=(safe, harmful))
+        pull = (ReferenceSet(safe), *others)
+        found = learn_weights(rows, pull, harmful, settings)
+        weigh = Scorer.from_learned(found, settings=settings, references=(*rows_of(pull), harmful))
         return Fitted(found.weights, lambda z: weigh.score(z).weights)
 
     return fit

@@ -10,11 +10,12 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sotune.settings import WeightSettings
 from sotune.transport import Rows
-from sotune.weights import GroundCost, Scorer, cost_of, learn_weights, relaxation_of
+from sotune.weights import GroundCost, References, Scorer, cost_of, learn_weights, relaxation_of, rows_of
 from sotune.weights.ground_cost import sample_rows
 from sotune.weights.separation import outranked
 
@@ -32,13 +33,13 @@ class Representations:
 
     Attributes:
         downstream: The rows to weigh, ``[n, d]``.
-        safe_anchor: ``[m_safe, d]``.
+        pull: The safe anchor, ``[m_safe, d]``, or it and the safe reference.
         harmful_reference: The reference fold, ``[m_harmful, d]``.
         sentinels: The tuning fold, ``[k, d]``.
     """
 
     downstream: Rows
-    safe_anchor: Tensor
+    pull: References
     harmful_reference: Tensor
     sentinels: Tensor
 
@@ -88,7 +89,6 @@ def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
     settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
-    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(60, 16) + torch.eye(16)[1] * 4
     >>> rows = Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])
@@ -136,16 +136,17 @@ def _meaning(point: WeightSettings) -> tuple[GroundCost, float, float, float]:
 
 
 def _try_all(given: Representations, choices: Sequence[WeightSettings]) -> Iterator[tuple[WeightSettings, Tensor]]:
-    rows, references = sample_rows(given.downstream, MOST_ROWS), (given.safe_anchor, given.harmful_reference)
+    rows, references = sample_rows(given.downstream, MOST_ROWS), (given.pull, given.harmful_reference)
     # The push strength only mixes the potentials of the first gradient: points that differ in it share a transport.
     transports: dict[Hashable, list[WeightSettings]] = {}
     for choice in choices:
         transports.setdefault(_meaning(choice.replace(push_strength=0.5)), []).append(choice)
-    costs = {cost: cost.fit(rows, *references) for cost in dict.fromkeys(map(cost_of, choices))}
+    seen = (*rows_of(given.pull), given.harmful_reference)
+    costs = {cost: cost.fit(rows, torch.cat(seen[:-1]), seen[-1]) for cost in dict.fromkeys(map(cost_of, choices))}
     for sharing in transports.values():
         first_gradient = sharing[0].replace(push_strength=0.5, solver="one_step", max_memory=None)
         of_rows = learn_weights(rows, *references, first_gradient, cost=costs[cost_of(first_gradient)])
-        scorer = Scorer.from_learned(of_rows, settings=first_gradient, references=references)
+        scorer = Scorer.from_learned(of_rows, settings=first_gradient, references=seen)
         of_sentinels = scorer.score(given.sentinels)
         for choice in sharing:
             push = choice.push_strength

@@ -51,6 +51,11 @@ class DataSettings(SourceSettings):
 
     safe_anchor: str = Field(description="Trusted rows of the same task: 50 are enough (paper, Fig. 2).")
     harmful_reference: str = Field(description="Known harmful rows, to push away from.")
+    references: str | None = Field(
+        None,
+        description="Both references in one: a named set like beavertails, or rows that is_safe, a label, or "
+        "chosen and rejected tell apart.",
+    )
     safe_reference: str | None = Field(
         None, description="General rows that meet risky prompts safely (refusals, safe answers), to be pulled towards."
     )

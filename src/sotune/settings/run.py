@@ -88,6 +88,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cost": "cosine",
         "epsilon": 0.1,
         "push_strength": 0.5,
+        "safe_strength": 0.0,
         "solver": "adam_sharp",
         "max_outer_steps": 20,
         "logit_learning_rate": 0.1,
@@ -107,6 +108,7 @@ _PATHS = (
     "safe_anchor",
     "harmful_reference",
     "safe_reference",
+    "references",
     "safety_pairs",
     "model",
     "cache_dir",
@@ -142,6 +144,8 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
     """
     preset = settings.get("preset", "default")
     layered = {**PRESETS.get(preset, {}), **settings} if isinstance(preset, str) else dict(settings)
+    if (both := layered.get("references")) is not None:
+        layered = {"harmful_reference": both, "safe_reference": both, **layered}
     for name in _PATHS:
         # A run folder must be usable from any working folder.
         if isinstance(layered.get(name), str) and os.path.exists(layered[name]):
@@ -196,6 +200,8 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     found = []
     if config.model is None and config.encoder is None:
         found.append("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
+    if config.references is not None and {config.harmful_reference, config.safe_reference} != {config.references}:
+        found.append("references names both references at once; leave out harmful_reference and safe_reference")
     if given.get("k") is not None and given.get("keep_fraction") is not None:
         found.append(f"k={config.k} and keep_fraction={config.keep_fraction} both say how much to keep; give one")
     if config.keep == "auto" and (given.get("k") is not None or given.get("keep_fraction") is not None):

@@ -20,6 +20,11 @@ class WeightSettings(StageSettings):
     push_strength: float = Field(
         default=0.5, ge=0, le=1, description="The paper's lambda (§5.1): 0 pulls only, 1 pushes only."
     )
+    safe_strength: float = Field(
+        default=1.0,
+        ge=0,
+        description="Pull of the safe reference, where there is one, beside the anchor's of 1; 0 leaves it out.",
+    )
     solver: Literal["mirror", "cccp", "one_step", "adam_sharp"] = Field(
         default="mirror",
         description="mirror, cccp: to stationarity; one_step: first gradient; adam_sharp: the paper's (Alg. 1).",

@@ -5,6 +5,7 @@ from sotune.sources.load import LoadedSet, SourceFile, load_set, own_id
 from sotune.sources.opening import source_files
 from sotune.sources.options import SourceOptions
 from sotune.sources.quarantine import QuarantinedRow
+from sotune.sources.sides import choose_side
 
 __all__ = [
     "Layout",
@@ -12,6 +13,7 @@ __all__ = [
     "QuarantinedRow",
     "SourceFile",
     "SourceOptions",
+    "choose_side",
     "load_set",
     "own_id",
     "source_files",

@@ -1,7 +1,7 @@
 """Learning one weight for each downstream row by push-pull optimal transport (Eq. 5 of the paper)."""
 
 from sotune.weights.ground_cost import COSTS, Adaptive, Cosine, GroundCost, cost_of, relaxation_of
-from sotune.weights.learn import ReferenceSet, learn_weights
+from sotune.weights.learn import References, ReferenceSet, learn_weights, pull_sets, rows_of
 from sotune.weights.objective import PushPullProblem
 from sotune.weights.scorer import Scorer
 from sotune.weights.separation import held_out_separation
@@ -15,9 +15,12 @@ __all__ = [
     "LearnedWeights",
     "PushPullProblem",
     "ReferenceSet",
+    "References",
     "Scorer",
     "cost_of",
     "held_out_separation",
     "learn_weights",
+    "pull_sets",
     "relaxation_of",
+    "rows_of",
 ]

@@ -4,7 +4,7 @@ r"""Ground costs: what it costs to move a row's mass to a reference row.
 ``z ↦ ẑ + stretch·(ẑ·v)·v`` with ``ẑ`` of unit length, then cosine distance as in the paper. The direction ``v`` is
 learned from the two references and from the downstream rows themselves, without any label of theirs, as the sum of two:
 
-- *near the references*: a logistic probe, safe anchor against harmful reference, and three rounds that add the
+- *near the references*: a logistic probe, what pulls against the harmful reference, and three rounds that add the
   surest downstream rows to each side. Right where the harm in the data is like the reference.
 - *near the data*: soft self-training. Each round scores the downstream rows, takes the most harmful-looking few percent
   as harmful, softly, and refits with most of the weight on the downstream rows. Finds harm of another kind, since
@@ -63,10 +63,11 @@ class GroundCost(Protocol):
         """Makes it as some settings say."""
         ...
 
-    def fit(self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Self:
-        """Returns the cost with what it learns from the data: from rows ``[n, d]``, ``[m_safe, d]``, ``[m, d]``.
+    def fit(self, downstream: Rows, pull: Tensor, push: Tensor) -> Self:
+        """Returns the cost with what it learns from the data: from rows ``[n, d]``, ``[m_pull, d]``, ``[m_push, d]``.
 
-        What is fitted already stays as it is.
+        The rows that pull are those of the safe anchor and, where there is one, of the safe reference after them. What
+        is fitted already stays as it is.
         """
         ...
 
@@ -96,7 +97,7 @@ class Cosine:
         """Makes it; it has no settings."""
         return cls()
 
-    def fit(self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Self:
+    def fit(self, downstream: Rows, pull: Tensor, push: Tensor) -> Self:
         """Returns itself."""
         return self
 
@@ -134,11 +135,11 @@ class Adaptive:
         """Makes it with the settings' stretch."""
         return cls(settings.stretch)
 
-    def fit(self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Self:
+    def fit(self, downstream: Rows, pull: Tensor, push: Tensor) -> Self:
         """Returns the cost with the direction that `learn_direction` finds; one that has a direction keeps it."""
         if self.direction is not None:
             return self
-        return replace(self, direction=learn_direction(downstream, safe_anchor, harmful_reference))
+        return replace(self, direction=learn_direction(downstream, pull, push))
 
     def between(self, rows: Rows, reference: Tensor) -> CosineCost:
         """Returns the cosine distance in the stretched space, ``[k, m]``.
@@ -206,20 +207,20 @@ class StretchedRows(RowView):
         return self._cost.stretched(self._rows[rows])
 
 
-def learn_direction(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
+def learn_direction(downstream: Rows, pull: Tensor, push: Tensor) -> Tensor:
     """Learns along which direction to stretch, ``[d]``, unit length.
 
     Args:
         downstream: Representations of the rows to weigh, ``[n, d]``; of many, a sample is read.
-        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
-        harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
+        pull: Representations of the trusted rows and of the safe reference, ``[m_pull, d]``.
+        push: Representations of the harmful rows, ``[m_push, d]``.
 
     Raises:
         DataError: A row is zero or not finite.
         SotuneError: A fit diverged.
     """
     rows = normalize_rows(sample_rows(downstream, _MAX_ROWS), name="rows")
-    safe, harmful = (normalize_rows(z, name="columns") for z in (safe_anchor, harmful_reference))
+    safe, harmful = (normalize_rows(z, name="columns") for z in (pull, push))
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)

@@ -89,9 +89,7 @@ def learn_weights(
             size cannot be reached.
     """
     anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
-    fitted = (cost or cost_of(settings)).fit(
-        downstream, *(torch.cat([s.representations for s in one]) for one in (anchors, harmful))
-    )
+    fitted = (cost or cost_of(settings)).fit(downstream, *(torch.cat(rows_of(one)) for one in (anchors, harmful)))
     n = downstream.shape[0]
     uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
     mass = uniform if base_mass is None else base_mass.to(uniform)
@@ -144,6 +142,29 @@ def solve(
             stacklevel=2,
         )
     return learned
+
+
+def pull_sets(
+    safe_anchor: Tensor, safe_reference: Tensor | None, settings: WeightSettings = _DEFAULTS
+) -> tuple[ReferenceSet, ...]:
+    """Returns what pulls: the anchor, and the safe reference with the strength that the settings give it.
+
+    >>> [one.strength for one in pull_sets(torch.eye(2), torch.eye(2), WeightSettings(safe_strength=0.5))]
+    [1.0, 0.5]
+
+    Args:
+        safe_anchor: ``[m_safe, d]``.
+        safe_reference: ``[m, d]``; ``None`` where there is none.
+        settings: With a strength of 0 the safe reference is left out, of the ground cost too.
+    """
+    if safe_reference is None or settings.safe_strength == 0:
+        return (ReferenceSet(safe_anchor),)
+    return ReferenceSet(safe_anchor), ReferenceSet(safe_reference, settings.safe_strength)
+
+
+def rows_of(references: References) -> tuple[Tensor, ...]:
+    """Returns the representations of each of some references, ``[m, d]``."""
+    return (references,) if isinstance(references, Tensor) else tuple(one.representations for one in references)
 
 
 def _reference_sets(side: Side, given: References) -> list[ReferenceSet]:
