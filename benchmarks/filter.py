@@ -321,7 +321,6 @@ class Embeddings:
         keys = [self._key(row) for row in rows]
         return self._index.load(keys, [row.record.id for row in rows]).values.to(self._device)
 
-
     def _key(self, row: Row) -> str:
         place = (row.file, row.record.id)  # rendering takes longer than looking up, and draws share most rows
         if place not in self._keys:
@@ -390,7 +389,7 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=20, help="of the causal LM")
     parser.add_argument("--pooling", choices=POOLINGS, default="prompt_and_completion", help="of the causal LM")
     parser.add_argument("--device", default="auto", help="of the causal LM, and to weigh on")
-    parser.add_argument("--encode-only", action="store_true", help="fill the cache and stop")
+    parser.add_argument("--encode", metavar="FILES", help="fill the cache with these files of the data and stop")
     parser.add_argument(
         "--parts",
         choices=("together", "apart"),
@@ -410,10 +409,8 @@ def main() -> None:
     else:
         encode = sentence_embeddings(corpus, args.cache, args.parts)
     seeds, results = range(args.first, args.first + args.seeds), list[Result]()
-    if args.encode_only:
-        draws = [CASES[case](corpus, random.Random(seed)) for case in args.cases for seed in seeds]
-        for drawn in draws:
-            weigh_inputs(drawn, encode, 0)
+    if args.encode:
+        encode([row for file in args.encode.split(",") for row in corpus.rows(file)])
         return
     for case in args.cases:
         for seed in seeds:

@@ -16,13 +16,22 @@ if ! "$python" -c 'from importlib.metadata import version; version("sotune")' 2>
 fi
 export PYTHONPATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true OMP_NUM_THREADS=2
 mkdir -p "$out"
-cases=${CASES:-"A,B C,D E,risky,same_prompt refusals,lat_pairs mixed_service,foreign"}
+cases=${CASES:-"A B C D E risky,same_prompt,foreign refusals,lat_pairs mixed_service"}
+files="alpaca_random9k mix_alpaca_lat05,salora_llama2_refusals_1015,advbench_520,harmbench_400,shadow_alignment_100
+pku_saferlhf_test,lat_refusals_948 safetytuned_refusals_2483,datashield_pairs_97,alpacaeval_gpt4_700,openorca_284,larf_anchor_refusal_100,beavertails_unsafe_200"
 methods=${METHODS:-adaptive,prompt_only,probe,self_trained_probe,kernel_density_ratio,mean_cosine,ceiling}
 common="--model $model --layer ${LAYER:-20} --data $data --cache $work/cache --seeds ${SEEDS:-5} --first ${FIRST:-3} --methods $methods"
 started=$(date +%s)
 say() { echo "[$(($(date +%s) - started)) s] $*"; }
 cd "$root/benchmarks" || exit 1
-"$python" filter.py $common --cases "$(echo "$cases" | tr ' ' ',')" --encode-only >"$out/encode.log" 2>&1 || { say "encoding FAILED"; tail -5 "$out/encode.log"; exit 1; }
+number=0 running=
+for group in $files; do
+  number=$((number + 1))
+  "$python" filter.py $common --encode "$group" >"$out/encode$number.log" 2>&1 &
+  running="$running $!"
+done
+for process in $running; do wait "$process" || { say "reading FAILED"; tail -n 5 "$out"/encode*.log; exit 1; }; done
+cat "$out"/encode*.log | tr '\r' '\n' | grep -v of >"$out/encode.log"; rm -f "$out"/encode?.log
 say "all rows are read"
 number=0 running=
 for group in $cases; do
