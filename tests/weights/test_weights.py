@@ -206,7 +206,7 @@ def test_steps_that_would_leave_a_row_no_weight_are_not_taken():
     with pytest.warns(ConvergenceWarning, match="the weights collapsed: after .* of 50 steps"):
         learned = learn_weights(
             *clouds(dtype=torch.float32),
-            WeightSettings(cost="cosine", solver="sharp", logit_learning_rate=50.0, max_outer_steps=50),
+            WeightSettings(cost="cosine", solver="sharp", logit_learning_rate=500.0, max_outer_steps=50),
         )
     assert learned.n_steps < 50
     assert len(learned.history) == learned.n_steps + 1

@@ -69,8 +69,8 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
         optimizer.step()
         if not float(torch.softmax(logits.detach(), dim=0).min()) >= torch.finfo(logits.dtype).tiny:
             warnings.warn(
-                f"the weights collapsed: after {number - 1} of {settings.max_outer_steps} steps the next would leave "
-                f"a row no weight at all, and was not taken; lower logit_learning_rate or max_outer_steps",
+                f"the weights collapsed: after {number - 1} of {settings.max_outer_steps} steps the next would leave a "
+                f"row no weight at all, and was not taken; lower logit_learning_rate or max_outer_steps",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -80,13 +80,7 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
         weights=weights.double() / weights.double().sum(),
         references=tuple(
             SolvedReference(
-                reference.side,
-                reference.strength,
-                reference.b,
-                solved.f,
-                solved.g,
-                one.mean_cost,
-                solved.marginal_error,
+                reference.side, reference.strength, solved.f, solved.g, one.mean_cost, solved.marginal_error
             )
             for reference, solved, one in zip(problem.references, evaluation.solved, found, strict=True)
         ),
