@@ -29,7 +29,7 @@ class SmolWorld:
     settings: Mapping[str, Any] = {
         "template": "chat",
         "layer": 20,
-        "pooling": "completion_mean",
+        "pooling": "prompt_and_completion",
         "max_length": 256,
         "dtype": "float32",
         "learning_rate": 1.5e-3,
