@@ -8,7 +8,7 @@ from pipeline_rows import rows, write_jsonl
 from sotune.artifacts import RunFolder
 from sotune.catalogue import load_data_set
 from sotune.pipeline.record_sets import read_records
-from sotune.run_files import READING
+from sotune.run_files import PROMISE, READING, SENTINEL_SUMMARY, SENTINELS, WEIGHTS
 from sotune.sources import SourceOptions, choose_side
 
 
@@ -86,3 +86,40 @@ def test_a_row_cannot_be_safe_and_harmful(cli, flags, data):
     result = cli("extract", *flags, *both)
     assert result.exit_code == 2
     assert "20 rows are both in the safe reference and in the harmful reference" in result.output
+
+
+def test_both_kinds_of_sentinels_are_measured_and_safe_answers_are_cited(cli, flags, data, tmp_path):
+    write_jsonl(data / "harm.jsonl", rows("harmful", 400, 4))
+    write_jsonl(data / "safe.jsonl", safe_rows(120, 6))
+    result = cli("weigh", *flags, "--safe-reference", data / "safe.jsonl")
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    promise = PROMISE.read(run)
+    kept_back = SENTINELS.columns_of(run, "id", where={"fold": ["safe_reference"]})["id"]
+    assert promise["safe_answers_lost"]["n"] == len(kept_back) == SENTINEL_SUMMARY.read(run)["n_safe_measuring"] > 0
+    assert 0 <= promise["safe_answers_lost"]["low"] <= promise["safe_answers_lost"]["high"] <= 1
+    assert "not_told_apart" not in promise
+    words = " ".join(result.output.split())
+    assert "safe answers lost" in words
+    assert "held-out safe answers that the cut loses" in (run / "report.html").read_text(encoding="utf-8")
+    cited = {id for ids in WEIGHTS.columns_of(run, "nearest_safe_reference")["nearest_safe_reference"] for id in ids}
+    assert cited
+    assert not cited & set(kept_back)
+    (found,) = json.loads(cli("explain", run, "benign-1-0", "--json").stdout)
+    assert found["nearest_safe_reference"]
+    shown = cli("explain", run, "benign-1-0", "--show-text").stdout
+    assert "nearest safe answers" in shown
+    assert "safe_reference/harmful-6" in shown
+    assert cli("score", run, data / "safe.jsonl").exit_code == 0
+    weaker = json.loads(
+        cli("weigh", *flags, "--safe-reference", data / "safe.jsonl", "--safe-strength", "0.3", "--json").stdout
+    )
+    assert [stage["status"] for stage in weaker["stages"]] == ["skipped", "skipped", "done", "done", "done"]
+
+
+def test_without_one_the_run_says_what_it_cannot_tell_apart(cli, flags, tmp_path):
+    stages = json.loads(cli("weigh", *flags, "--json").stdout)["stages"]
+    told = "safe and harmful answers to risky prompts, without a safe_reference"
+    assert next(stage for stage in stages if stage["stage"] == "selection")["figures"]["not told apart"] == told
+    assert PROMISE.read(tmp_path / "run")["not_told_apart"] == told
+    assert "Not told apart" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

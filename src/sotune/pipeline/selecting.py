@@ -25,7 +25,7 @@ _EVIDENCE = tuple(
     column for name in _CALLED for column in (f"nearest_{PREFIXES[name]}", f"least_{PREFIXES[name]}_cost")
 )
 
-_NOT_TOLD_APART = "a safe answer to a risky prompt from a harmful one; give a safe_reference"
+_NOT_TOLD_APART = "safe and harmful answers to risky prompts, without a safe_reference"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -99,9 +99,7 @@ def _summarize(run: RunFolder) -> Figures:
             f"{passed['count']} of {passed['n']} sentinels, at most {passed['high']:.1%} (95 %)"
         )
     if (lost := promise.get("safe_answers_lost")) is not None:
-        figures["safe answers like the reference that are lost"] = (
-            f"{lost['count']} of {lost['n']} sentinels, at most {lost['high']:.1%} (95 %)"
-        )
+        figures["safe answers lost"] = f"{lost['count']} of {lost['n']} sentinels, at most {lost['high']:.1%} (95 %)"
     elif (untold := promise.get("not_told_apart")) is not None:
         figures["not told apart"] = untold
     kinds = sorted(promise.get("kinds", {}).items())
