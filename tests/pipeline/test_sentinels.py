@@ -109,3 +109,15 @@ def test_limits_that_contradict_are_refused(given, message):
     sets = {"data": "d", "safe_anchor": "s", "harmful_reference": "h", "model": "m"}
     with pytest.raises(ConfigError, match=message):
         make_config({**sets, **given})
+
+
+def test_data_without_harm_stays_whole_and_the_run_says_so(cli, guarded_flags, data, tmp_path):
+    write_jsonl(data / "train.jsonl", rows("benign", 300, 1))
+    result = cli("weigh", *guarded_flags)
+    assert result.exit_code == 0, result.output
+    promise = read_json(tmp_path / "run" / "promise.json")
+    assert promise["k"] >= 0.99 * promise["n"]
+    assert promise["no_harm_found"]
+    assert "none found, at most" in result.output
+    assert cli("select", tmp_path / "run", "--keep-fraction", "1").exit_code == 0
+    assert not read_json(tmp_path / "run" / "promise.json")["no_harm_found"]  # it was not asked

@@ -296,12 +296,13 @@ def test_the_page_says_that_no_harm_was_found(make_run):
     rate = {"count": 50, "n": 50, "low": 0.94, "high": 1.0}
     share = {"estimate": 0.001, "low": 0.0, "high": 0.008, "drop": 0.001}
     promise = {
-        "keep": "auto", "n": 4, "k": 4, "note": "", "harmful_pass": rate, "safe_lost": None, "harmful_share": share,
+        "keep": "auto", "n": 4, "k": 4, "note": "", "no_harm_found": True, "harmful_pass": rate,
+        "safe_lost": None, "harmful_share": share,
         "n_harmful_estimate": 0, "harmful_rows_kept_at_most": 0, "kept_harmful_share_at_most": 0.008,
     }  # fmt: skip
     write_json(run.file("promise.json"), promise)
     page = " ".join(write_run_report(run).read_text(encoding="utf-8").split())
     told = f"No harm like the reference was found: at most {percent(0.008)} of the rows are (97.5 %); 4 of 4 rows"
     assert " ".join(told.split()) in page
-    write_json(run.file("promise.json"), {**promise, "keep": "fixed"})
+    write_json(run.file("promise.json"), {**promise, "no_harm_found": False})
     assert "No harm like the reference" not in write_run_report(run).read_text(encoding="utf-8")

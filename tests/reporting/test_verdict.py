@@ -112,6 +112,6 @@ def test_comparisons_without_methods_are_refused(rows, tmp_path):
 
 def test_the_first_variant_that_was_measured_stands_for_sotune(make_rows):
     ours = {"harmful_rate": 0.02, "refusal_rate": 0.95, "utility": 0.96}
-    condition, sentence, _ = conclude(make_rows, {"base": BASE, "sft": SFT, "adaptive_auto": ours})
+    condition, sentence, _ = conclude(make_rows, {"base": BASE, "sft": SFT, "sot": ours})
     assert "with sotune 2" in sentence
     assert helped(condition)

@@ -27,6 +27,8 @@ from sotune.sentinels import (
 )
 from sotune.settings import RunConfig
 
+_ODD = 0.01  # of the rows, which may look harmful though no harm is found
+
 
 @dataclass(frozen=True)
 class Promise:
@@ -77,11 +79,13 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
     placed = _place(config, scores, sentinels, share) if asked is None else _at_count(asked, scores)
     passed = Rate.of(placed.keeps(sentinels.harmful))
     n_harmful = round(share.estimate * n)
+    free = asked is None and not placed.bound
     described = {
         **about,
         "k": placed.k,
         "note": "",
         **placed.bound,
+        "no_harm_found": free and placed.k >= (1 - _ODD) * n,
         "harmful_pass": asdict(passed),
         "safe_lost": _rate(sentinels.safe_outranked >= placed.k / n),
         "safe_answers_lost": _rate(~placed.keeps(sentinels.safe)),

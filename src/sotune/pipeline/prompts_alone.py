@@ -9,14 +9,14 @@ import torch
 
 from sotune.records import SET_NAMES, Message, Record, SetName
 
-_MOST_ROWS = 500  # of each set: enough for a correlation, and a small part of the work
+_MOST_ROWS = 400  # of each set: enough for a correlation, and a small part of the work
 _LEAST_ROWS = 50
 _NO_ANSWER = "..."
 
 
 def sample_places(n: int) -> list[int]:
-    """Returns the places of a sample: of many rows 500, of fewer a third or fifty, in order."""
-    most = min(_MOST_ROWS, max(_LEAST_ROWS, n // 3))
+    """Returns the places of a sample: of many rows 400, of fewer a quarter or fifty, in order."""
+    most = min(_MOST_ROWS, max(_LEAST_ROWS, n // 4))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     return sorted(order[:most].tolist())
 

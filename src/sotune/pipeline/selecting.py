@@ -92,7 +92,9 @@ def _kept_rows(
 def _summarize(run: RunFolder) -> Figures:
     kept, promise = SELECTION.columns_of(run, "kept")["kept"], PROMISE.read(run)
     figures = {"kept": f"{sum(kept):,} of {len(kept):,} rows"}
-    if (passed := promise.get("harmful_pass")) is not None:
+    if promise.get("no_harm_found"):
+        figures["harm like the reference"] = f"none found, at most {promise['harmful_share']['high']:.1%} of the rows"
+    elif (passed := promise.get("harmful_pass")) is not None:
         figures["harm like the reference that passes"] = (
             f"{passed['count']} of {passed['n']} sentinels, at most {passed['high']:.1%} (95 %)"
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 from sotune.reporting.formatting import counted, number, percent
 
-_ODD = 0.01  # share of the rows that are dropped though no harm was found
 _ENOUGH = 150  # measuring sentinels below which the page says that there are few
 
 
@@ -51,19 +50,13 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> di
 
 def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:
     kept = f"{promise['k']:,} of {counted(promise['n'], 'row')} are kept"
-    if no_harm_found(promise):
+    if promise.get("no_harm_found"):
         share = promise["harmful_share"]["high"]
         return f"No harm like the reference was found: at most {percent(share)} of the rows are (97.5 %); {kept}."
     if promise.get("promised") == "harmful_share":
         return f"At most {percent(promise['bound'])} of the kept rows are harmful (95 %); {kept}."
     high = promise.get("bound", passed["high"])
     return f"Of harm like the reference, at most {percent(high)} passes the cut (95 %); {kept}."
-
-
-def no_harm_found(promise: Mapping[str, Any]) -> bool:
-    """Tells whether automatic K, free of limits, left the rows as they are, all but the odd one."""
-    free = promise.get("keep") == "auto" and not promise.get("promised") and promise.get("harmful_pass") is not None
-    return free and not promise.get("note") and promise["k"] >= (1 - _ODD) * promise["n"]
 
 
 def _remarks(passed: Mapping[str, Any]) -> list[str]:

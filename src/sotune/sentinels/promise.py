@@ -38,6 +38,7 @@ DROPS: tuple[float, ...] = tuple(
 """Shares of the rows whose dropping may be used to bound the harmful share of the data."""
 _KEEPS = tuple(step / 200 for step in range(60, 201))  # in this order: three tenths to all, by half percents
 _UNTOLD = 0.4  # mean place of sentinels, 0.5 by chance: above it the weights cannot tell them from the rows
+_FEW = 0.2  # of the tuning sentinels
 _LEAST_CAUGHT = 0.7  # a drop that catches less says too little to estimate from
 
 
@@ -263,11 +264,16 @@ def estimate_harmful_share(
 
 
 def choose_drop(tuning_outranked: Sequence[float], n_rows: int) -> float:
-    """Returns the drop that would bound the harmful share best if the tuning fold were the measuring one."""
+    """Returns the drop that would bound the harmful share best if the tuning fold were the measuring one.
+
+    Drops that catch only a few are left out: the lowest sentinels of all may lie lower than any harm in the data, near
+    rows that the weights were solved with.
+    """
     place = torch.tensor(tuning_outranked, dtype=torch.float64)
 
     def bound(q: float) -> float:
-        caught = lower_bound(int((place >= 1 - q).sum()), len(place), confidence=_QUARTER) if len(place) else 0.0
+        n_caught = int((place >= 1 - q).sum())
+        caught = lower_bound(n_caught, len(place), confidence=_QUARTER) if n_caught >= _FEW * len(place) else 0.0
         dropped: float = upper_bound(round(q * n_rows), n_rows, confidence=_QUARTER)
         return dropped / float(caught) if caught > 0 else math.inf
 

@@ -91,6 +91,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "safe_strength": 0.0,
         "solver": "sharp",
         "logit_optimizer": "sgd",
+        "logit_learning_rate": 0.1,
         "max_outer_steps": 20,
         "keep_fraction": 0.8,
         "loss_weight_rule": "exp",

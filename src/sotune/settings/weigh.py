@@ -77,10 +77,8 @@ class WeightSettings(StageSettings):
     logit_optimizer: Literal["sgd", "adam"] = Field(
         default="sgd", description="Steps of sharp: plain gradient steps, or Adam's; the paper names neither."
     )
-    logit_learning_rate: float | None = Field(
-        default=None,
-        gt=0,
-        description="Step of sharp on the logits: per unit of cost with sgd (default 1), per step with adam (0.1).",
+    logit_learning_rate: float = Field(
+        default=0.1, gt=0, description="Step of sharp on the logits: per unit of cost with sgd, per step with adam."
     )
 
     @field_serializer("reference_relaxation", when_used="json")

@@ -8,6 +8,7 @@ the first gradient does; Adam divides away the size of each logit's gradient, wh
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +17,19 @@ from torch import Tensor
 from sotune.errors import ConvergenceWarning
 from sotune.settings import WeightSettings
 from sotune.transport import OTProblem, SinkhornResult, transport_plan
-from sotune.weights.objective import PushPullObjective, PushPullProblem, Reference, sharp_cost, sharp_gradient
+from sotune.weights.objective import (
+    Evaluation,
+    PushPullObjective,
+    PushPullProblem,
+    Reference,
+    sharp_cost,
+    sharp_gradient,
+)
 from sotune.weights.solution import LearnedWeights, OnStep, SolvedReference, Step
 from sotune.weights.tempering import effective_sample_size
 
 _SYSTEM_TOLERANCE = 1e-6
 _SYSTEM_MAX_ITERS = 200
-_RATES = {"sgd": 1.0, "adam": 0.1}
 
 
 def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnStep) -> LearnedWeights:
@@ -40,7 +47,7 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
     n_iters = 0
 
     # One evaluation more than there are steps, so that what is reported is true of the weights handed back.
-    for number in range(1, settings.max_outer_steps + 2):
+    while True:
         weights = torch.softmax(logits.detach(), dim=0)
         evaluation = objective.evaluate(weights)
         n_iters += evaluation.n_iters
@@ -48,32 +55,15 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
             _sharpen(reference, weights, solved, problem.epsilon)
             for reference, solved in zip(problem.references, evaluation.solved, strict=True)
         ]
-        errors = {"pull": 0.0, "push": 0.0}
-        for reference, solved in zip(problem.references, evaluation.solved, strict=True):
-            errors[reference.side] = max(errors[reference.side], solved.marginal_error)
-        history.append(
-            Step(
-                step=number,
-                objective=sum(s * one.value for s, one in zip(problem.strengths, found, strict=True)),
-                stationarity=None,
-                pull_marginal_error=errors["pull"],
-                push_marginal_error=errors["push"],
-                effective_sample_size=effective_sample_size(weights.log(), problem.base_mass),
-            )
-        )
+        history.append(_as_step(len(history) + 1, problem, weights, evaluation, found))
         on_step(history[-1])
-        if number > settings.max_outer_steps:
+        if len(history) > settings.max_outer_steps:
             break
         gradient = problem.combine([one.gradient for one in found])
         logits.grad = weights / problem.base_mass * (gradient - weights @ gradient)
         optimizer.step()
-        if not float(torch.softmax(logits.detach(), dim=0).min()) >= torch.finfo(logits.dtype).tiny:
-            warnings.warn(
-                f"the weights collapsed: after {number - 1} of {settings.max_outer_steps} steps the next would leave a "
-                f"row no weight at all, and was not taken; lower logit_learning_rate or max_outer_steps",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+        if _is_collapsed(logits.detach()):
+            _warn_of_collapse(len(history) - 1, settings.max_outer_steps)
             break
 
     return LearnedWeights(
@@ -97,9 +87,39 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
     )
 
 
+def _as_step(
+    number: int, problem: PushPullProblem, weights: Tensor, evaluation: Evaluation, found: Sequence[_Sharp]
+) -> Step:
+    errors = {"pull": 0.0, "push": 0.0}
+    for reference, solved in zip(problem.references, evaluation.solved, strict=True):
+        errors[reference.side] = max(errors[reference.side], solved.marginal_error)
+    return Step(
+        step=number,
+        objective=sum(s * one.value for s, one in zip(problem.strengths, found, strict=True)),
+        stationarity=None,
+        pull_marginal_error=errors["pull"],
+        push_marginal_error=errors["push"],
+        effective_sample_size=effective_sample_size(weights.log(), problem.base_mass),
+    )
+
+
+def _is_collapsed(logits: Tensor) -> bool:
+    """Tells whether some row's weight is below what the number type can hold."""
+    return not float(torch.softmax(logits, dim=0).min()) >= torch.finfo(logits.dtype).tiny
+
+
+def _warn_of_collapse(n_steps: int, asked: int) -> None:
+    warnings.warn(
+        f"the weights collapsed: after {n_steps} of {asked} steps the next would leave a row no weight at all, and was "
+        f"not taken; lower logit_learning_rate or max_outer_steps",
+        ConvergenceWarning,
+        stacklevel=5,
+    )
+
+
 def _optimizer(logits: Tensor, settings: WeightSettings) -> torch.optim.Optimizer:
-    rate = settings.logit_learning_rate or _RATES[settings.logit_optimizer]
-    return (torch.optim.Adam if settings.logit_optimizer == "adam" else torch.optim.SGD)([logits], lr=rate)
+    kind = torch.optim.Adam if settings.logit_optimizer == "adam" else torch.optim.SGD
+    return kind([logits], lr=settings.logit_learning_rate)
 
 
 @dataclass(frozen=True)
