@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sotune.errors import DataError
 from sotune.methods.held_answers import HeldAnswers, HeldSets, held_sets
 from sotune.methods.kl import StayClose, train
 from sotune.methods.method import train_weighted
 from sotune.models import load_adapted
+from sotune.records import Record
 from sotune.training import fine_tune
 from sotune.training.finetune import load_with_adapter
 from sotune.training.training_rows import load_equal_rows
@@ -85,6 +87,20 @@ def test_every_third_risky_prompt_is_kept_to_measure_by(train_inputs):
     twice = replace(train_inputs, harmful_reference=[*train_inputs.harmful_reference[:2]] * 3)
     few = held_sets(twice, [], risky=4, answer_tokens=8, decay=0.0)
     assert [len(few.risky), few.harmless, few.unseen] == [2, None, None]
+
+
+def test_prompts_that_are_too_long_to_be_asked_are_left_out(train_inputs):
+    long = [Record.from_text("long", "Pick a lock, " * 100, "No.")]
+    sets = held_sets(
+        replace(train_inputs, harmful_reference=[*long, *train_inputs.harmful_reference[:2]]),
+        long,
+        risky=4,
+        answer_tokens=8,
+        decay=0.0,
+    )
+    assert [len(sets.risky), sets.harmless] == [2, None]
+    with pytest.raises(DataError, match="none of"):
+        held_sets(replace(train_inputs, harmful_reference=long), [], risky=4, answer_tokens=8, decay=0.0)
 
 
 def test_training_with_it_stays_closer(train_inputs, tmp_path):

@@ -8,6 +8,7 @@ and like all others by one of 0. Of p_0 one state a token is kept, so that a ste
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import own_answers
 from sotune.records import Record, content_hash
+from sotune.rendering import Renderer, load_renderer
 from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.output_layer import compute_logits, keep_states
 from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
@@ -137,15 +139,18 @@ def held_sets(
     Raises:
         DataError: The model answers none of the risky prompts.
     """
-    dangerous = _distinct(inputs.harmful_reference)[: risky + risky // (_HELD_OUT - 1)]
+    renderer = load_renderer(inputs.tools.model, inputs.tools.training)
+    room = renderer.max_length - min(answer_tokens, renderer.max_length // 2)
+    short = (row for row in _distinct(inputs.harmful_reference) if _fits(row, renderer, room))
+    dangerous = list(itertools.islice(short, risky + risky // (_HELD_OUT - 1)))
     unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
     sets = {
         "risky": [row for row in dangerous if row not in unseen],
-        "harmless": _distinct(harmless),
+        "harmless": [row for row in _distinct(harmless) if _fits(row, renderer, room)],
         "unseen": unseen,
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
-    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
+    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens) if dangerous else []
 
     def held(name: str) -> HeldAnswers | None:
         rows = [row for row in answered if row.id.startswith(f"{name}/")]
@@ -157,6 +162,14 @@ def held_sets(
     if held_risky is None:
         raise DataError("the base model answers none of the harmful reference; hold with another method, or none")
     return HeldSets(held_risky, held("harmless"), held("unseen"))
+
+
+def _fits(row: Record, renderer: Renderer, room: int) -> bool:
+    """Tells whether a row's prompt can be asked at all."""
+    try:
+        return len(renderer.prompt_tokens(row.prompt, row.tools)) <= room
+    except DataError:  # the template refuses it
+        return False
 
 
 def _distinct(rows: Iterable[Record]) -> list[Record]:

@@ -16,7 +16,7 @@ end, where the drift on any of the sets exceeds δ, the adapter is scaled down t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -179,19 +179,20 @@ class KeepWithin(StayClose):
         return {"limit": self._limit, "scale": scale, **self.measure(model)}
 
 
-def largest_scale(model: Any, keeps: Any) -> float:
+def largest_scale(model: Any, keeps: Callable[[], bool]) -> float:
     """Scales an adapter by the largest factor up to 1, to 1 part in 64, at which a condition holds, and returns it.
 
     The condition is taken to hold at all smaller scales than one at which it holds.
     """
-    outer = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
+    names = ("lora_B", "lora_embedding_B")
+    outer = [parameter for name, parameter in model.named_parameters() if any(part in name for part in names)]
     full = [parameter.detach().clone() for parameter in outer]
 
     def put(scale: float) -> bool:
         with torch.no_grad():
             for parameter, whole in zip(outer, full, strict=True):
                 parameter.copy_(scale * whole)
-        return bool(keeps())
+        return keeps()
 
     if put(1.0):
         return 1.0
