@@ -24,7 +24,7 @@ from sotune.records import Record, content_hash
 from sotune.rendering import Renderer, load_renderer
 from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.output_layer import compute_logits, keep_states
-from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
+from sotune.training.training_rows import RowBatches, draw_in_passes, load_equal_rows
 
 _MEASURED_AT_ONCE = 16
 _HELD_OUT = 3  # every third prompt
@@ -91,11 +91,8 @@ class HeldAnswers:
         return total / mass
 
     def drawn(self, n: int, *, seed: int, step: int) -> list[int]:
-        """Returns which of the answers a step looks at: those of a shuffled pass, then those of the next."""
-        n = min(n, len(self))
-        places = [divmod(step * n + place, len(self)) for place in range(n)]
-        orders = {number: torch.randperm(len(self), generator=generator_of(seed, number)) for number, _ in places}
-        return [int(orders[number][place]) for number, place in places]
+        """Returns which of the answers a step looks at."""
+        return draw_in_passes(n, of=len(self), seed=seed, step=step)
 
     def _take(self, positions: Sequence[int], model: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Returns a batch of answers, where their tokens are predicted, and the share of each of these tokens."""
