@@ -67,6 +67,25 @@ def test_the_term_by_hand(train_inputs, decay):
     assert any(p.grad.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n)
 
 
+def test_the_shift_of_states_by_hand(train_inputs):
+    """Of the last layer's normed states, where the answer's tokens are predicted: the square of the move as a share."""
+    answers, rows = held(train_inputs, decay=1.0)
+    model = disturbed(train_inputs)
+    moved, size = 0.0, 0.0
+    for row in rows:
+        ids, places = row.input_ids.long()[None], (row.learned.nonzero().flatten() - 1).tolist()
+        with torch.no_grad():
+            now = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].double()
+            with model.disable_adapter():
+                then = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].double()
+        for number, place in enumerate(places, start=1):
+            moved += float(((now[place] - then[place]) ** 2).sum()) / number
+            size += float((then[place] ** 2).sum()) / number
+    found = answers.compare(model, range(len(rows))).shift
+    assert moved / size > 1e-4
+    assert float(found.detach()) == pytest.approx(moved / size, rel=1e-4)
+
+
 def test_nothing_to_pay_before_the_first_step(train_inputs):
     change, _ = anchor(train_inputs)
     model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)

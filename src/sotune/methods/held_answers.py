@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,18 @@ from sotune.methods.pairs import own_answers
 from sotune.records import Record, content_hash
 from sotune.rendering import Renderer, load_renderer
 from sotune.training.loss import IGNORE_INDEX, shift_labels
-from sotune.training.output_layer import compute_logits, keep_states
+from sotune.training.output_layer import keep_states
 from sotune.training.training_rows import RowBatches, draw_in_passes, load_equal_rows
 
 _MEASURED_AT_ONCE = 16
 _HELD_OUT = 3  # every third prompt
+
+
+class Departure(NamedTuple):
+    """How far a model is from what it was: drift in nats a token, and the shift of states as a share of them."""
+
+    drift: Tensor
+    shift: Tensor
 
 
 class HeldAnswers:
@@ -69,14 +76,17 @@ class HeldAnswers:
                 self._states += torch.split(states, predicts.sum(dim=1).tolist())
         model.train(was_training)
 
-    def drift(self, model: Any, positions: Sequence[int]) -> Tensor:
-        """Returns the drift over some of the answers, nats a token, with its gradient."""
+    def compare(self, model: Any, positions: Sequence[int]) -> Departure:
+        """Returns how far the model is from what it was on some of the answers, with the gradient."""
         batch, predicts, shares = self._take(positions, model)
+        then = torch.cat([self._states[i] for i in positions])
         with torch.no_grad():
-            before = self._logits(torch.cat([self._states[i] for i in positions])).float().log_softmax(dim=-1)
-        after = compute_logits(model, batch, predicts).float().log_softmax(dim=-1)
+            before = self._logits(then).float().log_softmax(dim=-1)
+        now, logits = keep_states(model, batch, predicts)
+        after = logits(now).float().log_softmax(dim=-1)
         divergence = (before.exp() * (before - after)).sum(dim=-1)
-        return (shares * divergence).sum() / shares.sum()
+        moved, size = ((now - then).float() ** 2).sum(dim=-1), (then.float() ** 2).sum(dim=-1)
+        return Departure((shares * divergence).sum() / shares.sum(), (shares * moved).sum() / (shares * size).sum())
 
     def measure(self, model: Any) -> float:
         """Returns the drift over all answers."""
@@ -86,7 +96,7 @@ class HeldAnswers:
         with torch.no_grad():
             for positions in _parts(range(len(self))):
                 share = float(self._take(positions, model)[2].sum())
-                total, mass = total + share * float(self.drift(model, positions)), mass + share
+                total, mass = total + share * float(self.compare(model, positions).drift), mass + share
         model.train(was_training)
         return total / mass
 
