@@ -41,7 +41,7 @@ def test_the_anchor_is_a_share_of_the_state(train_inputs):
     model = load_causal_lm(train_inputs.tools.model, frozen=False)
     prompts, alpha = [[1, 20, 21], [1, 30, 31, 32, 33]], 5.0
     plain = AnchorStates(prompts, pad_token_id=0, alpha=alpha)
-    shares = AnchorShares(prompts, pad_token_id=0, alpha=alpha)
+    shares = AnchorShares(prompts, pad_token_id=0, alpha=alpha, n_each=2, seed=0)
     for change in (plain, shares):
         change.start(model)
     with torch.no_grad():

@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sotune.errors import DataError
 from sotune.methods.held_answers import HeldAnswers, HeldSets, held_sets
 from sotune.methods.kl import StayClose, train
 from sotune.methods.method import train_weighted
 from sotune.models import load_adapted
+from sotune.records import Record
 from sotune.training import fine_tune
 from sotune.training.finetune import load_with_adapter
 from sotune.training.training_rows import load_equal_rows
@@ -65,6 +67,25 @@ def test_the_term_by_hand(train_inputs, decay):
     assert any(p.grad.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n)
 
 
+def test_the_shift_of_states_by_hand(train_inputs):
+    """Of the last layer's normed states, where the answer's tokens are predicted: the square of the move as a share."""
+    answers, rows = held(train_inputs, decay=1.0)
+    model = disturbed(train_inputs)
+    moved, size = 0.0, 0.0
+    for row in rows:
+        ids, places = row.input_ids.long()[None], (row.learned.nonzero().flatten() - 1).tolist()
+        with torch.no_grad():
+            now = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].double()
+            with model.disable_adapter():
+                then = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].double()
+        for number, place in enumerate(places, start=1):
+            moved += float(((now[place] - then[place]) ** 2).sum()) / number
+            size += float((then[place] ** 2).sum()) / number
+    found = answers.compare(model, range(len(rows))).shift
+    assert moved / size > 1e-4
+    assert float(found.detach()) == pytest.approx(moved / size, rel=1e-4)
+
+
 def test_nothing_to_pay_before_the_first_step(train_inputs):
     change, _ = anchor(train_inputs)
     model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
@@ -85,6 +106,20 @@ def test_every_third_risky_prompt_is_kept_to_measure_by(train_inputs):
     twice = replace(train_inputs, harmful_reference=[*train_inputs.harmful_reference[:2]] * 3)
     few = held_sets(twice, [], risky=4, answer_tokens=8, decay=0.0)
     assert [len(few.risky), few.harmless, few.unseen] == [2, None, None]
+
+
+def test_prompts_that_are_too_long_to_be_asked_are_left_out(train_inputs):
+    long = [Record.from_text("long", "Pick a lock, " * 100, "No.")]
+    sets = held_sets(
+        replace(train_inputs, harmful_reference=[*long, *train_inputs.harmful_reference[:2]]),
+        long,
+        risky=4,
+        answer_tokens=8,
+        decay=0.0,
+    )
+    assert [len(sets.risky), sets.harmless] == [2, None]
+    with pytest.raises(DataError, match="none of"):
+        held_sets(replace(train_inputs, harmful_reference=long), [], risky=4, answer_tokens=8, decay=0.0)
 
 
 def test_training_with_it_stays_closer(train_inputs, tmp_path):

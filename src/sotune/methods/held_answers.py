@@ -8,9 +8,10 @@ and like all others by one of 0. Of p_0 one state a token is kept, so that a ste
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +21,20 @@ from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import own_answers
 from sotune.records import Record, content_hash
+from sotune.rendering import Renderer, load_renderer
 from sotune.training.loss import IGNORE_INDEX, shift_labels
-from sotune.training.output_layer import compute_logits, keep_states
-from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
+from sotune.training.output_layer import keep_states
+from sotune.training.training_rows import RowBatches, draw_in_passes, load_equal_rows
 
 _MEASURED_AT_ONCE = 16
 _HELD_OUT = 3  # every third prompt
+
+
+class Departure(NamedTuple):
+    """How far a model is from what it was: drift in nats a token, and the shift of states as a share of them."""
+
+    drift: Tensor
+    shift: Tensor
 
 
 class HeldAnswers:
@@ -67,14 +76,17 @@ class HeldAnswers:
                 self._states += torch.split(states, predicts.sum(dim=1).tolist())
         model.train(was_training)
 
-    def drift(self, model: Any, positions: Sequence[int]) -> Tensor:
-        """Returns the drift over some of the answers, nats a token, with its gradient."""
+    def compare(self, model: Any, positions: Sequence[int]) -> Departure:
+        """Returns how far the model is from what it was on some of the answers, with the gradient."""
         batch, predicts, shares = self._take(positions, model)
+        then = torch.cat([self._states[i] for i in positions])
         with torch.no_grad():
-            before = self._logits(torch.cat([self._states[i] for i in positions])).float().log_softmax(dim=-1)
-        after = compute_logits(model, batch, predicts).float().log_softmax(dim=-1)
+            before = self._logits(then).float().log_softmax(dim=-1)
+        now, logits = keep_states(model, batch, predicts)
+        after = logits(now).float().log_softmax(dim=-1)
         divergence = (before.exp() * (before - after)).sum(dim=-1)
-        return (shares * divergence).sum() / shares.sum()
+        moved, size = ((now - then).float() ** 2).sum(dim=-1), (then.float() ** 2).sum(dim=-1)
+        return Departure((shares * divergence).sum() / shares.sum(), (shares * moved).sum() / (shares * size).sum())
 
     def measure(self, model: Any) -> float:
         """Returns the drift over all answers."""
@@ -84,16 +96,13 @@ class HeldAnswers:
         with torch.no_grad():
             for positions in _parts(range(len(self))):
                 share = float(self._take(positions, model)[2].sum())
-                total, mass = total + share * float(self.drift(model, positions)), mass + share
+                total, mass = total + share * float(self.compare(model, positions).drift), mass + share
         model.train(was_training)
         return total / mass
 
     def drawn(self, n: int, *, seed: int, step: int) -> list[int]:
-        """Returns which of the answers a step looks at: those of a shuffled pass, then those of the next."""
-        n = min(n, len(self))
-        places = [divmod(step * n + place, len(self)) for place in range(n)]
-        orders = {number: torch.randperm(len(self), generator=generator_of(seed, number)) for number, _ in places}
-        return [int(orders[number][place]) for number, place in places]
+        """Returns which of the answers a step looks at."""
+        return draw_in_passes(n, of=len(self), seed=seed, step=step)
 
     def _take(self, positions: Sequence[int], model: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Returns a batch of answers, where their tokens are predicted, and the share of each of these tokens."""
@@ -137,15 +146,18 @@ def held_sets(
     Raises:
         DataError: The model answers none of the risky prompts.
     """
-    dangerous = _distinct(inputs.harmful_reference)[: risky + risky // (_HELD_OUT - 1)]
+    renderer = load_renderer(inputs.tools.model, inputs.tools.training)
+    room = renderer.max_length - min(answer_tokens, renderer.max_length // 2)
+    short = (row for row in _distinct(inputs.harmful_reference) if _fits(row, renderer, room))
+    dangerous = list(itertools.islice(short, risky + risky // (_HELD_OUT - 1)))
     unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
     sets = {
         "risky": [row for row in dangerous if row not in unseen],
-        "harmless": _distinct(harmless),
+        "harmless": [row for row in _distinct(harmless) if _fits(row, renderer, room)],
         "unseen": unseen,
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
-    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
+    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens) if dangerous else []
 
     def held(name: str) -> HeldAnswers | None:
         rows = [row for row in answered if row.id.startswith(f"{name}/")]
@@ -157,6 +169,14 @@ def held_sets(
     if held_risky is None:
         raise DataError("the base model answers none of the harmful reference; hold with another method, or none")
     return HeldSets(held_risky, held("harmless"), held("unseen"))
+
+
+def _fits(row: Record, renderer: Renderer, room: int) -> bool:
+    """Tells whether a row's prompt can be asked at all."""
+    try:
+        return len(renderer.prompt_tokens(row.prompt, row.tools)) <= room
+    except DataError:  # the template refuses it
+        return False
 
 
 def _distinct(rows: Iterable[Record]) -> list[Record]:

@@ -70,19 +70,21 @@ class StayClose(StepChange):
         coefficient: β, ≥ 0.
         n_each: Answers of a step, of each kind.
         seed: Draws them.
+        anchor: Strength at which the states are held too, whatever the drift is.
     """
 
-    def __init__(self, sets: HeldSets, *, coefficient: float, n_each: int, seed: int) -> None:
+    def __init__(self, sets: HeldSets, *, coefficient: float, n_each: int, seed: int, anchor: float = 0.0) -> None:
         self._sets, self._seed = sets, seed
         self._held = {name: held for name, held in (("risky", sets.risky), ("harmless", sets.harmless)) if held}
         self._coefficient, self._n_each = coefficient, n_each
+        self._anchor = anchor
         self._notes: dict[str, float] = {}
 
     @property
     def name(self) -> str:
         """Names the change and its settings."""
         held = " ".join(f"{name} {held.name}" for name, held in self._held.items())
-        return f"kl beta={self._coefficient} {held} each={self._n_each}"
+        return f"kl beta={self._coefficient} anchor={self._anchor} {held} each={self._n_each}"
 
     def start(self, model: Any) -> None:
         """Keeps what the model would say before the first step."""
@@ -94,9 +96,9 @@ class StayClose(StepChange):
         """Returns ``β·KL``, the sum over the kinds of prompts of the mean over the tokens of the answers drawn."""
         total: Tensor | float = 0.0
         for name, held in self._held.items():
-            drift = held.drift(model, held.drawn(self._n_each, seed=self._seed, step=step))
-            self._notes[f"{name}_drift"] = now = float(drift.detach())
-            total = total + self.strength(name, now) * drift
+            found = held.compare(model, held.drawn(self._n_each, seed=self._seed, step=step))
+            self._notes[f"{name}_drift"] = now = float(found.drift.detach())
+            total = total + self.strength(name, now) * found.drift + self._anchor * found.shift
         return total
 
     def strength(self, name: str, drift: float) -> float:

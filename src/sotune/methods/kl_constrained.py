@@ -16,7 +16,7 @@ end, where the drift on any of the sets exceeds δ, the adapter is scaled down t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ class KlConstrainedSettings(KlSettings):
     damping: float = Field(1.0, ge=0, description="What a step's own excess over the limit adds to it, rho.")
     dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta.")
     prompts_per_step: int = Field(8, ge=1, description="How many of each kind an optimizer step looks at, at most.")
+    anchor: float = Field(0.0, ge=0, description="Strength at which states are held too, whatever the drift is.")
     extra_tokens: float = Field(0.15, gt=0, description="Most tokens of these, in units of the tokens of the rows.")
     measure_every: int = Field(
         10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 20 in all."
@@ -136,7 +137,7 @@ class KeepWithin(StayClose):
         measure_every: int,
         seed: int,
     ) -> None:
-        super().__init__(sets, coefficient=own.multiplier, n_each=pace.n_each, seed=seed)
+        super().__init__(sets, coefficient=own.multiplier, n_each=pace.n_each, seed=seed, anchor=own.anchor)
         self._limit, self._every, self._measure_every = limit, pace.every, measure_every
         self._how = f"rho={own.damping} eta={own.dual_rate} every={pace.every} measure={measure_every}"
         self._unseen = 0.0
@@ -179,19 +180,20 @@ class KeepWithin(StayClose):
         return {"limit": self._limit, "scale": scale, **self.measure(model)}
 
 
-def largest_scale(model: Any, keeps: Any) -> float:
+def largest_scale(model: Any, keeps: Callable[[], bool]) -> float:
     """Scales an adapter by the largest factor up to 1, to 1 part in 64, at which a condition holds, and returns it.
 
     The condition is taken to hold at all smaller scales than one at which it holds.
     """
-    outer = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
+    names = ("lora_B", "lora_embedding_B")
+    outer = [parameter for name, parameter in model.named_parameters() if any(part in name for part in names)]
     full = [parameter.detach().clone() for parameter in outer]
 
     def put(scale: float) -> bool:
         with torch.no_grad():
             for parameter, whole in zip(outer, full, strict=True):
                 parameter.copy_(scale * whole)
-        return bool(keeps())
+        return keeps()
 
     if put(1.0):
         return 1.0

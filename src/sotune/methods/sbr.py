@@ -85,14 +85,15 @@ class AnchorStates(StepChange):
         """Returns ``α·mean((h − h_0)²)``, the mean over prompts and width."""
         return self._alpha * torch.nn.functional.mse_loss(self.states(model), self._before)
 
-    def states(self, model: Any) -> Tensor:
-        """Returns the last layer's state at the end of each prompt, float32, ``[prompts, d]``."""
-        device = next(model.parameters()).device
-        outputs = model(
-            input_ids=self._ids.to(device), attention_mask=self._mask.to(device), output_hidden_states=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        states: Tensor = outputs.hidden_states[-1][torch.arange(len(self._last)), self._last.to(device)]
+    def states(self, model: Any, positions: Sequence[int] | None = None) -> Tensor:
+        """Returns the last layer's state at the end of each prompt, or of some, float32, ``[prompts, d]``."""
+        device, chosen = (
+            next(model.parameters()).device,
+            list(range(len(self._last)) if positions is None else positions),
+        )
+        ids, mask, last = (part[chosen].to(device) for part in (self._ids, self._mask, self._last))
+        outputs = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+        states: Tensor = outputs.hidden_states[-1][torch.arange(len(last)), last]
         return states.float()
 
 

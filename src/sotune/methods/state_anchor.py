@@ -7,8 +7,10 @@ SBR looks at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from sotune.methods.sbr import AnchorStates, prompt_ids
 from sotune.rendering import load_renderer
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
+from sotune.training.training_rows import draw_in_passes
 
 
 class StateAnchorSettings(StageSettings):
@@ -25,6 +28,7 @@ class StateAnchorSettings(StageSettings):
 
     anchor_strength: float = Field(50.0, ge=0, description="Strength of the anchor, for states of mean square 1.")
     anchor_prompts: int = Field(64, ge=1, description="How many harmful prompts are held.")
+    anchored_per_step: int = Field(16, ge=1, description="How many of them an optimizer step looks at.")
 
 
 def train(inputs: TrainInputs) -> TrainResult:
@@ -36,21 +40,43 @@ def train(inputs: TrainInputs) -> TrainResult:
     tools, own = inputs.tools, inputs.own(StateAnchorSettings)
     renderer = load_renderer(tools.model, tools.training)
     prompts = prompt_ids(inputs.harmful_reference[: own.anchor_prompts], renderer)
-    change = AnchorShares(prompts, pad_token_id=renderer.tokenizer.pad_token_id, alpha=own.anchor_strength)
+    change = AnchorShares(
+        prompts,
+        pad_token_id=renderer.tokenizer.pad_token_id,
+        alpha=own.anchor_strength,
+        n_each=own.anchored_per_step,
+        seed=tools.training.seed,
+    )
     return train_weighted(inputs, change=change)
 
 
 class AnchorShares(AnchorStates):
-    """Adds ``α·mean((h − h_0)²) / mean(h_0²)`` over some prompts to the loss."""
+    """Adds ``α·mean((h − h_0)²) / mean(h_0²)`` over some of the prompts to the loss of each step.
+
+    Args:
+        prompts: As of `AnchorStates`.
+        pad_token_id: Likewise.
+        alpha: α, ≥ 0.
+        n_each: Prompts of a step.
+        seed: Draws them.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], *, pad_token_id: int, alpha: float, n_each: int, seed: int
+    ) -> None:
+        super().__init__(prompts, pad_token_id=pad_token_id, alpha=alpha)
+        self._n_each, self._seed = n_each, seed
 
     @property
     def name(self) -> str:
         """Names the change and its settings."""
-        return f"relative {super().name}"
+        return f"relative {super().name} each={self._n_each}"
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
-        """Returns ``α·mean((h − h_0)²) / mean(h_0²)``."""
-        return super().penalty(model, step) / (self._before**2).mean()
+        """Returns ``α·mean((h − h_0)²) / mean(h_0²)``, the first mean over the prompts of the step."""
+        drawn = draw_in_passes(self._n_each, of=len(self._before), seed=self._seed, step=step)
+        shift = torch.nn.functional.mse_loss(self.states(model, drawn), self._before[drawn])
+        return self._alpha * shift / (self._before**2).mean()
 
 
 METHODS = (

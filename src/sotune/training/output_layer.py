@@ -52,18 +52,6 @@ def compute_model_losses(model: Any, batch: Mapping[str, Any], labels: Tensor) -
     return losses[0] if losses else compute_token_losses(outputs["logits"], labels)
 
 
-def compute_logits(model: Any, batch: Mapping[str, Any], where: Tensor) -> Tensor:
-    """Computes a model's logits at some tokens, ``[tokens, vocabulary]``; ``where`` is bool ``[rows, length]``."""
-    taken: list[Tensor] = []
-
-    def take(states: Tensor, head: _Head) -> Tensor:
-        taken.append(states[where])
-        return taken[0][None]
-
-    logits: Tensor = _call(model, batch, where.shape, take)["logits"]
-    return logits[0] if taken else logits[where]
-
-
 def keep_states(model: Any, batch: Mapping[str, Any], where: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Returns something small for each of some tokens, and what makes their logits of it without the base model.
 

@@ -295,6 +295,14 @@ def generator_of(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
+def draw_in_passes(n: int, *, of: int, seed: int, step: int) -> list[int]:
+    """Returns which of some things a step looks at: the next ones of a shuffled pass, and of the pass after it."""
+    n = min(n, of)
+    places = [divmod(step * n + place, of) for place in range(n)]
+    orders = {number: torch.randperm(of, generator=generator_of(seed, number)) for number, _ in places}
+    return [int(orders[number][place]) for number, place in places]
+
+
 def _check_columns(feature: Mapping[str, Any]) -> None:
     if packed := sorted(_PACKING_COLUMNS & feature.keys()):
         raise DataError(
