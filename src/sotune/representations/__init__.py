@@ -23,6 +23,7 @@ __all__ = [
     "RepresentationCache",
     "SentenceEncoder",
     "candidate_layers",
+    "candidate_poolings",
     "encode_group",
     "encode_with_cache",
     "fill_cache",
