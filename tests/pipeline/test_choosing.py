@@ -87,7 +87,7 @@ def test_the_candidate_that_separates_held_out_references_is_chosen(planted, tmp
 
 
 class TopicGroup(PlantedGroup):
-    """Two candidates: the first tells risky topics from others, the second besides that harmful answers from safe ones."""
+    """The first tells risky topics from others, the second besides that harmful answers from safe ones."""
 
     def _vector(self, ids, distance):
         generator = torch.Generator().manual_seed(hash(tuple(ids)) % 2**31)
@@ -105,9 +105,11 @@ def test_with_a_safe_reference_answers_must_separate_as_well_as_topics(planted, 
     assert first.encoder is group.members[0]  # of equal separation the first
     assert choice.encoder is group.members[1]
     recorded = choice.as_dict()
-    assert "contrast" in recorded["criterion"] and "contrast" not in first.as_dict()["criterion"]
+    assert "contrast" in recorded["criterion"]
+    assert "contrast" not in first.as_dict()["criterion"]
     blind, seeing = (candidate["contrast"] for candidate in recorded["candidates"])
-    assert blind < 0.7 and seeing > 0.95
+    assert blind < 0.7
+    assert seeing > 0.95
 
 
 def test_prompt_and_answer_are_joined_only_where_a_safe_reference_is_given():

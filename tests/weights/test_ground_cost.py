@@ -283,7 +283,9 @@ def test_a_contrast_is_saved_and_weighs_unseen_rows_as_seen_ones(tmp_path):
 def test_coordinates_that_do_not_differ_and_rows_at_the_mean_do_no_harm():
     z = torch.cat([torch.full((4, 1), 7.0), torch.eye(4)], dim=1)
     found = standardize(torch.cat([z, z.mean(0, keepdim=True)]))
-    assert found.isfinite().all() and not found[:, 0].any() and not found[-1].any()
+    assert found.isfinite().all()
+    assert not found[:, 0].any()
+    assert not found[-1].any()
     torch.testing.assert_close(found[:4].norm(dim=1), torch.ones(4, dtype=torch.float64))
     alike = torch.ones(5, 3)
     weights = learn_weights(alike, [ReferenceSet(alike), ReferenceSet(alike)], alike, WeightSettings()).weights
