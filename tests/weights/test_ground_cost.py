@@ -256,7 +256,8 @@ def test_the_answer_is_told_by_its_part_alone_and_coordinates_lie_about_zero():
     contrast = learn_contrast(rows, anchor, safe, harmful, answer_from=0.5)
     topic, answer = contrast.directions
     assert not answer[:D].any()
-    assert (int(topic.abs().argmax()), int(answer.abs().argmax())) == (0, D)
+    assert set(topic.abs().topk(2).indices.tolist()) == {0, D}  # harm differs from plain rows in both
+    assert int(answer.abs().argmax()) == D
     of_safe, of_harm, of_plain = (contrast.coordinates(contrast.standardized(z)) for z in (safe, harmful, anchor))
     torch.testing.assert_close(of_safe[:, 1].mean(), -of_harm[:, 1].mean())
     torch.testing.assert_close(of_plain[:, 0].mean(), -of_harm[:, 0].mean())

@@ -101,7 +101,7 @@ def test_contrast_grows_with_what_tells_the_answers_apart():
 
 def test_prompts_of_both_references_fall_into_one_fold():
     # Rows that are told by their prompt alone, each prompt always on the same side: no held-out prompt says anything.
-    n = 40
+    n = 120
     z = torch.randn(n, 200, generator=generator(3))
     rows = z.repeat_interleave(4, dim=0)
     prompts = [i // 4 for i in range(2 * n)]
@@ -109,7 +109,7 @@ def test_prompts_of_both_references_fall_into_one_fold():
         rows[: 2 * n], rows[2 * n :], safe_prompts=prompts, harmful_prompts=[n + p for p in prompts], n_folds=5,
         generator=generator(),
     )  # fmt: skip
-    assert found == pytest.approx(0.5, abs=0.2)
+    assert found < 0.7  # 1 where a prompt is both learned from and measured on
 
 
 def test_a_contrast_needs_prompts_to_hold_out():
