@@ -112,6 +112,16 @@ def test_with_a_safe_reference_answers_must_separate_as_well_as_topics(planted, 
     assert seeing > 0.95
 
 
+@pytest.mark.parametrize(("margin", "best"), [(0.0, 0), (1.0, 1)])
+def test_a_reading_with_the_answer_apart_is_preferred_where_it_is_nearly_as_good(
+    planted, tmp_path, monkeypatch, margin, best
+):
+    monkeypatch.setattr(choosing, "MARGIN", margin)
+    group = planted(9.0, 1.0)
+    group.members[1].answer_from = 0.5
+    assert choose_encoder(group, sets(), RepresentationCache(tmp_path)).encoder is group.members[best]
+
+
 def test_prompt_and_answer_are_joined_only_where_a_safe_reference_is_given():
     assert set(candidate_poolings(with_safe_reference=True)) - set(POOLINGS) == {"prompt_and_completion"}
 
