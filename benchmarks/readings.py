@@ -69,7 +69,7 @@ def measure(task: str, draw: Draw, cache: RepresentationCache) -> list[Result]:
         settings,
         batch_tokens=settings.batch_tokens,
     )
-    sets = dict(zip(SET_NAMES, (draw.downstream, draw.safe_anchor, draw.harmful_reference), strict=True))
+    sets = dict(zip(SET_NAMES[:3], (draw.downstream, draw.safe_anchor, draw.harmful_reference), strict=True))
     group = CausalLMReadings(model, layers=candidate_layers(model.n_layers), poolings=POOLINGS)
     choice = choose_encoder(group, sets, cache)
     harmful = torch.tensor([draw.kind[record.id] == "harmful" for record in draw.downstream])

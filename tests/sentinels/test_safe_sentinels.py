@@ -7,7 +7,8 @@ import torch
 
 from sotune.methods import METHODS, InputRecords, WeighInputs
 from sotune.records import Record
-from sotune.sentinels import Folds, split_by_prompt, weigh_with_sentinels
+from sotune.sentinels import Folds, Rate, split_by_prompt, weigh_with_sentinels
+from sotune.sentinels.measuring import log_relative_of
 from sotune.settings import WeightSettings
 from sotune.weights import Scorer, learn_weights, pull_sets
 
@@ -124,3 +125,25 @@ def test_none_is_kept_back_of_a_reference_of_one_prompt(inputs):
     assert weighing.sentinels.folds.safe is None
     assert weighing.sentinels.safe_scores is None
     assert len(weighing.solution.references[1].positions) == N
+
+
+@pytest.mark.slow
+def test_the_bound_on_safe_answers_that_are_lost_holds():
+    covered = []
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.cat([draw(150, -1, 1, generator), draw(25, 1, 1, generator), draw(25, 1, -1, generator)])
+        anchor, harmful, safe = (draw(*of, generator) for of in ((30, -1, 1), (N, 1, -1), (N, 1, 0.3)))
+        folds, kept_back = (
+            split_by_prompt([f"{what} {i}" for i in range(N)], seed=seed, tuning_share=0.2, measuring_share=0.2)
+            for what in ("harm", "safe")
+        )
+        folds = replace(folds, safe=kept_back)
+        found = weigh_with_sentinels(rows, anchor, harmful, folds, WeightSettings(), safe_reference=safe)
+        cut = found.row_scores.sort(descending=True).values[159]
+        solved = [anchor, safe[list(kept_back.solved)], found.harmful_reference]
+        scorer = Scorer.from_learned(found.learned, settings=found.settings, references=solved)
+        others = log_relative_of(scorer, draw(2000, 1, 0.3, generator))
+        lost = Rate.of(found.sentinels.safe_scores < cut)
+        covered.append(lost.low <= float((others < cut).double().mean()) <= lost.high)
+    assert sum(covered) / len(covered) >= 0.86  # two bounds of 95 % each
