@@ -386,7 +386,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=_seed_count, default=3, help="draws of each case")
     parser.add_argument("--first", type=int, default=0, help="the first of them: draws from 3 on chose nothing")
     parser.add_argument("--model", help="read with this causal LM, a folder, instead of all-MiniLM-L6-v2")
-    parser.add_argument("--layer", type=int, default=20, help="of the causal LM")
+    parser.add_argument("--layer", type=int, default=15, help="of the causal LM")
     parser.add_argument("--pooling", choices=POOLINGS, default="prompt_and_completion", help="of the causal LM")
     parser.add_argument("--device", default="auto", help="of the causal LM, and to weigh on")
     parser.add_argument("--encode", metavar="FILES", help="fill the cache with these files of the data and stop")

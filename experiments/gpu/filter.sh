@@ -1,7 +1,7 @@
 #!/bin/sh
 # Filter quality with a causal LM's states, on the GPU of this machine: sh experiments/gpu/filter.sh MODEL DATA OUT
 # MODEL: a folder; DATA: the folder of public data sets; OUT gets filter.json, tables.md and logs. Environment: SEEDS (5),
-# FIRST (3), LAYER (20), METHODS, CASES (groups of cases, one process each). Fetches nothing.
+# FIRST (3), LAYER (15), METHODS, CASES (groups of cases, one process each). Fetches nothing.
 set -u
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 model=${1:?usage: filter.sh MODEL DATA OUT} data=${2:?DATA} out=${3:?OUT}
@@ -20,7 +20,7 @@ cases=${CASES:-"A B C D E risky,same_prompt,foreign refusals,lat_pairs mixed_ser
 files="alpaca_random9k mix_alpaca_lat05,salora_llama2_refusals_1015,advbench_520,harmbench_400,shadow_alignment_100
 pku_saferlhf_test,lat_refusals_948 safetytuned_refusals_2483,datashield_pairs_97,alpacaeval_gpt4_700,openorca_284,larf_anchor_refusal_100,beavertails_unsafe_200"
 methods=${METHODS:-adaptive,prompt_only,probe,self_trained_probe,kernel_density_ratio,mean_cosine,ceiling}
-common="--model $model --layer ${LAYER:-20} --data $data --cache $work/cache --seeds ${SEEDS:-5} --first ${FIRST:-3} --methods $methods"
+common="--model $model --layer ${LAYER:-15} --data $data --cache $work/cache --seeds ${SEEDS:-5} --first ${FIRST:-3} --methods $methods"
 started=$(date +%s)
 say() { echo "[$(($(date +%s) - started)) s] $*"; }
 cd "$root/benchmarks" || exit 1

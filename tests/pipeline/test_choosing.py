@@ -9,8 +9,10 @@ from sotune.artifacts import read_json
 from sotune.pipeline import choosing
 from sotune.pipeline.choosing import choose_encoder
 from sotune.records import Record
-from sotune.representations import POOLINGS, RepresentationCache
+from sotune.representations import RepresentationCache, candidate_poolings
 from sotune.run_files import SCORES, WEIGHTS
+
+POOLINGS = candidate_poolings(with_safe_reference=False)
 
 
 def summary(run):
@@ -26,6 +28,7 @@ class Planted:
         self._group, self.number, self.distance = group, number, distance
         self.fingerprint = f"planted-{number}"
         self.description = {"layer": number, "pooling": "last"}
+        self.answer_from = 0.0
 
     def encode_batch(self, inputs):
         return self._group.encode_members(inputs, [self.number])[0]
@@ -81,6 +84,46 @@ def test_the_candidate_that_separates_held_out_references_is_chosen(planted, tmp
     assert recorded["fingerprint"] == f"planted-{best}"
     assert [one["layer"] for one in recorded["candidates"]] == list(range(len(distances)))
     json.dumps(recorded, allow_nan=False)
+
+
+class TopicGroup(PlantedGroup):
+    """The first tells risky topics from others, the second besides that harmful answers from safe ones."""
+
+    def _vector(self, ids, distance):
+        generator = torch.Generator().manual_seed(hash(tuple(ids)) % 2**31)
+        prepared = self.prepare([Record.from_text("x", "x", word) for word in ("harm", "no")])
+        harmful, safe = (ids[-1] == one.ids[-1] for one in prepared.inputs)
+        shifts = 9 * (harmful or safe) * torch.eye(6)[0] + distance * harmful * torch.eye(6)[1]
+        return torch.randn(6, generator=generator) + shifts
+
+
+def test_with_a_safe_reference_answers_must_separate_as_well_as_topics(planted, tmp_path):
+    group = TopicGroup(planted(0.0).prepare, (0.0, 9.0))
+    known = {**sets(), "safe_reference": [Record.from_text(f"s-{i}", f"bad {200 + i % 20}", "no") for i in range(30)]}
+    first = choose_encoder(group, sets(), RepresentationCache(tmp_path / "without"))
+    choice = choose_encoder(group, known, RepresentationCache(tmp_path / "with"))
+    assert first.encoder is group.members[0]  # of equal separation the first
+    assert choice.encoder is group.members[1]
+    recorded = choice.as_dict()
+    assert "contrast" in recorded["criterion"]
+    assert "contrast" not in first.as_dict()["criterion"]
+    blind, seeing = (candidate["contrast"] for candidate in recorded["candidates"])
+    assert blind < 0.7
+    assert seeing > 0.95
+
+
+@pytest.mark.parametrize(("margin", "best"), [(0.0, 0), (1.0, 1)])
+def test_a_reading_with_the_answer_apart_is_preferred_where_it_is_nearly_as_good(
+    planted, tmp_path, monkeypatch, margin, best
+):
+    monkeypatch.setattr(choosing, "MARGIN", margin)
+    group = planted(9.0, 1.0)
+    group.members[1].answer_from = 0.5
+    assert choose_encoder(group, sets(), RepresentationCache(tmp_path)).encoder is group.members[best]
+
+
+def test_prompt_and_answer_are_joined_only_where_a_safe_reference_is_given():
+    assert set(candidate_poolings(with_safe_reference=True)) - set(POOLINGS) == {"prompt_and_completion"}
 
 
 def test_of_equal_candidates_the_first_is_chosen(planted, tmp_path):

@@ -72,16 +72,19 @@ def test_some_of_them_measure_what_is_lost_and_take_part_in_nothing_else(inputs)
     assert torch.equal(probe.weigh(replace(inputs, safe_reference=other)).weights, probe.weigh(inputs).weights)
 
 
-def test_scores_of_unseen_rows_are_those_of_the_run(inputs):
-    scorer = METHODS["adaptive"].weigh(inputs).solution.scorer
-    weights = METHODS["adaptive"].weigh(inputs).weights
-    assert [one.side for one in scorer.references] == ["pull", "pull", "push"]
+@pytest.mark.parametrize(
+    ("name", "sides"), [("sot", ["pull", "pull", "push"]), ("adaptive", ["pull", "push"])], ids=["sot", "adaptive"]
+)
+def test_scores_of_unseen_rows_are_those_of_the_run(inputs, name, sides):
+    scorer = METHODS[name].weigh(inputs).solution.scorer
+    weights = METHODS[name].weigh(inputs).weights
+    assert [one.side for one in scorer.references] == sides
     torch.testing.assert_close(scorer.score(inputs.downstream).weights.double(), weights.double(), rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
 def test_its_strength_is_beside_that_of_the_anchor(inputs, strength):
-    settings = WeightSettings(safe_strength=strength)
+    settings = WeightSettings(safe_strength=strength, cost="cosine")
     pull = pull_sets(inputs.safe_anchor, inputs.safe_reference, settings)
     learned = learn_weights(inputs.downstream, pull, inputs.harmful_reference, settings)
     strengths = [one.strength for one in learned.references if one.side == "pull"]
@@ -90,6 +93,16 @@ def test_its_strength_is_beside_that_of_the_anchor(inputs, strength):
     if not strength:
         alone = learn_weights(inputs.downstream, inputs.safe_anchor, inputs.harmful_reference, settings)
         assert torch.equal(learned.weights, alone.weights)
+
+
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+def test_the_adaptive_cost_is_near_what_is_near_either(inputs, strength):
+    settings = WeightSettings(safe_strength=strength)
+    pull = pull_sets(inputs.safe_anchor, inputs.safe_reference, settings)
+    joined, push = learn_weights(inputs.downstream, pull, inputs.harmful_reference, settings).references
+    assert (joined.strength, push.strength) == (0.5, 0.5)
+    shares = [float(part.sum()) for part in torch.split(joined.b, [len(one.representations) for one in pull])]
+    assert shares == pytest.approx([1 / (1 + strength), strength / (1 + strength)])
 
 
 def test_what_measures_is_scored_as_any_other_row(inputs):

@@ -11,8 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from sotune import ConfigError, DataError
 from sotune.settings import WeightSettings
 from sotune.transport import CosineCost
-from sotune.weights import COSTS, Adaptive, Cosine, Scorer, cost_of, learn_weights, relaxation_of
-from sotune.weights.ground_cost import learn_direction, soft_labels, train_on_sure_rows, train_softly
+from sotune.weights import COSTS, Adaptive, Cosine, ReferenceSet, Scorer, cost_of, learn_weights, relaxation_of
+from sotune.weights.ground_cost import (
+    learn_contrast,
+    learn_direction,
+    soft_labels,
+    standardize,
+    train_on_sure_rows,
+    train_softly,
+)
 from sotune.weights.logistic import fit_balanced, fit_logistic
 
 SETTINGS = WeightSettings(stationarity_tolerance=1e-8, marginal_tolerance=1e-9, max_outer_steps=500, max_iters=5_000)
@@ -216,3 +223,71 @@ def test_a_cost_that_is_not_fitted_says_so():
     downstream, anchor, _, _ = world()
     with pytest.raises(ConfigError, match="call fit first"):
         Adaptive().between(downstream, anchor)
+
+
+def answers(seed=0, n=120):
+    """Rows of two halves, topic and answer: plain, safe answers to risky prompts, harm; and references of all three."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(k, topic, answer):
+        z = torch.randn(k, 2 * D, generator=generator, dtype=torch.float64)
+        z[:, 0] += 4 * topic
+        z[:, D] += 4 * answer
+        return z
+
+    rows = torch.cat([draw(n, 0, 0), draw(30, 1, 0), draw(30, 1, 1)])
+    kinds = torch.tensor([0] * n + [1] * 30 + [2] * 30)
+    return rows, kinds, draw(30, 0, 0), draw(60, 1, 0), draw(60, 1, 1)
+
+
+def test_a_safe_reference_tells_a_safe_answer_from_harm_on_the_same_topic():
+    rows, kinds, anchor, safe, harmful = answers()
+    told = learn_weights(rows, [ReferenceSet(anchor), ReferenceSet(safe)], harmful, WeightSettings(answer_from=0.5))
+    untold = learn_weights(rows, anchor, harmful, WeightSettings())
+    for kind, least in ((0, 0.99), (1, 0.97)):
+        pair = kinds != 1 - kind
+        assert auc(told.weights[pair], kinds[pair] != 2) > least
+    risky = kinds != 0
+    assert auc(untold.weights[risky], kinds[risky] == 1) < auc(told.weights[risky], kinds[risky] == 1) - 0.01
+
+
+def test_the_answer_is_told_by_its_part_alone_and_coordinates_lie_about_zero():
+    rows, _, anchor, safe, harmful = answers()
+    contrast = learn_contrast(rows, anchor, safe, harmful, answer_from=0.5)
+    topic, answer = contrast.directions
+    assert not answer[:D].any()
+    assert set(topic.abs().topk(2).indices.tolist()) == {0, D}  # harm differs from plain rows in both
+    assert int(answer.abs().argmax()) == D
+    of_safe, of_harm, of_plain = (contrast.coordinates(contrast.standardized(z)) for z in (safe, harmful, anchor))
+    torch.testing.assert_close(of_safe[:, 1].mean(), -of_harm[:, 1].mean())
+    torch.testing.assert_close(of_plain[:, 0].mean(), -of_harm[:, 0].mean())
+    assert of_harm.mean(0).min() > 0.5
+
+
+def test_without_a_safe_reference_nothing_changes():
+    downstream, anchor, reference, _ = world()
+    fitted = Adaptive(answer_from=0.5).fit(downstream, anchor, reference)
+    assert fitted.contrast is None
+    assert torch.equal(fitted.direction, learn_direction(downstream, anchor, reference))
+
+
+def test_a_contrast_is_saved_and_weighs_unseen_rows_as_seen_ones(tmp_path):
+    rows, _, anchor, safe, harmful = answers()
+    learned = learn_weights(rows, [ReferenceSet(anchor), ReferenceSet(safe)], harmful, SETTINGS)
+    scorer = Scorer.from_learned(learned, settings=SETTINGS, references=(anchor, safe, harmful))
+    scorer.save(tmp_path / "potentials.safetensors")
+    again = Scorer.load(tmp_path / "potentials.safetensors")
+    assert torch.equal(again.score(rows).weights, scorer.score(rows).weights)
+    torch.testing.assert_close(again.score(rows).weights, learned.weights, rtol=1e-5, atol=0)
+
+
+def test_coordinates_that_do_not_differ_and_rows_at_the_mean_do_no_harm():
+    z = torch.cat([torch.full((4, 1), 7.0), torch.eye(4)], dim=1)
+    found = standardize(torch.cat([z, z.mean(0, keepdim=True)]))
+    assert found.isfinite().all()
+    assert not found[:, 0].any()
+    assert not found[-1].any()
+    torch.testing.assert_close(found[:4].norm(dim=1), torch.ones(4, dtype=torch.float64))
+    alike = torch.ones(5, 3)
+    weights = learn_weights(alike, [ReferenceSet(alike), ReferenceSet(alike)], alike, WeightSettings()).weights
+    torch.testing.assert_close(weights, torch.full((5,), 0.2, dtype=torch.float64))

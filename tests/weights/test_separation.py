@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from sotune.errors import DataError
-from sotune.weights import held_out_separation
+from sotune.weights import held_out_contrast, held_out_separation
 from sotune.weights.separation import auroc
 
 
@@ -83,3 +83,35 @@ def test_folds_are_as_many_as_there_are_prompts():
 def test_a_zero_row_is_an_error():
     with pytest.raises(DataError, match="zero"):
         measured(1, downstream=torch.zeros(300, 8))
+
+
+def contrasted(shift, *, n=60, safe_prompts=None, harmful_prompts=None):
+    """Contrast of Gaussian clouds of which one is shifted along one axis."""
+    draw = generator(1)
+    safe, harmful = torch.randn(n, 8, generator=draw), torch.randn(n, 8, generator=draw)
+    harmful[:, 0] += shift
+    prompts = {"safe_prompts": safe_prompts or range(n), "harmful_prompts": harmful_prompts or range(n)}
+    return held_out_contrast(safe, harmful, **prompts, n_folds=5, generator=generator())
+
+
+def test_contrast_grows_with_what_tells_the_answers_apart():
+    assert contrasted(0.0) == pytest.approx(0.5, abs=0.12)
+    assert contrasted(0.0) < contrasted(1.5) < contrasted(9.0) == 1.0
+
+
+def test_prompts_of_both_references_fall_into_one_fold():
+    # Rows that are told by their prompt alone, each prompt always on the same side: no held-out prompt says anything.
+    n = 120
+    z = torch.randn(n, 200, generator=generator(3))
+    rows = z.repeat_interleave(4, dim=0)
+    prompts = [i // 4 for i in range(2 * n)]
+    found = held_out_contrast(
+        rows[: 2 * n], rows[2 * n :], safe_prompts=prompts, harmful_prompts=[n + p for p in prompts], n_folds=5,
+        generator=generator(),
+    )  # fmt: skip
+    assert found < 0.7  # 1 where a prompt is both learned from and measured on
+
+
+def test_a_contrast_needs_prompts_to_hold_out():
+    with pytest.raises(DataError, match="too few prompts"):
+        contrasted(1.0, safe_prompts=["one"] * 60, harmful_prompts=["one"] * 60)

@@ -21,6 +21,9 @@ from sotune.weights import held_out_contrast, held_out_separation
 N_FOLDS = 5
 SAMPLE_ROWS = 2000
 """Downstream rows that are encoded by every candidate; the others only by the one that is chosen."""
+MARGIN = 0.01
+"""A reading whose answers stand apart is preferred to others that are better by less: what it says of answers cannot be
+said by prompts, which may differ in source between the references."""
 _SEED = 0  # of the sample and of the folds; the choice is a function of the rows
 
 
@@ -60,8 +63,8 @@ class Choice:
     """What was chosen, and among what.
 
     Attributes:
-        encoder: The candidate of the largest figure, the first of equal ones; the first of all where none could be
-            measured.
+        encoder: The candidate of the largest figure, or one with the answer apart that is nearly as good; the first of
+            equal ones, and of all where none could be measured.
         candidates: All, in the order in which they were given.
     """
 
@@ -111,7 +114,8 @@ def choose_encoder(
         _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
     )
     best = max(candidates, key=lambda one: one.figure)
-    return Choice(best.encoder, candidates)
+    apart = [one for one in candidates if one.encoder.answer_from > 0 and one.figure > best.figure - MARGIN]
+    return Choice(max(apart or [best], key=lambda one: one.figure).encoder, candidates)
 
 
 def _measure(encoder: Encoder, values: Tensor, sets: Mapping[SetName, Sequence[Record]]) -> Candidate:

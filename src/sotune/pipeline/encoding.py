@@ -17,7 +17,6 @@ from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import (
-    POOLINGS,
     CacheIndex,
     CausalLMReadings,
     EncodedSet,
@@ -25,10 +24,10 @@ from sotune.representations import (
     EncoderGroup,
     FrozenCausalLM,
     MappedRows,
-    Pooling,
     RepresentationCache,
     SentenceEncoder,
     candidate_layers,
+    candidate_poolings,
     encode_with_cache,
 )
 from sotune.run_files import ENCODING, REPRESENTATIONS
@@ -56,19 +55,14 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
     model = FrozenCausalLM(base_model(config), config, batch_tokens=config.batch_tokens)
+    with_safe_reference = config.safe_reference is not None or config.references is not None
     return CausalLMReadings(  # the paper's reading comes first
         model,
         layers=candidate_layers(model.n_layers) if config.layer == "auto" else (config.layer,),
-        poolings=_poolings(config),
+        poolings=candidate_poolings(with_safe_reference=with_safe_reference)
+        if config.pooling == "auto"
+        else (config.pooling,),
     )
-
-
-def _poolings(config: RunConfig) -> tuple[Pooling, ...]:
-    """Returns what is chosen among: prompt and answer joined only where a safe reference tells answers apart."""
-    if config.pooling != "auto":
-        return (config.pooling,)
-    with_answers = config.safe_reference is not None or config.references is not None
-    return POOLINGS if with_answers else tuple(one for one in POOLINGS if one != "prompt_and_completion")
 
 
 def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:

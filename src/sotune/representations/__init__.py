@@ -1,7 +1,13 @@
 """From records to vectors, with a frozen model, cached on disk."""
 
 from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache
-from sotune.representations.causal_lm import CausalLMEncoder, CausalLMReadings, FrozenCausalLM, candidate_layers
+from sotune.representations.causal_lm import (
+    CausalLMEncoder,
+    CausalLMReadings,
+    FrozenCausalLM,
+    candidate_layers,
+    candidate_poolings,
+)
 from sotune.representations.encoder import EncodedSet, Encoder, EncoderGroup, OnProgress, encode_group
 from sotune.representations.filling import encode_with_cache, fill_cache
 from sotune.representations.hidden_states import POOLINGS, Pooling, Reading
@@ -23,6 +29,7 @@ __all__ = [
     "RepresentationCache",
     "SentenceEncoder",
     "candidate_layers",
+    "candidate_poolings",
     "encode_group",
     "encode_with_cache",
     "fill_cache",

@@ -221,6 +221,15 @@ def candidate_layers(n_layers: int) -> tuple[int, ...]:
     return tuple(sorted({-(-n_layers * quarter // 4) for quarter in (1, 2, 3, 4)}, reverse=True))
 
 
+def candidate_poolings(*, with_safe_reference: bool) -> tuple[Pooling, ...]:
+    """Returns the poolings that a choice is made among, the paper's first.
+
+    Prompt and completion joined are among them only where a safe reference says which answers are safe: without one
+    nothing tells the part of the answer from the rest.
+    """
+    return tuple(one for one in POOLINGS if with_safe_reference or one != "prompt_and_completion")
+
+
 def _resolve_layer(layer: int, n_layers: int) -> int:
     resolved = layer if layer >= 0 else n_layers + 1 + layer
     if not 0 <= resolved <= n_layers:
