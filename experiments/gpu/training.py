@@ -194,11 +194,13 @@ def _trainer(work: _Work, run: _Run) -> None:
                 run.losses.append(logs["loss"])
                 run.end_step()
 
+    from sotune.training.training_rows import LOSS_WEIGHT
+
     settings, (rows, collate) = work.settings, work.rows()
 
     def plain(features: list[Any]) -> dict[str, Any]:
         batch: dict[str, Any] = collate(features)
-        del batch["sample_weight"]
+        del batch[LOSS_WEIGHT]
         return batch
 
     trainer = Trainer(
@@ -231,6 +233,8 @@ def _loop(work: _Work, run: _Run) -> None:
     """Trains by a loop as scripts write it, with the model's own loss."""
     import torch
 
+    from sotune.training.training_rows import LOSS_WEIGHT
+
     model, (rows, collate) = work.adapted(), work.rows()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=work.settings.learning_rate, weight_decay=0.0, fused=True)
@@ -240,7 +244,7 @@ def _loop(work: _Work, run: _Run) -> None:
     device, size = work.bench.device, work.case.batch
     for start in range(0, size * work.n_steps, size):
         batch = {k: v.to(device) for k, v in collate([rows[i] for i in range(start, start + size)]).items()}
-        del batch["sample_weight"]
+        del batch[LOSS_WEIGHT]
         with torch.autocast(device, dtype=torch.bfloat16):
             loss = model(**batch).loss
         loss.backward()
