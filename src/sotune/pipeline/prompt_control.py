@@ -106,7 +106,4 @@ def _spearman(one: Tensor, other: Tensor) -> float | None:
 
 def describe_prompts_alone(found: Mapping[str, Any]) -> str:
     """Returns what was found, in short."""
-    spearman = "none" if found["spearman"] is None else f"{found['spearman']:.2f}"
-    aurocs = [found[name] for name in ("auroc", "auroc_with_answers")]
-    told = "" if None in aurocs else f"; held-out harm {aurocs[0]:.3f}, with answers {aurocs[1]:.3f} (AUROC)"
-    return f"correlation {spearman}{told}"
+    return "none" if found["spearman"] is None else f"rank correlation {found['spearman']:.2f}"

@@ -172,7 +172,7 @@ def _summarize(run: RunFolder) -> Figures:
     solver = SOLVER.read(run)
     figures = {"method": solver["title"], "effective sample size": f"{solver['effective_sample_size']:.3f}"}
     if alone := solver.get("prompts_alone"):
-        figures["ranking by prompts alone"] = describe_prompts_alone(alone)
+        figures["prompts alone"] = describe_prompts_alone(alone)
     if "converged" in solver:
         figures["converged"] = "yes" if solver["converged"] else "NO"
     if solver.get("tau") is not None:
