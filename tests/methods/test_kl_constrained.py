@@ -51,10 +51,11 @@ def test_the_largest_scale_that_keeps_a_condition(train_inputs):
     with torch.no_grad():
         for parameter in outer.values():
             parameter.fill_(1.0)
-    norm = lambda: max(float(parameter.abs().max()) for parameter in outer.values())  # noqa: E731
-    assert largest_scale(model, lambda: norm() <= 0.3) == pytest.approx(0.3, abs=1 / 64)
-    assert norm() == pytest.approx(0.3, abs=1 / 64)
-    assert largest_scale(model, lambda: True) == 1.0
+    norm = lambda: max(float(parameter.detach().abs().max()) for parameter in outer.values())  # noqa: E731
+    scale, found = largest_scale(model, norm, lambda size: size <= 0.3)
+    assert scale == pytest.approx(0.3, abs=1 / 64)
+    assert found == norm() == pytest.approx(0.3, abs=1 / 64)
+    assert largest_scale(model, norm, lambda _: True) == (1.0, norm())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.output_layer import keep_states
 from sotune.training.training_rows import RowBatches, draw_in_passes, load_equal_rows
 
-_MEASURED_AT_ONCE = 16
+_MEASURED_AT_ONCE = 32
 _HELD_OUT = 3  # every third prompt
 
 

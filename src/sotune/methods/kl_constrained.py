@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -30,6 +30,8 @@ from sotune.methods.method import Method, train_weighted
 from sotune.training import TrainResult
 from sotune.training.progress import count_steps, rows_per_step
 from sotune.training.training_rows import load_equal_rows
+
+Measured = TypeVar("Measured")
 
 _MOST = 100.0
 _HALVINGS = 6
@@ -176,33 +178,39 @@ class KeepWithin(StayClose):
 
     def finish(self, model: Any) -> Mapping[str, float]:
         """Scales the adapter down until the largest drift is within the limit."""
-        scale = largest_scale(model, lambda: max(self.measure(model).values()) <= self._limit)
-        return {"limit": self._limit, "scale": scale, **self.measure(model)}
+        scale, drifts = largest_scale(
+            model, lambda: self.measure(model), lambda drifts: max(drifts.values()) <= self._limit
+        )
+        return {"limit": self._limit, "scale": scale, **drifts}
 
 
-def largest_scale(model: Any, keeps: Callable[[], bool]) -> float:
-    """Scales an adapter by the largest factor up to 1, to 1 part in 64, at which a condition holds, and returns it.
+def largest_scale(
+    model: Any, measure: Callable[[], Measured], allows: Callable[[Measured], bool]
+) -> tuple[float, Measured]:
+    """Scales an adapter by the largest factor up to 1, to 1 part in 64, that a measurement allows.
 
-    The condition is taken to hold at all smaller scales than one at which it holds.
+    What is allowed at one scale is taken to be allowed at all smaller ones.
+
+    Returns:
+        The factor, and what is measured there.
     """
     names = ("lora_B", "lora_embedding_B")
     outer = [parameter for name, parameter in model.named_parameters() if any(part in name for part in names)]
     full = [parameter.detach().clone() for parameter in outer]
 
-    def put(scale: float) -> bool:
+    def at(scale: float) -> Measured:
         with torch.no_grad():
             for parameter, whole in zip(outer, full, strict=True):
                 parameter.copy_(scale * whole)
-        return keeps()
+        return measure()
 
-    if put(1.0):
-        return 1.0
-    low, high = 0.0, 1.0
+    low, high, found = 0.0, 1.0, measure()
+    if allows(found):
+        return 1.0, found
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if put(middle) else (low, middle)
-    put(low)
-    return low
+        low, high = (middle, high) if allows(at(middle)) else (low, middle)
+    return low, at(low)
 
 
 METHODS = (

@@ -51,7 +51,7 @@ def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOS
         model=load_causal_lm(tools.model, frozen=True),
         renderer=load_renderer(tools.model, tools.training),
         max_new_tokens=min(most_tokens, tools.training.max_length // 2),
-        batch_size=32,
+        batch_size=64,
     )
     text = {answer.id: answer.text for answer in answers if answer.text}
     if not text:
