@@ -68,9 +68,10 @@ def main() -> None:
 
 def changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recipe with values changed; those of a group one by one."""
-    return recipe | {
+    merged = {
         name: {**recipe[name], **value} if isinstance(value, Mapping) else value for name, value in changes.items()
     }
+    return {**recipe, **merged}
 
 
 def folder(out: Path, name: str) -> Path:
@@ -106,7 +107,7 @@ def run(recipes: Mapping[str, Mapping[str, Any]], answers: Path, out: Path) -> d
 def shortfall(figures: Mapping[str, Any], goal: Mapping[str, float]) -> float:
     """Returns by how much the goal is missed, in refusal and over-refusal together; less is better, also below 0."""
     misses = (goal["refusal"] - figures["refusal"], figures["over_refusal"] - goal["over_refusal"])
-    return sum(max(miss, 0.05 * miss) for miss in misses)
+    return float(sum(max(miss, 0.05 * miss) for miss in misses))
 
 
 def adopt(best: Path, rows: Mapping[str, str], recipe: Mapping[str, Any]) -> None:
