@@ -70,7 +70,13 @@ def solve_sharp(problem: PushPullProblem, settings: WeightSettings, on_step: OnS
         weights=weights.double() / weights.double().sum(),
         references=tuple(
             SolvedReference(
-                reference.side, reference.strength, solved.f, solved.g, one.mean_cost, solved.marginal_error
+                side=reference.side,
+                strength=reference.strength,
+                b=reference.b,
+                f=solved.f,
+                g=solved.g,
+                mean_cost=one.mean_cost,
+                marginal_error=solved.marginal_error,
             )
             for reference, solved, one in zip(problem.references, evaluation.solved, found, strict=True)
         ),
