@@ -63,18 +63,7 @@ def solve_adam_sharp(problem: PushPullProblem, settings: WeightSettings, on_step
 
     return LearnedWeights(
         weights=weights.double() / weights.double().sum(),
-        references=tuple(
-            SolvedReference(
-                reference.side,
-                reference.strength,
-                reference.b,
-                solved.f,
-                solved.g,
-                one.mean_cost,
-                solved.marginal_error,
-            )
-            for reference, solved, one in zip(problem.references, evaluation.solved, found, strict=True)
-        ),
+        references=tuple(map(_solved, problem.references, evaluation.solved, found)),
         objective=history[-1].objective,
         tau=None,
         log_normalizer=None,
@@ -101,3 +90,8 @@ def _sharpen(reference: Reference, a: Tensor, solved: SinkhornResult, epsilon: f
     gradient = sharp_gradient(reference.cost, plan, tolerance=_SYSTEM_TOLERANCE, max_iters=_SYSTEM_MAX_ITERS)
     paid = plan * reference.cost.rows(0, len(a))
     return _Sharp(sharp_cost(reference.cost, plan), gradient, paid.sum(dim=1) / a)
+
+
+def _solved(reference: Reference, result: SinkhornResult, sharp: _Sharp) -> SolvedReference:
+    potentials = (reference.b, result.f, result.g)
+    return SolvedReference(reference.side, reference.strength, *potentials, sharp.mean_cost, result.marginal_error)
