@@ -102,7 +102,6 @@ def ceiling(inputs: WeighInputs, harmful: Tensor) -> Tensor:
 
 METHODS: dict[str, Weigh] = {
     "adaptive": _registered("adaptive"),
-    PROMPT_ONLY: lambda inputs, _: REGISTRY["adaptive"].weigh(of_prompts(inputs)).weights,
     "sot_potentials": _registered("sot_potentials"),
     "sot": _registered("sot"),
     "pull_only": _one_step(0.0),
@@ -117,11 +116,12 @@ METHODS: dict[str, Weigh] = {
     "oracle": oracle,
 }
 ABLATIONS: dict[str, Weigh] = {
+    PROMPT_ONLY: lambda inputs, _: REGISTRY["adaptive"].weigh(of_prompts(inputs)).weights,
     "sot_paper": _sot(solver="sharp", max_outer_steps=20),
     "sot_paper_adam": _sot(solver="sharp", logit_optimizer="adam", max_outer_steps=20),
     "sot_half": _sot(effective_sample_size=0.5),
 }
-"""Shown apart, not in ``all``: the published recipe with plain steps or Adam, and less even weights."""
+"""Not in ``all``: the control, the published recipe with plain steps or Adam, and less even weights."""
 
 
 @dataclass(frozen=True)

@@ -189,4 +189,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize)
+ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize, version=2)

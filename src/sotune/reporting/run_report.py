@@ -116,7 +116,7 @@ def _readings(encoded: Mapping[str, Any]) -> list[dict[str, Any]]:
     readings = [
         {**one, "chosen": one["fingerprint"] == choice.get("fingerprint")} for one in choice.get("candidates") or ()
     ]
-    return sorted(readings, key=lambda one: (not one["chosen"], -(one["separation"] or 0.0)))
+    return sorted(readings, key=lambda one: (not one["chosen"], -(one["separation"] or 0.0) - one.get("contrast", 0.0)))
 
 
 def _prompts_alone(found: Mapping[str, Any]) -> str:

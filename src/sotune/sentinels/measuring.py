@@ -188,13 +188,11 @@ def weigh_with_sentinels(
         ConfigError: A fold is empty.
     """
     _check_folds(folds)
-    harmful = harmful_reference[list(folds.reference)]
-    tuning = harmful_reference[list(folds.tuning)]
+    harmful, tuning, solved = (harmful_reference[list(of)] for of in (folds.reference, folds.tuning, folds.solved))
     seen, measured = solved_rows(safe_reference, folds.safe), _measuring(safe_reference, folds)
     pull = pull_sets(safe_anchor, seen, settings)
     tuned = tune_settings(Representations(downstream, pull, harmful, tuning), settings, grid=grid)
     chosen = tuned.chosen.settings
-    solved = harmful_reference[list(folds.solved)]
     learned = learn_weights(downstream, pull, solved, chosen, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
     fit = _fitting(chosen, pull[1:])
@@ -214,7 +212,11 @@ def weigh_with_sentinels(
 
 
 def solved_rows(rows: Tensor | None, folds: Folds | None) -> Tensor | None:
-    """Returns the rows of a reference that weights may look at: all of them where none are kept back."""
+    """Returns the rows of a reference that weights may look at: all of them where none are kept back.
+
+    >>> solved_rows(torch.arange(3), Folds((0,), (), (1,), ()))
+    tensor([0])
+    """
     return rows if rows is None or folds is None else rows[list(folds.solved)]
 
 

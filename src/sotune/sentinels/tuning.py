@@ -88,6 +88,7 @@ def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid
     A point is tried by the ranking of its first gradient, which costs one transport for all push strengths. The
     settings given stay unless the best gain more than two standard errors over them, estimated over the sentinels.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> safe, harmful = torch.randn(60, 16) + torch.eye(16)[0] * 4, torch.randn(60, 16) + torch.eye(16)[1] * 4
     >>> rows = Representations(safe[:40], safe[40:], harmful[:30], harmful[30:])

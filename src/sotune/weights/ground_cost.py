@@ -258,7 +258,7 @@ def cost_of(settings: WeightSettings) -> GroundCost:
     """Returns the ground cost that some settings name, not fitted yet.
 
     >>> cost_of(WeightSettings(stretch=4))
-    Adaptive(stretch=4.0, direction=None)
+    Adaptive(stretch=4.0, direction=None, answer_from=0.0, contrast=None)
     """
     return COSTS[settings.cost].of(settings)
 

@@ -164,13 +164,21 @@ def pull_sets(
 
 
 def fit_cost(cost: GroundCost, downstream: Rows, pull: References, push: References) -> GroundCost:
-    """Returns a ground cost, fitted to the rows: the first set that pulls is the anchor, others are safe references."""
+    """Returns a ground cost, fitted to the rows: the first set that pulls is the anchor, others are safe references.
+
+    >>> fit_cost(cost_of(WeightSettings(cost="cosine")), torch.eye(2), torch.eye(2), torch.eye(2))
+    Cosine()
+    """
     anchor, *safe = rows_of(pull)
     return cost.fit(downstream, anchor, torch.cat(rows_of(push)), torch.cat(safe) if safe else None)
 
 
 def rows_of(references: References) -> tuple[Tensor, ...]:
-    """Returns the representations of each of some references, ``[m, d]``."""
+    """Returns the representations of each of some references, ``[m, d]``.
+
+    >>> [len(rows) for rows in rows_of([ReferenceSet(torch.eye(2)), ReferenceSet(torch.eye(3))])]
+    [2, 3]
+    """
     return (references,) if isinstance(references, Tensor) else tuple(one.representations for one in references)
 
 
