@@ -59,7 +59,7 @@ def test_the_largest_scale_that_keeps_a_condition(train_inputs):
 
 
 @pytest.mark.parametrize(
-    ("share", "pace"), [(1.0, (4, 1)), (0.5, (2, 1)), (0.25, (1, 1)), (0.1, (1, 3)), (100.0, (8, 1))]
+    ("share", "pace"), [(1.0, (4, 1)), (0.5, (2, 1)), (0.25, (1, 1)), (0.1, (1, 3)), (0.01, (1, 4)), (100.0, (8, 1))]
 )
 def test_the_pace_keeps_to_its_share_of_tokens(train_inputs, share, pace):
     """Four rows a step, and answers as long as rows: by hand, share · 4 answers a step."""

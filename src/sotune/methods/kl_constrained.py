@@ -36,6 +36,7 @@ Measured = TypeVar("Measured")
 _MOST = 100.0
 _HALVINGS = 6
 _MEASUREMENTS = 20
+_LONGEST_PAUSE = 4  # steps
 _SAMPLED = 64  # rows that tell how long a row is
 
 
@@ -83,13 +84,16 @@ class Pace(NamedTuple):
 
 
 def find_pace(sets: HeldSets, inputs: TrainInputs, own: KlConstrainedSettings) -> Pace:
-    """Returns the pace at which answers cost no more tokens than they may: fewer of a step, or not in each."""
+    """Returns the pace at which answers cost no more tokens than they may: fewer of a step, or not in each.
+
+    Safety comes first where rows are very short: no more than three steps are left out.
+    """
     training = inputs.tools.training
     rows = load_equal_rows(inputs.records[:_SAMPLED], inputs.tools.model, training).rows
     of_step = rows_per_step(training) * sum(len(row.input_ids) for row in rows) / len(rows)
     of_answer = sets.risky.mean_length + (sets.harmless.mean_length if sets.harmless else 0.0)
     may = own.extra_tokens * of_step / of_answer
-    return Pace(min(max(1, int(may)), own.prompts_per_step), max(1, math.ceil(1 / may)))
+    return Pace(min(max(1, int(may)), own.prompts_per_step), min(max(1, math.ceil(1 / may)), _LONGEST_PAUSE))
 
 
 class Multiplier:
