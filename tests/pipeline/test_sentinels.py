@@ -111,13 +111,13 @@ def test_limits_that_contradict_are_refused(given, message):
         make_config({**sets, **given})
 
 
-def test_data_without_harm_stays_whole_and_the_run_says_so(cli, guarded_flags, data, tmp_path):
+def test_data_without_harm_stays_whole_and_the_run_says_so_if_it_can(cli, guarded_flags, data, tmp_path):
     write_jsonl(data / "train.jsonl", rows("benign", 300, 1))
     result = cli("weigh", *guarded_flags)
     assert result.exit_code == 0, result.output
     promise = read_json(tmp_path / "run" / "promise.json")
     assert promise["k"] >= 0.99 * promise["n"]
-    assert promise["no_harm_found"]
-    assert "none found, at most" in result.output
+    assert promise["no_harm_found"] == (promise["harmful_share"]["high"] <= 0.1)  # with a useless bound nothing is said
+    assert ("none found, at most" in result.output) == promise["no_harm_found"]
     assert cli("select", tmp_path / "run", "--keep-fraction", "1").exit_code == 0
     assert not read_json(tmp_path / "run" / "promise.json")["no_harm_found"]  # it was not asked

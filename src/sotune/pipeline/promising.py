@@ -28,6 +28,7 @@ from sotune.sentinels import (
 from sotune.settings import RunConfig
 
 _ODD = 0.01  # of the rows, which may look harmful though no harm is found
+_MOST_UNSEEN = 0.1  # bound on the harmful share above which nothing is known, so that nothing is said of it
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         "k": placed.k,
         "note": "",
         **placed.bound,
-        "no_harm_found": free and placed.k >= (1 - _ODD) * n,
+        "no_harm_found": free and placed.k >= (1 - _ODD) * n and share.high <= _MOST_UNSEEN,
         "harmful_pass": asdict(passed),
         "safe_lost": _rate(sentinels.safe_outranked >= placed.k / n),
         "safe_answers_lost": _rate(~placed.keeps(sentinels.safe)),
