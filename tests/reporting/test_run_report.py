@@ -200,6 +200,21 @@ def test_the_choice_of_a_reading_is_shown_with_its_rivals(make_run):
     assert words[start + 1 : start + 7] == ["8", "last", "0.9123", "4", "completion_mean", "—"]
 
 
+def test_with_a_safe_reference_the_contrast_is_shown_too(make_run):
+    run = make_run()
+    candidates = [
+        {"layer": 8, "pooling": "last", "separation": 0.9, "contrast": 0.7, "fingerprint": "a"},
+        {"layer": 4, "pooling": "last", "separation": 0.8, "contrast": 0.75, "fingerprint": "b"},
+        {"layer": 2, "pooling": "last", "separation": 0.7, "fingerprint": "c"},
+    ]
+    choice = {"fingerprint": "b", "candidates": candidates}
+    write_json(run.file("representations.json"), {"n_rows": 9, "dimension": 3, "n_truncated": 0, "choice": choice})
+    words = read(write_run_report(run)).text.split()
+    start = words.index("chosen")
+    assert words[start - 4 : start + 1] == ["4", "last", "0.8000", "0.7500", "chosen"]
+    assert words[start + 1 : start + 9] == ["8", "last", "0.9000", "0.7000", "2", "last", "0.7000", "—"]
+
+
 def test_a_run_without_a_choice_shows_none(make_run):
     run = make_run()
     write_json(run.file("representations.json"), {"n_rows": 9, "dimension": 3, "n_truncated": 0, "choice": None})
