@@ -74,10 +74,10 @@ def test_the_grid_writes_sound_configurations(script, tmp_path, tiny, monkeypatc
     (tmp_path / "smol" / "rows").mkdir(parents=True)
     (tmp_path / "smol" / "rows" / "eval.jsonl").write_text('{"prompt": "Hello?", "kind": "lookalike"}\n')
     configs = grid.write_configs(tmp_path / "grid", judge=tmp_path / "judge", tasks=grid.TASKS, tiny=tiny)
-    assert len(configs) == len(grid.TASKS) * len(grid.SHARES)
+    assert len(configs) == (1 if tiny else len(grid.TASKS) * len(grid.SHARES))
     settings = make_compare_settings(yaml.safe_load(configs[0].read_text()), origin=configs[0].name)
     variants = {variant.name: variant for variant in settings.variants()}
-    assert tuple(variants) == grid.NAMES
+    assert tuple(variants) == grid.NAMES[: 6 if tiny else None]
     assert variants["low_rate"].changes["learning_rate"] == pytest.approx(settings.learning_rate / 5)
     assert settings.harm_judge == (f"classifier:{tmp_path / 'judge'}",)
 

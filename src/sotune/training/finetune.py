@@ -23,6 +23,7 @@ from sotune.errors import ConfigError
 from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, resolve_device
 from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
+from sotune.run_files import TRAINING_LOG
 from sotune.settings import TrainingSettings
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
@@ -216,7 +217,7 @@ def hand_over(
     last = steps[-max(1, len(steps) // 10) :]
     result = TrainResult(
         adapter=output_dir / "adapter",
-        log=output_dir / "training_log.jsonl",
+        log=output_dir / TRAINING_LOG.name,
         n_rows=len(rows.rows),
         dropped=rows.dropped,
         n_truncated=len(rows.truncated),
