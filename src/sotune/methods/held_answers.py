@@ -20,6 +20,7 @@ from sotune.artifacts import sha256_json
 from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import own_answers
+from sotune.models import load_config, n_positions
 from sotune.records import Record, content_hash
 from sotune.rendering import Renderer, load_renderer
 from sotune.training.loss import IGNORE_INDEX, shift_labels
@@ -147,7 +148,8 @@ def held_sets(
         DataError: The model answers none of the risky prompts.
     """
     renderer = load_renderer(inputs.tools.model, inputs.tools.training)
-    room = renderer.max_length - min(answer_tokens, renderer.max_length // 2)
+    positions = n_positions(load_config(inputs.tools.model).get_text_config()) or renderer.max_length + answer_tokens
+    room = min(renderer.max_length, positions - answer_tokens)
     short = (row for row in _distinct(inputs.harmful_reference) if _fits(row, renderer, room))
     dangerous = list(itertools.islice(short, risky + risky // (_HELD_OUT - 1)))
     unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []

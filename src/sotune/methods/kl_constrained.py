@@ -7,6 +7,10 @@ optimization*, ch. 17), in units of the limit: each step counts the drift D of i
 1)]`` and then moves ``λ ← [λ + η·(D/δ − 1)]``, both clipped to 0 … 100. While the drift is below its limit the
 multiplier falls towards 0, and the term costs the task nothing.
 
+Beside it, at a small fixed strength and from the same pass, the shift of the last layer's states as a share of their
+size, as in SBR (https://arxiv.org/abs/2605.05995): where selection dropped the rows that drift would come from, the
+limit does not bind, and prompts that only sound harmful would go on changing.
+
 Every so many steps the drift is measured on prompts of the harmful reference that no step looks at, and the multiplier
 follows the larger of the two: what is promised is not what was trained. The measurement has the last word too: at the
 end, where the drift on any of the sets exceeds δ, the adapter is scaled down to the largest scale that keeps it
@@ -49,7 +53,7 @@ class KlConstrainedSettings(KlSettings):
     damping: float = Field(1.0, ge=0, description="What a step's own excess over the limit adds to it, rho.")
     dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta.")
     prompts_per_step: int = Field(8, ge=1, description="How many of each kind an optimizer step looks at, at most.")
-    anchor: float = Field(0.0, ge=0, description="Strength at which states are held too, whatever the drift is.")
+    anchor: float = Field(1.0, ge=0, description="Strength at which states are held too, whatever the drift is.")
     extra_tokens: float = Field(0.15, gt=0, description="Most tokens of these, in units of the tokens of the rows.")
     measure_every: int = Field(
         10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 20 in all."
