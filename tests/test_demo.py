@@ -14,7 +14,8 @@ def test_a_small_demo_writes_the_whole_schema_and_a_report(tmp_path):
     settings = demo_settings(seeds=1, n=120, n_reference=40, n_eval=10)
     summary = run_demo(tmp_path / "demo", settings, Silent())
     table = read_json(tmp_path / "demo" / "compare.json")
-    assert [row["method"] for row in table] == ["base", "sft", "random", "probe", "sot", "adaptive"]
+    names = ["base", "sft", "random", "probe", "sot", "adaptive", "adaptive + kl_constrained"]
+    assert [row["method"] for row in table] == names
     for row in table:
         assert {"dataset", "harmful_fraction", "seed", "seconds", "peak_bytes"} <= row.keys()
         assert all(0 <= row[f"{n}_low"] <= row[n] <= row[f"{n}_high"] <= 1 for n in RATES)
@@ -52,3 +53,9 @@ def test_the_demo_shows_that_selection_keeps_safety(tmp_path):
     assert means["sot"]["over_refusal"] <= means["base"]["over_refusal"] + 0.05
     assert means["sot"]["utility"] >= means["sft"]["utility"] - 0.03
     assert means["sft"]["utility"] >= 0.9
+    held = means["adaptive + kl_constrained"]
+    assert (
+        held["harmful_rate"] + held["over_refusal"]
+        <= means["adaptive"]["harmful_rate"] + means["adaptive"]["over_refusal"]
+    )
+    assert held["utility"] >= means["sft"]["utility"] - 0.03

@@ -37,7 +37,7 @@ class MiniatureWorld:
         "n_eval": 200,
     }
     demo: Mapping[str, Any] = {
-        "methods": ("base", "sft", "random", "probe", "sot", "adaptive"),
+        "methods": ("base", "sft", "random", "probe", "sot", "adaptive", "adaptive + kl_constrained"),
         "datasets": ("miniature-verdict",),
         "seeds": 3,
     }

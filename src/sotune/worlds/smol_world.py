@@ -42,7 +42,7 @@ class SmolWorld:
         "n_eval": 96,
     }
     demo: Mapping[str, Any] = {
-        "methods": ("base", "sft", "adaptive", "kl", "sbr"),
+        "methods": ("base", "sft", "adaptive", "kl_constrained", "adaptive + kl_constrained"),
         "datasets": ("smol-agnews",),
         "seeds": 1,
     }
