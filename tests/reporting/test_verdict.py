@@ -2,6 +2,7 @@ import pytest
 
 from sotune.artifacts import write_json
 from sotune.errors import ArtifactError
+from sotune.reporting.roster import Roster
 from sotune.reporting.summary import read_runs, summarize
 from sotune.reporting.verdict import compose_verdict, helped
 
@@ -108,6 +109,19 @@ def test_comparisons_without_methods_are_refused(rows, tmp_path):
     write_json(tmp_path / "compare.json", rows)
     with pytest.raises(ArtifactError, match="run the comparison again"):
         read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("measured", "standing"),
+    [
+        (["sot", "adaptive", "adaptive + kl_constrained"], "adaptive + kl_constrained"),
+        (["sot", "adaptive", "adaptive + sbr"], "adaptive"),
+        (["sot", "sot + kl_constrained"], "sot"),
+    ],
+)
+def test_what_a_run_does_by_default_stands_for_sotune(measured, standing):
+    roster = Roster.of([{"method": method, "kind": "ours"} for method in measured])
+    assert roster.find_ours(measured) == standing
 
 
 def test_the_first_variant_that_was_measured_stands_for_sotune(make_rows):

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sotune.methods.all_methods import DEFAULT_HOLD
 from sotune.reporting.formatting import identifier
 from sotune.settings import RunConfig
 
 DEFAULT: str = RunConfig.model_fields["method"].default
-"""The method that pages point out, where it was measured."""
+STANDING = (f"{DEFAULT} + {DEFAULT_HOLD}", DEFAULT)
+"""What pages point out, the first that was measured: what `sotune run` does by default, or its selection alone."""
 _ORDER = ("base", "control", "rival", "ours", "bound")
 _UNRANKED = ("base", "bound")  # one is not trained, the others know the labels
 
@@ -59,9 +61,9 @@ class Roster:
         return sorted(dict.fromkeys(methods), key=key)
 
     def find_ours(self, methods: Iterable[str]) -> str | None:
-        """Returns which of the methods stands for sotune: the default one, or else the first that is ours."""
+        """Returns which of the methods stands for sotune: one of `STANDING`, or else the first that is ours."""
         ours = [method for method in dict.fromkeys(methods) if self.is_ours(method)]
-        return DEFAULT if DEFAULT in ours else next(iter(ours), None)
+        return next((method for method in (*STANDING, *ours) if method in ours), None)
 
     def _kind(self, method: str) -> str:
         return str(self.said.get(method, {}).get("kind") or "")
