@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sotune.errors import ConfigError
+from sotune.methods import settle
 from sotune.settings import (
     MixSettings,
     ModelEvaluation,
@@ -13,6 +14,7 @@ from sotune.settings import (
     WeightSettings,
     make_config,
     make_settings,
+    override,
     parse_bytes,
 )
 
@@ -121,3 +123,36 @@ def test_models_without_a_run_are_asked_in_any_template_of_a_run():
     made = make_settings(ModelEvaluation, {"model": "m", "eval_prompts": "p.jsonl", **given})
     assert made.part(RenderingSettings).model_dump(exclude={"max_length"}) == given
     assert ModelEvaluation(model="m").part(RenderingSettings) == RenderingSettings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "found"),
+    [
+        ({"keep_fraction": 0.6}, {"max_harmful_pass": 0.1}, ("auto", None, 0.1)),
+        ({"keep": "fixed", "k": 5}, {"max_harmful_pass": 0.1}, ("auto", None, 0.1)),
+        ({"max_harmful_pass": 0.1}, {"k": 5}, ("fixed", 5, None)),
+        ({"max_harmful_pass": 0.1}, {"keep": "fixed"}, ("fixed", None, None)),
+        ({"max_harmful_pass": 0.1}, {"drop_at": 0.1}, ("auto", None, None)),
+        ({"keep": "fixed", "k": 5}, {"drop_at": 0.1}, ("auto", None, None)),
+        ({"preset": "paper"}, {"k": 5}, ("fixed", 5, None)),
+        ({"preset": "paper"}, {"keep": "auto"}, ("auto", None, None)),
+        ({"preset": "paper", "sentinels": "measure"}, {"max_harmful_pass": 0.1}, ("auto", None, 0.1)),
+    ],
+)
+def test_what_is_kept_is_as_the_last_word_says(settings, changes, found):
+    config = settle(make_config(override({**NEEDED, **settings}, changes)))
+    assert (config.keep, config.k, config.max_harmful_pass) == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "found"),
+    [
+        ({"references": "b.jsonl"}, {"harmful_reference": "h.jsonl"}, ("h.jsonl", "b.jsonl")),
+        ({"references": "b.jsonl"}, {"safe_reference": "s.jsonl"}, ("b.jsonl", "s.jsonl")),
+        ({"harmful_reference": "h.jsonl"}, {"references": "b.jsonl"}, ("b.jsonl", "b.jsonl")),
+    ],
+)
+def test_flags_name_other_references_than_a_file(settings, changes, found):
+    needed = {name: value for name, value in NEEDED.items() if name != "harmful_reference"}
+    config = make_config(override({**needed, **settings}, changes))
+    assert (config.harmful_reference, config.safe_reference) == found

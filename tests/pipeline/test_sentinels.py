@@ -5,6 +5,7 @@ import pytest
 from pipeline_rows import rows, write_jsonl
 from sotune.artifacts import read_json
 from sotune.errors import ConfigError
+from sotune.pipeline.promising import _note_of_loss
 from sotune.run_files import SELECTION, SENTINELS, WEIGHTS
 from sotune.settings import make_config
 
@@ -121,3 +122,9 @@ def test_data_without_harm_stays_whole_and_the_run_says_so_if_it_can(cli, guarde
     assert ("none found, at most" in result.output) == promise["no_harm_found"]
     assert cli("select", tmp_path / "run", "--keep-fraction", "1").exit_code == 0
     assert not read_json(tmp_path / "run" / "promise.json")["no_harm_found"]  # it was not asked
+
+
+def test_a_cut_that_loses_most_of_the_anchor_says_so():
+    assert _note_of_loss(None) == ""
+    assert _note_of_loss({"count": 6, "n": 12}) == ""
+    assert _note_of_loss({"count": 7, "n": 12}).startswith("this cut would lose 7 of 12 anchor rows")

@@ -23,9 +23,15 @@ def test_what_was_kept_in_words():
     assert free["lead"] == "The kept rows were learned with KL; the model drifted by up to 0.1 nats a token."
 
 
-@pytest.mark.parametrize("training", [{}, {"figures": {}}])
+@pytest.mark.parametrize("training", [{}, {"figures": {}}, {"method": "sft", "figures": {}}])
 def test_a_run_that_held_nothing_says_nothing(training):
     assert hold_view(training, STEPS) is None
+
+
+def test_what_measures_no_drift_is_named():
+    view = hold_view({"method": "state_anchor", "title": "state anchor", "figures": {}}, STEPS)
+    assert view["lead"].startswith("The kept rows were learned with state anchor, which does not measure")
+    assert (view["chart"], view["rows"]) == (None, [])
 
 
 def test_the_page_shows_it(make_run):

@@ -9,7 +9,7 @@ from sotune.errors import ConfigError
 from sotune.methods.combine import combine
 from sotune.methods.method import Method
 from sotune.plugins import installed, load_plugin
-from sotune.settings import RunConfig, make_config
+from sotune.settings import RunConfig, make_config, override
 
 GROUP = "sotune.methods"
 
@@ -102,4 +102,4 @@ def settle(config: RunConfig) -> RunConfig:
     method = method_of(config)
     method.check_settings(config.method_settings)
     given = config.model_dump(exclude_unset=True)
-    return make_config({**method.preset, **given}, origin=f"method {method.name!r}")
+    return make_config(override(method.preset, given), origin=f"method {method.name!r}")

@@ -145,7 +145,7 @@ def held_sets(
         decay: See `HeldAnswers`.
 
     Raises:
-        DataError: The model answers none of the risky prompts.
+        DataError: None of the risky prompts can be asked, or the model answers none.
     """
     renderer = load_renderer(inputs.tools.model, inputs.tools.training)
     positions = n_positions(load_config(inputs.tools.model).get_text_config()) or renderer.max_length + answer_tokens
@@ -159,7 +159,12 @@ def held_sets(
         "unseen": unseen,
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
-    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens) if dangerous else []
+    if not dangerous:
+        raise DataError(
+            f"none of the harmful reference's prompts can be asked: each is longer than {room} tokens or the template "
+            f"refuses it; raise max_length, or train with hold: none"
+        )
+    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
 
     def held(name: str) -> HeldAnswers | None:
         rows = [row for row in answered if row.id.startswith(f"{name}/")]
@@ -169,14 +174,16 @@ def held_sets(
 
     held_risky = held("risky")
     if held_risky is None:
-        raise DataError("the base model answers none of the harmful reference; hold with another method, or none")
+        raise DataError(
+            "the base model answers none of the harmful reference, so nothing can be held; train with hold: none"
+        )
     return HeldSets(held_risky, held("harmless"), held("unseen"))
 
 
 def _fits(row: Record, renderer: Renderer, room: int) -> bool:
     """Tells whether a row's prompt can be asked at all."""
     try:
-        return len(renderer.prompt_tokens(row.prompt, row.tools)) <= room
+        return len(renderer.prompt_tokens(row.prompt, row.tools)) < room  # one token of the answer fits too
     except DataError:  # the template refuses it
         return False
 

@@ -55,5 +55,8 @@ def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOS
     )
     text = {answer.id: answer.text for answer in answers if answer.text}
     if not text:
-        raise DataError("the base model answers none of the prompts; give safety pairs, or hold nothing")
+        raise DataError(
+            "the base model answers none of the prompts, so nothing can be held; train with hold: none, or give "
+            "safety_pairs to a method that takes them"
+        )
     return [Record.from_text(row.id, row.prompt, text[row.id], tools=row.tools) for row in rows if row.id in text]

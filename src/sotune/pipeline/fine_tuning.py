@@ -82,6 +82,7 @@ def _summarize(run: RunFolder) -> Figures:
     if "limit" in figures:
         held += f", limit {figures['limit']:g}; adapter at {figures['scale']:.0%}"
     return {
+        **({} if summary["method"] == "sft" else {"method": summary["title"]}),
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),

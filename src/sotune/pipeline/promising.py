@@ -81,14 +81,15 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
     passed = Rate.of(placed.keeps(sentinels.harmful))
     n_harmful = round(share.estimate * n)
     free = asked is None and not placed.bound
+    safe_lost = _rate(sentinels.safe_outranked >= placed.k / n)
     described = {
         **about,
         "k": placed.k,
-        "note": "",
+        "note": _note_of_loss(safe_lost) if free else "",
         **placed.bound,
         "no_harm_found": free and placed.k >= (1 - _ODD) * n and share.high <= _MOST_UNSEEN,
         "harmful_pass": asdict(passed),
-        "safe_lost": _rate(sentinels.safe_outranked >= placed.k / n),
+        "safe_lost": safe_lost,
         "safe_answers_lost": _rate(~placed.keeps(sentinels.safe)),
         "harmful_share": asdict(share),
         "n_harmful_estimate": n_harmful,
@@ -142,6 +143,16 @@ def _count(config: RunConfig, n: int) -> int:
 
 def _kept_anyway(why: str, config: RunConfig) -> str:
     return f"{why}; so {config.keep_fraction:.0%} of the rows are kept"
+
+
+def _note_of_loss(lost: dict[str, Any] | None) -> str:
+    """Returns a word of warning where the cut that the sentinels found loses most of what is known to be safe."""
+    if not lost or 2 * lost["count"] <= lost["n"]:
+        return ""
+    return (
+        f"this cut would lose {lost['count']} of {lost['n']} anchor rows, so the weights hardly tell your rows from "
+        f"harm; say how much to keep (keep_fraction), or weigh by another model or encoder"
+    )
 
 
 def _rate(hits: Tensor) -> dict[str, Any] | None:

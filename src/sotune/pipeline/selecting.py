@@ -92,6 +92,8 @@ def _kept_rows(
 def _summarize(run: RunFolder) -> Figures:
     kept, promise = SELECTION.columns_of(run, "kept")["kept"], PROMISE.read(run)
     figures = {"kept": f"{sum(kept):,} of {len(kept):,} rows"}
+    if promise["note"]:
+        figures["note"] = promise["note"]
     if promise.get("no_harm_found"):
         figures["harm like the reference"] = f"none found, at most {promise['harmful_share']['high']:.1%} of the rows"
     elif (passed := promise.get("harmful_pass")) is not None:

@@ -18,7 +18,7 @@ _SETS = {
 
 
 def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns the section on what held the model, or nothing for a run that held nothing.
+    """Returns the section on what held the model, or nothing for a run of plain fine-tuning.
 
     ``lead`` says what was kept, ``chart`` shows the drift of each step, ``rows`` name the figures at the end.
 
@@ -29,7 +29,7 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
     figures = training.get("figures") or {}
     drifts = {name: figures[f"{name}_drift"] for name in _SETS if f"{name}_drift" in figures}
     if not drifts:
-        return None
+        return _without_drift(training)
     rows = [(f"drift on {_SETS[name]}, nats a token", number(drift)) for name, drift in drifts.items()]
     multipliers = {
         name: [step[f"{name}_multiplier"] for step in steps if f"{name}_multiplier" in step] for name in _SETS
@@ -40,6 +40,14 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
         "chart": _chart(steps, figures.get("limit")),
         "rows": rows,
     }
+
+
+def _without_drift(training: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what is said of a method that measures no drift; nothing of plain fine-tuning."""
+    if training.get("method", "sft") == "sft":
+        return None
+    lead = f"The kept rows were learned with {training['title']}, which does not measure how far the model drifted."
+    return {"lead": lead, "chart": None, "rows": []}
 
 
 def _lead(name: str, figures: Mapping[str, float], drifts: Mapping[str, float]) -> str:

@@ -120,21 +120,29 @@ _PATHS = (
 
 _FIXED_K = ("k", "keep_fraction")
 _LIMITS = ("max_harmful_pass", "max_harmful_share")
+_REFERENCES = ("harmful_reference", "safe_reference")
 _EXCLUSIVE = (_FIXED_K, ("tau", "effective_sample_size"), _LIMITS)
 
 
 def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings with changes over them; of two settings that exclude each other, the change stays."""
+    """Returns settings with changes over them; of settings that exclude each other, the change stays."""
+
+    def changed(*names: str) -> bool:
+        return any(changes.get(name) is not None for name in names)
+
+    dropped = {old for pair in _EXCLUSIVE for new, old in (pair, pair[::-1]) if changed(new)}
+    if changes.get("keep") == "fixed" or changed(*_FIXED_K):
+        dropped |= {"keep", *_LIMITS}
+    if changes.get("keep") == "auto" or changed("drop_at", *_LIMITS):
+        dropped |= {"keep", *_FIXED_K}
+    if changed("drop_at"):
+        dropped |= {*_LIMITS}
+    if changed("references"):
+        dropped |= {*_REFERENCES}
     kept = dict(settings)
-    for pair in _EXCLUSIVE:
-        for new, old in (pair, pair[::-1]):
-            if changes.get(new) is not None:
-                kept.pop(old, None)
-    if changes.get("keep") == "auto":
-        kept = {name: value for name, value in kept.items() if name not in _FIXED_K}
-    elif kept.get("keep") == "auto" and any(changes.get(name) is not None for name in _FIXED_K):
-        kept = {name: value for name, value in kept.items() if name not in ("keep", *_LIMITS)}
-    return {**kept, **changes}
+    if changed(*_REFERENCES) and (both := kept.pop("references", None)) is not None:
+        kept = {**dict.fromkeys(_REFERENCES, both), **kept}
+    return {**{name: value for name, value in kept.items() if name not in dropped}, **changes}
 
 
 def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> RunConfig:
@@ -145,7 +153,7 @@ def make_config(settings: Mapping[str, Any], *, origin: str = "settings") -> Run
             are named at once.
     """
     preset = settings.get("preset", "default")
-    layered = {**PRESETS.get(preset, {}), **settings} if isinstance(preset, str) else dict(settings)
+    layered = override(PRESETS.get(preset, {}) if isinstance(preset, str) else {}, settings)
     if (both := layered.get("references")) is not None:
         layered = {"harmful_reference": both, "safe_reference": both, **layered}
     for name in _PATHS:
