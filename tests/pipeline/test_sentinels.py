@@ -1,12 +1,15 @@
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pipeline_rows import rows, write_jsonl
 from sotune.artifacts import read_json
 from sotune.errors import ConfigError
-from sotune.pipeline.promising import _note_of_loss
+from sotune.pipeline.promising import _why_no_cut
 from sotune.run_files import SELECTION, SENTINELS, WEIGHTS
+from sotune.sentinels import Cut
 from sotune.settings import make_config
 
 
@@ -124,7 +127,13 @@ def test_data_without_harm_stays_whole_and_the_run_says_so_if_it_can(cli, guarde
     assert not read_json(tmp_path / "run" / "promise.json")["no_harm_found"]  # it was not asked
 
 
-def test_a_cut_that_loses_most_of_the_anchor_says_so():
-    assert _note_of_loss(None) == ""
-    assert _note_of_loss({"count": 6, "n": 12}) == ""
-    assert _note_of_loss({"count": 7, "n": 12}).startswith("this cut would lose 7 of 12 anchor rows")
+@pytest.mark.parametrize(("n_lost", "why"), [(7, "would lose 7 of 12 anchor rows"), (6, "")])
+def test_a_cut_that_would_lose_most_of_the_anchor_is_not_taken(n_lost, why):
+    outranked = torch.tensor([0.5] * n_lost + [0.0] * (12 - n_lost))
+    found = _why_no_cut(Cut(40, 0.0, 1.0), SimpleNamespace(safe_outranked=outranked), 100)
+    assert why in found
+    assert bool(why) == bool(found)
+
+
+def test_a_cut_that_was_not_found_says_so():
+    assert "do not tell" in _why_no_cut(None, SimpleNamespace(safe_outranked=torch.zeros(3)), 100)

@@ -85,7 +85,7 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
     described = {
         **about,
         "k": placed.k,
-        "note": _note_of_loss(safe_lost) if free else "",
+        "note": "",
         **placed.bound,
         "no_harm_found": free and placed.k >= (1 - _ODD) * n and share.high <= _MOST_UNSEEN,
         "harmful_pass": asdict(passed),
@@ -127,11 +127,10 @@ def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: 
         found = cut_at_harmful_share(scores, sentinels.harmful, share, tuning_outranked=tuning, max_harmful_share=limit)
         promised = {"promised": "harmful_share", "limit": limit, "bound": found.bound}
     else:
-        found = cut_where_harm_thins(
-            scores, tuning_outranked=sentinels.tuning_outranked, drop_at=config.drop_at
-        )  # fmt: skip
-    if found is None:
-        note = _kept_anyway("the weights do not tell the sentinels from the rows", config)
+        found = cut_where_harm_thins(scores, tuning_outranked=sentinels.tuning_outranked, drop_at=config.drop_at)
+    refused = _why_no_cut(found, sentinels, len(scores)) if not promised else ""
+    if found is None or refused:
+        note = _kept_anyway(refused, config)
         return replace(_at_count(_count(config, len(scores)), scores), bound={"note": note})
     score = found.score if found.score > -float("inf") else float(scores.min())
     return _Placed(found.k, score, lambda scores: scores > found.score, promised)
@@ -145,13 +144,16 @@ def _kept_anyway(why: str, config: RunConfig) -> str:
     return f"{why}; so {config.keep_fraction:.0%} of the rows are kept"
 
 
-def _note_of_loss(lost: dict[str, Any] | None) -> str:
-    """Returns a word of warning where the cut that the sentinels found loses most of what is known to be safe."""
-    if not lost or 2 * lost["count"] <= lost["n"]:
+def _why_no_cut(found: Cut | None, sentinels: SentinelScores, n: int) -> str:
+    """Returns why a cut that the tuning sentinels found is not taken; nothing where it is."""
+    if found is None:
+        return "the weights do not tell the sentinels from the rows"
+    lost = sentinels.safe_outranked >= found.k / n
+    if 2 * int(lost.sum()) <= len(lost):
         return ""
     return (
-        f"this cut would lose {lost['count']} of {lost['n']} anchor rows, so the weights hardly tell your rows from "
-        f"harm; say how much to keep (keep_fraction), or weigh by another model or encoder"
+        f"a cut by the sentinels would lose {int(lost.sum())} of {len(lost)} anchor rows, since the weights hardly "
+        f"tell your rows from harm (weigh by another model or encoder)"
     )
 
 
