@@ -52,8 +52,13 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: The model answers none of the prompts.
         SotuneError: Training diverged.
     """
+    return train_close(inputs, StayClose)
+
+
+def train_close(inputs: TrainInputs, how: type[StayClose]) -> TrainResult:
+    """Trains with a change that looks at the answers of the model before fine-tuning; raises as `train` does."""
     own = inputs.own(KlSettings)
-    change = StayClose(
+    change = how(
         ask_first(inputs, inputs.safe_reference or inputs.safe_anchor, own),
         coefficient=own.coefficient,
         n_each=own.prompts_per_step,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sotune.methods.inputs import TrainInputs
-from sotune.methods.kl import KlSettings, StayClose, ask_first
-from sotune.methods.method import Method, train_weighted
+from sotune.methods.kl import KlSettings, StayClose, train_close
+from sotune.methods.method import Method
 from sotune.training import TrainResult
 
 
@@ -28,14 +28,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         DataError: The model answers none of the prompts.
         SotuneError: Training diverged.
     """
-    own = inputs.own(KlSettings)
-    change = Project(
-        ask_first(inputs, inputs.safe_reference or inputs.safe_anchor, own),
-        coefficient=own.coefficient,
-        n_each=own.prompts_per_step,
-        seed=inputs.tools.training.seed,
-    )
-    return train_weighted(inputs, change=change)
+    return train_close(inputs, Project)
 
 
 class Project(StayClose):

@@ -87,10 +87,8 @@ class AnchorStates(StepChange):
 
     def states(self, model: Any, positions: Sequence[int] | None = None) -> Tensor:
         """Returns the last layer's state at the end of each prompt, or of some, float32, ``[prompts, d]``."""
-        device, chosen = (
-            next(model.parameters()).device,
-            list(range(len(self._last)) if positions is None else positions),
-        )
+        device = next(model.parameters()).device
+        chosen = list(range(len(self._last)) if positions is None else positions)
         ids, mask, last = (part[chosen].to(device) for part in (self._ids, self._mask, self._last))
         outputs = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
         states: Tensor = outputs.hidden_states[-1][torch.arange(len(last)), last]

@@ -48,19 +48,17 @@ def measure_prompts_alone(
     values = encode_records(config, run, [record for name in SET_NAMES for record in records[name]], monitor).values
     parts = torch.split(values, [len(records[name]) for name in SET_NAMES])
     alone = {name: part for name, part in zip(SET_NAMES, parts, strict=True) if len(part)}
+    by_prompts = _weigh(config, method, alone)
+    if by_prompts is None:
+        return None
     sampled = {name: sample_places(len(sets[name])) for name in alone}
     whole = {name: load_representations(config, run, name).values[places] for name, places in sampled.items()}
-    by_prompts = _weigh(config, method, alone)
-    return (
-        by_prompts
-        if by_prompts is None
-        else {
-            "n": len(records["downstream"]),
-            "spearman": _spearman(by_prompts, weights[sampled["downstream"]]),
-            "auroc": _separation(alone, records),
-            "auroc_with_answers": _separation(whole, records),
-        }
-    )
+    return {
+        "n": len(records["downstream"]),
+        "spearman": _spearman(by_prompts, weights[sampled["downstream"]]),
+        "auroc": _separation(alone, records),
+        "auroc_with_answers": _separation(whole, records),
+    }
 
 
 def _weigh(config: RunConfig, method: Method, of: Mapping[SetName, Tensor]) -> Tensor | None:
