@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from sotune import processes
 from sotune.monitoring import Monitor, Silent
 
 
@@ -75,6 +76,8 @@ def watched(monitor: Monitor | None) -> Iterator[Monitor]:
     console = Console(stderr=True)
     if monitor is not None:
         yield monitor
+    elif not processes.is_main():
+        yield Silent()
     elif console.is_terminal or console.is_jupyter:
         with ConsoleMonitor(console) as drawn:
             yield drawn

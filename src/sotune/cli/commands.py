@@ -67,7 +67,7 @@ def help_command(
 
 
 @app.command()
-@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"])
+@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"], shared=True)
 def extract(given: Mapping[str, Any], output: Output) -> None:
     """Read the sets and encode them with the frozen model."""
     _begin("extract", given, output)
@@ -83,6 +83,7 @@ def extract(given: Mapping[str, Any], output: Output) -> None:
     SelectionSettings,
     RunSettings,
     arguments=["data"],
+    shared=True,
 )
 def weigh(given: Mapping[str, Any], output: Output) -> None:
     """Weigh DATA, keep its best rows, and write a report; does first what is missing."""
@@ -90,7 +91,7 @@ def weigh(given: Mapping[str, Any], output: Output) -> None:
 
 
 @app.command(name="run")
-@with_settings(*ALL_SETTINGS, config_file=False)
+@with_settings(*ALL_SETTINGS, config_file=False, shared=True)
 def run_all(
     given: Mapping[str, Any],
     output: Output,
@@ -102,7 +103,7 @@ def run_all(
 
 
 @app.command()
-@with_settings(SelectionSettings, config_file=False)
+@with_settings(SelectionSettings, config_file=False, shared=True)
 def select(
     given: Mapping[str, Any],
     output: Output,
@@ -113,7 +114,9 @@ def select(
 
 
 @app.command()
-@with_settings(MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False)
+@with_settings(
+    MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False, shared=True
+)
 def train(
     given: Mapping[str, Any],
     output: Output,
@@ -124,7 +127,14 @@ def train(
 
 
 @app.command()
-@with_settings(JudgeSettings, EvaluationSettings, ModelsSettings, config_file=False, aliases={"eval_limit": "--limit"})
+@with_settings(
+    JudgeSettings,
+    EvaluationSettings,
+    ModelsSettings,
+    config_file=False,
+    aliases={"eval_limit": "--limit"},
+    shared=True,
+)
 def evaluate(
     given: Mapping[str, Any],
     output: Output,
@@ -197,7 +207,7 @@ def _reasons(one: Explanation) -> dict[str, str]:
 
 
 @app.command()
-@with_settings(config_file=False)
+@with_settings(config_file=False, shared=True)
 def score(
     given: Mapping[str, Any],
     output: Output,

@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sotune import processes
 from sotune.api.watching import ConsoleMonitor, escaped
 from sotune.errors import SotuneError
 from sotune.monitoring import Monitor, Silent
@@ -30,7 +31,7 @@ class Output:
     @contextlib.contextmanager
     def monitored(self) -> Iterator[Monitor]:
         """Yields a console monitor, or a silent one where the user wants silence."""
-        if self.quiet or self.as_json:
+        if self.quiet or self.as_json or not processes.is_main():
             yield Silent()
         else:
             with ConsoleMonitor(Console(stderr=True)) as monitor:
@@ -42,6 +43,8 @@ class Output:
 
     def show(self, value: Any, *parts: RenderableType, files: Iterable[str]) -> None:
         """Prints a value as JSON, or else some tables, lines of text, and the files that were written."""
+        if not processes.is_main():
+            return
         if self.as_json:
             shown = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
             sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")

@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sotune import processes
 from sotune.cli.console import Output, errors_told
 from sotune.errors import ConfigError
 from sotune.settings import Bytes, Temperature
@@ -76,11 +77,13 @@ def with_settings(
     arguments: Iterable[str] = (),
     config_file: bool = True,
     aliases: Mapping[str, str] | None = None,
+    shared: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag for each setting of some groups, under the setting's own name.
 
     ``leave_out`` names groups whose settings a group shares but the command may not change. ``aliases`` gives a setting
-    a second flag, where no other setting of the command has that name.
+    a second flag, where no other setting of the command has that name. ``shared`` says that processes which are
+    launched together share its work; else the first of them does it.
 
     The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed, and the
     file of settings, if any, as ``config``.
@@ -110,7 +113,9 @@ def with_settings(
             path = values.pop("config", None) if config_file else None
             given = {n: values.pop(n) for n in fields}
             typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
-            with errors_told(output):
+            if not (shared and not output.dry_run or processes.is_main()):
+                return
+            with errors_told(output), processes.joined() if shared and not output.dry_run else processes.alone():
                 typed |= {n: _entries(n, typed[n]) for n in typed if fields[n].annotation == dict[str, Any]}
                 command(given={**typed, "config": path} if path else typed, output=output, **values)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder
 from sotune.comparison.compare_settings import CompareSettings, MiniatureData
 from sotune.comparison.draws import Draws
-from sotune.comparison.grid import Comparison, PlannedCell
+from sotune.comparison.grid import CELLS, Comparison, PlannedCell
 from sotune.comparison.results import summarize, write_results
 from sotune.errors import ArtifactError, SotuneError
 from sotune.monitoring import Monitor, Silent
@@ -54,6 +55,11 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         DataError: A source cannot be read, or prompts stand in two roles.
         SotuneError: Cells failed; all others are measured and written.
     """
+    helper = _comparison(settings, out, Silent(), Draws(settings))
+    return processes.lead(lambda: _run(settings, out, monitor, page), {CELLS: helper.help})
+
+
+def _run(settings: CompareSettings, out: Path, monitor: Monitor, page: str) -> CompareSummary:
     started = time.monotonic()
     if (out / CONFIG.name).exists():
         raise ArtifactError(f"{out} holds a run, and a comparison would write among its files; name another folder")

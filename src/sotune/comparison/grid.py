@@ -17,12 +17,15 @@ from typing import Any, Literal
 
 import torch
 
+from sotune import processes
 from sotune.comparison.cells import Cell, CellPlan, cell_folder
 from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
 from sotune.comparison.variant import Variant
 from sotune.errors import ConfigError, SotuneError
 from sotune.monitoring import Monitor, Silent
 
+CELLS = "cells"
+"""What main calls the other processes for."""
 Redraw = Callable[[Draw, Variant], Draw]
 
 
@@ -84,7 +87,8 @@ class Comparison:
         shared: Settings of `sotune run` that all cells share.
         folder: Where draws, cells and results go.
         monitor: Receives progress.
-        workers: Cells measured at once, each in a process of its own; 1 measures in this one.
+        workers: Cells measured at once, each in a process of its own; 1 measures in this one, or in those that were
+            launched together.
         threads: CPU threads of each; results are byte-identical for one number, whatever the number of workers.
         redraw: Gives a draw the references that a variant weighs with.
 
@@ -124,7 +128,10 @@ class Comparison:
                 found[place] = saved
         to_do = [(place, plan) for place, plan in enumerate(plans) if place not in found]
         pace = _Pace(self._monitor, n_done=len(found), n_all=len(plans))
-        found |= dict((self._in_this_process if self._workers == 1 else self._in_workers)(to_do, pace))
+        if self._workers > 1:
+            found |= dict(self._in_workers(to_do, pace))
+        else:
+            found |= processes.together(CELLS, lambda: self._shared_out(to_do, pace), to_do)
         return _by_draw(plans, found)
 
     def plan(self, names: Iterable[str], draw_of: Callable[[str], Draw]) -> list[PlannedCell]:
@@ -156,6 +163,17 @@ class Comparison:
         shared = self._shared(draw) if callable(self._shared) else self._shared
         files = DrawFiles.of(drawn, folder, own=own, write=write)
         return CellPlan(variant, files, shared, self._folder, self._threads)
+
+    def _shared_out(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> dict[int, Cell | Failure]:
+        """Measures this process's share of the cells, each on its own, and returns what all processes found."""
+        mine = processes.share(cells)
+        with processes.alone():
+            measured = dict(self._in_this_process(mine, pace))
+        return {place: found for part in processes.gather(measured) for place, found in part.items()}
+
+    def help(self, cells: Sequence[tuple[int, CellPlan]]) -> None:
+        """Measures this process's share of the cells that main has laid out."""
+        self._shared_out(cells, _Pace(Silent(), n_done=0, n_all=len(cells)))
 
     def _in_this_process(
         self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace

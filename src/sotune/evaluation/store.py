@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import sha256_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
@@ -70,7 +71,8 @@ class ResponseShards:
     ) -> list[Response]:
         """Returns a response for each prompt: those on disk, and those that ``answer`` gives now.
 
-        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches.
+        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches. Several processes
+        share them out.
 
         Args:
             prompts: What to ask.
@@ -81,12 +83,12 @@ class ResponseShards:
             DataError: An id occurs twice.
         """
         index_unique("prompts", prompts)
-        responses: list[Response] = []
-        for path, part in self._parts(prompts):
+        parts = list(self._parts(prompts))
+        for path, part in processes.share(parts):
             if not path.exists():
                 save_responses(path, answer(part))
-            responses += _of_these_prompts(path, part)
-        return responses
+        processes.barrier()
+        return [response for path, part in parts for response in _of_these_prompts(path, part)]
 
     def n_done(self, prompts: Sequence[EvalPrompt]) -> int:
         """Returns how many of the prompts have their response on disk."""

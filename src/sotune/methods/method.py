@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sotune import processes
 from sotune.errors import ConfigError
 from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
 from sotune.methods.unseen import weigh_by_function
@@ -179,5 +180,6 @@ class Method:
         """
         result = (self.trainer or train_weighted)(inputs)
         if self.editor is not None:
-            self.editor(EditInputs(result.adapter, inputs))
+            editor = self.editor
+            processes.on_main(lambda: editor(EditInputs(result.adapter, inputs)))
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sotune import processes
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools, TrainInputs
@@ -46,12 +47,14 @@ def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOS
         DataError: All answers are empty.
     """
     prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in rows]
-    answers = generate(
-        prompts,
-        model=load_causal_lm(tools.model, frozen=True),
-        renderer=load_renderer(tools.model, tools.training),
-        max_new_tokens=min(most_tokens, tools.training.max_length // 2),
-        batch_size=64,
+    answers = processes.on_main(
+        lambda: generate(
+            prompts,
+            model=load_causal_lm(tools.model, frozen=True),
+            renderer=load_renderer(tools.model, tools.training),
+            max_new_tokens=min(most_tokens, tools.training.max_length // 2),
+            batch_size=64,
+        )
     )
     text = {answer.id: answer.text for answer in answers if answer.text}
     if not text:

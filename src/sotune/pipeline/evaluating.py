@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.evaluation.asking import ask_models
 from sotune.evaluation.candidates import BASE, Candidate
-from sotune.evaluation.evaluator import evaluate, load_eval_prompts, plan_evaluation, prompt_sources
+from sotune.evaluation.evaluator import asking_of, evaluate, load_eval_prompts, plan_evaluation, prompt_sources
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.outcome import TUNED, Evaluation, load_evaluation, save_evaluation
 from sotune.evaluation.protocol import EvalPrompt
 from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
-from sotune.monitoring import Monitor
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
 from sotune.run_files import ADAPTER
@@ -44,7 +46,12 @@ def _key(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def _ask(config: RunConfig, run: RunFolder, monitor: Monitor) -> None:
+    ask_in(run, config, _candidates(config, run), load_eval_prompts(config), monitor, answers=_ANSWERS)
+
+
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    processes.call("evaluation", lambda: _ask(config, run, monitor))
     prompts = load_eval_prompts(config)
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
@@ -65,8 +72,32 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
     prompts = load_eval_prompts(config)
     run = RunFolder.open(Path(config.out))
     run.digests("training")
-    with run.lock():
-        return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
+
+    def count() -> JudgingPlan:
+        with run.lock():
+            processes.call("evaluation", lambda: _ask(config, run, monitor))
+            return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
+
+    return processes.lead(count, {"evaluation": lambda _: _ask(config, run, Silent())})
+
+
+def ask_in(
+    run: RunFolder,
+    settings: RunConfig | ModelEvaluation,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[EvalPrompt],
+    monitor: Monitor,
+    *,
+    answers: str,
+) -> None:
+    """Asks models some prompts, in all processes at once; the answers then lie where an evaluation finds them."""
+    ask_models(
+        prompts,
+        candidates,
+        asking=asking_of(settings, settings.part(RenderingSettings), settings.seed),
+        answers_dir=Path(settings.answers_dir or run.file(answers)),
+        on_progress=monitor.progress,
+    )
 
 
 def evaluate_in(
@@ -132,4 +163,4 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
-EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=2)
+EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=2, shared=_ask)

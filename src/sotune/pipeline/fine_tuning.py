@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ConfigError
 from sotune.methods import TrainInputs, method_of
@@ -19,6 +21,7 @@ from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
 from sotune.run_files import ADAPTER, SELECTION, TRAINING
 from sotune.settings import RunConfig, TrainingSettings
+from sotune.training import TrainResult
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -36,16 +39,17 @@ def _key(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+def _train(config: RunConfig, run: RunFolder, monitor: Monitor) -> TrainResult:
+    """Trains in all processes at once."""
     selected = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
     loss_weights = {row["id"]: row["loss_weight"] for row in selected}
     method, read = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
     sets = input_records(read)
-    with tempfile.TemporaryDirectory() as folder:
-        tools = make_tools(config, run, monitor, method, safety_pairs=read["safety_pairs"], work_dir=Path(folder))
+    with _work_dir(run) as folder:
+        tools = make_tools(config, run, monitor, method, safety_pairs=read["safety_pairs"], work_dir=folder)
         if tools is None:
             raise ConfigError(NO_MODEL)
-        result = method.train(
+        return method.train(
             TrainInputs(
                 records=[record for record in sets.downstream if record.id in loss_weights],
                 loss_weights=loss_weights,
@@ -59,6 +63,21 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 hold_drift=config.hold_drift,
             )
         )
+
+
+@contextlib.contextmanager
+def _work_dir(run: RunFolder) -> Iterator[Path]:
+    """Yields a folder for what a method needs on the way, one for all processes, wherever they run."""
+    beside = run.path if processes.size() > 1 else None
+    with contextlib.ExitStack() as stack:
+        made = processes.on_main(lambda: stack.enter_context(tempfile.TemporaryDirectory(dir=beside, prefix=".work-")))
+        yield Path(made)
+        processes.barrier()
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    method = method_of(config)
+    result = processes.together("training", lambda: _train(config, run, monitor))
     if result.n_dropped:
         monitor.warn(f"{result.n_dropped} kept rows have no completion left within max_length and were not trained on")
     summary = {
@@ -90,4 +109,4 @@ def _summarize(run: RunFolder) -> Figures:
     }
 
 
-TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))
+TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",), shared=_train)

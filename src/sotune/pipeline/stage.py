@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
-from sotune.monitoring import Monitor
+from sotune.monitoring import Monitor, Silent
 from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
 
@@ -33,6 +34,7 @@ class Stage:
         key: Everything that the outputs depend on, besides those of the stage before.
         work: Does it; resumes what an interrupted run left.
         summarize: Figures for the closing table, read from the artefacts.
+        shared: The part of the work that several processes do at once; ``work`` calls them to it by the stage's name.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Stage:
     summarize: Callable[[RunFolder], Figures]
     reads: tuple[str, ...] = ()
     version: int = 1
+    shared: Callable[[RunConfig, RunFolder, Monitor], object] | None = None
 
     def full_key(self, config: RunConfig, run: RunFolder) -> dict[str, Any]:
         """Returns the stage's key with the digests of what it reads."""
@@ -75,6 +78,18 @@ class RunSummary:
 
 
 def run_stages(
+    stages: Sequence[Stage], config: RunConfig, monitor: Monitor, *, later: Mapping[str, Sequence[str]]
+) -> RunSummary:
+    """Brings stages up to date in main, which the other processes help with what they share; see `bring_up_to_date`."""
+    helps = {stage.name: _helping(stage.shared, config) for stage in stages if stage.shared}
+    return processes.lead(lambda: bring_up_to_date(stages, config, monitor, later=later), helps)
+
+
+def _helping(shared: Callable[[RunConfig, RunFolder, Monitor], object], config: RunConfig) -> processes.Help:
+    return lambda _: shared(config, RunFolder.open(Path(config.out)), Silent())
+
+
+def bring_up_to_date(
     stages: Sequence[Stage], config: RunConfig, monitor: Monitor, *, later: Mapping[str, Sequence[str]]
 ) -> RunSummary:
     """Brings stages up to date, in order: skips what is current, resumes or runs the rest.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
+from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
 from sotune.settings import RunConfig, make_config, override
 from sotune.sources import load_set
@@ -72,9 +74,20 @@ def score(
         ArtifactError: The folder is no run, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
-    watch = monitor or Silent()
     run = RunFolder.open(Path(folder))
     config = run_config(run)
+
+    def help_encoding(records: Sequence[Record]) -> None:
+        encode_records(config, run, records, Silent())
+
+    return processes.lead(
+        lambda: _score(run, config, data, out=out, where=where, watch=monitor or Silent()), {"scoring": help_encoding}
+    )
+
+
+def _score(
+    run: RunFolder, config: RunConfig, data: str, *, out: Path, where: tuple[str, ...], watch: Monitor
+) -> ScoreSummary:
     solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
     if solved != run.digests("representations"):
         raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
@@ -94,7 +107,8 @@ def score(
     )
     for message in loaded.warnings:
         watch.warn(message)
-    encoded = encode_records(config, run, loaded.records, watch)
+    records = loaded.records
+    encoded = processes.together("scoring", lambda: encode_records(config, run, records, watch), records)
     scores = scorer.score(encoded.values)
     cut = _cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sotune import processes
 from sotune.records import Record
 from sotune.representations.cache import CacheIndex, RepresentationCache, StoredShard
 from sotune.representations.encoder import (
@@ -65,6 +66,7 @@ def fill_cache(
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
 
     A shard that several members lack is computed once for all of them; no more than one shard of each is in memory.
+    Several processes share the shards out, and read them when all are there.
 
     Args:
         group: Encoders that share their passes.
@@ -83,8 +85,9 @@ def fill_cache(
     plan = plan_shards(prepared, batch_tokens=group.members[0].batch_tokens, shard_rows=shard_rows)
     parts = [_Part(member.fingerprint, cache, prepared, plan) for member in group.members]
     done, total = 0, sum(len(shard.rows) for shard in plan)
+    own = {shard.name for shard in processes.share(plan)}
     for shard in plan:
-        wanted = [number for number, part in enumerate(parts) if part.lacks(shard)]
+        wanted = [number for number, part in enumerate(parts) if shard.name in own and part.lacks(shard)]
         if wanted:
             computed: list[tuple[Tensor, ...]] = []
             for states in encode_batches(group, prepared, shard, wanted=wanted):
@@ -95,6 +98,7 @@ def fill_cache(
         else:
             _tell(progress, done + len(shard.rows), total)
         done += len(shard.rows)
+    processes.barrier()
     keys = tuple(key.tobytes().hex() for key in prepared.keys)
     return (cache.index(part.fingerprint, part.shards).load(keys, prepared.ids) for part in parts)
 

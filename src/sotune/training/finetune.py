@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from sotune import processes
 from sotune.artifacts import library_versions, sha256_json
 from sotune.errors import ConfigError
 from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, resolve_device
@@ -248,7 +249,7 @@ def _training_arguments(
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_accumulation_steps=_accumulation(settings),
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         optim="adamw_torch_fused",
@@ -274,6 +275,20 @@ def _training_arguments(
             )
         arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
     return arguments
+
+
+def _accumulation(settings: TrainingSettings) -> int:
+    """Returns the micro-batches that each process takes to an optimizer step: its share of them, where they divide."""
+    each, left = divmod(settings.gradient_accumulation_steps, processes.size())
+    if left == 0:
+        return each
+    warnings.warn(
+        f"{processes.size()} processes each take {settings.gradient_accumulation_steps} micro-batches to an optimizer "
+        f"step, so that a step sees {processes.size()} times as many rows as in one process; with a multiple of "
+        f"{processes.size()} as gradient_accumulation_steps it would see the same",
+        stacklevel=2,
+    )
+    return settings.gradient_accumulation_steps
 
 
 def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
