@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sotune.api import (
         Run,
         compare,
+        estimate,
         evaluate,
         explain,
         extract,
@@ -39,6 +40,7 @@ __all__ = [
     "Run",
     "SotuneError",
     "compare",
+    "estimate",
     "evaluate",
     "explain",
     "extract",

@@ -3,6 +3,7 @@
 from sotune.api.experiment import mix
 from sotune.api.functions import (
     compare,
+    estimate,
     evaluate,
     extract,
     inspect_data,
@@ -22,6 +23,7 @@ from sotune.api.watching import watched
 __all__ = [
     "Run",
     "compare",
+    "estimate",
     "evaluate",
     "explain",
     "extract",

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sotune.pipeline.estimating import Estimate, estimate_run
     from sotune.pipeline.explaining import Explanation, explain
     from sotune.pipeline.inspecting import Inspection, inspect_data
     from sotune.pipeline.model_comparison import ModelComparison, compare_models, plan_model_judging
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sotune.pipeline.verbs import figures, plan, plan_judging, run
 
 _HOMES = {
+    "estimating": ("Estimate", "estimate_run"),
     "explaining": ("Explanation", "explain"),
     "inspecting": ("Inspection", "inspect_data"),
     "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
@@ -25,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Estimate",
     "Explanation",
     "Inspection",
     "ModelComparison",
@@ -32,6 +35,7 @@ __all__ = [
     "ScoreSummary",
     "StageOutcome",
     "compare_models",
+    "estimate_run",
     "explain",
     "figures",
     "inspect_data",
