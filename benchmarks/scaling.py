@@ -30,23 +30,12 @@ def reckon(device: Device, *, epochs: float, tokens: float) -> list[Needs]:
 
 
 def table(found: list[Needs], *, price: float) -> str:
-    columns = [
-        "rows",
-        "devices",
-        "encode h",
-        "weigh h",
-        "train h",
-        "evaluate h",
-        "all h",
-        "GiB a device",
-        "GiB RAM",
-        "GiB disk",
-        "cost",
-    ]
+    hours = ("encode", "weigh", "train", "evaluate", "all")
+    columns = ["rows", "devices", *(f"{name} h" for name in hours), "GiB a device", "GiB RAM", "GiB disk", "cost"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for needs, (n, count) in zip(found, [(n, count) for n in ROWS for count in DEVICE_COUNTS], strict=True):
-        hours = {stage.stage: stage.seconds / 3600 for stage in needs.stages}
-        figures = [*(hours[name] for name in ("encode", "weigh", "train", "evaluate")), needs.seconds / 3600]
+        took = {"all": needs.seconds, **{stage.stage: stage.seconds for stage in needs.stages}}
+        figures = [took[name] / 3600 for name in hours]
         sizes = [needs.device_bytes, needs.ram_bytes, needs.disk_bytes]
         cells = [f"{figure:,.2f}" for figure in figures] + [f"{size / GIB:,.1f}" for size in sizes]
         lines.append(f"| {n:,} | {count} | {' | '.join(cells)} | {needs.seconds / 3600 * count * price:,.0f} |")

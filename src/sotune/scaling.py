@@ -2,7 +2,8 @@
 
 A stage costs floating-point operations, or passes that wait for memory or for kernels to be launched. Their rates are
 those of `experiments/gpu/results` and of docs/performance.md, or are measured on the machine at hand; what is assumed
-says so. Figures are right within a factor of two: enough to know whether a run fits, and whether it takes minutes or days.
+says so. Figures are right within a factor of two: enough to know whether a run fits, and whether it takes minutes or
+days.
 """
 
 from __future__ import annotations
@@ -359,9 +360,10 @@ def _records(work: Workload) -> float:
 def _warnings(needs: Needs) -> list[str]:
     too_large = [stage for stage in needs.stages if stage.device_bytes > needs.device.memory]
     held = needs.device.memory / GIB
+    remedies = {"encode": "batch_tokens", "train": "per_device_train_batch_size or max_length"}
     return [
         f"{stage.stage} takes about {stage.device_bytes / GIB:.1f} GiB on a device of {held:.0f} GiB; lower "
-        f" {'batch_tokens' if stage.stage == 'encode' else 'per_device_train_batch_size or max_length'}"
+        f"{remedies[stage.stage]}"
         for stage in too_large
-        if needs.device.is_gpu and stage.stage in ("encode", "train")
+        if needs.device.is_gpu and stage.stage in remedies
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from sotune import processes
 from sotune.artifacts import RunFolder
+from sotune.cluster import Engine, engine_of
 from sotune.comparison.compare_settings import CompareSettings, MiniatureData
 from sotune.comparison.draws import Draws
 from sotune.comparison.grid import CELLS, Comparison, PlannedCell
@@ -64,11 +65,11 @@ def _run(settings: CompareSettings, out: Path, monitor: Monitor, page: str) -> C
     if (out / CONFIG.name).exists():
         raise ArtifactError(f"{out} holds a run, and a comparison would write among its files; name another folder")
     run = RunFolder(out)
-    draws = Draws(settings)
+    draws, engine = Draws(settings), engine_of(settings, threads=settings.threads, device=settings.device)
     with run.lock():
         for world in settings.worlds():
             world.prepare(monitor)
-        results = _comparison(settings, out, monitor, draws).run(draws.all())
+        results = _comparison(settings, out, monitor, draws, engine).run(draws.all())
         written = write_results(out, results, settings=described(settings), safe_to_show=_is_made_up(settings))
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
     if results.failures:
@@ -102,7 +103,9 @@ def described(settings: CompareSettings) -> Mapping[str, Any]:
     return given
 
 
-def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: Draws) -> Comparison:
+def _comparison(
+    settings: CompareSettings, out: Path, monitor: Monitor, draws: Draws, engine: Engine | None = None
+) -> Comparison:
     shared = {data.name: settings.shared(data) for data in settings.datasets}
     return Comparison(
         settings.variants(),
@@ -112,6 +115,7 @@ def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: D
         workers=settings.workers,
         threads=settings.threads,
         redraw=draws.redraw,
+        engine=engine,
     )
 
 

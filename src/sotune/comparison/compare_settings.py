@@ -20,6 +20,7 @@ from sotune.miniature.topics import Task
 from sotune.settings import (
     PRESETS,
     DataSettings,
+    EngineSettings,
     EvaluationSettings,
     Format,
     RepresentationSettings,
@@ -184,6 +185,7 @@ class CompareSettings(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    EngineSettings,
 ):
     """All settings of a comparison: its own, and those of `sotune run` that all its cells share."""
 
@@ -235,7 +237,7 @@ class CompareSettings(
 
     def shared(self, data: MiniatureData | FileData) -> dict[str, Any]:
         """Returns the settings of `sotune run` that all cells of a data set share."""
-        names = self.model_fields_set & RunConfig.model_fields.keys() - {"threads"}
+        names = self.model_fields_set & RunConfig.model_fields.keys() - {"threads", *EngineSettings.model_fields}
         given = {name: getattr(self, name) for name in names}
         if isinstance(data, FileData) and data.task_match is not None:
             given["task_match"] = data.task_match

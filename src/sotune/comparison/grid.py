@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import threading
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from sotune import processes
+from sotune.cluster import Engine
 from sotune.comparison.cells import Cell, CellPlan, cell_folder
 from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
 from sotune.comparison.variant import Variant
@@ -91,6 +93,7 @@ class Comparison:
             launched together.
         threads: CPU threads of each; results are byte-identical for one number, whatever the number of workers.
         redraw: Gives a draw the references that a variant weighs with.
+        engine: Measures the cells elsewhere, each in a process of its own.
 
     Raises:
         ConfigError: A method is unknown, or two variants share a name.
@@ -106,12 +109,13 @@ class Comparison:
         workers: int = 1,
         threads: int = 1,
         redraw: Redraw = lambda draw, _variant: draw,
+        engine: Engine | None = None,
     ) -> None:
         self._variants = [Variant.plain(method) if isinstance(method, str) else method for method in methods]
         _check_variants(self._variants)
         self._shared, self._monitor = shared, monitor
         self._folder = folder.resolve()  # cells are run folders, which are usable from any working folder
-        self._workers, self._threads, self._redraw = workers, threads, redraw
+        self._workers, self._threads, self._redraw, self._engine = workers, threads, redraw, engine
 
     def run(self, draws: Iterable[Draw]) -> Results:
         """Does every cell that is not done; a cell that fails does not keep the others from being measured.
@@ -128,7 +132,9 @@ class Comparison:
                 found[place] = saved
         to_do = [(place, plan) for place, plan in enumerate(plans) if place not in found]
         pace = _Pace(self._monitor, n_done=len(found), n_all=len(plans))
-        if self._workers > 1:
+        if self._engine is not None:
+            found |= dict(self._elsewhere(self._engine, to_do, pace))
+        elif self._workers > 1:
             found |= dict(self._in_workers(to_do, pace))
         else:
             found |= processes.together(CELLS, lambda: self._shared_out(to_do, pace), to_do)
@@ -184,6 +190,14 @@ class Comparison:
                 yield place, _measure(plan, self._monitor)
                 pace.end()
 
+    def _elsewhere(
+        self, engine: Engine, cells: Sequence[tuple[int, CellPlan]], pace: _Pace
+    ) -> Iterator[tuple[int, Cell | Failure]]:
+        pace.begin("cells on the cluster")
+        measured = engine.each(functools.partial(_measure, monitor=Silent()), [plan for _, plan in cells])
+        for number, found in measured:
+            yield pace.note(found, *cells[number])
+
     def _in_workers(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> Iterator[tuple[int, Cell | Failure]]:
         if not cells:
             return
@@ -193,11 +207,7 @@ class Comparison:
             pace.begin(f"{min(self._workers, len(jobs))} cells at once")
             try:
                 for future in as_completed(jobs):
-                    found, (place, plan) = future.result(), jobs[future]
-                    pace.end()
-                    ended = "failed" if isinstance(found, Failure) else "is done"
-                    pace.begin(f"{plan.draw.name}: {plan.variant.name} {ended}")
-                    yield place, found
+                    yield pace.note(future.result(), *jobs[future])
             except BrokenProcessPool:
                 raise SotuneError(
                     "a worker process was killed, probably because memory ran out; finished cells are kept: run "
@@ -233,6 +243,12 @@ class _Pace:
             seconds = (time.monotonic() - self._started) / self._n_measured * left
             hint = f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
         self._monitor.stage(f"[{self._n_done}/{self._n_all}{hint}] {what}", "running")
+
+    def note(self, found: Cell | Failure, place: int, plan: CellPlan) -> tuple[int, Cell | Failure]:
+        """Tells that one of several cells that are measured at once has ended."""
+        self.end()
+        self.begin(f"{plan.draw.name}: {plan.variant.name} {'failed' if isinstance(found, Failure) else 'is done'}")
+        return place, found
 
     def end(self) -> None:
         self._n_done += 1

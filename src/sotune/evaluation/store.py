@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from sotune.errors import ArtifactError
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, index_unique
 from sotune.run_files import RESPONSES, VERDICTS
+
+AnswerAll = Callable[[Sequence[Sequence[EvalPrompt]]], Iterable[tuple[int, list[Response]]]]
 
 
 def save_responses(path: Path, responses: Sequence[Response]) -> None:
@@ -67,7 +69,11 @@ class ResponseShards:
     shard_size: int
 
     def complete(
-        self, prompts: Sequence[EvalPrompt], answer: Callable[[Sequence[EvalPrompt]], list[Response]]
+        self,
+        prompts: Sequence[EvalPrompt],
+        answer: Callable[[Sequence[EvalPrompt]], list[Response]],
+        *,
+        answer_all: AnswerAll | None = None,
     ) -> list[Response]:
         """Returns a response for each prompt: those on disk, and those that ``answer`` gives now.
 
@@ -77,6 +83,7 @@ class ResponseShards:
         Args:
             prompts: What to ask.
             answer: Answers one part, joined by id.
+            answer_all: Answers many parts instead, in any order, each with its number.
 
         Raises:
             ArtifactError: A part does not hold the responses of its prompts.
@@ -84,9 +91,10 @@ class ResponseShards:
         """
         index_unique("prompts", prompts)
         parts = list(self._parts(prompts))
-        for path, part in processes.share(parts):
-            if not path.exists():
-                save_responses(path, answer(part))
+        missing = [(path, part) for path, part in processes.share(parts) if not path.exists()]
+        asked = [part for _, part in missing]
+        for number, answers in enumerate(map(answer, asked)) if answer_all is None else answer_all(asked):
+            save_responses(missing[number][0], answers)
         processes.barrier()
         return [response for path, part in parts for response in _of_these_prompts(path, part)]
 

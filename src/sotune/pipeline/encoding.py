@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.cluster import engine_of
 from sotune.errors import ArtifactError, ConfigError
 from sotune.models import resolve_device
 from sotune.monitoring import Monitor
@@ -140,19 +141,19 @@ class _Encoded(NamedTuple):
 def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     """Fills the cache with all that the run reads, whoever computes which part of it."""
     group, cache = make_encoders(config), _cache(config, run)
-    sets = read_records(run)
+    sets, engine = read_records(run), engine_of(config, threads=config.threads, device=config.device)
     encoder, choice = group.members[0], None
     if len(group.members) > 1:
-        choice = choose_encoder(group, sets, cache, progress=_told(monitor, "comparing representations"))
+        choice = choose_encoder(group, sets, cache, progress=_told(monitor, "comparing representations"), engine=engine)
         # Main's choice: elsewhere the last bits of a figure may differ.
         encoder = group.members[processes.gather(group.members.index(choice.encoder))[0]]
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
-    filled = fill_cache(encoder, everything, cache, progress=_told(monitor, "encoding"))
+    filled = fill_cache(encoder, everything, cache, progress=_told(monitor, "encoding"), engine=engine)
     prompts: Iterator[EncodedSet] = iter(())
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         alone = [record for rows in sample_prompts(sets).values() for record in rows]
-        prompts = fill_cache(encoder, alone, cache, progress=_told(monitor, "encoding prompts alone"))
+        prompts = fill_cache(encoder, alone, cache, progress=_told(monitor, "encoding prompts alone"), engine=engine)
     return _Encoded(encoder, choice, filled, prompts)
 
 

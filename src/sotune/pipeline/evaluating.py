@@ -10,6 +10,7 @@ from typing import Any
 
 from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.cluster import Engine, engine_of
 from sotune.evaluation.asking import ask_models
 from sotune.evaluation.candidates import BASE, Candidate
 from sotune.evaluation.evaluator import asking_of, evaluate, load_eval_prompts, plan_evaluation, prompt_sources
@@ -47,11 +48,16 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _ask(config: RunConfig, run: RunFolder, monitor: Monitor) -> None:
-    ask_in(run, config, _candidates(config, run), load_eval_prompts(config), monitor, answers=_ANSWERS)
+    engine = engine_of(config, threads=config.threads, device=config.device)
+    candidates, prompts = _candidates(config, run), load_eval_prompts(config)
+    ask_in(run, config, candidates, prompts, monitor, answers=_ANSWERS, engine=engine)
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    processes.call("evaluation", lambda: _ask(config, run, monitor))
+    if config.engine == "local":
+        processes.call("evaluation", lambda: _ask(config, run, monitor))
+    else:
+        _ask(config, run, monitor)
     prompts = load_eval_prompts(config)
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
@@ -89,6 +95,7 @@ def ask_in(
     monitor: Monitor,
     *,
     answers: str,
+    engine: Engine | None = None,
 ) -> None:
     """Asks models some prompts, in all processes at once; the answers then lie where an evaluation finds them."""
     ask_models(
@@ -97,6 +104,7 @@ def ask_in(
         asking=asking_of(settings, settings.part(RenderingSettings), settings.seed),
         answers_dir=Path(settings.answers_dir or run.file(answers)),
         on_progress=monitor.progress,
+        engine=engine,
     )
 
 

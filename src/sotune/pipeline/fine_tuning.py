@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.cluster import engine_of
 from sotune.errors import ConfigError
 from sotune.methods import TrainInputs, method_of
 from sotune.models import model_fingerprint
-from sotune.monitoring import Monitor
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import NO_MODEL, base_model
 from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_records
@@ -77,7 +79,11 @@ def _work_dir(run: RunFolder) -> Iterator[Path]:
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     method = method_of(config)
-    result = processes.together("training", lambda: _train(config, run, monitor))
+    engine = engine_of(config, threads=config.threads, device=config.device)
+    if engine is None:
+        result = processes.together("training", lambda: _train(config, run, monitor))
+    else:
+        ((_, result),) = engine.each(functools.partial(_train, config, monitor=Silent()), [run])
     if result.n_dropped:
         monitor.warn(f"{result.n_dropped} kept rows have no completion left within max_length and were not trained on")
     summary = {

@@ -7,7 +7,10 @@ that the run itself wrote, so a killed run that starts again decides as it did a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune import processes
+from sotune.cluster import Engine
 from sotune.records import Record
 from sotune.representations.cache import CacheIndex, RepresentationCache, StoredShard
 from sotune.representations.encoder import (
@@ -30,6 +34,9 @@ from sotune.representations.encoder import (
 
 SHARD_ROWS = 512
 
+_Job = tuple[Shard, Sequence[int]]
+_Piece = tuple[PreparedTexts, Shard, Sequence[int]]
+
 
 def encode_with_cache(
     encoder: Encoder,
@@ -38,6 +45,7 @@ def encode_with_cache(
     *,
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
+    engine: Engine | None = None,
 ) -> EncodedSet:
     """Encodes records, computing only those shards of their plan whose texts the cache lacks.
 
@@ -47,11 +55,12 @@ def encode_with_cache(
         cache: Where vectors are kept.
         progress: Called with the number of distinct texts done and of all.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
+        engine: Computes the shards elsewhere; ``None``: this process does.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows)
+    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows, engine=engine)
     return encoded
 
 
@@ -62,6 +71,7 @@ def fill_cache(
     *,
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
+    engine: Engine | None = None,
 ) -> Iterator[EncodedSet]:
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
 
@@ -74,6 +84,7 @@ def fill_cache(
         cache: Where vectors are kept.
         progress: Called with the number of distinct texts done and of all.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
+        engine: Computes the shards elsewhere; ``None``: this process does.
 
     Returns:
         The vectors of each member in turn, read from the cache when they are asked for.
@@ -84,20 +95,19 @@ def fill_cache(
     prepared = group.prepare(records)
     plan = plan_shards(prepared, batch_tokens=group.members[0].batch_tokens, shard_rows=shard_rows)
     parts = [_Part(member.fingerprint, cache, prepared, plan) for member in group.members]
-    done, total = 0, sum(len(shard.rows) for shard in plan)
     own = {shard.name for shard in processes.share(plan)}
-    for shard in plan:
-        wanted = [number for number, part in enumerate(parts) if shard.name in own and part.lacks(shard)]
-        if wanted:
-            computed: list[tuple[Tensor, ...]] = []
-            for states in encode_batches(group, prepared, shard, wanted=wanted):
-                computed.append(states)
-                _tell(progress, done + sum(len(values[0]) for values in computed), total)
-            for number, batches in zip(wanted, zip(*computed, strict=True), strict=True):
-                cache.write(parts[number].fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(batches)))
-        else:
-            _tell(progress, done + len(shard.rows), total)
+    lacks = [[number for number, part in enumerate(parts) if part.lacks(shard)] for shard in plan]
+    jobs = [(shard, wanted) for shard, wanted in zip(plan, lacks, strict=True) if wanted and shard.name in own]
+    total = sum(len(shard.rows) for shard in plan)
+    done = total - sum(len(shard.rows) for shard, _ in jobs)
+    _tell(progress, done, total)
+    tell = functools.partial(_tell, progress, total=total)
+    computed = _here(group, prepared, jobs, done, tell) if engine is None else _elsewhere(engine, group, prepared, jobs)
+    for (shard, wanted), states in computed:
+        for number, values in zip(wanted, states, strict=True):
+            cache.write(parts[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
         done += len(shard.rows)
+        tell(done)
     processes.barrier()
     keys = tuple(key.tobytes().hex() for key in prepared.keys)
     return (cache.index(part.fingerprint, part.shards).load(keys, prepared.ids) for part in parts)
@@ -120,6 +130,53 @@ class _Part:
     def lacks(self, shard: Shard) -> bool:
         """Tells whether a shard of the plan must be computed."""
         return shard.name not in self._cached and not self._elsewhere[shard.rows].all()
+
+
+def _here(
+    group: EncoderGroup, prepared: PreparedTexts, jobs: Sequence[_Job], done: int, tell: Callable[[int], None]
+) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields each shard with its vectors, [k, d] for each of the wanted members."""
+    for shard, wanted in jobs:
+        computed: list[tuple[Tensor, ...]] = []
+        for states in encode_batches(group, prepared, shard, wanted=wanted):
+            computed.append(states)
+            tell(done + sum(len(values[0]) for values in computed))
+        done += len(shard.rows)
+        yield (shard, wanted), [torch.cat(batches) for batches in zip(*computed, strict=True)]
+
+
+def _elsewhere(
+    engine: Engine, group: EncoderGroup, prepared: PreparedTexts, jobs: Sequence[_Job]
+) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields the same as they come from an engine; it gets the texts of one shard at a time."""
+    pieces = _Pieces(prepared, jobs)
+    for number, states in engine.map(functools.partial(_encoding_by, group), pieces):
+        yield jobs[number], [torch.from_numpy(values) for values in states]
+
+
+class _Pieces(Sequence["_Piece"]):
+    """Each shard with the texts of its own, made when it is handed out."""
+
+    def __init__(self, prepared: PreparedTexts, jobs: Sequence[_Job]) -> None:
+        self._prepared, self._jobs = prepared, jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __getitem__(self, number: Any) -> Any:
+        shard, wanted = self._jobs[number]
+        starts = np.cumsum([0, *(len(batch) for batch in shard.batches)])
+        batches = tuple(np.arange(start, end) for start, end in itertools.pairwise(starts))
+        return self._prepared.of(shard.rows), Shard(shard.name, batches), wanted
+
+
+def _encoding_by(group: EncoderGroup) -> Callable[[_Piece], list[NDArray[np.float32]]]:
+    def encode(piece: _Piece) -> list[NDArray[np.float32]]:
+        prepared, shard, wanted = piece
+        batches = zip(*encode_batches(group, prepared, shard, wanted=wanted), strict=True)
+        return [torch.cat(states).numpy() for states in batches]
+
+    return encode
 
 
 def _tell(progress: OnProgress | None, done: int, total: int) -> None:

@@ -4,6 +4,7 @@ A YAML key, a command-line flag, a keyword of the Python API and a field here ha
 the work take these classes as they are.
 """
 
+from sotune.settings.engine import EngineSettings
 from sotune.settings.evaluate import (
     ChatJudgeSettings,
     ClassifierSettings,
@@ -51,6 +52,7 @@ __all__ = [
     "ChatJudgeSettings",
     "ClassifierSettings",
     "DataSettings",
+    "EngineSettings",
     "EvaluationSettings",
     "Format",
     "GuardSettings",

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from sotune.errors import ConfigError
+from sotune.settings.engine import EngineSettings
 from sotune.settings.evaluate import (
     EvaluationSettings,
     JudgeCheckSettings,
@@ -24,7 +25,7 @@ from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import SentinelSettings, WeightSettings
 
 
-class RunSettings(SeedSettings):
+class RunSettings(SeedSettings, EngineSettings):
     """Run: where it is written and what makes it repeatable."""
 
     out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
