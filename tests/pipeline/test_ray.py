@@ -63,6 +63,6 @@ def test_the_cells_of_a_comparison_are_tasks_of_the_cluster(cli, cluster, tmp_pa
         )
         result = cli("compare", file, "--out", tmp_path / engine)
         assert result.exit_code == 0, result.output
-        rows_found = read_json(tmp_path / engine / "compare.json")["rows"]
+        rows_found = read_json(tmp_path / engine / "compare.json")
         found.append([{k: v for k, v in row.items() if k not in ("seconds", "peak_bytes")} for row in rows_found])
     assert found[0] == found[1]

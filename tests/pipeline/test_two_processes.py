@@ -156,7 +156,7 @@ def test_a_comparison_shares_its_cells_out(command, tmp_path):
     measured = [
         {key: value for key, value in row.items() if key not in ("seconds", "peak_bytes")}
         for found in (one, two)
-        for row in found["rows"]
+        for row in found
     ]
     assert measured[: len(measured) // 2] == measured[len(measured) // 2 :]
 
