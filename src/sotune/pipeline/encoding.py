@@ -189,4 +189,5 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize, version=2)
+_SURVIVES = "all shards that were written are kept, and are not encoded again"
+ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize, version=2, survives=_SURVIVES)

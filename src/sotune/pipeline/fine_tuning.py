@@ -90,4 +90,5 @@ def _summarize(run: RunFolder) -> Figures:
     }
 
 
-TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))
+_SURVIVES = "the last checkpoint is kept, if there is one"
+TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",), survives=_SURVIVES)

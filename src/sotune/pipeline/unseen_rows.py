@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json
+from sotune.artifacts import Lines, RunFolder
 from sotune.errors import ArtifactError
+from sotune.freshness import SCORED, require_fresh
 from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
 from sotune.settings import RunConfig, make_config, override
-from sotune.sources import load_set
+from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
 
@@ -64,7 +65,8 @@ def score(
     Args:
         folder: A run folder whose weights are solved.
         data: The new rows: a file, a folder or pattern of files, or a Hub id.
-        out: The Parquet file to write: id, weight, relative_weight (1 is the run's mean), would_keep and potentials.
+        out: The file to write, Parquet or, where its name ends in ``.jsonl``, JSON lines: id, weight, relative_weight
+            (1 is the run's mean), would_keep and potentials.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress.
 
@@ -75,9 +77,7 @@ def score(
     watch = monitor or Silent()
     run = RunFolder.open(Path(folder))
     config = run_config(run)
-    solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
-    if solved != run.digests("representations"):
-        raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
+    require_fresh(run, "weights", "selection")
     if not run.file(POTENTIALS).exists():
         raise ArtifactError(
             f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
@@ -106,9 +106,8 @@ def score(
         "pull_potential": scores.pull_potential.double().numpy(),
         "push_potential": scores.push_potential.double().numpy(),
     }
-    SCORES.named(out.name).write(out.parent, columns)
     quarantine = out.with_suffix(".quarantine.jsonl")
-    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, loaded.quarantined))
+    _write(run, out, columns, quarantine, loaded.quarantined)
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),
@@ -116,6 +115,22 @@ def score(
         n_quarantined=len(loaded.quarantined),
         n_would_keep=sum(would_keep),
     )
+
+
+def _write(
+    run: RunFolder, out: Path, columns: Mapping[str, Any], quarantine: Path, quarantined: Sequence[QuarantinedRow]
+) -> None:
+    """Writes the scores; those that lie in the run are noted there, so that they are known to be stale one day."""
+    if out.suffix in (".jsonl", ".ndjson"):
+        lists = {name: v if isinstance(v, list | tuple) else v.tolist() for name, v in columns.items()}
+        rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
+        Lines(out.name, verb=SCORES.verb).write(out.parent, rows)
+    else:
+        SCORES.named(out.name).write(out.parent, columns)
+    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, quarantined))
+    if out.parent.resolve() == run.path.resolve():
+        made_from = {**run.digests("weights"), **run.digests("selection")}
+        run.commit(SCORED, {"upstream": made_from}, [out.name, quarantine.name])
 
 
 def _cut(run: RunFolder) -> float:

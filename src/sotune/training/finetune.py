@@ -25,6 +25,7 @@ from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.run_files import TRAINING_LOG
 from sotune.settings import TrainingSettings
+from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
@@ -106,6 +107,7 @@ def fine_tune(
         DataError: A record has no weight, or nothing is left to learn.
         ConfigError: The model lacks the target modules, or the device cannot be trained on.
         SotuneError: Training diverged.
+        Stopped: It was told to stop; a checkpoint is there to go on from, if it is resumable.
     """
     start, renderer = time.perf_counter(), load_renderer(model, settings)
     rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
@@ -176,13 +178,17 @@ def _trained(
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
-            callbacks=[StepCallback(checkpoints, how.on_step, change)],
+            callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
             **({"change": change} if change else {}),
         )
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
             change.restore(checkpoints.state(checkpoint))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with patiently():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if (step := trainer.state.global_step) < trainer.state.max_steps:
+            kept = f"the checkpoint of step {step} of {trainer.state.max_steps} is kept"
+            stop_if_asked(kept if resumable else "nothing of it; it cannot be resumed, and starts over")
         figures = change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
 
