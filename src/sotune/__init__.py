@@ -16,6 +16,7 @@ from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataEr
 if TYPE_CHECKING:
     from sotune.api import (
         Run,
+        Scorer,
         compare,
         evaluate,
         explain,
@@ -37,6 +38,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataError",
     "Run",
+    "Scorer",
     "SotuneError",
     "compare",
     "evaluate",

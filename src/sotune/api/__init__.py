@@ -1,4 +1,8 @@
-"""The functions and the one class that notebooks, scripts and the command line call."""
+"""The functions and the two classes that notebooks, scripts and the command line call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from sotune.api.experiment import mix
 from sotune.api.functions import (
@@ -19,8 +23,12 @@ from sotune.api.functions import (
 from sotune.api.run_handle import Run, explain, open_run, score
 from sotune.api.watching import watched
 
+if TYPE_CHECKING:
+    from sotune.pipeline import Scorer
+
 __all__ = [
     "Run",
+    "Scorer",
     "compare",
     "evaluate",
     "explain",
@@ -40,3 +48,12 @@ __all__ = [
     "watched",
     "weigh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the class that needs torch when it is first used."""
+    if name != "Scorer":
+        raise AttributeError(f"module 'sotune.api' has no attribute {name!r}")
+    from sotune.pipeline import Scorer
+
+    return Scorer

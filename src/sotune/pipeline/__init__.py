@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sotune.pipeline.stage import RunSummary, StageOutcome
     from sotune.pipeline.unseen_rows import ScoreSummary, run_config, score
     from sotune.pipeline.verbs import figures, plan, plan_judging, run
+    from sotune.pipeline.warm_scorer import ScoredRow, Scorer
 
 _HOMES = {
     "explaining": ("Explanation", "explain"),
@@ -21,6 +22,7 @@ _HOMES = {
     "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
     "stage": ("RunSummary", "StageOutcome"),
     "unseen_rows": ("ScoreSummary", "run_config", "score"),
+    "warm_scorer": ("ScoredRow", "Scorer"),
     "verbs": ("figures", "plan", "plan_judging", "run"),
 }
 
@@ -30,6 +32,8 @@ __all__ = [
     "ModelComparison",
     "RunSummary",
     "ScoreSummary",
+    "ScoredRow",
+    "Scorer",
     "StageOutcome",
     "compare_models",
     "explain",

@@ -103,11 +103,13 @@ def run_stages(stages: Sequence[Stage], config: RunConfig, monitor: Monitor) -> 
             key = stage.full_key(config, run)
             started = time.monotonic()
             current = run.is_current(stage.name, key)
-            monitor.stage(stage.title, "skipped" if current else "running")
+            with _stops_told(stage):
+                monitor.stage(stage.title, "skipped" if current else "running")
+                if not current:
+                    clear_marks(run)
+                    with forwarded_warnings(monitor):
+                        outputs = stage.work(config, run, monitor)
             if not current:
-                clear_marks(run)
-                with forwarded_warnings(monitor), _stops_told(stage):
-                    outputs = stage.work(config, run, monitor)
                 run.commit(stage.name, key, outputs)
                 CONFIG.write(run, config.model_dump(mode="json"))
                 mark_stale(run)

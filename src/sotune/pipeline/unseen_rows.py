@@ -78,12 +78,7 @@ def score(
     run = RunFolder.open(Path(folder))
     config = run_config(run)
     require_fresh(run, "weights", "selection")
-    if not run.file(POTENTIALS).exists():
-        raise ArtifactError(
-            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
-            "run of a method that solves a transport problem, like adaptive"
-        )
-    scorer = Scorer.load(run.file(POTENTIALS))
+    scorer = load_potentials(run, config)
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(
         data,
@@ -96,7 +91,7 @@ def score(
         watch.warn(message)
     encoded = encode_records(config, run, loaded.records, watch)
     scores = scorer.score(encoded.values)
-    cut = _cut(run)
+    cut = read_cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]
     columns = {
         "id": encoded.ids,
@@ -133,7 +128,21 @@ def _write(
         run.commit(SCORED, {"upstream": made_from}, [out.name, quarantine.name])
 
 
-def _cut(run: RunFolder) -> float:
+def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
+    """Reads what unseen rows are weighed with.
+
+    Raises:
+        ArtifactError: The run has none.
+    """
+    if not run.file(POTENTIALS).exists():
+        raise ArtifactError(
+            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
+            "run of a method that solves a transport problem, like adaptive"
+        )
+    return Scorer.load(run.file(POTENTIALS))
+
+
+def read_cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
     kept = SELECTION.columns_of(run, "weight", where={"kept": [True]})["weight"]
     return float(min(kept)) * (1 - 1e-6)

@@ -40,6 +40,7 @@ from sotune.settings.run import (
 )
 from sotune.settings.schema import Bytes, RenderingSettings, SeedSettings, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
+from sotune.settings.serve import ServeSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 
@@ -71,6 +72,7 @@ __all__ = [
     "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
+    "ServeSettings",
     "SourceSettings",
     "StageSettings",
     "Temperature",
