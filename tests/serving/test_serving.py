@@ -138,7 +138,8 @@ def test_bad_input_is_refused_with_the_reason(served, asked, status, reason):
 def test_a_body_of_unknown_length_is_cut_off(served):
     host, port = served.prepared.listener.getsockname()
     with socket.create_connection((host, port), timeout=30) as connection:
-        head = f"POST /score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = f"POST /score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        head += "Transfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
         for _ in range(30):
             connection.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")

@@ -27,7 +27,7 @@ from sotune.pipeline.model_comparison import compare_models
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.pipeline.verbs import STAGES, run
 from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, WEIGHTS
-from sotune.settings import ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
+from sotune.settings import WATCHED_ONLY, ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
 from sotune.training.progress import count_steps
 
 _RESULT = Json("result.json", verb="compare")
@@ -109,7 +109,7 @@ class CellPlan:
     def key(self) -> str:
         """Returns what the result depends on."""
         config = self.config
-        elsewhere = {"out", "cache_dir", "answers_dir", *self.draw.paths}  # files count by their content
+        elsewhere = {"out", "cache_dir", "answers_dir", *WATCHED_ONLY, *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
         model = model_fingerprint(base_model(config))
         stages = {stage.name: stage.version for stage in STAGES}

@@ -26,6 +26,7 @@ from sotune.pipeline.selecting import SELECT, kept_ids
 from sotune.pipeline.stage import Figures, RunSummary, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGH
 from sotune.settings import RunConfig
+from sotune.training.trackers import check_trackers
 
 STAGES: tuple[Stage, ...] = (READ, ENCODE, WEIGH, SELECT, TRAIN, EVALUATE, REPORT)
 """All stages, in the order of the data."""
@@ -95,6 +96,7 @@ def _check_needs(verb: str, config: RunConfig) -> None:
         check_needs(config, method_of(config))
     if TRAIN in stages:
         base_model(config)
+        check_trackers(config.report_to)
     if EVALUATE in stages:
         load_eval_prompts(config)
         check_judges(config)

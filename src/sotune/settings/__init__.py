@@ -26,6 +26,8 @@ from sotune.settings.extract import (
     SourceSettings,
     TokenSettings,
 )
+from sotune.settings.init import InitSettings
+from sotune.settings.json_schema import run_schema
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -41,13 +43,14 @@ from sotune.settings.run import (
 from sotune.settings.schema import Bytes, RenderingSettings, SeedSettings, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
 from sotune.settings.serve import ServeSettings
-from sotune.settings.train import TrainingSettings
+from sotune.settings.train import WATCHED_ONLY, TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 
 __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
     "TUNED",
+    "WATCHED_ONLY",
     "Bytes",
     "ChatJudgeSettings",
     "ClassifierSettings",
@@ -55,6 +58,7 @@ __all__ = [
     "EvaluationSettings",
     "Format",
     "GuardSettings",
+    "InitSettings",
     "InspectionSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
@@ -85,4 +89,5 @@ __all__ = [
     "override",
     "parse_bytes",
     "read_config",
+    "run_schema",
 ]

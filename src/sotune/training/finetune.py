@@ -24,13 +24,14 @@ from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, r
 from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.run_files import TRAINING_LOG
-from sotune.settings import TrainingSettings
+from sotune.settings import WATCHED_ONLY, TrainingSettings
 from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
+from sotune.training.trackers import tracked_in, tracker_arguments
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
 
@@ -162,7 +163,7 @@ def _trained(
 ) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
     """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
     change, resumable = how.change, how.change is None or how.change.resumable
-    with isolated_randomness():
+    with isolated_randomness(), tracked_in(work_dir.parent / "tensorboard"):
         arguments = _training_arguments(settings, model, work_dir, resumable=resumable)
         key = _run_key(rows, model, settings, how.trainer_class, change, arguments.world_size)
         checkpoints = Checkpoints(work_dir, key)
@@ -271,7 +272,7 @@ def _training_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
         disable_tqdm=True,
-        report_to="none",
+        **tracker_arguments(settings.report_to, work_dir.parent.name),
     )
     if arguments.device.type == "cuda" and arguments.world_size == 1:
         if device.index not in (None, arguments.device.index):
@@ -326,7 +327,7 @@ def _run_key(
             "rows": rows.digest(),
             "model": model_fingerprint(model),
             "dtype": _train_dtype(model, settings),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude=set(WATCHED_ONLY)),
             "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
             "change": change.name if change else None,
             "world_size": world_size,
