@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sotune.api.beginning import Beginning, examine, list_references, read_places
 from sotune.api.experiment import mix
 from sotune.api.functions import (
     compare,
@@ -20,6 +21,7 @@ from sotune.api.functions import (
     run,
     weigh,
 )
+from sotune.api.housekeeping import find_cached, find_removable, list_runs, remove
 from sotune.api.run_handle import Run, explain, open_run, score
 from sotune.api.watching import watched
 
@@ -27,14 +29,20 @@ if TYPE_CHECKING:
     from sotune.pipeline import Scorer
 
 __all__ = [
+    "Beginning",
     "Run",
     "Scorer",
     "compare",
     "evaluate",
+    "examine",
     "explain",
     "extract",
+    "find_cached",
+    "find_removable",
     "inspect_data",
     "judge_check",
+    "list_references",
+    "list_runs",
     "mix",
     "open_run",
     "plan",
@@ -43,6 +51,8 @@ __all__ = [
     "plan_inspection",
     "plan_judge_check",
     "plan_judging",
+    "read_places",
+    "remove",
     "run",
     "score",
     "watched",

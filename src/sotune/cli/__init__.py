@@ -1,6 +1,6 @@
 """The command line: flags are the settings of `sotune.settings`, under the same names."""
 
-from sotune.cli import services, studies
+from sotune.cli import beginnings, housekeeping, services, studies
 from sotune.cli.commands import app, main
 
-__all__ = ["app", "main", "services", "studies"]
+__all__ = ["app", "beginnings", "housekeeping", "main", "services", "studies"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +36,7 @@ def list_command(
     rows = {one.folder: _cells(one) for one in found}
     columns = ("what", "method", "kept", "done", "stale", "size", "changed")
     if found:
-        output.show(found, grid_table(f"runs in {folder}", columns, rows), files=())
+        output.show([asdict(one) for one in found], grid_table(f"runs in {folder}", columns, rows), files=())
     else:
         output.say([], f"there are no runs in {folder}")
 
@@ -69,7 +72,7 @@ def clean(
         output.say([], "nothing that could be deleted")
         return
     rows = {one.name: [show_bytes(one.n_bytes), one.costs] for one in found}
-    shown = {"removable": found, "freed": 0}
+    shown = {"removable": [asdict(one) for one in found], "freed": 0}
     if output.dry_run or not (yes or _agreed(output, rows, total)):
         output.show(shown, grid_table(f"may be deleted: {total}", ("frees", "costs"), rows), files=())
         return
@@ -78,8 +81,6 @@ def clean(
 
 
 def _agreed(output: Output, rows: Mapping[str, list[str]], total: str) -> bool:
-    import sys
-
     if output.quiet or output.as_json or not sys.stdin.isatty():
         raise ConfigError("nothing is deleted without a yes; add --yes, or --dry-run to see what would be")
     output.show(None, grid_table(f"may be deleted: {total}", ("frees", "costs"), rows), files=())
@@ -88,11 +89,5 @@ def _agreed(output: Output, rows: Mapping[str, list[str]], total: str) -> bool:
 
 def show_bytes(n: float) -> str:
     """Returns a size as people read it, ``12.3 MB``."""
-    if n < 1000:
-        return f"{n:.0f} B"
-    step = ""
-    for step in _STEPS:
-        n /= 1000
-        if n < 1000:
-            break
-    return f"{n:.1f} {step}"
+    power = min(len(_STEPS), int(math.log(n, 1000))) if n >= 1000 else 0
+    return f"{n:.0f} B" if power == 0 else f"{n / 1000**power:.1f} {_STEPS[power - 1]}"

@@ -66,9 +66,7 @@ def propose_anchor(
         order = np.argsort(distances[:, cluster], kind="stable")
         medoids.append((next(int(place) for place in order if int(place) not in taken), int(sizes[cluster])))
     similar = _similarity(words, vectors[[place for place, _ in medoids]], harmful)
-    return [
-        Proposal(compared[place], size, like) for (place, size), like in zip(medoids, similar, strict=True)
-    ]
+    return [Proposal(compared[place], size, like) for (place, size), like in zip(medoids, similar, strict=True)]
 
 
 def _similarity(words: object, vectors: object, harmful: Sequence[Record]) -> list[float | None]:

@@ -92,7 +92,11 @@ def _describe(path: Path) -> FoundRun:
         run = RunFolder.open(path)
         if not (path / CONFIG.name).exists():
             kind: Literal["comparison", "evaluation", "empty"] = (
-                "comparison" if (path / "cells").is_dir() else "evaluation" if (path / EVALUATION.name).exists() else "empty"
+                "comparison"
+                if (path / "cells").is_dir()
+                else "evaluation"
+                if (path / EVALUATION.name).exists()
+                else "empty"
             )
             return FoundRun(str(path), kind, n_bytes=n_bytes, changed=changed)
         stale = stale_stages(run)

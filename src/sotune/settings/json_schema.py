@@ -40,5 +40,3 @@ def run_schema() -> dict[str, Any]:
 
 def _taken(own: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: own.pop(name) for name in names if name in own}
-
-
