@@ -63,6 +63,33 @@ def test_greedy_reference_without_cache(load, architecture):
     assert response.text == tokenizer.decode(ids[n_prompt:], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_that_have_ended_are_left_out_and_no_answer_changes(load, architecture):
+    model, tokenizer = load(architecture)
+    prompts = [EvalPrompt(f"q{i}", "task", (Message("user", f"{'fox ' * i}{TEXTS[i % 5]}"),)) for i in range(12)]
+    plain = ask((model, tokenizer), prompts, batch_size=1, max_new_tokens=24)
+    ids = [tokenizer(response.text)["input_ids"] for response in plain]
+    stops = sorted({token for some in ids[:8] for token in some[6:7]} - {tokenizer.bos_token_id})
+    own, sizes = model.generation_config, []
+    model.generation_config = GenerationConfig(eos_token_id=stops)
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        together = ask((model, tokenizer), prompts, batch_size=12, max_new_tokens=24)
+        handle.remove()
+        assert together == ask((model, tokenizer), prompts, batch_size=1, max_new_tokens=24)
+    finally:
+        handle.remove()
+        model.generation_config = own
+    lengths = [response.n_tokens + response.finished for response in together]
+    assert len(set(lengths)) > 2
+    assert sizes[0] == 12
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) < 12 * max(lengths)
+    assert len(sizes) == max(lengths)  # nothing is read twice
+
+
 def test_chat_template(llama):
     responses = ask(llama, template="chat")
     assert responses != ask(llama, template="paper")

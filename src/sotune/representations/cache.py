@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +90,15 @@ class RepresentationCache:
         """
         paths = self.shards(fingerprint) if names is None else [self._path(fingerprint, name) for name in names]
         return CacheIndex([path for path in paths if path.exists()])
+
+    def hand_over(self, fingerprint: str, names: Sequence[str], to: RepresentationCache) -> list[Path]:
+        """Puts shards of an encoder into another cache too, as links where the file system can; returns their paths."""
+        paths = [to._path(fingerprint, name) for name in names]
+        for name, path in zip(names, paths, strict=True):
+            own = self._path(fingerprint, name)
+            if not (path.exists() and path.samefile(own)):
+                link_or_copy(own, path)
+        return paths
 
     def _path(self, fingerprint: str, name: str) -> Path:
         return self.folder / fingerprint / f"shard-{name}.safetensors"
@@ -222,6 +233,16 @@ class MappedRows:
 
     def _part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    """Makes a file appear at another path, atomically, without taking its space twice where that is possible."""
+    with atomic_path(to) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(path, temporary)
 
 
 def _name(path: Path) -> str:
