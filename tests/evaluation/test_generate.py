@@ -64,30 +64,31 @@ def test_greedy_reference_without_cache(load, architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_rows_that_have_ended_are_left_out_and_no_answer_changes(load, architecture):
+def test_rows_that_have_ended_are_left_out_and_no_answer_changes(load, architecture, monkeypatch):
+    import importlib
+
+    module = importlib.import_module("sotune.evaluation.generate")
     model, tokenizer = load(architecture)
-    prompts = [EvalPrompt(f"q{i}", "task", (Message("user", f"{'fox ' * i}{TEXTS[i % 5]}"),)) for i in range(12)]
-    plain = ask((model, tokenizer), prompts, batch_size=1, max_new_tokens=24)
-    ids = [tokenizer(response.text)["input_ids"] for response in plain]
-    stops = sorted({token for some in ids[:8] for token in some[6:7]} - {tokenizer.bos_token_id})
-    own, sizes = model.generation_config, []
-    model.generation_config = GenerationConfig(eos_token_id=stops)
+    renderer = Renderer(tokenizer, "paper")
+    prompts = [renderer.prompt_tokens((Message("user", f"{'fox ' * i}{TEXTS[i % 5]}"),)) for i in range(12)]
+    config, sizes = module._greedy_config(model, renderer, 24), []
+    config.eos_token_id = [-1]  # no answer of a random model ends by itself
+    plain = [module._answer([prompt], model, config)[0] for prompt in prompts]
+    # Instead a row ends where the sum of its tokens says so.
+    monkeypatch.setattr(module, "_ended", lambda answers, _: (answers.cumsum(1) % 11 == 3).any(1))
     handle = model.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    try:
-        together = ask((model, tokenizer), prompts, batch_size=12, max_new_tokens=24)
-        handle.remove()
-        assert together == ask((model, tokenizer), prompts, batch_size=1, max_new_tokens=24)
-    finally:
-        handle.remove()
-        model.generation_config = own
-    lengths = [response.n_tokens + response.finished for response in together]
-    assert len(set(lengths)) > 2
-    assert sizes[0] == 12
+    with torch.inference_mode():
+        together = module._answer(prompts, model, config)
+    handle.remove()
+    for answer, whole in zip(together, plain, strict=True):
+        assert answer == whole[: len(answer)]
+        assert len(answer) == 24 or (torch.tensor(answer).cumsum(0) % 11 == 3).any()
     assert sizes == sorted(sizes, reverse=True)
-    assert sum(sizes) < 12 * max(lengths)
-    assert len(sizes) == max(lengths)  # nothing is read twice
+    assert sizes[0] == 12
+    assert len(set(sizes)) > 1
+    assert len(sizes) == max(len(answer) for answer in together)  # nothing is read twice
 
 
 def test_chat_template(llama):

@@ -37,8 +37,8 @@ def test_tests_share_nothing_with_their_user():
 
 def test_automatic_choice_encodes_no_row_twice(cli, flags, tmp_path, encoded, monkeypatch):
     monkeypatch.setattr("sotune.pipeline.choosing.SAMPLE_ROWS", 30)
-    assert cli("extract", *flags, "--no-prompt-control").exit_code == 0
-    keys = {row for row in _keys(tmp_path / "run")}
+    assert cli("weigh", *flags, "--no-prompt-control").exit_code == 0
+    keys = set(_keys(tmp_path / "run"))
     assert sum(encoded) == len(keys)
 
 
@@ -60,12 +60,12 @@ def test_another_run_with_other_settings_encodes_nothing(cli, flags, tmp_path, e
 
 
 def test_rows_that_are_added_are_encoded_alone(cli, flags, tmp_path, data, encoded):
-    assert cli("extract", *flags, "--layer", "2", "--pooling", "last", "--no-prompt-control").exit_code == 0
+    assert cli("weigh", *flags, "--layer", "2", "--pooling", "last", "--no-prompt-control").exit_code == 0
     encoded.clear()
     with (data / "train.jsonl").open("a") as file:
         file.write('{"prompt": "What is new?", "completion": "This row.", "label": "benign"}\n')
     other = [*flags[:-1], str(tmp_path / "other"), "--layer", "2", "--pooling", "last", "--no-prompt-control"]
-    assert cli("extract", *other).exit_code == 0
+    assert cli("weigh", *other).exit_code == 0
     assert encoded == [1]
 
 
