@@ -16,6 +16,7 @@ from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataEr
 if TYPE_CHECKING:
     from sotune.api import (
         Run,
+        Scorer,
         compare,
         estimate,
         evaluate,
@@ -38,6 +39,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataError",
     "Run",
+    "Scorer",
     "SotuneError",
     "compare",
     "estimate",

@@ -22,7 +22,7 @@ from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
 from sotune.run_files import ADAPTER, SELECTION, TRAINING
-from sotune.settings import RunConfig, TrainingSettings
+from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
 from sotune.training import TrainResult
 
 
@@ -35,7 +35,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
             "constants": method.constants(config.method_settings, "train", "edit"),
             "hold_drift": config.hold_drift if method.at("train") else None,
         },
-        "settings": {**config.part(TrainingSettings).model_dump(mode="json"), **shared},
+        "settings": {**config.part(TrainingSettings).model_dump(mode="json", exclude=set(WATCHED_ONLY)), **shared},
         "model": model_fingerprint(base_model(config)),
         "libraries": library_versions("torch", "transformers", "peft", "accelerate"),
     }
@@ -115,4 +115,15 @@ def _summarize(run: RunFolder) -> Figures:
     }
 
 
-TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",), shared=_train)
+_SURVIVES = "the last checkpoint is kept, if there is one"
+TRAIN = Stage(
+    "training",
+    "train",
+    "selection",
+    _key,
+    _work,
+    _summarize,
+    reads=("records",),
+    survives=_SURVIVES,
+    shared=_train,
+)

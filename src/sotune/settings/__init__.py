@@ -27,6 +27,8 @@ from sotune.settings.extract import (
     SourceSettings,
     TokenSettings,
 )
+from sotune.settings.init import InitSettings
+from sotune.settings.json_schema import run_schema
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -41,13 +43,15 @@ from sotune.settings.run import (
 )
 from sotune.settings.schema import Bytes, RenderingSettings, SeedSettings, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
-from sotune.settings.train import TrainingSettings
+from sotune.settings.serve import ServeSettings
+from sotune.settings.train import WATCHED_ONLY, TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 
 __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
     "TUNED",
+    "WATCHED_ONLY",
     "Bytes",
     "ChatJudgeSettings",
     "ClassifierSettings",
@@ -56,6 +60,7 @@ __all__ = [
     "EvaluationSettings",
     "Format",
     "GuardSettings",
+    "InitSettings",
     "InspectionSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
@@ -73,6 +78,7 @@ __all__ = [
     "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
+    "ServeSettings",
     "SourceSettings",
     "StageSettings",
     "Temperature",
@@ -85,4 +91,5 @@ __all__ = [
     "override",
     "parse_bytes",
     "read_config",
+    "run_schema",
 ]
