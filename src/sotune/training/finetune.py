@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -181,7 +181,7 @@ def _trained(
             ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
             callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
-            **({"change": change} if change else {}),
+            **_own_options(settings, change),
         )
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
@@ -193,6 +193,16 @@ def _trained(
             stop_if_asked(kept if resumable else "nothing of it; it cannot be resumed, and starts over")
         figures = change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
+
+
+def _own_options(settings: TrainingSettings, change: StepChange | None) -> dict[str, Any]:
+    """Returns what a trainer of ours takes beyond Trainer's arguments, as far as it is asked for."""
+    options = {
+        "change": change,
+        "max_tokens_per_batch": settings.max_tokens_per_batch,
+        "packing": settings.packing,
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def hand_over(
@@ -252,11 +262,13 @@ def hand_over(
 def _training_arguments(
     settings: TrainingSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
 ) -> TrainingArguments:
-    device = resolve_device(model.device)
+    device, by_rows = resolve_device(model.device), settings.max_tokens_per_batch is None
+    accumulation = _accumulation(settings)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=_accumulation(settings),
+        # With a token budget a whole step is handed over at once, and cut by what it holds.
+        per_device_train_batch_size=settings.per_device_train_batch_size * (1 if by_rows else accumulation),
+        gradient_accumulation_steps=accumulation if by_rows else 1,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         optim="adamw_torch_fused",
