@@ -146,16 +146,17 @@ class _Worker:
 
     def __init__(self, threads: int) -> None:
         _set_up(threads)
-        self._number, self._work = -1, lambda _: None
+        self._number = -1
+        self._work: Callable[[Any], Any] | None = None
 
     def do(self, number: int, made: Sequence[Any], piece: Any) -> Any:
         """Does a piece of the work of that number, which is made when its first piece comes."""
         if number != self._number:
             import ray
 
-            del self._work  # two models may not fit
+            self._work = None  # two models may not fit
             self._work, self._number = ray.get(made[0])(), number
-        return self._work(piece)
+        return self._work(piece)  # type: ignore[misc]  # by now there is some
 
 
 def _work_alone(work: Callable[[Any], Any], piece: Any, threads: int) -> Any:
