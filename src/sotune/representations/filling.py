@@ -215,7 +215,7 @@ def _elsewhere(engine: Engine, group: EncoderGroup, jobs: Iterator[_Job]) -> Ite
             yield prepared.of(shard.rows), Shard(shard.name, batches), wanted
 
     for number, states in engine.map(partial(_encoding_by, group), pieces()):
-        yield waiting.pop(number), [torch.from_numpy(values) for values in states]
+        yield waiting.pop(number), [torch.tensor(values) for values in states]
 
 
 def _encoding_by(group: EncoderGroup) -> Callable[[_Job], list[NDArray[np.float32]]]:

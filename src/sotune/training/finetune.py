@@ -183,6 +183,7 @@ def _trained(
             callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
             **_own_options(settings, change),
         )
+        _refuse_fsdp(trainer)
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
             change.restore(checkpoints.state(checkpoint))
@@ -294,6 +295,14 @@ def _training_arguments(
             )
         arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
     return arguments
+
+
+def _refuse_fsdp(trainer: WeightedTrainer) -> None:
+    if trainer.is_fsdp_enabled:
+        raise ConfigError(
+            "an adapter is not gathered from the parts that FSDP leaves on each device; start without FSDP: each device "
+            "then holds the frozen model, for which quantization and gradient_checkpointing make room"
+        )
 
 
 def _accumulation(settings: TrainingSettings) -> int:
