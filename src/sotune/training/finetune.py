@@ -300,8 +300,8 @@ def _training_arguments(
 def _refuse_fsdp(trainer: WeightedTrainer) -> None:
     if trainer.is_fsdp_enabled:
         raise ConfigError(
-            "an adapter is not gathered from the parts that FSDP leaves on each device; start without FSDP: each device "
-            "then holds the frozen model, for which quantization and gradient_checkpointing make room"
+            "an adapter is not gathered from the parts that FSDP leaves on each device; start without FSDP: each "
+            "device then holds the frozen model, for which quantization and gradient_checkpointing make room"
         )
 
 
