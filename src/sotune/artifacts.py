@@ -25,6 +25,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from filelock import FileLock, Timeout
+
 from sotune.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -165,19 +167,25 @@ class RunFolder:
         Raises:
             ArtifactError: Another process holds it.
         """
-        import fcntl
-
-        with (self.path / _LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ArtifactError(
-                    f"another process is using {self.path}; wait for it to finish, or name another folder for --out"
-                ) from None
+        lock = FileLock(self.path / _LOCK, timeout=0)  # of no hidden state: it goes with the process
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ArtifactError(
+                f"another process is using {self.path}; wait for it to finish, or name another folder for --out"
+            ) from None
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path / _LOCK} cannot be locked ({error.strerror or error}); the folder must be writable, and "
+                f"{_LOCK} in it no link"
+            ) from error
+        try:
             for leftover in list(self.path.rglob(".*.tmp*")):
                 if _is_temporary(leftover):
                     leftover.unlink()
             yield
+        finally:
+            lock.release()
 
     def manifest_path(self, stage: str) -> Path:
         """Returns where the manifest of a stage lies."""
