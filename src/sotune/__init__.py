@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         open_run,
         run,
         score,
+        verify,
         weigh,
     )
 
@@ -48,6 +49,7 @@ __all__ = [
     "open_run",
     "run",
     "score",
+    "verify",
     "weigh",
 ]
 

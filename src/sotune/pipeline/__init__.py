@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sotune.pipeline.stage import RunSummary, StageOutcome
     from sotune.pipeline.unseen_rows import ScoreSummary, run_config, score
     from sotune.pipeline.verbs import figures, plan, plan_judging, run
+    from sotune.pipeline.verifying import Verification, verify
 
 _HOMES = {
     "explaining": ("Explanation", "explain"),
@@ -22,6 +23,7 @@ _HOMES = {
     "stage": ("RunSummary", "StageOutcome"),
     "unseen_rows": ("ScoreSummary", "run_config", "score"),
     "verbs": ("figures", "plan", "plan_judging", "run"),
+    "verifying": ("Verification", "verify"),
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "RunSummary",
     "ScoreSummary",
     "StageOutcome",
+    "Verification",
     "compare_models",
     "explain",
     "figures",
@@ -41,6 +44,7 @@ __all__ = [
     "run",
     "run_config",
     "score",
+    "verify",
 ]
 
 

@@ -66,6 +66,8 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
     run = RunFolder.open(Path(config.out))
     run.digests("training")
     with run.lock():
+        for name in run.digests("training"):
+            run.checked(name)
         return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
 
 

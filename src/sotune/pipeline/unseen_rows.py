@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json
+from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
@@ -69,13 +69,17 @@ def score(
         monitor: Receives progress.
 
     Raises:
-        ArtifactError: The folder is no run, or its weights cannot be extended.
+        ArtifactError: The folder is no run or another process's, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
-    watch = monitor or Silent()
     run = RunFolder.open(Path(folder))
+    with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
+        return _score(run, data, out, where, monitor or Silent())
+
+
+def _score(run: RunFolder, data: str, out: Path, where: tuple[str, ...], watch: Monitor) -> ScoreSummary:
     config = run_config(run)
-    solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
+    solved = run.manifest("weights")["key"].get("upstream")
     if solved != run.digests("representations"):
         raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
     if not run.file(POTENTIALS).exists():
@@ -83,7 +87,7 @@ def score(
             f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
             "run of a method that solves a transport problem, like adaptive"
         )
-    scorer = Scorer.load(run.file(POTENTIALS))
+    scorer = Scorer.load(run.checked(POTENTIALS))
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(
         data,
@@ -109,6 +113,8 @@ def score(
     SCORES.named(out.name).write(out.parent, columns)
     quarantine = out.with_suffix(".quarantine.jsonl")
     QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, loaded.quarantined))
+    if out.parent.resolve() == run.path.resolve():
+        run.commit(out.stem, {}, [out.name, quarantine.name])
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),
