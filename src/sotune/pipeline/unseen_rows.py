@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import RunFolder
-from sotune.errors import ArtifactError
+from sotune.errors import ArtifactError, ConfigError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
@@ -46,14 +46,25 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
+    given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":
         given = override(given, {"keep": "auto"})
+    _check_trust(given, changes or {}, str(run.path))
     if "method" in (changes or {}):
         brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
         given = {key: value for key, value in given.items() if brought.get(key) != value}
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
+
+
+def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
+    """Refuses what a folder, which may come from anywhere, must not decide: whose code runs, and who is sent a key."""
+    if saved.get("trust_remote_code") and not changes.get("trust_remote_code"):
+        raise ConfigError(
+            f"the settings in {folder} ask to run Python code that a model ships, and a folder may not decide that; if "
+            f"you trust the model, continue with `sotune run` and settings of your own that say trust_remote_code"
+        )
 
 
 def score(
