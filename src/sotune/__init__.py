@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         open_run,
         run,
         score,
+        verify,
         weigh,
     )
 
@@ -50,6 +51,7 @@ __all__ = [
     "open_run",
     "run",
     "score",
+    "verify",
     "weigh",
 ]
 

@@ -7,7 +7,6 @@ Python code runs only when its user said so by name.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import warnings
 from collections.abc import Iterator
@@ -221,7 +220,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
     folder = spec.folder
     if folder is not None:
         _check_weights(folder)
-        return sha256_json({str(path.relative_to(folder)): _file_digest(path) for path in _content_files(folder)})
+        return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in _content_files(folder)})
     return sha256_json({"hub_id": spec.name, "commit": _hub_commit(spec)})
 
 
@@ -291,17 +290,6 @@ def _content_files(folder: Path) -> Iterator[Path]:
     """Yields, in a fixed order, the files on which a model's output depends."""
     for part in _model_folders(folder):
         yield from sorted(path for path in part.iterdir() if path.is_file() and path.suffix in _CONTENT_SUFFIXES)
-
-
-def _file_digest(path: Path) -> str:
-    status = path.stat()
-    return _cached_digest(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_digest(path: Path, size: int, mtime_ns: int) -> str:
-    # Every stage asks for the fingerprint; the many gigabytes behind it are read once per process.
-    return sha256_file(path)
 
 
 def _hub_commit(spec: ModelSpec) -> str:

@@ -17,7 +17,7 @@ from sotune.api.functions import (
     run,
     weigh,
 )
-from sotune.api.run_handle import Run, explain, open_run, score
+from sotune.api.run_handle import Run, explain, open_run, score, verify
 from sotune.api.watching import watched
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "plan_judging",
     "run",
     "score",
+    "verify",
     "watched",
     "weigh",
 ]

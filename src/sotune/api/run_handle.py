@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sotune.evaluation.usage import JudgingPlan
-    from sotune.pipeline import Explanation, RunSummary, ScoreSummary
+    from sotune.pipeline import Explanation, RunSummary, ScoreSummary, Verification
 
 
 class Run:
@@ -179,6 +179,18 @@ def explain(run: str | PathLike[str], ids: Sequence[str], *, show_text: bool = F
         DataError: There is no such row.
     """
     return pipeline.explain(Path(run), ids, show_text=show_text)
+
+
+def verify(run: str | PathLike[str]) -> Verification:
+    """Checks every file of a run, and of the runs in its folder, against what was written; changes nothing.
+
+    Args:
+        run: A run, or the path of its folder.
+
+    Raises:
+        ArtifactError: The folder is no run, or something in it leads out of it.
+    """
+    return pipeline.verify(Path(run))
 
 
 def score(

@@ -36,6 +36,8 @@ from sotune.worlds import WORLDS, World
 
 MINIATURE = "miniature"
 _FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+MAX_SEEDS = 10_000
+"""Of a comparison: each is a draw of the data and a run of every method."""
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -175,7 +177,11 @@ def _as_method(value: Any) -> Any:
 
 def _as_seeds(value: Any) -> Any:
     """Reads a number as so many seeds from 0 on."""
-    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value > MAX_SEEDS:
+        raise ValueError(f"must be at most {MAX_SEEDS} draws, or a list of seeds")
+    return tuple(range(value))
 
 
 class CompareSettings(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sotune.pipeline.stage import RunSummary, StageOutcome
     from sotune.pipeline.unseen_rows import ScoreSummary, run_config, score
     from sotune.pipeline.verbs import figures, plan, plan_judging, run
+    from sotune.pipeline.verifying import Verification, verify
 
 _HOMES = {
     "estimating": ("Estimate", "estimate_run"),
@@ -24,6 +25,7 @@ _HOMES = {
     "stage": ("RunSummary", "StageOutcome"),
     "unseen_rows": ("ScoreSummary", "run_config", "score"),
     "verbs": ("figures", "plan", "plan_judging", "run"),
+    "verifying": ("Verification", "verify"),
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "RunSummary",
     "ScoreSummary",
     "StageOutcome",
+    "Verification",
     "compare_models",
     "estimate_run",
     "explain",
@@ -45,6 +48,7 @@ __all__ = [
     "run",
     "run_config",
     "score",
+    "verify",
 ]
 
 

@@ -81,6 +81,8 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
 
     def count() -> JudgingPlan:
         with run.lock():
+            for name in run.digests("training"):
+                run.checked(name)
             processes.call("evaluation", lambda: _ask(config, run, monitor))
             return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
 

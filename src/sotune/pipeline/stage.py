@@ -113,13 +113,20 @@ def bring_up_to_date(
             current = run.is_current(stage.name, key)
             monitor.stage(stage.title, "skipped" if current else "running")
             if not current:
+                if damaged := run.damaged(stage.name):
+                    monitor.warn(f"{', '.join(damaged)} in {run.path} changed since it was written; it is made anew")
                 with forwarded_warnings(monitor):
                     outputs = stage.work(config, run, monitor)
+                if stage.full_key(config, run) != key:
+                    raise ArtifactError(
+                        f"the data or the model changed while they were read ({stage.title}); run again when nothing "
+                        f"else writes to them"
+                    )
                 # Only now is what came after it stale: a command that fails must not cost what stood there before.
                 for name in later[stage.name]:
                     run.discard(name)
                 run.commit(stage.name, key, outputs)
-                CONFIG.write(run, config.model_dump(mode="json"))
+                run.commit_config(CONFIG, config.model_dump(mode="json"))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sotune import processes
-from sotune.artifacts import RunFolder, read_json
-from sotune.errors import ArtifactError
+from sotune.artifacts import RunFolder
+from sotune.errors import ArtifactError, ConfigError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
@@ -48,14 +48,25 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
+    given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":
         given = override(given, {"keep": "auto"})
+    _check_trust(given, changes or {}, str(run.path))
     if "method" in (changes or {}):
         brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
         given = {key: value for key, value in given.items() if brought.get(key) != value}
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
+
+
+def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
+    """Refuses what a folder, which may come from anywhere, must not decide: whose code runs, and who is sent a key."""
+    if saved.get("trust_remote_code") and not changes.get("trust_remote_code"):
+        raise ConfigError(
+            f"the settings in {folder} ask to run Python code that a model ships, and a folder may not decide that; if "
+            f"you trust the model, continue with `sotune run` and settings of your own that say trust_remote_code"
+        )
 
 
 def score(
@@ -71,7 +82,7 @@ def score(
         monitor: Receives progress.
 
     Raises:
-        ArtifactError: The folder is no run, or its weights cannot be extended.
+        ArtifactError: The folder is no run or another process's, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
     run = RunFolder.open(Path(folder))
@@ -80,15 +91,17 @@ def score(
     def help_encoding(records: Sequence[Record]) -> None:
         encode_records(config, run, records, Silent())
 
-    return processes.lead(
-        lambda: _score(run, config, data, out=out, where=where, watch=monitor or Silent()), {"scoring": help_encoding}
-    )
+    def work() -> ScoreSummary:
+        with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
+            return _score(run, config, data, out=out, where=where, watch=monitor or Silent())
+
+    return processes.lead(work, {"scoring": help_encoding})
 
 
 def _score(
     run: RunFolder, config: RunConfig, data: str, *, out: Path, where: tuple[str, ...], watch: Monitor
 ) -> ScoreSummary:
-    solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
+    solved = run.manifest("weights")["key"].get("upstream")
     if solved != run.digests("representations"):
         raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
     if not run.file(POTENTIALS).exists():
@@ -96,7 +109,7 @@ def _score(
             f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
             "run of a method that solves a transport problem, like adaptive"
         )
-    scorer = Scorer.load(run.file(POTENTIALS))
+    scorer = Scorer.load(run.checked(POTENTIALS))
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(
         data,
@@ -123,6 +136,8 @@ def _score(
     SCORES.named(out.name).write(out.parent, columns)
     quarantine = out.with_suffix(".quarantine.jsonl")
     QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, loaded.quarantined))
+    if out.parent.resolve() == run.path.resolve():
+        run.commit(out.stem, {}, [out.name, quarantine.name])
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),

@@ -1,6 +1,6 @@
 """From records to vectors, with a frozen model, cached on disk."""
 
-from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache
+from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache, is_intact_shard
 from sotune.representations.causal_lm import (
     CausalLMEncoder,
     CausalLMReadings,
@@ -33,4 +33,5 @@ __all__ = [
     "encode_group",
     "encode_with_cache",
     "fill_cache",
+    "is_intact_shard",
 ]

@@ -184,6 +184,15 @@ class MappedRows:
         return np.searchsorted(self._starts, positions, side="right") - 1
 
 
+def is_intact_shard(path: Path) -> bool | None:
+    """Tells whether a shard file holds what was written; None for a file of another name."""
+    if not path.match("shard-*.safetensors"):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return _open_shard(path) is not None
+
+
 def _open_shard(path: Path) -> StoredShard | None:
     """Maps a shard file; None, with a warning, for one whose bytes are not those that were written."""
     try:
