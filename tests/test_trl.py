@@ -105,9 +105,7 @@ def test_changing_one_weight_changes_the_gradient_by_that_row_alone(folder, tmp_
 def test_weights_of_1_are_trls_own_loss_exactly(folder, tmp_path, kept, in_step):
     equal = [{**json.loads(line), "weight": 1.0} for line in kept.read_text().splitlines()]
     weighted = trainer(folder, tmp_path, write_jsonl(tmp_path / "equal.jsonl", equal), normalize="tokens")
-    plain = trainer(
-        folder, tmp_path, weighted.train_dataset.select_columns(["input_ids", "labels"]), kind=SFTTrainer
-    )
+    plain = trainer(folder, tmp_path, weighted.train_dataset.select_columns(["input_ids", "labels"]), kind=SFTTrainer)
     loss, found = gradient(weighted, in_step=in_step)
     own_loss, own = gradient(plain, in_step=in_step)
     assert loss == own_loss

@@ -173,7 +173,9 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
         if n_items is not None and self.args.average_tokens_across_devices:
             expected = expected * self.accelerator.num_processes
         if not torch.isclose(loss.detach().float(), expected.float(), rtol=1e-2, atol=1e-6, equal_nan=True):
-            raise _moved(f"the loss of the first batch is {float(loss.detach()):.6g}, and by its weights {float(expected):.6g}")
+            raise _moved(
+                f"the loss of the first batch is {float(loss.detach()):.6g}, and by its weights {float(expected):.6g}"
+            )
         self._checked = True
 
 
@@ -302,6 +304,6 @@ def _check_settings(args: SFTConfig, kwargs: Mapping[str, Any], normalize: str) 
 
 def _moved(what: str) -> ConfigError:
     return ConfigError(
-        f"TRL {trl.__version__} is not as WeightedSFTTrainer knows it (written for 1.16): {what}. Install another version "
-        f"of TRL, or train with `sotune train`"
+        f"TRL {trl.__version__} is not as WeightedSFTTrainer knows it (written for 1.16): {what}. Install another "
+        f"version of TRL, or train with `sotune train`"
     )

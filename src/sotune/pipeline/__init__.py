@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sotune.pipeline.explaining import Explanation, explain
+    from sotune.pipeline.handing_on import HandedOn, Merged, export, merge
     from sotune.pipeline.inspecting import Inspection, inspect_data
     from sotune.pipeline.model_comparison import ModelComparison, compare_models, plan_model_judging
     from sotune.pipeline.stage import RunSummary, StageOutcome
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "explaining": ("Explanation", "explain"),
+    "handing_on": ("HandedOn", "Merged", "export", "merge"),
     "inspecting": ("Inspection", "inspect_data"),
     "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
     "stage": ("RunSummary", "StageOutcome"),
@@ -26,15 +28,19 @@ _HOMES = {
 
 __all__ = [
     "Explanation",
+    "HandedOn",
     "Inspection",
+    "Merged",
     "ModelComparison",
     "RunSummary",
     "ScoreSummary",
     "StageOutcome",
     "compare_models",
     "explain",
+    "export",
     "figures",
     "inspect_data",
+    "merge",
     "plan",
     "plan_judging",
     "plan_model_judging",

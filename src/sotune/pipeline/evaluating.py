@@ -19,6 +19,7 @@ from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
+from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.run_files import ADAPTER
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
@@ -121,8 +122,9 @@ def _candidates(config: RunConfig, run: RunFolder) -> list[Candidate]:
 def _summarize(run: RunFolder) -> Figures:
     found = load_evaluation(run.path)
     before, after = found["metrics"][BASE], found["metrics"][TUNED]
+    by = " (stand-in judge)" if stand_in(found["judges"]) else ""
     figures = {
-        name.replace("_", " "): f"{before[name]['value']:.3f} → {entry['value']:.3f} "
+        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": f"{before[name]['value']:.3f} → {entry['value']:.3f} "
         f"[{entry['low']:.3f}, {entry['high']:.3f}], n = {entry['n']}, {entry['n_unscored']} unscored"
         + (f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else "")
         for name, entry in after.items()
@@ -132,4 +134,4 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
-EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=2)
+EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=3)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
+from sotune.pipeline.gating import without_gate
+from sotune.reporting.finding import Finding
 from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
 
@@ -67,11 +69,12 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a command did, and the files that it wrote."""
+    """What a command did, the files that it wrote, and what the run found, the worst first."""
 
     folder: str
     stages: tuple[StageOutcome, ...]
     files: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 def run_stages(
@@ -104,7 +107,7 @@ def run_stages(
                 for name in later[stage.name]:
                     run.discard(name)
                 run.commit(stage.name, key, outputs)
-                CONFIG.write(run, config.model_dump(mode="json"))
+                CONFIG.write(run, without_gate(config))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))

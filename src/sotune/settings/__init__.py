@@ -16,6 +16,7 @@ from sotune.settings.evaluate import (
     ModelsSettings,
     Temperature,
 )
+from sotune.settings.export import TARGET_NAMES, ExportSettings, TargetName
 from sotune.settings.extract import (
     DataSettings,
     Format,
@@ -26,6 +27,7 @@ from sotune.settings.extract import (
     SourceSettings,
     TokenSettings,
 )
+from sotune.settings.gate import GateSettings
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -46,13 +48,16 @@ from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
+    "TARGET_NAMES",
     "TUNED",
     "Bytes",
     "ChatJudgeSettings",
     "ClassifierSettings",
     "DataSettings",
     "EvaluationSettings",
+    "ExportSettings",
     "Format",
+    "GateSettings",
     "GuardSettings",
     "InspectionSettings",
     "JudgeCheckSettings",
@@ -73,6 +78,7 @@ __all__ = [
     "SentinelSettings",
     "SourceSettings",
     "StageSettings",
+    "TargetName",
     "Temperature",
     "TokenSettings",
     "TrainingSettings",

@@ -18,6 +18,7 @@ from sotune.settings.evaluate import (
     endpoint_faults,
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
+from sotune.settings.gate import GateSettings
 from sotune.settings.schema import SeedSettings, StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
@@ -59,6 +60,7 @@ class RunConfig(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    GateSettings,
     RunSettings,
 ):
     """All settings of a run, flat."""
@@ -74,6 +76,7 @@ ALL_SETTINGS = (
     TrainingSettings,
     JudgeSettings,
     EvaluationSettings,
+    GateSettings,
     RunSettings,
 )
 """The groups, in the order of the work."""
