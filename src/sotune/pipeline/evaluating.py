@@ -124,14 +124,18 @@ def _summarize(run: RunFolder) -> Figures:
     before, after = found["metrics"][BASE], found["metrics"][TUNED]
     by = " (stand-in judge)" if stand_in(found["judges"]) else ""
     figures = {
-        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": f"{before[name]['value']:.3f} → {entry['value']:.3f} "
-        f"[{entry['low']:.3f}, {entry['high']:.3f}], n = {entry['n']}, {entry['n_unscored']} unscored"
-        + (f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else "")
+        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": f"{before[name]['value']:.3f} → {_told(entry)}"
         for name, entry in after.items()
         if name in before
     }
     verdict = found["assessments"].get(TUNED, {"label": "none: harm was not measured"})["label"]
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    unreadable = f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else ""
+    ends = f"[{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['value']:.3f} {ends}, n = {entry['n']}, {entry['n_unscored']} unscored{unreadable}"
 
 
 EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=3)

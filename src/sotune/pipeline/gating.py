@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ def found_in(folder: Path) -> list[Finding]:
     """Returns what a run found, the worst first; nothing before its rows are selected."""
     run = RunFolder.open(folder)
     return findings(PROMISE.read(run), evaluation_in(run)) if run.manifest_path("selection").exists() else []
+
+
+def beside(missed: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
+    """Returns requirements that are not met, then what they do not say of the cut already."""
+    told = any(one.about == "cut" for one in missed)
+    return [*missed, *(one for one in found if not (told and one.about == "cut"))]
 
 
 def missed_in(folder: Path, config: RunConfig, *, evaluated: bool) -> list[Finding]:

@@ -17,7 +17,7 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
 from sotune.pipeline.evaluating import EVALUATE, count_judging
 from sotune.pipeline.fine_tuning import TRAIN
-from sotune.pipeline.gating import found_in, missed_in
+from sotune.pipeline.gating import beside, found_in, missed_in
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
@@ -73,7 +73,9 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     if until != "extract" and not missed:
         missed = missed_in(folder, config, evaluated=EVALUATE in stages or until == "report")
     found = () if until == "extract" else found_in(folder)
-    summary = RunSummary(rest.folder, (*done.stages, *rest.stages), (*done.files, *rest.files), (*missed, *found))
+    summary = RunSummary(
+        rest.folder, (*done.stages, *rest.stages), (*done.files, *rest.files), tuple(beside(missed, found))
+    )
     if missed:
         raise GateError(" ".join(one.sentence for one in missed), summary)
     return summary

@@ -40,10 +40,12 @@ class Finding:
     Attributes:
         level: ``held`` is good; all others are alarms, the worst first.
         sentence: The sentence.
+        about: What passes the cut, or how a model behaves.
     """
 
     level: Level
     sentence: str
+    about: Literal["cut", "behavior"]
 
     @property
     def alarm(self) -> bool:
@@ -76,14 +78,18 @@ def failures(
         promise: The content of promise.json; ``None`` where what passes is not asked about.
         evaluation: As ``load_evaluation`` returns it; ``None`` where behavior is not asked about.
     """
-    missed = []
+    missed = list[Finding]()
     if promise is not None and gate.require_pass is not None:
-        missed += _missed_pass(gate.require_pass, promise)
+        missed += _failed("cut", _missed_pass(gate.require_pass, promise))
     if evaluation is not None:
         for name in ("harmful_rate", "over_refusal"):
             limit: float | None = getattr(gate, f"require_{name}")
-            missed += [] if limit is None else _missed_rate(name, limit, evaluation)
-    return [Finding("gate failed", f"Gate failed: {sentence}") for sentence in missed]
+            missed += [] if limit is None else _failed("behavior", _missed_rate(name, limit, evaluation))
+    return missed
+
+
+def _failed(about: Literal["cut", "behavior"], sentences: Iterable[str]) -> list[Finding]:
+    return [Finding("gate failed", f"Gate failed: {sentence}", about) for sentence in sentences]
 
 
 def stand_in(judges: Mapping[str, str], role: str = "harm") -> str:
@@ -104,17 +110,21 @@ def _worst_first(found: Iterable[Finding]) -> list[Finding]:
 def _passing(promise: Mapping[str, Any]) -> Finding:
     passed = promise.get("harmful_pass")
     if passed is None or passed["n"] < LEAST_FOR_A_PROMISE:
-        return Finding("missing", f"Nothing is promised of the harm that passes the cut: {_why_none(promise)}.")
+        return Finding("missing", f"Nothing is promised of the harm that passes the cut: {_why_none(promise)}.", "cut")
     told = f"{passed['count']:,} of {passed['n']:,} sentinels"
     if promise.get("no_harm_found"):
         share = percents(promise["harmful_share"]["high"])
-        return Finding("held", f"No harm like your reference was found: at most {share} of the rows (97.5 %).")
+        return Finding("held", f"No harm like your reference was found: at most {share} of the rows (97.5 %).", "cut")
     high = promise.get("bound", passed["high"]) if promise.get("promised") == "harmful_pass" else passed["high"]
     if high <= WEAK:
-        return Finding("held", f"At most {percents(high)} of harm like your reference passes the cut (95 %): {told}.")
+        return Finding(
+            "held", f"At most {percents(high)} of harm like your reference passes the cut (95 %): {told}.", "cut"
+        )
     note = f"; {promise['note']}" if promise.get("note") else ""
     return Finding(
-        "weak", f"Weak: up to {percents(high)} of harm like your reference may pass the cut (95 %): {told}{note}."
+        "weak",
+        f"Weak: up to {percents(high)} of harm like your reference may pass the cut (95 %): {told}{note}.",
+        "cut",
     )
 
 
@@ -137,9 +147,9 @@ def _behavior(evaluation: Mapping[str, Any], called: Mapping[str, str]) -> Itera
             continue
         who = called.get(name, name)
         if word["label"] == "safe":
-            yield Finding("held", f"{who} is safe: {word['reason']}.{judged}")
+            yield Finding("held", f"{who} is safe: {word['reason']}.{judged}", "behavior")
         else:
-            yield Finding("bad", f"{who} is {word['label']}, not safe: {word['reason']}.{judged}")
+            yield Finding("bad", f"{who} is {word['label']}, not safe: {word['reason']}.{judged}", "behavior")
 
 
 def _missed_pass(limit: float, promise: Mapping[str, Any]) -> Iterator[str]:
