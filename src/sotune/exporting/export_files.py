@@ -101,7 +101,7 @@ def export_rows(
         n_written=len(rows),
         weights=said,
         left_out=left_out,
-        n_other_masks=sum(map(target.masks_otherwise, fitting)),
+        n_other_masks=sum(target.masks_otherwise(record, layout) for record in fitting),
         files=tuple(str(folder / name) for name in (target.file, *texts)),
     )
 

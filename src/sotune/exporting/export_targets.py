@@ -33,7 +33,8 @@ class ExportTarget:
         beside: Names and contents of the files that it needs besides.
         weight: How it takes a row's weight, in words; ``None`` where it has none for a row.
         draws: Whether weights become copies where nobody asked for anything else.
-        masks: Which assistant turns are learned there: those that are marked, all, or the last alone.
+        masks: Which assistant turns are learned there: those that are marked, all, the last alone, or either of the
+            two for all rows alike.
         file: The file of the rows.
     """
 
@@ -43,15 +44,16 @@ class ExportTarget:
     beside: Beside
     weight: str | None = None
     draws: bool = False
-    masks: Literal["marked", "all", "last"] = "marked"
+    masks: Literal["marked", "all", "last", "all or last"] = "marked"
     file: str = "train.jsonl"
 
-    def masks_otherwise(self, record: Record) -> bool:
+    def masks_otherwise(self, record: Record, layout: Layout) -> bool:
         """Tells whether other turns of a record are learned there than here."""
         if self.masks == "marked":
             return False
+        last = self.masks == "last" or (self.masks == "all or last" and layout.last_turn_only)
         spoken = [i for i, message in enumerate(record.messages) if message.role == "assistant"]
-        return record.learned != tuple(spoken if self.masks == "all" else spoken[-1:])
+        return record.learned != tuple(spoken[-1:] if last else spoken)
 
 
 _ALL = (
@@ -69,7 +71,7 @@ _ALL = (
         "LLaMA-Factory",
         shapes.llamafactory_row,
         lambda facts, layout: cards.llamafactory_config(facts, last_turn_only=layout.last_turn_only),
-        masks="all",
+        masks="all or last",
     ),
     ExportTarget(
         "torchtune", "torchtune", shapes.torchtune_row, lambda facts, _: cards.torchtune_config(facts), masks="all"
