@@ -29,6 +29,23 @@ class ArtifactError(SotuneError):
     exit_status = 2
 
 
+class GateError(SotuneError):
+    """The work was done, and what it found does not meet a requirement that the user named.
+
+    Attributes:
+        summary: What the command did, as it would have been returned.
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, summary: object) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+    def __reduce__(self) -> tuple[type[GateError], tuple[str, object]]:
+        return GateError, (str(self), self.summary)
+
+
 class ConvergenceWarning(UserWarning):
     """An iterative solver stopped before it reached its tolerance."""
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -16,8 +16,11 @@ from rich.text import Text
 
 from sotune import processes
 from sotune.api.watching import ConsoleMonitor, escaped
-from sotune.errors import SotuneError
+from sotune.errors import GateError, SotuneError
 from sotune.monitoring import Monitor, Silent
+
+if TYPE_CHECKING:
+    from sotune.reporting import Finding
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def errors_told(output: Output) -> Iterator[None]:
     try:
         yield
     except SotuneError as error:
-        if output.as_json:
+        if output.as_json and not isinstance(error, GateError):  # which was told as the command's own result
             output.say({"error": type(error).__name__, "message": str(error)}, "")
         raise _told(str(error), error.exit_status) from None
     except BrokenPipeError:
@@ -73,6 +76,12 @@ def errors_told(output: Output) -> Iterator[None]:
 def _told(message: str, exit_status: int) -> typer.Exit:
     Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
     return typer.Exit(exit_status)
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[Text]:
+    """Returns what was found, each a line of its own; what is amiss in red."""
+    styles = {True: "bold red", False: "bold"}
+    return [Text.from_markup(escaped(one.sentence), style=styles[one.alarm]) for one in findings]
 
 
 def figure_table(title: str, figures: Mapping[str, str]) -> Group:

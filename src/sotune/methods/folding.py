@@ -58,6 +58,7 @@ def rewrite(adapter: Path, change: Callable[[str, LowRank], LowRank]) -> None:
     tensors |= {name + _B: update.b.contiguous() for name, update in after.items()}
     partial = adapter / f".{_WEIGHTS}.partial"
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod((adapter / _WEIGHTS).stat().st_mode & 0o777)
     os.replace(partial, adapter / _WEIGHTS)
     write_json(adapter / _CONFIG, {**config, "r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]})
     readme = (adapter / _README).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sotune.pipeline.estimating import Estimate, estimate_run
     from sotune.pipeline.explaining import Explanation, explain
+    from sotune.pipeline.handing_on import HandedOn, Merged, export, merge
     from sotune.pipeline.inspecting import Inspection, inspect_data
     from sotune.pipeline.model_comparison import ModelComparison, compare_models, plan_model_judging
     from sotune.pipeline.stage import RunSummary, StageOutcome
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "estimating": ("Estimate", "estimate_run"),
     "explaining": ("Explanation", "explain"),
+    "handing_on": ("HandedOn", "Merged", "export", "merge"),
     "inspecting": ("Inspection", "inspect_data"),
     "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
     "stage": ("RunSummary", "StageOutcome"),
@@ -31,7 +33,9 @@ _HOMES = {
 __all__ = [
     "Estimate",
     "Explanation",
+    "HandedOn",
     "Inspection",
+    "Merged",
     "ModelComparison",
     "RunSummary",
     "ScoreSummary",
@@ -40,8 +44,10 @@ __all__ = [
     "compare_models",
     "estimate_run",
     "explain",
+    "export",
     "figures",
     "inspect_data",
+    "merge",
     "plan",
     "plan_judging",
     "plan_model_judging",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
+from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.run_files import ADAPTER
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
@@ -162,10 +163,9 @@ def _candidates(config: RunConfig, run: RunFolder) -> list[Candidate]:
 def _summarize(run: RunFolder) -> Figures:
     found = load_evaluation(run.path)
     before, after = found["metrics"][BASE], found["metrics"][TUNED]
+    by = " (stand-in judge)" if stand_in(found["judges"]) else ""
     figures = {
-        name.replace("_", " "): f"{before[name]['value']:.3f} → {entry['value']:.3f} "
-        f"[{entry['low']:.3f}, {entry['high']:.3f}], n = {entry['n']}, {entry['n_unscored']} unscored"
-        + (f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else "")
+        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": f"{before[name]['value']:.3f} → {_told(entry)}"
         for name, entry in after.items()
         if name in before
     }
@@ -173,4 +173,10 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
-EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=2, shared=_ask)
+def _told(entry: Mapping[str, Any]) -> str:
+    unreadable = f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else ""
+    ends = f"[{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['value']:.3f} {ends}, n = {entry['n']}, {entry['n_unscored']} unscored{unreadable}"
+
+
+EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=3, shared=_ask)

@@ -21,9 +21,10 @@ from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
-from sotune.run_files import ADAPTER, SELECTION, TRAINING
+from sotune.run_files import ADAPTER, CARD, SELECTION, TRAINING
 from sotune.settings import RunConfig, TrainingSettings
 from sotune.training import TrainResult
+from sotune.training.adapter import name_local_base
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -95,7 +96,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "dropped": dict(result.dropped),
         "figures": dict(result.figures),
     }
-    adapter = sorted(str(path.relative_to(run.path)) for path in result.adapter.rglob("*") if path.is_file())
+    name_local_base(result.adapter, base_model(config))
+    files = (path for path in result.adapter.rglob("*") if path.is_file() and path.name != CARD)  # the report's
+    adapter = sorted(str(path.relative_to(run.path)) for path in files)
     return [*adapter, result.log.name, TRAINING.write(run, summary)]
 
 
@@ -115,4 +118,4 @@ def _summarize(run: RunFolder) -> Figures:
     }
 
 
-TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",), shared=_train)
+TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",), version=2, shared=_train)

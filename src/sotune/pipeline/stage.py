@@ -14,6 +14,8 @@ from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor, Silent
+from sotune.pipeline.gating import without_gate
+from sotune.reporting.finding import Finding
 from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
 
@@ -70,11 +72,12 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a command did, and the files that it wrote."""
+    """What a command did, the files that it wrote, and what the run found, the worst first."""
 
     folder: str
     stages: tuple[StageOutcome, ...]
     files: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 def run_stages(
@@ -126,7 +129,7 @@ def bring_up_to_date(
                 for name in later[stage.name]:
                     run.discard(name)
                 run.commit(stage.name, key, outputs)
-                run.commit_config(CONFIG, config.model_dump(mode="json"))
+                run.commit_config(CONFIG, without_gate(config))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from sotune.artifacts import RunFolder
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, GateError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
@@ -15,6 +17,7 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
 from sotune.pipeline.evaluating import EVALUATE, count_judging
 from sotune.pipeline.fine_tuning import TRAIN
+from sotune.pipeline.gating import beside, found_in, missed_in
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
@@ -53,6 +56,7 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     """Does one verb, by default the whole path, and first whatever is missing.
 
     Raises:
+        GateError: The run does not meet a requirement. Nothing is trained on a cut that lets too much pass.
         SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
@@ -61,7 +65,20 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
         torch.set_num_threads(config.threads)
     names = [stage.name for stage in STAGES]
     later = {name: names[position + 1 :] for position, name in enumerate(names)}
-    return run_stages(_stages(until), config, monitor or Silent(), later=later)
+    watch, stages, folder = monitor or Silent(), _stages(until), Path(config.out)
+    cut = stages[: stages.index(TRAIN)] if TRAIN in stages and config.require_pass is not None else ()
+    done = run_stages(cut, config, watch, later=later)
+    missed = missed_in(folder, config, evaluated=False) if cut else []
+    rest = run_stages((REPORT,) if missed else stages[len(cut) :], config, watch, later=later)
+    if until != "extract" and not missed:
+        missed = missed_in(folder, config, evaluated=EVALUATE in stages or until == "report")
+    found = () if until == "extract" else found_in(folder)
+    summary = RunSummary(
+        rest.folder, (*done.stages, *rest.stages), (*done.files, *rest.files), tuple(beside(missed, found))
+    )
+    if missed:
+        raise GateError(" ".join(one.sentence for one in missed), summary)
+    return summary
 
 
 def plan(verb: str, config: RunConfig) -> RunSummary:

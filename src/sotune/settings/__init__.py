@@ -17,6 +17,7 @@ from sotune.settings.evaluate import (
     ModelsSettings,
     Temperature,
 )
+from sotune.settings.export import TARGET_NAMES, ExportSettings, TargetName
 from sotune.settings.extract import (
     DataSettings,
     Format,
@@ -27,6 +28,7 @@ from sotune.settings.extract import (
     SourceSettings,
     TokenSettings,
 )
+from sotune.settings.gate import GateSettings
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -47,6 +49,7 @@ from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
+    "TARGET_NAMES",
     "TUNED",
     "Bytes",
     "ChatJudgeSettings",
@@ -54,7 +57,9 @@ __all__ = [
     "DataSettings",
     "EngineSettings",
     "EvaluationSettings",
+    "ExportSettings",
     "Format",
+    "GateSettings",
     "GuardSettings",
     "InspectionSettings",
     "JudgeCheckSettings",
@@ -75,6 +80,7 @@ __all__ = [
     "SentinelSettings",
     "SourceSettings",
     "StageSettings",
+    "TargetName",
     "Temperature",
     "TokenSettings",
     "TrainingSettings",

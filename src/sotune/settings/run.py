@@ -19,6 +19,7 @@ from sotune.settings.evaluate import (
     endpoint_faults,
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
+from sotune.settings.gate import GateSettings
 from sotune.settings.schema import SeedSettings, StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
@@ -61,6 +62,7 @@ class RunConfig(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    GateSettings,
     RunSettings,
 ):
     """All settings of a run, flat."""
@@ -76,6 +78,7 @@ ALL_SETTINGS = (
     TrainingSettings,
     JudgeSettings,
     EvaluationSettings,
+    GateSettings,
     RunSettings,
 )
 """The groups, in the order of the work."""

@@ -9,18 +9,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from sotune.artifacts import read_json, write_json, write_text
 from sotune.models import ModelSpec
 from sotune.rendering import PAPER_CHAT_TEMPLATE, Renderer
+from sotune.run_files import CARD, CARD_FIGURES
 from sotune.settings import TrainingSettings
 
-_README = """# LoRA adapter for {name}
+_README = """---
+{metadata}---
+# LoRA adapter for {name}
 
 Fine-tuned with sotune on {n_rows} rows, each with its own weight in the loss: template `{template}`, {n_steps} steps,
 rank {r}, seed {seed}.
+
+## Use
 
 ```python
 from peft import PeftModel
@@ -36,6 +42,14 @@ answer = model.generate(**inputs, do_sample=False{stop})
 
 The tokenizer's chat template is the one that the rows were trained in. The adapter fits the base model that it was
 trained on and no other{revision}.
+
+{figures}
+## Intended use and limits
+
+It is meant for the task of the rows that it was trained on, asked in this template. What the base model must not be
+used for, it must not be used for either. Figures hold for prompts like those that were asked, and what is promised of
+the rows for harm like the run's harmful reference: for harm of another kind nothing is known. It may refuse more than
+the base model, and it may be wrong.
 """
 
 
@@ -76,7 +90,15 @@ def save_adapter(
     write_json(partial / "adapter_config.json", _config(model, base))
     _save_tokenizer(renderer, partial)
     end = renderer.end_of_turn_id
+    metadata = {
+        **({} if base.folder else {"base_model": base.name}),
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["sotune", "safety", "lora"],
+    }
     readme = _README.format(
+        metadata=yaml.safe_dump(metadata, sort_keys=False),
+        figures="Nothing was measured yet.\n".join(CARD_FIGURES),
         name=base.folder.name if base.folder else base.name,
         revision=f", at revision `{base.revision}`" if base.revision else "",
         n_rows=n_rows,
@@ -88,9 +110,22 @@ def save_adapter(
         r=settings.r,
         seed=settings.seed,
     )
-    write_text(partial / "README.md", readme)
+    write_text(partial / CARD, readme)
+    allowed = (partial / CARD).stat().st_mode & 0o777
+    for path in partial.iterdir():
+        path.chmod(allowed)  # some writers keep what they write from everyone else
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def name_local_base(folder: Path, base: ModelSpec) -> None:
+    """Writes into an adapter's configuration where its base model lies, for loaders that look there for it.
+
+    For a folder that stays on this machine: elsewhere the path is wrong, and it tells about this machine.
+    """
+    if base.folder is not None:
+        config = folder / "adapter_config.json"
+        write_json(config, {**read_json(config), "base_model_name_or_path": str(base.folder.resolve())})
 
 
 def _save_tokenizer(renderer: Renderer, folder: Path) -> None:
