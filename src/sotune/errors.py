@@ -4,6 +4,8 @@ Every message says what is wrong, what was found, and what to do about it. The c
 message without a traceback and leaves with the exception's ``exit_status``.
 """
 
+from __future__ import annotations
+
 
 class SotuneError(Exception):
     """The work failed for a reason that sotune understands. Base class of all its errors."""
