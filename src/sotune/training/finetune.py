@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from sotune.settings import TrainingSettings
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
-from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
+from sotune.training.progress import OnStep, StepCallback, TrainStep, rows_per_step, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
@@ -178,7 +178,7 @@ def _trained(
             ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
             callbacks=[StepCallback(checkpoints, how.on_step, change)],
-            **({"change": change} if change else {}),
+            **_own_options(settings, change),
         )
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
@@ -186,6 +186,16 @@ def _trained(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         figures = change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
+
+
+def _own_options(settings: TrainingSettings, change: StepChange | None) -> dict[str, Any]:
+    """Returns what a trainer of ours takes beyond Trainer's arguments, as far as it is asked for."""
+    options = {
+        "change": change,
+        "max_tokens_per_batch": settings.max_tokens_per_batch,
+        "packing": settings.packing,
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def hand_over(
@@ -245,11 +255,12 @@ def hand_over(
 def _training_arguments(
     settings: TrainingSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
 ) -> TrainingArguments:
-    device = resolve_device(model.device)
+    device, by_rows = resolve_device(model.device), settings.max_tokens_per_batch is None
     arguments = TrainingArguments(
         output_dir=str(work_dir),
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=_accumulation(settings),
+        # With a token budget a whole step is handed over at once, and cut by what it holds.
+        per_device_train_batch_size=settings.per_device_train_batch_size if by_rows else rows_per_step(settings),
+        gradient_accumulation_steps=_accumulation(settings) if by_rows else 1,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         optim="adamw_torch_fused",
