@@ -73,6 +73,7 @@ class Method:
         changes: Settings of a run that the method brings; those that the user gives count more.
         own_settings: Its own constants, one class; more of a combination.
         needs: What it cannot do without besides the data.
+        limits_drift: Whether it keeps the run's ``hold_drift``.
         parts: Of a combination.
     """
 
@@ -90,6 +91,7 @@ class Method:
     changes: Mapping[str, Any] = field(default_factory=dict)
     own_settings: tuple[type[StageSettings], ...] = ()
     needs: frozenset[Need] = frozenset()
+    limits_drift: bool = False
     parts: tuple[Method, ...] = ()
 
     @property

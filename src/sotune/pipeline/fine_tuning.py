@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
-from sotune.run_files import ADAPTER, SELECTION, TRAINING
+from sotune.run_files import ADAPTER, SELECTION, TRAINING, WEIGHTS
 from sotune.settings import RunConfig, TrainingSettings
 
 
@@ -57,6 +58,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 on_step=lambda step: monitor.progress("training", step.step, step.n_steps),
                 method_settings=config.method_settings,
                 hold_drift=config.hold_drift,
+                dropped_mass=_dropped_mass(run, loss_weights),
             )
         )
     if result.n_dropped:
@@ -72,6 +74,17 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     }
     adapter = sorted(str(path.relative_to(run.path)) for path in result.adapter.rglob("*") if path.is_file())
     return [*adapter, result.log.name, TRAINING.write(run, summary)]
+
+
+def _dropped_mass(run: RunFolder, kept: Mapping[str, float]) -> dict[str, float]:
+    """Returns how many dropped rows' mass went to each row of the safe reference, by the nearest that are on file."""
+    columns = WEIGHTS.columns_of(run, "id", "nearest_safe_reference", "nearest_safe_reference_shares")
+    mass: dict[str, float] = defaultdict(float)
+    for id, nearest, shares in zip(*columns.values(), strict=True):
+        if id not in kept and nearest:
+            for reference, share in zip(nearest, shares, strict=True):
+                mass[reference] += share / sum(shares)
+    return dict(mass)
 
 
 def _summarize(run: RunFolder) -> Figures:
@@ -90,4 +103,4 @@ def _summarize(run: RunFolder) -> Figures:
     }
 
 
-TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))
+TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records", "weights"))
