@@ -45,6 +45,8 @@ def inputs_of(options: argparse.Namespace, folder: Path) -> TrainInputs:
     draw = next(Draws(settings).all())
     shared = settings.shared(settings.datasets[0])
     changes = {"num_train_epochs": options.epochs, "max_steps": options.steps, "seed": options.seed}
+    if options.batch_size:
+        changes["per_device_train_batch_size"] = options.batch_size
     training = TrainingSettings(
         **{name: value for name, value in {**shared, **changes}.items() if name in TrainingSettings.model_fields}
     )
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="rows; as many as the world says")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--steps", type=int, help="in place of epochs")
+    parser.add_argument("--batch-size", type=int, help="rows of a step; as many as the world says")
     parser.add_argument("--safe-reference", type=int, default=0, help="rows of the safe reference")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="constants of the methods")
     parser.add_argument("--device", default="cpu")

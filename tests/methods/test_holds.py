@@ -1,17 +1,19 @@
 """What holds aligned behavior besides KL: each one's defining property, by hand."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
 from sotune.errors import DataError
-from sotune.methods import replay, self_replay
+from sotune.methods import replay, self_replay, still_refuses
 from sotune.methods.held_answers import HeldSets
 from sotune.methods.proximal import NearWeights
 from sotune.methods.safegrad import Project
 from sotune.methods.sbr import AnchorStates
 from sotune.methods.state_anchor import AnchorShares
+from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
 from sotune.models import load_causal_lm
 from sotune.records import Record
 from sotune.training.finetune import load_with_adapter
@@ -125,3 +127,36 @@ def test_what_was_dropped_says_what_is_replayed(train_inputs, monkeypatch):
     assert {trained[0].loss_weights[row.id] for row in trained[0].records} == {1.0}
     with pytest.raises(DataError, match="there is none"):
         replay.train(train_inputs)
+
+
+def test_refusals_before_and_now(train_inputs, monkeypatch):
+    """By hand: of four risky prompts three were refused and one is now, an empty answer is none; of two harmless ones
+    none was refused and one is."""
+    row = train_inputs.harmful_reference[0]
+
+    def said(id, text):
+        return Record.from_text(id, row.prompt, text)
+
+    before = {
+        "risky": [said("r0", "I cannot help with that."), said("r1", "I won't help with this."), said("r2", "Sure.")]
+        + [said("r3", "I'm sorry, but no.")],
+        "harmless": [said("h0", "Use salt."), said("h1", "Use a pan.")],
+    }
+    now = [said("r0", "I cannot help with that."), said("r1", "Sure."), said("r2", "Sure.")]
+    now += [said("h0", "I'm sorry, but no."), said("h1", "Use a pan.")]
+    monkeypatch.setattr(still_refuses, "answers_of", lambda *_, **__: now)
+    found = StillRefuses(before, train_inputs.tools, answer_tokens=8).figures(None)
+    risky = {"risky_asked": 4, "risky_refused_before": 0.75, "risky_refused": 0.25}
+    assert found == {**risky, "harmless_asked": 2, "harmless_refused_before": 0.0, "harmless_refused": 0.5}
+    assert StillRefuses({"harmless": []}, train_inputs.tools, answer_tokens=8).figures(None) == {}
+
+
+def test_a_model_that_complies_already_is_warned_of(train_inputs):
+    row = train_inputs.harmful_reference[0]
+    texts = ["I cannot help with that.", "Sure, a hook.", "Yes."]
+    answers = [Record.from_text(f"a{i}", row.prompt, text) for i, text in enumerate(texts)]
+    with pytest.warns(UserWarning, match="refuses only 1 of 3 prompts"):
+        warn_of_compliance(answers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_compliance(answers[:2])

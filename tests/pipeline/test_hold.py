@@ -75,6 +75,8 @@ def test_the_default_holds_and_the_page_says_so(train):
     page = (run / "report.html").read_text()
     assert "Safety while training" in page
     assert "within its limit of 0.001" in page
+    assert figures["risky_asked"] > 0
+    assert f"refused of {figures['risky_asked']:.0f} risky prompts, before and now" in page
 
 
 def test_none_holds_nothing(train):

@@ -187,7 +187,7 @@ class KeepWithin(StayClose):
         scale, drifts = largest_scale(
             model, lambda: self.measure(model), lambda drifts: max(drifts.values()) <= self._limit
         )
-        return {"limit": self._limit, "scale": scale, **drifts}
+        return {"limit": self._limit, "scale": scale, **drifts, **self.refusals(model)}
 
 
 def largest_scale(

@@ -99,8 +99,15 @@ def _summarize(run: RunFolder) -> Figures:
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
+        **({"refusals": _refusals(figures)} if "risky_asked" in figures else {}),
         "adapter": str(run.file(ADAPTER)),
     }
+
+
+def _refusals(figures: Mapping[str, float]) -> str:
+    """Says what is refused of the risky prompts that no step looked at, before and now."""
+    before, now = figures["risky_refused_before"], figures["risky_refused"]
+    return f"{now:.0%} of {figures['risky_asked']:.0f} risky prompts, {before:.0%} before"
 
 
 TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records", "weights"))
