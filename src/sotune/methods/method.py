@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
+from sotune.methods.counted import Counted
 from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
 from sotune.methods.unseen import weigh_by_function
 from sotune.selection import LossWeightRule
@@ -48,7 +49,7 @@ def train_weighted(
         settings=inputs.tools.training,
         output_dir=inputs.output_dir,
         on_step=inputs.on_step,
-        change=change,
+        change=change and Counted(change),
         learned_tokens=learned_tokens,
     )
 
