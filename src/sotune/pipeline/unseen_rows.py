@@ -10,7 +10,7 @@ from typing import Any
 from sotune import processes
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError, ConfigError
-from sotune.methods import method_named
+from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
@@ -57,6 +57,8 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     if "method" in (changes or {}):
         brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
         given = {key: value for key, value in given.items() if brought.get(key) != value}
+    if {"method", "hold"} & set(changes or {}):
+        given = _without_constants_of_others(given, changes or {})
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
 
 
@@ -67,6 +69,16 @@ def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: s
             f"the settings in {folder} ask to run Python code that a model ships, and a folder may not decide that; if "
             f"you trust the model, continue with `sotune run` and settings of your own that say trust_remote_code"
         )
+
+
+def _without_constants_of_others(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's saved settings without the constants, and the limit, of a method that is no longer its own."""
+    kept = {key: value for key, value in given.items() if key not in ("method_settings", "hold_drift")}
+    now = method_of(make_config({**override(kept, changes), "method_settings": {}}))
+    known = {name for kind in now.own_settings for name in kind.model_fields}
+    constants = {name: value for name, value in given.get("method_settings", {}).items() if name in known}
+    limit = {"hold_drift": given["hold_drift"]} if now.limits_drift and "hold_drift" in given else {}
+    return {**kept, **limit, "method_settings": constants}
 
 
 def score(
