@@ -13,6 +13,7 @@ from sotune.artifacts import library_versions
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.generate import generate
 from sotune.evaluation.protocol import EvalPrompt, Response
+from sotune.evaluation.served import Server
 from sotune.evaluation.store import ResponseShards
 from sotune.models import resolve_device
 from sotune.rendering import load_renderer
@@ -23,12 +24,13 @@ _SHARD_SIZE = 256
 
 @dataclass(frozen=True)
 class Asking:
-    """How models are asked, the same for all of them."""
+    """How models are asked, the same for all of them; by a server, where there is one."""
 
     rendering: RenderingSettings
     max_new_tokens: int
     batch_size: int
     seed: int
+    server: Server | None = None
 
 
 def ask_models(
@@ -51,20 +53,21 @@ def ask_models(
         on_progress: Is called with a label, how many answers are there, and how many there will be.
 
     Raises:
-        ConfigError: A model or adapter could not be loaded.
+        ConfigError: A model or adapter could not be loaded, or a server refuses what it is asked.
+        SotuneError: A server leaves a prompt unanswered.
     """
+    ask = functools.partial(_ask, asking=asking) if asking.server is None else asking.server.answer
     return {
-        c.name: _ask(prompts, c, asking, answers_dir, functools.partial(on_progress, f"asking {c.name}"))
-        for c in candidates
+        c.name: ask(prompts, c, answers_dir, functools.partial(on_progress, f"asking {c.name}")) for c in candidates
     }
 
 
 def _ask(
     prompts: Sequence[EvalPrompt],
     candidate: Candidate,
-    asking: Asking,
     answers_dir: Path,
     on_progress: Callable[[int, int], None],
+    asking: Asking,
 ) -> list[Response]:
     renderer = load_renderer(candidate.spec, asking.rendering)
     key = {

@@ -181,9 +181,7 @@ class Renderer:
         except DataError:  # it insists on them
             return False
 
-    def tokens(
-        self, record: Record, *, append_eos: bool = False, text: RenderedText | None = None
-    ) -> RenderedTokens:
+    def tokens(self, record: Record, *, append_eos: bool = False, text: RenderedText | None = None) -> RenderedTokens:
         """Renders a record and turns it into at most ``max_length`` token ids.
 
         An over-long row keeps the *end* of what stands before its last turn and the *start* of that turn, as much of

@@ -119,9 +119,7 @@ def fill_cache(
     return (cache.index(member.fingerprint).load(tuple(keys), ids) for member in group.members)
 
 
-def _prepared_ahead(
-    group: EncoderGroup, records: Sequence[Record], block_rows: int
-) -> Iterator[PreparedTexts]:
+def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: int) -> Iterator[PreparedTexts]:
     """Yields the records block by block, rendered and tokenized; the next block is prepared meanwhile."""
     blocks = [records[start : start + block_rows] for start in range(0, len(records), block_rows)]
     pool = ThreadPoolExecutor(1, thread_name_prefix="tokenize")

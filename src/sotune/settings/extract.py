@@ -131,7 +131,8 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
     )
     batch_tokens: int = Field(8192, ge=16, description="Token limit of a forward pass, padding included.")
     cache: bool = Field(
-        True, description="Share representations between runs, in ~/.cache/sotune or the folder that SOTUNE_CACHE names."
+        True,
+        description="Share representations between runs, in ~/.cache/sotune or the folder that SOTUNE_CACHE names.",
     )
     cache_dir: str | None = Field(None, description="Cache representations in this folder instead, and only there.")
 
