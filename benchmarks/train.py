@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from cases import Corpus
-from sotune.artifacts import write_json
+from sotune.artifacts import cache_folder, write_json
 from sotune.models import ModelSpec
 from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training import WeightedTrainer, fine_tune
 from sotune.training.training_rows import build_training_rows
 from sotune.worlds.packaged_model import make_model, packaged_gguf
-from sotune.worlds.world import cache_folder
 
 WAYS = ("all logits", "labeled tokens", "labeled tokens, by length")
 

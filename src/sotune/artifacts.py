@@ -45,6 +45,13 @@ _MANIFEST = ".manifest.json"
 _SEAL = "sha256"  # of the rest of a manifest
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.tmp(\.[^.]+)?")
 FORMAT = 2
+CACHE_VARIABLE = "SOTUNE_CACHE"
+"""Environment variable: the folder of all that runs share. Default: ``~/.cache/sotune``."""
+
+
+def cache_folder(name: str) -> Path:
+    """Returns a folder of what all runs share: representations, or the models and rows of a world."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "sotune") / name
 
 
 def sha256_text(text: str) -> str:

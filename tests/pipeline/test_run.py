@@ -122,4 +122,4 @@ def killed_at_random(file, tmp_path, moments):
 
 @pytest.mark.slow
 def test_a_whole_run_killed_at_ten_moments_ends_with_the_same_adapter(config, tmp_path):
-    killed_at_random(config(max_steps=12), tmp_path, moments=10)
+    killed_at_random(config(max_steps=12, cache=False), tmp_path, moments=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from sotune.representations import (
     candidate_poolings,
     encode_with_cache,
     fill_cache,
+    shared_cache,
 )
 from sotune.run_files import ENCODING, REPRESENTATIONS
 from sotune.settings import RepresentationSettings, RunConfig
@@ -111,16 +113,32 @@ def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheInd
     members = REPRESENTATIONS.columns_of(run, "id", "key", where={"set": [name]})
     summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
-    index = _cache(config, run).index(summary["fingerprint"], summary["shards"])
+    index = _own_cache(config, run).index(summary["fingerprint"], summary["shards"])
     return index, members["key"], members["id"]
 
 
-def _cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
+def _own_cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
+    """Returns where the representations of a run lie."""
     return RepresentationCache(Path(config.cache_dir) if config.cache_dir else run.file(_SHARDS))
 
 
+def _cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
+    """Returns where representations are looked for and written: what all runs share, where that can be written."""
+    own, shared = _own_cache(config, run), shared_cache()
+    return RepresentationCache(shared) if config.cache and not config.cache_dir and _is_writable(shared) else own
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def _key(config: RunConfig) -> dict[str, Any]:
-    settings = config.part(RepresentationSettings).model_dump(mode="json")
+    # Shared or not, what a run read lies in its folder.
+    settings = config.part(RepresentationSettings).model_dump(mode="json", exclude={"cache"})
     return {
         "settings": settings,
         "fingerprints": [encoder.fingerprint for encoder in make_encoders(config).members],
@@ -192,9 +210,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     written = [REPRESENTATIONS.write(run, index), ENCODING.write(run, summary)]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
         return written
-    read = [
-        p for p in cache.shards(encoder.fingerprint) if p.stem.removeprefix("shard-") in {*encoded.shards, *control}
-    ]
+    names = sorted({*encoded.shards, *control})
+    read = cache.hand_over(encoder.fingerprint, names, to=_own_cache(config, run))
     return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 

@@ -43,6 +43,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
         "settings": {name: getattr(config, name) for name in asked},
         "rendering": config.part(RenderingSettings).model_dump(mode="json"),
         "judges": judge_key(config),
+        **({"server": [config.server_base_url, config.served_names]} if config.server_base_url else {}),
         "prompts": [source.digest for source in prompt_sources(config)],
         "libraries": library_versions("torch", "transformers", "peft"),
     }

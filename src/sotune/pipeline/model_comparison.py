@@ -123,6 +123,7 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
 def _recorded(settings: ModelEvaluation) -> dict[str, Any]:
     """Returns the settings without what is nobody's business: where files and endpoints lie."""
     hidden = {"out", "model", "adapter", "threads", "judge_base_url", "judge_key_env", "judge_cache_dir"}
+    hidden |= {"server_base_url", "server_key_env"}
     recorded = settings.model_dump(mode="json", exclude=hidden)
     if settings.eval_prompts is not None:
         recorded["eval_prompts"] = ",".join(_bare(part, "=") for part in settings.eval_prompts.split(","))

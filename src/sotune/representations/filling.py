@@ -1,8 +1,8 @@
 """Encoding through the cache: what is computed, for which encoders, and in what order it is written.
 
-A run plans all its texts, and a shard is named by its texts and batches. The run computes the shards of its plan that
-are not there, apart from those whose texts all lie in shards of other plans. That rule reads nothing from the shards
-that the run itself wrote, so a killed run that starts again decides as it did at first and ends with the same bytes.
+Rows are worked through in blocks; the next is tokenized while one is encoded. Of a block only the texts are planned
+that the cache lacks. Some whole shards being there does not change how the others are planned, so that a killed run
+that starts again computes the same shards and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,25 @@ from torch import Tensor
 
 from sotune import processes
 from sotune.cluster import Engine
+from sotune.errors import DataError
 from sotune.records import Record
-from sotune.representations.cache import CacheIndex, RepresentationCache, StoredShard
+from sotune.representations.cache import RepresentationCache, StoredShard
 from sotune.representations.encoder import (
     EncodedSet,
     Encoder,
     EncoderGroup,
     OnProgress,
     PreparedTexts,
+    Room,
     Shard,
     encode_batches,
+    find_keys,
     plan_shards,
+    planned_tokens,
 )
 
 SHARD_ROWS = 512
+BLOCK_ROWS = 8192
 
 _Job = tuple[Shard, Sequence[int]]
 _Piece = tuple[PreparedTexts, Shard, Sequence[int]]
@@ -47,13 +53,13 @@ def encode_with_cache(
     shard_rows: int = SHARD_ROWS,
     engine: Engine | None = None,
 ) -> EncodedSet:
-    """Encodes records, computing only those shards of their plan whose texts the cache lacks.
+    """Encodes records, computing only what the cache lacks.
 
     Args:
         encoder: Turns records into vectors.
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
-        progress: Called with the number of distinct texts done and of all.
+        progress: Called with the number of rows done and of all.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
         engine: Computes the shards elsewhere; ``None``: this process does.
 
@@ -71,6 +77,7 @@ def fill_cache(
     *,
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
+    block_rows: int = BLOCK_ROWS,
     engine: Engine | None = None,
 ) -> Iterator[EncodedSet]:
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
@@ -82,8 +89,9 @@ def fill_cache(
         group: Encoders that share their passes.
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
-        progress: Called with the number of distinct texts done and of all.
+        progress: Called with the number of rows done and of all.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
+        block_rows: How many rows are sorted by length together, and tokenized ahead.
         engine: Computes the shards elsewhere; ``None``: this process does.
 
     Returns:
@@ -92,55 +100,96 @@ def fill_cache(
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    prepared = group.prepare(records)
-    plan = plan_shards(prepared, batch_tokens=group.members[0].batch_tokens, shard_rows=shard_rows)
-    parts = [_Part(member.fingerprint, cache, prepared, plan) for member in group.members]
-    own = {shard.name for shard in processes.share(plan)}
-    lacks = [[number for number, part in enumerate(parts) if part.lacks(shard)] for shard in plan]
-    jobs = [(shard, wanted) for shard, wanted in zip(plan, lacks, strict=True) if wanted and shard.name in own]
-    total = sum(len(shard.rows) for shard in plan)
-    done = total - sum(len(shard.rows) for shard, _ in jobs)
-    _tell(progress, done, total)
-    tell = functools.partial(_tell, progress, total=total)
-    computed = _here(group, prepared, jobs, done, tell) if engine is None else _elsewhere(engine, group, prepared, jobs)
-    for (shard, wanted), states in computed:
-        for number, values in zip(wanted, states, strict=True):
-            cache.write(parts[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
-        done += len(shard.rows)
+    if not records:
+        raise DataError("there are no records to encode; give at least one")
+    known = [_Known(member.fingerprint, cache) for member in group.members]
+    processes.barrier()  # all have looked before anyone writes, and so plan alike
+    keys, room, done = list[str](), Room(), 0
+    tell = functools.partial(_tell, progress, total=len(records))
+    for prepared in _prepared_ahead(group, records, block_rows):
+        jobs = _plan(group, prepared, known, shard_rows)
+        done += len(prepared.ids) - sum(len(shard.rows) for shard, _ in jobs)
         tell(done)
+        computed = (
+            _here(group, prepared, jobs, room, done, tell)
+            if engine is None
+            else _elsewhere(engine, group, prepared, jobs)
+        )
+        for (shard, wanted), states in computed:
+            for number, values in zip(wanted, states, strict=True):
+                cache.write(known[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
+            done += len(shard.rows)
+            tell(done)
+        keys += [key.tobytes().hex() for key in prepared.keys]
     processes.barrier()
-    keys = tuple(key.tobytes().hex() for key in prepared.keys)
-    return (cache.index(part.fingerprint, part.shards).load(keys, prepared.ids) for part in parts)
+    ids = tuple(record.id for record in records)
+    return (cache.index(member.fingerprint).load(tuple(keys), ids) for member in group.members)
 
 
-class _Part:
-    """What of a plan one encoder's part of the cache held before anything was written."""
+def _plan(group: EncoderGroup, prepared: PreparedTexts, known: Sequence[_Known], shard_rows: int) -> list[_Job]:
+    """Returns this process's share of what the cache lacks of a block, each shard with the members that lack it."""
+    lacking = [part.lacking(prepared.keys) for part in known]
+    plan = plan_shards(
+        prepared,
+        batch_tokens=planned_tokens(group),
+        shard_rows=shard_rows,
+        wanted=np.logical_or.reduce(lacking),
+    )
+    own, jobs = {shard.name for shard in processes.share(plan)}, list[_Job]()
+    for shard in plan:
+        lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
+        wanted = [number for number in lack if known[number].add(shard, prepared.keys)]
+        if wanted and shard.name in own:
+            jobs.append((shard, wanted))
+    return jobs
 
-    def __init__(
-        self, fingerprint: str, cache: RepresentationCache, prepared: PreparedTexts, plan: Sequence[Shard]
-    ) -> None:
+
+def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: int) -> Iterator[PreparedTexts]:
+    """Yields the records block by block, rendered and tokenized; the next block is prepared meanwhile."""
+    blocks = [records[start : start + block_rows] for start in range(0, len(records), block_rows)]
+    pool = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+    try:
+        ahead = pool.submit(group.prepare, blocks[0])
+        for block in blocks[1:]:
+            prepared, ahead = ahead.result(), pool.submit(group.prepare, block)
+            yield prepared
+        yield ahead.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Known:
+    """Which texts of one encoder the cache held at the beginning, or has got since."""
+
+    def __init__(self, fingerprint: str, cache: RepresentationCache) -> None:
         self.fingerprint = fingerprint
-        cached = cache.read(fingerprint)
-        planned = [shard.name for shard in plan]
-        others = {name: shard for name, shard in cached.items() if name not in set(planned)}
-        self.shards = (*planned, *others)
-        self._cached = cached.keys()
-        self._elsewhere = CacheIndex(others).find(prepared.keys) >= 0
+        self._cache, self._index = cache, cache.index(fingerprint)
+        self._added = np.zeros((0, 32), np.uint8)
 
-    def lacks(self, shard: Shard) -> bool:
-        """Tells whether a shard of the plan must be computed."""
-        return shard.name not in self._cached and not self._elsewhere[shard.rows].all()
+    def lacking(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tells which texts the cache lacks, [n]."""
+        return (self._index.find(keys) < 0) & (find_keys(keys, among=self._added) < 0)
+
+    def add(self, shard: Shard, keys: NDArray[np.uint8]) -> bool:
+        """Takes the texts of a shard as known; tells whether it must be computed, for another process may have."""
+        self._added = np.concatenate([self._added, keys[shard.rows]])
+        return not self._cache.holds(self.fingerprint, shard.name)
 
 
 def _here(
-    group: EncoderGroup, prepared: PreparedTexts, jobs: Sequence[_Job], done: int, tell: Callable[[int], None]
+    group: EncoderGroup,
+    prepared: PreparedTexts,
+    jobs: Sequence[_Job],
+    room: Room,
+    done: int,
+    progress: Callable[[int], None],
 ) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
     """Yields each shard with its vectors, [k, d] for each of the wanted members."""
     for shard, wanted in jobs:
         computed: list[tuple[Tensor, ...]] = []
-        for states in encode_batches(group, prepared, shard, wanted=wanted):
+        for states in encode_batches(group, prepared, shard, wanted=wanted, room=room):
             computed.append(states)
-            tell(done + sum(len(values[0]) for values in computed))
+            progress(done + sum(len(values[0]) for values in computed))
         done += len(shard.rows)
         yield (shard, wanted), [torch.cat(batches) for batches in zip(*computed, strict=True)]
 

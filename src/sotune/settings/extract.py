@@ -130,7 +130,11 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         "mean and the completion's joined, or auto.",
     )
     batch_tokens: int = Field(8192, ge=16, description="Token limit of a forward pass, padding included.")
-    cache_dir: str | None = Field(None, description="Where representations are cached; default: in the run folder.")
+    cache: bool = Field(
+        True,
+        description="Share representations between runs, in ~/.cache/sotune or the folder that SOTUNE_CACHE names.",
+    )
+    cache_dir: str | None = Field(None, description="Cache representations in this folder instead, and only there.")
 
     @field_validator("layer", mode="before")
     @classmethod
