@@ -33,6 +33,7 @@ from sotune.settings import (
     TrainingSettings,
     WeightSettings,
 )
+from sotune.stopping import Stopped, stops_handled
 
 if TYPE_CHECKING:
     from sotune.pipeline import Explanation, ModelComparison, RunSummary
@@ -219,7 +220,10 @@ def score(
     data: Annotated[str, typer.Argument(help="New rows: a file, a folder or pattern of files, or a Hub id.")],
     where: Annotated[list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE; may be repeated.")] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Parquet file to write.", show_default="RUN/scores.parquet")
+        Path | None,
+        typer.Option(
+            help="File to write: Parquet, or JSON lines if it ends in .jsonl.", show_default="RUN/scores.parquet"
+        ),
     ] = None,
 ) -> None:
     """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
@@ -252,7 +256,11 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    app()
+    try:
+        with stops_handled():
+            app()
+    except Stopped as stopped:  # before or after a command's own work
+        raise SystemExit(stopped.exit_status) from None
 
 
 def _begin(command: str, given: Mapping[str, Any], output: Output, *, until: str | None = None) -> None:
@@ -309,6 +317,9 @@ def _print_plan(output: Output, planned: RunSummary) -> None:
 
 
 def _print_summary(command: str, output: Output, summary: RunSummary) -> None:
-    figures = {f"{o.title}: {name}": value for o in summary.stages for name, value in o.figures.items()}
+    # Selecting is done over and over: what has not changed is said once, by the verb that made it.
+    told = [o for o in summary.stages if command != "select" or o.status == "done"]
+    figures = {f"{o.title}: {name}": value for o in told for name, value in o.figures.items()}
+    figures |= {f"rows {name}": f"{n:,}" for name, n in summary.changed.items()}
     table = figure_table(f"sotune {command}", figures)
     output.show(summary, *finding_lines(summary.findings), table, files=summary.files)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import Json, RunFolder, library_versions, sha256_json
+from sotune.artifacts import Json, RunFolder, library_versions, sha256_file, sha256_json
 from sotune.comparison.draw import KIND, DrawFiles
 from sotune.comparison.variant import BASE, Variant
 from sotune.evaluation.prompts import load_prompts
@@ -27,7 +27,15 @@ from sotune.pipeline.model_comparison import compare_models
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.pipeline.verbs import STAGES, run
 from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, TRAINING, WEIGHTS
-from sotune.settings import EngineSettings, ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
+from sotune.settings import (
+    WATCHED_ONLY,
+    EngineSettings,
+    ModelEvaluation,
+    RepresentationSettings,
+    RunConfig,
+    make_config,
+    override,
+)
 from sotune.training.progress import count_steps
 
 _RESULT = Json("result.json", verb="compare")
@@ -113,6 +121,7 @@ class CellPlan:
             "out",
             "cache_dir",
             "answers_dir",
+            *WATCHED_ONLY,
             *EngineSettings.model_fields,
             *self.draw.paths,
         }  # files count by their content
@@ -125,7 +134,9 @@ class CellPlan:
     def saved(self) -> Cell | None:
         """Returns the result of an earlier call under the same settings, if it lies there."""
         saved = _RESULT.read_if_there(self.out)
-        return Cell(**saved["cell"]) if saved and saved["key"] == self.key() else None
+        if not saved or saved["key"] != self.key() or saved.get("evidence") != self._evidence():
+            return None  # the second, where somebody went on with the cell's run under other settings
+        return Cell(**saved["cell"])
 
     def measure(self, monitor: Monitor) -> Cell:
         """Does the cell's run and returns what it found.
@@ -135,8 +146,13 @@ class CellPlan:
         """
         meter = _Meter(monitor)
         cell = self._base(meter) if self.variant.method == BASE else self._run(meter)
-        _RESULT.write(self.out, {"key": self.key(), "cell": asdict(cell)})
+        _RESULT.write(self.out, {"key": self.key(), "evidence": self._evidence(), "cell": asdict(cell)})
         return cell
+
+    def _evidence(self) -> dict[str, str]:
+        """Returns the digest of each file that the result was read from, of those that the folder holds."""
+        names = (METRICS.name, PROMISE.name, EVALUATION.name)
+        return {name: sha256_file(self.out / name) for name in names if (self.out / name).exists()}
 
     def _base(self, meter: _Meter) -> Cell:
         config = self.config

@@ -20,6 +20,7 @@ from sotune.monitoring import Monitor, Silent
 from sotune.reporting import write_comparison_report, write_comparison_tables
 from sotune.reporting.summary import METRICS
 from sotune.run_files import CONFIG
+from sotune.stopping import Stopped
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ def _run(settings: CompareSettings, out: Path, monitor: Monitor, page: str) -> C
     with run.lock():
         for world in settings.worlds():
             world.prepare(monitor)
-        results = _comparison(settings, out, monitor, draws, engine).run(draws.all())
+        try:
+            results = _comparison(settings, out, monitor, draws, engine).run(draws.all())
+        except Stopped as stopped:
+            stopped.tell("compare", "all cells that are done are kept")
+            raise
         written = write_results(out, results, settings=described(settings), safe_to_show=_is_made_up(settings))
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
     if results.failures:

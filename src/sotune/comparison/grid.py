@@ -6,6 +6,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
 from sotune.comparison.variant import Variant
 from sotune.errors import ConfigError, SotuneError
 from sotune.monitoring import Monitor, Silent
+from sotune.stopping import Stopped, handle_stops
 
 CELLS = "cells"
 """What main calls the other processes for."""
@@ -208,6 +210,10 @@ class Comparison:
             try:
                 for future in as_completed(jobs):
                     yield pace.note(future.result(), *jobs[future])
+            except Stopped:
+                for child in multiprocessing.active_children():
+                    child.terminate()  # each leaves a checkpoint first
+                raise
             except BrokenProcessPool:
                 raise SotuneError(
                     "a worker process was killed, probably because memory ran out; finished cells are kept: run "
@@ -280,8 +286,10 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _start_worker(threads: int) -> None:
-    """Prepares a worker process: its threads, and that it ends when its parent is killed."""
+    """Prepares a worker process: its threads, and that it ends when its parent is killed or tells it to."""
     torch.set_num_threads(threads)
+    handle_stops()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent passes it on
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sotune.pipeline.unseen_rows import ScoreSummary, run_config, score
     from sotune.pipeline.verbs import figures, plan, plan_judging, run
     from sotune.pipeline.verifying import Verification, verify
+    from sotune.pipeline.warm_scorer import ScoredRow, Scorer
 
 _HOMES = {
     "estimating": ("Estimate", "estimate_run"),
@@ -26,6 +27,7 @@ _HOMES = {
     "model_comparison": ("ModelComparison", "compare_models", "plan_model_judging"),
     "stage": ("RunSummary", "StageOutcome"),
     "unseen_rows": ("ScoreSummary", "run_config", "score"),
+    "warm_scorer": ("ScoredRow", "Scorer"),
     "verbs": ("figures", "plan", "plan_judging", "run"),
     "verifying": ("Verification", "verify"),
 }
@@ -39,6 +41,8 @@ __all__ = [
     "ModelComparison",
     "RunSummary",
     "ScoreSummary",
+    "ScoredRow",
+    "Scorer",
     "StageOutcome",
     "Verification",
     "compare_models",

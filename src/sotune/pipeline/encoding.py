@@ -228,4 +228,7 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize, version=2, shared=_encode)
+_SURVIVES = "all shards that were written are kept, and are not encoded again"
+ENCODE = Stage(
+    "representations", "encode", "records", _key, _work, _summarize, version=2, shared=_encode, survives=_SURVIVES
+)

@@ -19,6 +19,7 @@ from sotune.evaluation.outcome import TUNED, Evaluation, load_evaluation, save_e
 from sotune.evaluation.protocol import EvalPrompt
 from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
+from sotune.freshness import require_fresh
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
@@ -74,12 +75,12 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
     The answers stay in the run folder, so that the evaluation itself does not ask the models again.
 
     Raises:
-        ArtifactError: The folder is another process's, or training has not finished.
+        ArtifactError: The folder is another process's, or training has not finished or is stale.
         ConfigError: No chat judge is named.
     """
     prompts = load_eval_prompts(config)
     run = RunFolder.open(Path(config.out))
-    run.digests("training")
+    require_fresh(run, "training")
 
     def count() -> JudgingPlan:
         with run.lock():
@@ -180,4 +181,7 @@ def _told(entry: Mapping[str, Any]) -> str:
     return f"{entry['value']:.3f} {ends}, n = {entry['n']}, {entry['n_unscored']} unscored{unreadable}"
 
 
-EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=3, shared=_ask)
+_SURVIVES = "answers and judgments that were written are kept, and nobody is asked for them again"
+EVALUATE = Stage(
+    "evaluation", "evaluate", "training", _key, _work, _summarize, version=3, shared=_ask, survives=_SURVIVES
+)

@@ -23,7 +23,7 @@ from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
 from sotune.run_files import ADAPTER, CARD, SELECTION, TRAINING, WEIGHTS
-from sotune.settings import RunConfig, TrainingSettings
+from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
 from sotune.training import TrainResult
 from sotune.training.adapter import name_local_base
 
@@ -37,7 +37,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
             "constants": method.constants(config.method_settings, "train", "edit"),
             "hold_drift": config.hold_drift if method.at("train") else None,
         },
-        "settings": {**config.part(TrainingSettings).model_dump(mode="json"), **shared},
+        "settings": {**config.part(TrainingSettings).model_dump(mode="json", exclude=set(WATCHED_ONLY)), **shared},
         "model": model_fingerprint(base_model(config)),
         "libraries": library_versions("torch", "transformers", "peft", "accelerate"),
     }
@@ -138,6 +138,16 @@ def _refusals(figures: Mapping[str, float]) -> str:
     return f"{now:.0%} of {figures['risky_asked']:.0f} risky prompts, {before:.0%} before"
 
 
+_SURVIVES = "the last checkpoint is kept, if there is one"
 TRAIN = Stage(
-    "training", "train", "selection", _key, _work, _summarize, reads=("records", "weights"), version=2, shared=_train
+    "training",
+    "train",
+    "selection",
+    _key,
+    _work,
+    _summarize,
+    reads=("records", "weights"),
+    version=2,
+    shared=_train,
+    survives=_SURVIVES,
 )

@@ -136,9 +136,18 @@ def _source_digest(source: str, options: SourceOptions) -> Any:
     return source
 
 
-def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+def read_sources(config: RunConfig, monitor: Monitor, trial: Trial | None = None) -> dict[SetName, LoadedSet]:
+    """Reads all sets that the settings name.
+
+    Args:
+        config: The settings.
+        monitor: Receives progress.
+        trial: Renders each row, and refuses those that cannot be; ``None``: all that can be read are taken.
+
+    Raises:
+        DataError: A set cannot be read, or too few of its rows.
+    """
     sets: dict[SetName, LoadedSet] = {}
-    trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
     for name, source in _sources(config).items():
         found, options = _of_side(config, source, name)
         sets[name] = load_set(
@@ -149,6 +158,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             progress=partial(_report_reading, monitor, name),
             check=trial,
         )
+    return sets
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
+    sets = read_sources(config, monitor, trial)
     own = [OwnRow(record.meta, record.origin) for record in sets["downstream"].records]
     check_weight_column(own, config.weight_column)  # before the long work, not after it
     _check_truth_column(own, config.truth_column)

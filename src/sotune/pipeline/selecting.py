@@ -36,8 +36,15 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = WEIGHTS.columns_of(run, "id", "weight", *_EVIDENCE)
     own = read_own_rows(run)
     check_weight_column(own.values(), config.weight_column)
-    promised = make_promise(config, run, weights["weight"], k=SOLVER.read(run)["k"])
-    rows = select_rows(weights["id"], weights["weight"], k=promised.k, loss_weight_rule=config.loss_weight_rule)
+    own_k = SOLVER.read(run)["k"]
+    promised = make_promise(config, run, weights["weight"], k=own_k)
+    rows = select_rows(
+        weights["id"],
+        weights["weight"],
+        k=promised.k,
+        loss_weight_rule=config.loss_weight_rule,
+        because=_because(config, promised.described, own_k),
+    )
     margins = [log_margin(row.weight, promised.cut_weight) for row in rows]
     columns: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows] for name in ("id", "weight", "loss_weight", "rank", "kept", "reason")
@@ -53,6 +60,26 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     if config.safe_reference is None and not method_named(config.method).keeps_all:
         described["not_told_apart"] = _NOT_TOLD_APART
     return [SELECTION.write(run, columns), kept, PROMISE.write(run, described)]
+
+
+def _because(config: RunConfig, described: Mapping[str, Any], own_k: int | None) -> str:
+    """Returns in words what the cut follows from."""
+    if own_k is not None:
+        return "the method itself says how many are kept"
+    if config.keep == "fixed":
+        return f"k is {config.k}" if config.k is not None else f"keep_fraction is {config.keep_fraction:g}"
+    if described["note"]:
+        return str(described["note"])
+    if "promised" in described:
+        return f"as many are kept as max_{described['promised']} {described['limit']:g} allows"
+    return f"below the cut at least {config.drop_at:.0%} of the rows seem harmful by the sentinels (drop_at)"
+
+
+def kept_ids(run: RunFolder) -> set[str]:
+    """Returns the ids of the rows that a run's last selection kept; none where there was no selection."""
+    if not run.file(SELECTION.name).exists():
+        return set()
+    return set(SELECTION.columns_of(run, "id", where={"kept": [True]})["id"])
 
 
 def _evidence(weights: Mapping[str, Sequence[Any]]) -> Iterator[list[Evidence]]:

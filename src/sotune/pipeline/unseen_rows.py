@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sotune import processes
-from sotune.artifacts import RunFolder
+from sotune.artifacts import Lines, RunFolder
 from sotune.errors import ArtifactError, ConfigError
+from sotune.freshness import SCORED, require_fresh
 from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
@@ -17,7 +18,7 @@ from sotune.pipeline.record_sets import source_options
 from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
 from sotune.settings import RunConfig, make_config, override
-from sotune.sources import load_set
+from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
 
@@ -89,7 +90,8 @@ def score(
     Args:
         folder: A run folder whose weights are solved.
         data: The new rows: a file, a folder or pattern of files, or a Hub id.
-        out: The Parquet file to write: id, weight, relative_weight (1 is the run's mean), would_keep and potentials.
+        out: The file to write, Parquet or, where its name ends in ``.jsonl``, JSON lines: id, weight, relative_weight
+            (1 is the run's mean), would_keep and potentials.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress.
 
@@ -113,15 +115,8 @@ def score(
 def _score(
     run: RunFolder, config: RunConfig, data: str, *, out: Path, where: tuple[str, ...], watch: Monitor
 ) -> ScoreSummary:
-    solved = run.manifest("weights")["key"].get("upstream")
-    if solved != run.digests("representations"):
-        raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
-    if not run.file(POTENTIALS).exists():
-        raise ArtifactError(
-            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
-            "run of a method that solves a transport problem, like adaptive"
-        )
-    scorer = Scorer.load(run.checked(POTENTIALS))
+    require_fresh(run, "weights", "selection")
+    scorer = load_potentials(run, config)
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(
         data,
@@ -135,7 +130,7 @@ def _score(
     records = loaded.records
     encoded = processes.together("scoring", lambda: encode_records(config, run, records, watch), records)
     scores = scorer.score(encoded.values)
-    cut = _cut(run)
+    cut = read_cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]
     columns = {
         "id": encoded.ids,
@@ -145,11 +140,8 @@ def _score(
         "pull_potential": scores.pull_potential.double().numpy(),
         "push_potential": scores.push_potential.double().numpy(),
     }
-    SCORES.named(out.name).write(out.parent, columns)
     quarantine = out.with_suffix(".quarantine.jsonl")
-    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, loaded.quarantined))
-    if out.parent.resolve() == run.path.resolve():
-        run.commit(out.stem, {}, [out.name, quarantine.name])
+    _write(run, out, columns, quarantine, loaded.quarantined)
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),
@@ -159,7 +151,37 @@ def _score(
     )
 
 
-def _cut(run: RunFolder) -> float:
+def _write(
+    run: RunFolder, out: Path, columns: Mapping[str, Any], quarantine: Path, quarantined: Sequence[QuarantinedRow]
+) -> None:
+    """Writes the scores; those that lie in the run are noted there, so that they are known to be stale one day."""
+    if out.suffix in (".jsonl", ".ndjson"):
+        lists = {name: v if isinstance(v, list | tuple) else v.tolist() for name, v in columns.items()}
+        rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
+        Lines(out.name, verb=SCORES.verb).write(out.parent, rows)
+    else:
+        SCORES.named(out.name).write(out.parent, columns)
+    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, quarantined))
+    if out.parent.resolve() == run.path.resolve():
+        made_from = {**run.digests("weights"), **run.digests("selection")}
+        run.commit(SCORED, {"upstream": made_from}, [out.name, quarantine.name])
+
+
+def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
+    """Reads what unseen rows are weighed with.
+
+    Raises:
+        ArtifactError: The run has none.
+    """
+    if not run.file(POTENTIALS).exists():
+        raise ArtifactError(
+            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
+            "run of a method that solves a transport problem, like adaptive"
+        )
+    return Scorer.load(run.checked(POTENTIALS))
+
+
+def read_cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
     kept = SELECTION.columns_of(run, "weight", where={"kept": [True]})["weight"]
     return float(min(kept)) * (1 - 1e-6)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sotune.settings.schema import RenderingSettings, SeedSettings
 
 PAPER_TARGET_MODULES = ("q_proj", "v_proj")
 """Linear layers that the paper adapts (Table 4). Models without them fall back on PEFT's own choice."""
+
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+WATCHED_ONLY = frozenset({"report_to"})
+"""Settings that nothing which training leaves depends on."""
 
 
 class TrainingSettings(RenderingSettings, SeedSettings):
@@ -60,3 +65,13 @@ class TrainingSettings(RenderingSettings, SeedSettings):
         False, description="Compute each layer again in the backward pass instead of keeping it: less memory, slower."
     )
     save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints; a kill loses at most these.")
+    report_to: tuple[str, ...] = Field(
+        (), description="Who watches training too: tensorboard, wandb, mlflow, trackio; may be repeated."
+    )
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [name for name in given if name not in TRACKERS]:
+            raise ValueError(f"must be among {', '.join(TRACKERS)}, without {', '.join(odd)}")
+        return given

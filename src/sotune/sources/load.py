@@ -138,6 +138,31 @@ def load_set(
     )
 
 
+def load_rows(rows: Sequence[Mapping[str, Any]], *, options: SourceOptions = DEFAULT_OPTIONS) -> tuple[Record, ...]:
+    """Reads rows that are in memory, in their order, by the same rules as those of a file.
+
+    Args:
+        rows: Each a mapping of columns; values that JSON cannot hold become null in it.
+        options: What the user said about them.
+
+    Raises:
+        DataError: There is none, one cannot be used, or an id is repeated; places are like ``rows:3``, from 1.
+    """
+    raw = (RawRow(number, row) for number, row in enumerate(rows, start=1))
+    opened = OpenedSource("rows", (Part("rows", (row for row in raw), None),))
+    reading = _Reading(opened, "downstream", RowFilter(()), options, None, None)
+    read = list(reading.rows(opened.rows()))
+    if not read:
+        raise reading.explain_no_row()
+    layout = choose_layout([row.columns for row in read[:_SAMPLE_ROWS]], options, place=read[0].origin)
+    records = tuple(reading.records(read, layout))
+    if reading.quarantined:
+        first = reading.quarantined[:_SHOWN_GAPS]
+        told = "; ".join(f"{row.file}:{row.line}: {row.reason}" for row in first)
+        raise DataError(f"{len(reading.quarantined)} of {len(rows)} rows cannot be used: {told}; fix or leave them out")
+    return records
+
+
 class _Row(NamedTuple):
     """A row that can be written as JSON, and where it stands."""
 

@@ -25,12 +25,14 @@ from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, r
 from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.run_files import TRAINING_LOG
-from sotune.settings import TrainingSettings
+from sotune.settings import WATCHED_ONLY, TrainingSettings
+from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.progress import OnStep, StepCallback, TrainStep, rows_per_step, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
+from sotune.training.trackers import tracked_in, tracker_arguments
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
 
@@ -107,6 +109,7 @@ def fine_tune(
         DataError: A record has no weight, or nothing is left to learn.
         ConfigError: The model lacks the target modules, or the device cannot be trained on.
         SotuneError: Training diverged.
+        Stopped: It was told to stop; a checkpoint is there to go on from, if it is resumable.
     """
     start, renderer = time.perf_counter(), load_renderer(model, settings)
     rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
@@ -161,7 +164,7 @@ def _trained(
 ) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
     """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
     change, resumable = how.change, how.change is None or how.change.resumable
-    with isolated_randomness():
+    with isolated_randomness(), tracked_in(work_dir.parent / "tensorboard"):
         arguments = _training_arguments(settings, model, work_dir, resumable=resumable)
         key = _run_key(rows, model, settings, how.trainer_class, change, arguments.world_size)
         checkpoints = Checkpoints(work_dir, key)
@@ -177,13 +180,17 @@ def _trained(
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
-            callbacks=[StepCallback(checkpoints, how.on_step, change)],
+            callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
             **_own_options(settings, change),
         )
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
             change.restore(checkpoints.state(checkpoint))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with patiently():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if (step := trainer.state.global_step) < trainer.state.max_steps:
+            kept = f"the checkpoint of step {step} of {trainer.state.max_steps} is kept"
+            stop_if_asked(kept if resumable else "nothing of it; it cannot be resumed, and starts over")
         figures = change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
 
@@ -277,7 +284,7 @@ def _training_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
         disable_tqdm=True,
-        report_to="none",
+        **tracker_arguments(settings.report_to, work_dir.parent.name),
     )
     if arguments.device.type == "cuda" and arguments.world_size == 1:
         if device.index not in (None, arguments.device.index):
@@ -346,7 +353,7 @@ def _run_key(
             "rows": rows.digest(),
             "model": model_fingerprint(model),
             "dtype": _train_dtype(model, settings),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude=set(WATCHED_ONLY)),
             "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
             "change": change.name if change else None,
             "world_size": world_size,
