@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sotune.errors import ConfigError, SotuneError
@@ -26,19 +27,19 @@ _AHEAD = 2  # pieces that a worker has before it, so that it never waits for mai
 class Engine(Protocol):
     """Computes pieces of work elsewhere."""
 
-    def map(self, make: Callable[[], Callable[[Piece], Found]], pieces: Sequence[Piece]) -> Iterator[tuple[int, Found]]:
+    def map(self, make: Callable[[], Callable[[Piece], Found]], pieces: Iterable[Piece]) -> Iterator[tuple[int, Found]]:
         """Yields what came of each piece with its number, as they are done.
 
         Args:
             make: Called once in each worker; returns what does a piece, a model with all its weights for example.
-            pieces: What is to be done.
+            pieces: What is to be done; taken only a little ahead.
 
         Raises:
             SotuneError: A piece failed, or its workers died again and again.
         """
         ...
 
-    def each(self, work: Callable[[Piece], Found], pieces: Sequence[Piece]) -> Iterator[tuple[int, Found]]:
+    def each(self, work: Callable[[Piece], Found], pieces: Iterable[Piece]) -> Iterator[tuple[int, Found]]:
         """Yields the same of pieces that each have a process of their own."""
         ...
 
@@ -88,46 +89,44 @@ class RayEngine:
                 f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower threads, or add machines"
             )
 
-    def map(self, make: Callable[[], Callable[[Piece], Found]], pieces: Sequence[Piece]) -> Iterator[tuple[int, Found]]:
+    def map(self, make: Callable[[], Callable[[Piece], Found]], pieces: Iterable[Piece]) -> Iterator[tuple[int, Found]]:
         """Yields what came of each piece with its number, as they are done; see `Engine`."""
         number, made = next(self._numbers), [self._ray.put(make)]
-        workers = self._hired(min(self.n_workers, len(pieces)))
-        yield from self._as_done(
-            lambda place, piece: workers[place % len(workers)].do.remote(number, made, piece),
-            pieces,
-            len(workers) * _AHEAD,
-        )
 
-    def each(self, work: Callable[[Piece], Found], pieces: Sequence[Piece]) -> Iterator[tuple[int, Found]]:
+        def submit(slot: int, piece: Piece) -> Any:
+            return self._hired(slot + 1)[slot].do.remote(number, made, piece)
+
+        yield from self._as_done(submit, pieces)
+
+    def each(self, work: Callable[[Piece], Found], pieces: Iterable[Piece]) -> Iterator[tuple[int, Found]]:
         """Yields the same of pieces that each have a process of their own; see `Engine`."""
         while self._workers:  # they hold what the pieces need
             self._ray.kill(self._workers.pop())
         # A process that measures its own memory must not hold another's.
         task = self._ray.remote(max_calls=1, max_retries=_TRIES, **self._needs)(_work_alone)
-        yield from self._as_done(
-            lambda _, piece: task.remote(work, piece, self._threads), pieces, self.n_workers * _AHEAD
-        )
+        yield from self._as_done(lambda _, piece: task.remote(work, piece, self._threads), pieces)
 
     def _hired(self, n: int) -> list[Any]:
-        """Returns workers, those that are there already first: a model takes long to load."""
+        """Returns n workers at least, those that are there already first: a model takes long to load."""
         worker = self._ray.remote(max_restarts=_TRIES, max_task_retries=_TRIES, **self._needs)(_Worker)
         self._workers += [worker.remote(self._threads) for _ in range(n - len(self._workers))]
-        return self._workers[:n]
+        return self._workers
 
-    def _as_done(
-        self, submit: Callable[[int, Piece], Any], pieces: Sequence[Piece], most: int
-    ) -> Iterator[tuple[int, Any]]:
-        waiting = dict[Any, int]()
+    def _as_done(self, submit: Callable[[int, Piece], Any], pieces: Iterable[Piece]) -> Iterator[tuple[int, Any]]:
+        """Yields results as they come; a piece goes to the slot, one for each worker, that has the fewest before it."""
+        waiting = dict[Any, tuple[int, int]]()
         for number, piece in enumerate(pieces):
-            if len(waiting) >= most:
+            if len(waiting) >= _AHEAD * self.n_workers:
                 yield self._next(waiting)
-            waiting[submit(number, piece)] = number
+            load = Counter(slot for _, slot in waiting.values())
+            slot = min(range(self.n_workers), key=load.__getitem__)
+            waiting[submit(slot, piece)] = number, slot
         while waiting:
             yield self._next(waiting)
 
-    def _next(self, waiting: dict[Any, int]) -> tuple[int, Any]:
+    def _next(self, waiting: dict[Any, tuple[int, int]]) -> tuple[int, Any]:
         (done, *_), _ = self._ray.wait(list(waiting))
-        number = waiting.pop(done)
+        number, _ = waiting.pop(done)
         try:
             return number, self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:
@@ -147,16 +146,17 @@ class _Worker:
 
     def __init__(self, threads: int) -> None:
         _set_up(threads)
-        self._number, self._work = -1, lambda _: None
+        self._number = -1
+        self._work: Callable[[Any], Any] | None = None
 
     def do(self, number: int, made: Sequence[Any], piece: Any) -> Any:
         """Does a piece of the work of that number, which is made when its first piece comes."""
         if number != self._number:
             import ray
 
-            del self._work  # two models may not fit
+            self._work = None  # two models may not fit
             self._work, self._number = ray.get(made[0])(), number
-        return self._work(piece)
+        return self._work(piece)  # type: ignore[misc]  # by now there is some
 
 
 def _work_alone(work: Callable[[Any], Any], piece: Any, threads: int) -> Any:

@@ -98,7 +98,8 @@ def on_main(work: Callable[[], Found]) -> Found:
         _tell(word)
     else:
         word = _hear()
-    return _result(word)
+    found: Found = _result(word)
+    return found
 
 
 def lead(work: Callable[[], Found], helps: Mapping[str, Help]) -> Found:
@@ -119,11 +120,12 @@ def lead(work: Callable[[], Found], helps: Mapping[str, Help]) -> Found:
     if not is_main():
         while (word := _hear()).help is not None:
             helps[word.help](word.payload)
-        return _result(word)
-    word = _try(work, leading=True)
-    if not _Meeting.broken:
-        _tell(word)
-    return _result(word)
+    else:
+        word = _try(work, leading=True)
+        if not _Meeting.broken:
+            _tell(word)
+    found: Found = _result(word)
+    return found
 
 
 def together(name: str, work: Callable[[], Found], payload: Any = None) -> Found:
@@ -238,21 +240,23 @@ def _meet() -> None:
     """Makes the group of all processes, once; words go by gloo, tensors on a GPU by nccl."""
     import torch
     import torch.distributed as dist
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, if not by its stubs
+    from torch.distributed.rendezvous import rendezvous
 
     if dist.is_initialized():
         return
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, number, count = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=30))))
+    store, number, count = next(iter(rendezvous("env://", timeout=timedelta(minutes=30))))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.PrefixStore("group", store),
+        store=PrefixStore("group", store),
         rank=number,
         world_size=count,
         timeout=_PATIENCE,
     )
-    _Meeting.store = dist.PrefixStore("sotune", store)
+    _Meeting.store = PrefixStore("sotune", store)
 
 
 def _leave() -> None:

@@ -143,6 +143,7 @@ class Workload:
         judge_prices: Of a million of each; ``None``: not known.
         adaptive: Whether the cost is fitted.
         held: Whether a hold looks at some answers in each step.
+        training_bytes: Of a device in training, where they are counted; 0: reckoned from the model's shape.
         encoder: The model that represents the rows, where it is not the one that is tuned.
     """
 
@@ -167,6 +168,7 @@ class Workload:
     judge_prices: tuple[float, float] | None = None
     adaptive: bool = True
     held: bool = False
+    training_bytes: float = 0.0
     encoder: ModelShape | None = None
 
 
@@ -318,7 +320,7 @@ def _train(work: Workload, model: ModelShape, device: Device, n_devices: int, fa
     return StageNeeds(
         "train",
         micro_batches * each * (_HELD if work.held else 1.0) / faster,
-        device_bytes=training_bytes(model, tokens=work.micro_batch * longest),
+        device_bytes=work.training_bytes or training_bytes(model, tokens=work.micro_batch * longest),
         ram_bytes=_records(work) + work.n_rows * work.kept * (500 + 5 * work.mean_tokens),
         disk_bytes=model.n_trained * 4,
     )

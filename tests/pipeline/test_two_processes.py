@@ -73,11 +73,12 @@ def settings(data, tmp_path, tiny_model):
 
 
 @pytest.fixture
-def command(tmp_path):
+def command(tmp_path, monkeypatch):
     """Runs the command line in some processes; returns what each ran the model on."""
 
-    def run(*arguments, n=2, fails="", statuses=None):
+    def run(*arguments, n=2, fails="", statuses=None, cache=""):
         seen = tmp_path / "seen"
+        monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path / f"cache-{n}{cache}"))
         found, outs, errors = launch(COMMAND if n > 1 else ONE, fails, seen, *arguments, n=n)
         assert found == (statuses or [0] * n), errors
         if n > 1 and not fails:
@@ -182,5 +183,5 @@ def test_a_killed_process_loses_nothing_that_was_finished(command, settings, tmp
     flags = ["extract", "--config", settings, "--out", tmp_path / "run"]
     command(*flags, fails="dying in 1", statuses=[1, -9])
     command(*flags)
-    command(*flags[:-1], tmp_path / "whole")
+    command(*flags[:-1], tmp_path / "whole", cache="-whole")
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")

@@ -117,14 +117,8 @@ class CellPlan:
     def key(self) -> str:
         """Returns what the result depends on."""
         config = self.config
-        elsewhere = {
-            "out",
-            "cache_dir",
-            "answers_dir",
-            *WATCHED_ONLY,
-            *EngineSettings.model_fields,
-            *self.draw.paths,
-        }  # files count by their content
+        nowhere = (*WATCHED_ONLY, *EngineSettings.model_fields)  # no result depends on these
+        elsewhere = {"out", "cache_dir", "answers_dir", *nowhere, *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
         model = model_fingerprint(base_model(config))
         stages = {stage.name: stage.version for stage in STAGES}

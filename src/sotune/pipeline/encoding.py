@@ -230,5 +230,5 @@ def _summarize(run: RunFolder) -> Figures:
 
 _SURVIVES = "all shards that were written are kept, and are not encoded again"
 ENCODE = Stage(
-    "representations", "encode", "records", _key, _work, _summarize, version=2, shared=_encode, survives=_SURVIVES
+    "representations", "encode", "records", _key, _work, _summarize, version=2, survives=_SURVIVES, shared=_encode
 )

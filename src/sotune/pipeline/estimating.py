@@ -25,10 +25,12 @@ from sotune.rendering import Renderer, load_renderer
 from sotune.scaling import DEVICES, GIB, Device, ModelShape, Needs, Workload, estimate_needs
 from sotune.settings import RunConfig
 from sotune.sources import SourceOptions, load_set, source_files
+from sotune.training import memory
 
 SAMPLE = 1_000
 """Rows of each set that are read and tokenized; the number of all is counted, or follows from the bytes read."""
 _MATRIX, _SECONDS = 1024, 0.2
+_CONTEXT_BYTES = 0.5 * GIB  # of CUDA's libraries
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,17 @@ def estimate_run(config: RunConfig, monitor: Monitor, *, gpu: str | None = None,
     sets = {name: _sample(source, source_options(config, name), renderer) for name, source in _sources(config).items()}
     work = _workload(config, sets)
     half = device.is_gpu and config.dtype in ("auto", "bfloat16", "float16")
+    work = replace(work, training_bytes=_training_bytes(config, work, half))
     needs = estimate_needs(work, model_shape(spec, config, number_bytes=2 if half else 4), device, n_devices=n_devices)
     lengths = sorted(sets["downstream"].lengths)
     return Estimate(needs, work, {name: one.n_rows for name, one in sets.items()}, lengths[len(lengths) // 2])
+
+
+def _training_bytes(config: RunConfig, work: Workload, half: bool) -> float:
+    rows = min(work.longest, config.max_length) * config.per_device_train_batch_size
+    tokens = config.max_tokens_per_batch or rows
+    parts = memory.estimate(load_config(base_model(config)), config, half=half, tokens=tokens)
+    return float(parts.total) + (_CONTEXT_BYTES if half else 0)
 
 
 def model_shape(spec: ModelSpec, config: RunConfig, *, number_bytes: int) -> ModelShape:

@@ -7,11 +7,10 @@ that starts again computes the same shards and ends with the same bytes.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,8 +39,8 @@ from sotune.representations.encoder import (
 SHARD_ROWS = 512
 BLOCK_ROWS = 8192
 
-_Job = tuple[Shard, Sequence[int]]
-_Piece = tuple[PreparedTexts, Shard, Sequence[int]]
+_Job = tuple[PreparedTexts, Shard, Sequence[int]]
+"""A shard that is to be computed, the texts that its positions stand for, and for which members."""
 
 
 def encode_with_cache(
@@ -102,46 +101,60 @@ def fill_cache(
     """
     if not records:
         raise DataError("there are no records to encode; give at least one")
-    known = [_Known(member.fingerprint, cache) for member in group.members]
-    processes.barrier()  # all have looked before anyone writes, and so plan alike
-    keys, room, done = list[str](), Room(), 0
-    tell = functools.partial(_tell, progress, total=len(records))
-    for prepared in _prepared_ahead(group, records, block_rows):
-        jobs = _plan(group, prepared, known, shard_rows)
-        done += len(prepared.ids) - sum(len(shard.rows) for shard, _ in jobs)
-        tell(done)
-        computed = (
-            _here(group, prepared, jobs, room, done, tell)
-            if engine is None
-            else _elsewhere(engine, group, prepared, jobs)
-        )
-        for (shard, wanted), states in computed:
-            for number, values in zip(wanted, states, strict=True):
-                cache.write(known[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
-            done += len(shard.rows)
-            tell(done)
-        keys += [key.tobytes().hex() for key in prepared.keys]
+    filling = _Filling(group, cache, len(records), progress)
+    processes.barrier()  # all know what the cache holds before anyone writes
+    jobs = filling.jobs(_prepared_ahead(group, records, block_rows), shard_rows)
+    computed = _here(group, jobs, filling.tell) if engine is None else _elsewhere(engine, group, jobs)
+    for (prepared, shard, wanted), states in computed:
+        for number, values in zip(wanted, states, strict=True):
+            cache.write(group.members[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
+        filling.add_done(len(shard.rows))
     processes.barrier()
     ids = tuple(record.id for record in records)
-    return (cache.index(member.fingerprint).load(tuple(keys), ids) for member in group.members)
+    return (cache.index(member.fingerprint).load(tuple(filling.keys), ids) for member in group.members)
 
 
-def _plan(group: EncoderGroup, prepared: PreparedTexts, known: Sequence[_Known], shard_rows: int) -> list[_Job]:
-    """Returns this process's share of what the cache lacks of a block, each shard with the members that lack it."""
-    lacking = [part.lacking(prepared.keys) for part in known]
-    plan = plan_shards(
-        prepared,
-        batch_tokens=planned_tokens(group),
-        shard_rows=shard_rows,
-        wanted=np.logical_or.reduce(lacking),
-    )
-    own, jobs = {shard.name for shard in processes.share(plan)}, list[_Job]()
-    for shard in plan:
-        lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
-        wanted = [number for number in lack if known[number].add(shard, prepared.keys)]
-        if wanted and shard.name in own:
-            jobs.append((shard, wanted))
-    return jobs
+class _Filling:
+    """What is to be computed, and how much of it is done."""
+
+    def __init__(
+        self, group: EncoderGroup, cache: RepresentationCache, total: int, progress: OnProgress | None
+    ) -> None:
+        self._group, self._total, self._progress = group, total, progress
+        self._known = [_Known(member.fingerprint, cache) for member in group.members]
+        self._done = 0
+        self.keys: list[str] = []
+
+    def jobs(self, blocks: Iterator[PreparedTexts], shard_rows: int) -> Iterator[_Job]:
+        """Yields the shards that this process is to compute; every process plans the same ones."""
+        numbers = itertools.count()
+        for prepared in blocks:
+            self.keys += [key.tobytes().hex() for key in prepared.keys]
+            lacking = [part.lacking(prepared.keys) for part in self._known]
+            plan = plan_shards(
+                prepared,
+                batch_tokens=planned_tokens(self._group),
+                shard_rows=shard_rows,
+                wanted=np.logical_or.reduce(lacking),
+            )
+            self.add_done(len(prepared.ids) - sum(len(shard.rows) for shard in plan))
+            for shard in plan:
+                lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
+                wanted = [number for number in lack if self._known[number].add(shard, prepared.keys)]
+                if next(numbers) % processes.size() == processes.rank() and wanted:
+                    yield prepared, shard, wanted
+                else:
+                    self.add_done(len(shard.rows))
+
+    def tell(self, n: int) -> None:
+        """Tells that of what is being computed n rows are done."""
+        if self._progress is not None:
+            self._progress(self._done + n, self._total)
+
+    def add_done(self, n: int) -> None:
+        """Tells that n more rows are done."""
+        self.tell(n)
+        self._done += n
 
 
 def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: int) -> Iterator[PreparedTexts]:
@@ -177,60 +190,43 @@ class _Known:
 
 
 def _here(
-    group: EncoderGroup,
-    prepared: PreparedTexts,
-    jobs: Sequence[_Job],
-    room: Room,
-    done: int,
-    progress: Callable[[int], None],
+    group: EncoderGroup, jobs: Iterator[_Job], tell: Callable[[int], None]
 ) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
     """Yields each shard with its vectors, [k, d] for each of the wanted members."""
-    for shard, wanted in jobs:
-        computed: list[tuple[Tensor, ...]] = []
+    room = Room()
+    for job in jobs:
+        prepared, shard, wanted = job
+        computed = list[tuple[Tensor, ...]]()
         for states in encode_batches(group, prepared, shard, wanted=wanted, room=room):
             computed.append(states)
-            progress(done + sum(len(values[0]) for values in computed))
-        done += len(shard.rows)
-        yield (shard, wanted), [torch.cat(batches) for batches in zip(*computed, strict=True)]
+            tell(sum(len(values[0]) for values in computed))
+        yield job, [torch.cat(batches) for batches in zip(*computed, strict=True)]
 
 
-def _elsewhere(
-    engine: Engine, group: EncoderGroup, prepared: PreparedTexts, jobs: Sequence[_Job]
-) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
-    """Yields the same as they come from an engine; it gets the texts of one shard at a time."""
-    pieces = _Pieces(prepared, jobs)
-    for number, states in engine.map(functools.partial(_encoding_by, group), pieces):
-        yield jobs[number], [torch.from_numpy(values) for values in states]
+def _elsewhere(engine: Engine, group: EncoderGroup, jobs: Iterator[_Job]) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields the same as they come from an engine; each piece of work has the texts of its own shard alone."""
+    waiting = dict[int, _Job]()
+
+    def pieces() -> Iterator[_Job]:
+        for number, job in enumerate(jobs):
+            prepared, shard, wanted = waiting[number] = job
+            starts = np.cumsum([0, *(len(batch) for batch in shard.batches)])
+            batches = tuple(np.arange(start, end) for start, end in itertools.pairwise(starts))
+            yield prepared.of(shard.rows), Shard(shard.name, batches), wanted
+
+    for number, states in engine.map(partial(_encoding_by, group), pieces()):
+        yield waiting.pop(number), [torch.from_numpy(values) for values in states]
 
 
-class _Pieces(Sequence["_Piece"]):
-    """Each shard with the texts of its own, made when it is handed out."""
+def _encoding_by(group: EncoderGroup) -> Callable[[_Job], list[NDArray[np.float32]]]:
+    room = Room()
 
-    def __init__(self, prepared: PreparedTexts, jobs: Sequence[_Job]) -> None:
-        self._prepared, self._jobs = prepared, jobs
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __getitem__(self, number: Any) -> Any:
-        shard, wanted = self._jobs[number]
-        starts = np.cumsum([0, *(len(batch) for batch in shard.batches)])
-        batches = tuple(np.arange(start, end) for start, end in itertools.pairwise(starts))
-        return self._prepared.of(shard.rows), Shard(shard.name, batches), wanted
-
-
-def _encoding_by(group: EncoderGroup) -> Callable[[_Piece], list[NDArray[np.float32]]]:
-    def encode(piece: _Piece) -> list[NDArray[np.float32]]:
-        prepared, shard, wanted = piece
-        batches = zip(*encode_batches(group, prepared, shard, wanted=wanted), strict=True)
+    def encode(job: _Job) -> list[NDArray[np.float32]]:
+        prepared, shard, wanted = job
+        batches = zip(*encode_batches(group, prepared, shard, wanted=wanted, room=room), strict=True)
         return [torch.cat(states).numpy() for states in batches]
 
     return encode
-
-
-def _tell(progress: OnProgress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
 
 
 def _stored(prepared: PreparedTexts, rows: NDArray[np.int64], representations: Tensor) -> StoredShard:

@@ -30,7 +30,7 @@ from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
-from sotune.training.progress import OnStep, StepCallback, TrainStep, rows_per_step, steps_of, write_log
+from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trackers import tracked_in, tracker_arguments
 from sotune.training.trainer import WeightedTrainer
@@ -263,11 +263,12 @@ def _training_arguments(
     settings: TrainingSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
 ) -> TrainingArguments:
     device, by_rows = resolve_device(model.device), settings.max_tokens_per_batch is None
+    accumulation = _accumulation(settings)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         # With a token budget a whole step is handed over at once, and cut by what it holds.
-        per_device_train_batch_size=settings.per_device_train_batch_size if by_rows else rows_per_step(settings),
-        gradient_accumulation_steps=_accumulation(settings) if by_rows else 1,
+        per_device_train_batch_size=settings.per_device_train_batch_size * (1 if by_rows else accumulation),
+        gradient_accumulation_steps=accumulation if by_rows else 1,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         optim="adamw_torch_fused",
