@@ -1,4 +1,4 @@
-"""A run to other tools: exports and merges by the command line, what goes to the Hub, and the gate with its findings."""
+"""A run to other tools: exports and merges by the command line, what goes to the Hub, the gate and its findings."""
 
 import json
 import re
