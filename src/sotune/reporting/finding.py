@@ -120,10 +120,10 @@ def _passing(promise: Mapping[str, Any]) -> Finding:
         return Finding(
             "held", f"At most {percents(high)} of harm like your reference passes the cut (95 %): {told}.", "cut"
         )
-    note = f"; {promise['note']}" if promise.get("note") else ""
     return Finding(
         "weak",
-        f"Weak: up to {percents(high)} of harm like your reference may pass the cut (95 %): {told}{note}.",
+        f"Weak: up to {percents(high)} of harm like your reference may pass the cut (95 %): {told}. Keep fewer rows, "
+        f"or weigh by another model or encoder.",
         "cut",
     )
 
