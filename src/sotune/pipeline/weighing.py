@@ -180,4 +180,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=4)
+WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=5)

@@ -37,6 +37,7 @@ class SourceOptions:
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.
         max_row_bytes: A larger row is quarantined.
+        flags: What the flags of this set's own columns begin with, for errors.
 
     Raises:
         ConfigError: A value is out of range, or two contradict each other.
@@ -55,6 +56,7 @@ class SourceOptions:
     revision: str | None = None
     limit: int | None = None
     max_row_bytes: int = 1 << 22
+    flags: str = "--"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
