@@ -1,7 +1,7 @@
 """The adaptive ground cost, and the logistic fits that it is made of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 import pytest
@@ -66,32 +66,43 @@ def test_the_fit_agrees_with_scikit_learn():
     assert ours.offset == pytest.approx(model.intercept_[0], abs=1e-5)
 
 
-def contrast(width, *directions):
+def contrast(directions, offsets):
     """Coordinates of rows that are standardized already."""
-    found = torch.tensor(directions)
-    return Contrast(torch.zeros(width), torch.ones(width), found, torch.zeros(len(found)))
+    width = len(directions[0])
+    return Contrast(torch.zeros(width), torch.ones(width), torch.tensor(directions), torch.tensor(offsets))
 
 
-def test_coordinates_count_by_the_stretch_and_none_change_nothing():
+def test_a_stretch_adds_along_its_direction_and_none_changes_nothing():
     z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    joined = Adaptive(2.0, contrast(2, [1.0, 0.0])).joined(z)
-    torch.testing.assert_close(joined, torch.tensor([[0.6, 0.8, 0.3, 2.0], [0.0, 1.0, 0.0, 2.0]]))
-    two = Adaptive(2.0, contrast(2, [1.0, 0.0], [0.0, 1.0])).joined(z)
-    torch.testing.assert_close(two, torch.tensor([[0.6, 0.8, 0.3, 1.6, 2.0], [0.0, 1.0, 0.0, 2.0, 2.0]]))
     y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
-    plain = Adaptive(0.0, contrast(2, [1.0, 0.0])).between(z, y).rows(0, 2)
-    torch.testing.assert_close(plain, CosineCost(z, y).rows(0, 2) / 5)  # 1 of each row's squared length of 5
+    direction = torch.tensor([0.6, 0.8])
+
+    def stretched(z):
+        return unit(z) + 2 * (unit(z) @ direction)[:, None] * direction
+
+    cost = Adaptive(2.0, contrast([[0.6, 0.8]], [0.0]))
+    torch.testing.assert_close(cost.between(z, y).rows(0, 2), CosineCost(stretched(z), stretched(y)).rows(0, 2))
+    plain = replace(cost, stretch=0.0).between(z, y).rows(0, 2)
+    torch.testing.assert_close(plain, CosineCost(z, y).rows(0, 2))
     torch.testing.assert_close(Cosine().between(z, y).rows(0, 2), CosineCost(z, y).rows(0, 2))
-    rows = Adaptive(2.0, contrast(2, [0.6, 0.8])).between(z, y)
+    rows = cost.between(z, y)
     torch.testing.assert_close(rows.rows(1, 2), rows.take(torch.tensor([1])).rows(0, 1))
     assert rows.shape == (2, 5)
+
+
+def test_topic_and_answer_count_by_the_stretch_beside_what_is_the_same_for_all_rows():
+    z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    of_answers = contrast([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [0.0, 0.0, 1.0])
+    joined = Adaptive(2.0, of_answers).joined(z)
+    torch.testing.assert_close(joined, torch.tensor([[0.6, 0.8, 0.3, 1.6, 2.0], [0.0, 1.0, 0.0, 2.0, 2.0]]))
 
 
 def test_the_learned_direction_is_that_of_harm():
     downstream, anchor, reference, _ = world()
     cost = Adaptive().fit(downstream, anchor, reference)
     (direction,) = cost.contrast.directions
-    assert float(direction[0] / direction.norm()) > 0.8
+    assert float(direction.norm()) == pytest.approx(1)
+    assert float(direction[0]) > 0.8
     assert cost == cost.fit(*world(seed=3)[:3])  # what is fitted stays as it is
 
 
@@ -101,6 +112,17 @@ def test_numbers_of_a_representation_that_are_far_larger_than_the_others_do_not_
     weights = [learn_weights(*sets, SETTINGS).weights for sets in ((downstream, anchor, reference), rescaled)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=0)
     assert auc(-weights[1], harmful) > 0.9
+
+
+def test_of_a_mean_that_all_rows_share_only_what_is_longer_than_the_spread_is_taken_away():
+    sets = world()[:3]
+    short = learn_contrast(*sets)
+    assert not short.center.any()
+    shifted = [z + 30 for z in sets]
+    found = learn_contrast(*shifted)
+    left = (torch.cat(shifted).mean(0) - found.center) / found.scale
+    assert float(left.square().mean().sqrt()) == pytest.approx(1)
+    assert learn_contrast(*shifted, shifted[1]).center.allclose(torch.cat([*shifted, shifted[1]]).mean(0))
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.4])
@@ -270,20 +292,22 @@ def test_a_safe_reference_tells_a_safe_answer_from_harm_on_the_same_topic():
 def test_the_answer_is_told_by_its_part_alone_and_coordinates_lie_about_zero():
     rows, _, anchor, safe, harmful = answers()
     found = learn_contrast(rows, anchor, harmful, safe, answer_from=0.5)
-    topic, answer = found.directions
+    topic, answer, common = found.directions
+    assert not common.any()
     assert not answer[:D].any()
     assert set(topic.abs().topk(2).indices.tolist()) == {0, D}  # harm differs from plain rows in both
     assert int(answer.abs().argmax()) == D
     of_safe, of_harm, of_plain = (found.coordinates(found.standardized(z)) for z in (safe, harmful, anchor))
     torch.testing.assert_close(of_safe[:, 1].mean(), -of_harm[:, 1].mean())
     torch.testing.assert_close(of_plain[:, 0].mean(), -of_harm[:, 0].mean())
-    assert of_harm.mean(0).min() > 0.5
+    assert of_harm[:, :2].mean(0).min() > 0.5
+    assert (of_harm[:, 2] == 1).all()
 
 
 def test_without_a_safe_reference_there_is_one_coordinate_of_the_whole_representation():
     downstream, anchor, reference, _ = world()
     fitted = Adaptive(answer_from=0.5).fit(downstream, anchor, reference)
-    assert fitted.added == 2  # it and the common one
+    assert fitted.added == 1
     assert torch.equal(fitted.contrast.directions, learn_contrast(downstream, anchor, reference).directions)
 
 

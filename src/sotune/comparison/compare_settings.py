@@ -72,10 +72,12 @@ class FileData(BaseModel):
     task_where: tuple[str, ...] = ()
     harmful_where: tuple[str, ...] = ()
     reference_where: tuple[str, ...] = ()
+    safe_reference_where: tuple[str, ...] = ()
     refusals_where: tuple[str, ...] = ()
     task_format: Format = "auto"
     harmful_format: Format = "auto"
     reference_format: Format = "auto"
+    safe_reference_format: Format = "auto"
     refusals_format: Format = "auto"
     id_column: str = "id"
     max_quarantine_fraction: float = Field(0.05, ge=0, le=1)

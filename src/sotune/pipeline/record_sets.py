@@ -70,7 +70,8 @@ def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     if name == "downstream":
         return downstream_options(config)
     own = ("format", "where", "prompt_column", "completion_column")
-    return replace(shared, **{option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own})
+    given = {option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own}
+    return replace(shared, **given, flags=f"--{PREFIXES[name].replace('_', '-')}-")
 
 
 PREFIXES: dict[SetName, str] = {

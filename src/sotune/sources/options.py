@@ -39,6 +39,7 @@ class SourceOptions:
         max_row_bytes: A larger row is quarantined.
         max_rows: More rows are an error.
         max_expansion: A file that holds more than this many times its own size, beyond 256 MiB, is an error.
+        flags: What the flags of this set's own columns begin with, for errors.
 
     Raises:
         ConfigError: A value is out of range, or two contradict each other.
@@ -59,6 +60,7 @@ class SourceOptions:
     max_row_bytes: int = 1 << 22
     max_rows: int = 3_000_000
     max_expansion: int = 100
+    flags: str = "--"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

@@ -4,7 +4,10 @@ r"""Ground costs: what it costs to move a row's mass to a reference row.
 in the states of a causal LM, and joins each row by coordinates that are learned from the references and from the
 downstream rows themselves, without any label of theirs. Then it is the cosine distance, as in the paper.
 
-**Without a safe reference** there is one coordinate, *harm*, the sum of two directions:
+**Without a safe reference** the space is stretched along one direction of *harm*, ``ẑ ↦ ẑ + stretch·(ẑ·v)·v`` with
+``ẑ`` of unit length; a coordinate ``√(stretch·(stretch + 2))·(ẑ·v)`` beside ``ẑ`` gives the same products. Of the mean,
+which all rows share, only what is longer than the spread is taken away: sentence embeddings have a short one, and are
+ranked worse without it. The direction is the sum of two:
 
 - *near the references*: a logistic probe, what pulls against the harmful reference, and three rounds that add the
   surest downstream rows to each side. Right where the harm in the data is like the reference.
@@ -21,7 +24,8 @@ the first direction hold it; docs/experiments.md shows how far.
 - *answer*: the safe reference against the harmful one, both of risky prompts, by what represents the answer alone.
 
 A row is then far from harm that is far from it in either: a refusal by its answer, a plain row by its topic. One
-coordinate cannot do that: it lets a risky topic outweigh a safe answer.
+direction cannot do that: it lets a risky topic outweigh a safe answer. The whole mean is taken away, and a third
+coordinate is the same for all rows: cosine distance is then nearly a squared distance.
 """
 
 from __future__ import annotations
@@ -55,8 +59,8 @@ _SOFT_MASS, _REFERENCE_SHARE = 2000.0, 0.3
 _DATA_PART = 2.0
 
 _TOPIC_MASS, _TOPIC_ROWS_SHARE = 1000.0, 0.5
-_WEIGHTS = (0.25, 1.0)  # of the coordinate of harm or of its topic, and of the answer's, times the stretch
-_LEVEL = 2.0  # of a coordinate that is the same for all rows: cosine distance is then nearly a squared distance
+_TOPIC_WEIGHT, _ANSWER_WEIGHT = 0.25, 1.0  # of a coordinate, times the stretch
+_LEVEL = 2.0  # of the coordinate that is the same for all rows
 
 
 class GroundCost(Protocol):
@@ -140,13 +144,13 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What is learned: how to standardize a row, and its coordinates, of harm alone or of topic and answer.
+    """What is learned: how to standardize a row, and its coordinates: of harm, or of topic, answer and the common one.
 
     Attributes:
-        center: Mean of all rows that were seen, ``[d]``.
+        center: What is taken away, ``[d]``: the mean of all rows that were seen, or a part of it.
         scale: Their standard deviation, ``[d]``; 1 where they do not differ.
-        directions: Of each coordinate, ``[1 or 2, d]``: it is a product with the standardized row, of length 1.
-        offsets: What is added, ``[1 or 2]``: 0 is midway between the two classes, and harm is above it.
+        directions: Of each coordinate, ``[1 or 3, d]``: it is a product with the standardized row, of length 1.
+        offsets: What is added, ``[1 or 3]``. For topic and answer 0 is midway between the two classes, harm above it.
     """
 
     center: Tensor
@@ -164,8 +168,14 @@ class Contrast:
         return _unit_rows((z.to(self.center) - self.center) / self.scale)
 
     def coordinates(self, unit: Tensor) -> Tensor:
-        """Returns the coordinates of standardized rows, ``[k, 1 or 2]``."""
+        """Returns the coordinates of standardized rows, ``[k, 1 or 3]``."""
         return unit @ self.directions.T + self.offsets
+
+    def weights(self, stretch: float) -> list[float]:
+        """Returns what each coordinate counts."""
+        if len(self.offsets) == 1:
+            return [math.sqrt(stretch * (stretch + 2))]
+        return [stretch * _TOPIC_WEIGHT, stretch * _ANSWER_WEIGHT, _LEVEL]
 
 
 @dataclass(frozen=True)
@@ -216,20 +226,18 @@ class Adaptive:
         Raises:
             ConfigError: The cost is not fitted.
         """
-        return len(self._fitted.offsets) + 1
+        return len(self._fitted.offsets)
 
     def joined(self, z: Tensor) -> Tensor:
-        """Returns rows ``[k, d]``, standardized, with their coordinates and the common one after them.
+        """Returns rows ``[k, d]``, standardized, with their coordinates after them.
 
         Raises:
             ConfigError: The cost is not fitted.
             DataError: A row is zero or not finite.
         """
         unit = self._fitted.standardized(z)
-        coordinates = self._fitted.coordinates(unit)
-        weights = unit.new_tensor(_WEIGHTS[: coordinates.shape[1]]) * self.stretch
-        level = unit.new_full((len(unit), 1), _LEVEL)
-        return torch.cat([unit, weights * coordinates, level], dim=1).to(z.dtype)
+        weights = unit.new_tensor(self._fitted.weights(self.stretch))
+        return torch.cat([unit, weights * self._fitted.coordinates(unit)], dim=1).to(z.dtype)
 
     @property
     def _fitted(self) -> Contrast:
@@ -314,24 +322,32 @@ def learn_contrast(
     references = [z for z in (safe_anchor, harmful_reference, safe_reference) if z is not None]
     sets = [z.double() for z in (sample_rows(downstream, _MAX_ROWS), *references)]
     center, scale = _spread(torch.cat(sets))
-    found = Contrast(center, scale, center.new_zeros(0, len(center)), center.new_zeros(0))
+    if safe_reference is None:
+        center = _excess(center, scale)
+    nothing = center.new_zeros(1, len(center))
+    found = Contrast(center, scale, nothing, nothing[:, 0])
     rows, *columns = (found.standardized(z, name="columns" if i else "rows") for i, z in enumerate(sets))
     plain, harmful, *safe = columns
-    if safe:
-        answer = _answer(*safe, harmful, start=int(answer_from * len(center)))
-        scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, *safe, harmful)]
-    else:
-        scaled = [_scaled(_harm(rows, plain, harmful), plain, harmful)]
-    directions, offsets = zip(*scaled, strict=True)
+    if not safe:
+        return replace(found, directions=_harm(rows, plain, harmful)[None])
+    answer = _answer(*safe, harmful, start=int(answer_from * len(center)))
+    scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, *safe, harmful)]
+    directions, offsets = zip(*scaled, (nothing[0], center.new_tensor(1.0)), strict=True)
     return replace(found, directions=torch.stack(directions), offsets=torch.stack(offsets))
 
 
+def _excess(center: Tensor, scale: Tensor) -> Tensor:
+    """Returns the part of a mean that is longer than the spread about it, ``[d]``."""
+    length = float((center / scale).square().mean().sqrt())
+    return center * max(0.0, 1 - 1 / max(length, 1.0))
+
+
 def _harm(rows: Tensor, safe: Tensor, harmful: Tensor) -> Tensor:
-    """Returns the direction of harm, ``[d]``, near the references and near the data."""
+    """Returns the direction of harm, ``[d]``, unit length, near the references and near the data."""
     probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
     near_references = train_on_sure_rows(rows, safe, harmful, probe)
     near_data = train_softly(rows, safe, harmful, probe)
-    return _unit(near_references.direction) + _DATA_PART * _unit(near_data.direction)
+    return _unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction))
 
 
 def _answer(safe: Tensor, harmful: Tensor, *, start: int) -> Tensor:
