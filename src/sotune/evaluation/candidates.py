@@ -42,10 +42,13 @@ class Candidate:
         """What the model is by its content, apart from what the adapter is; of one that is not here, nothing."""
         if self.remote:
             return {"model": None, "adapter": None}
-        return {
-            "model": model_fingerprint(self.spec),
-            "adapter": None if self.adapter is None else sha256_file(self.adapter / _ADAPTER),
-        }
+        return {"model": model_fingerprint(self.spec), "adapter": self._of_adapter()}
+
+    def _of_adapter(self) -> str | None:
+        if self.adapter is None:
+            return None
+        weights = self.adapter / _ADAPTER
+        return sha256_file(weights) if weights.exists() else model_fingerprint(ModelSpec(str(self.adapter)))
 
     def load(self) -> Any:
         """Returns the model, frozen, with its adapter on it.
