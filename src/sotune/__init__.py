@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         compare,
         estimate,
         evaluate,
+        examine,
         explain,
         extract,
         inspect_data,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         open_run,
         run,
         score,
+        verify,
         weigh,
     )
 
@@ -44,6 +46,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "examine",
     "explain",
     "extract",
     "inspect_data",
@@ -52,6 +55,7 @@ __all__ = [
     "open_run",
     "run",
     "score",
+    "verify",
     "weigh",
 ]
 

@@ -80,6 +80,10 @@ TRAINING_LOG = Lines("training_log.jsonl", verb="train")
 """One line for each optimizer step."""
 ADAPTER = "adapter"
 """The folder that PEFT reads."""
+CARD = "README.md"
+"""The card of the adapter; `sotune report` writes into it what was measured."""
+CARD_FIGURES = ("<!-- figures -->\n", "<!-- end of figures -->\n")
+"""Between these lines of it."""
 
 METRICS = Json("metrics.json", verb="evaluate")
 DIAGNOSTICS = Json("diagnostics.json", verb="evaluate")

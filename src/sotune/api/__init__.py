@@ -23,7 +23,7 @@ from sotune.api.functions import (
     weigh,
 )
 from sotune.api.housekeeping import find_cached, find_removable, list_runs, remove
-from sotune.api.run_handle import Run, explain, open_run, score
+from sotune.api.run_handle import Run, explain, open_run, score, verify
 from sotune.api.watching import watched
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ __all__ = [
     "remove",
     "run",
     "score",
+    "verify",
     "watched",
     "weigh",
 ]

@@ -16,13 +16,21 @@ from sotune.artifacts import RunFolder
 from sotune.freshness import require_fresh
 from sotune.monitoring import Monitor
 from sotune.run_files import KEPT, METRICS, PROMISE, SCORES, SELECTION, WEIGHTS
-from sotune.settings import EvaluationSettings, MethodSettings, RunConfig, SelectionSettings, TrainingSettings
+from sotune.settings import (
+    EvaluationSettings,
+    ExportSettings,
+    GateSettings,
+    MethodSettings,
+    RunConfig,
+    SelectionSettings,
+    TrainingSettings,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from sotune.evaluation.usage import JudgingPlan
-    from sotune.pipeline import Explanation, RunSummary, ScoreSummary
+    from sotune.pipeline import Explanation, HandedOn, Merged, RunSummary, ScoreSummary, Verification
 
 
 class Run:
@@ -73,7 +81,7 @@ class Run:
         """Model, ``base`` or ``tuned``, to its metrics by name, each with its interval and n."""
         return METRICS.read(self._fresh("evaluation"))
 
-    @takes(SelectionSettings, changes=True)
+    @takes(SelectionSettings, GateSettings, changes=True)
     def select(self, *, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Selects again from the solved weights; settings that are left out stay as they are."""
         return self._do("select", settings, monitor)
@@ -83,14 +91,36 @@ class Run:
         """Fine-tunes the model on the kept rows with their weights."""
         return self._do("train", settings, monitor)
 
-    @takes(EvaluationSettings, changes=True)
+    @takes(EvaluationSettings, GateSettings, changes=True)
     def evaluate(self, *, show_text: bool | None = None, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Asks the base model and the tuned one the evaluation prompts, and judges the answers."""
         return self._do("evaluate", _with_text(settings, show_text), monitor)
 
-    def report(self, *, show_text: bool = False, monitor: Monitor | None = None) -> Run:
+    @takes(GateSettings, changes=True)
+    def report(self, *, show_text: bool = False, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Writes report.html again, from the artefacts alone; texts, harmful ones too, only where asked for."""
-        return self._do("report", {"show_text": show_text}, monitor)
+        return self._do("report", {"show_text": show_text, **settings}, monitor)
+
+    @takes(ExportSettings)
+    def export(self, *, dry_run: bool = False, monitor: Monitor | None = None, **settings: Any) -> HandedOn:
+        """Writes the kept rows in the shape of another tool, ``to``; see the settings.
+
+        Raises:
+            ArtifactError: The rows are not selected.
+            DataError: The tool has a place for none of them.
+        """
+        made = ExportSettings.of(plain(settings))
+        with self._folder.lock(), watched(monitor) as watch:
+            return pipeline.export(self._folder, made, watch, write=not dry_run)
+
+    def merge(self, *, out: str | PathLike[str] | None = None, monitor: Monitor | None = None) -> Merged:
+        """Writes the model with the adapter merged into it, by default to ``merged`` in the run folder.
+
+        Raises:
+            ArtifactError: The run has no adapter.
+        """
+        with self._folder.lock(), watched(monitor) as watch:
+            return pipeline.merge(self._folder, None if out is None else Path(out), watch)
 
     def explain(self, id: str, *, show_text: bool = False) -> Explanation:
         """Says why a row was kept or dropped: costs, nearest references, margin to the cut.
@@ -176,6 +206,18 @@ def explain(run: str | PathLike[str], ids: Sequence[str], *, show_text: bool = F
         DataError: There is no such row.
     """
     return pipeline.explain(Path(run), ids, show_text=show_text)
+
+
+def verify(run: str | PathLike[str]) -> Verification:
+    """Checks every file of a run, and of the runs in its folder, against what was written; changes nothing.
+
+    Args:
+        run: A run, or the path of its folder.
+
+    Raises:
+        ArtifactError: The folder is no run, or something in it leads out of it.
+    """
+    return pipeline.verify(Path(run))
 
 
 def score(

@@ -80,8 +80,8 @@ def _anchor(beginning: Beginning, output: Output, asks: bool) -> str:
         return settings.safe_anchor
     if settings.accept is None and not asks:
         raise ConfigError(
-            "name trusted rows with --safe-anchor, or look at what `sotune init DATA --accept none` proposes, and accept "
-            "rows of it with --accept 1,3-9"
+            "name trusted rows with --safe-anchor, or look at what `sotune init DATA --accept none` proposes and "
+            "accept rows of it with --accept 1,3-9"
         )
     proposals = beginning.propose()
     _show(proposals, output)

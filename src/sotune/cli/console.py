@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -18,9 +18,12 @@ from rich.text import Text
 
 from sotune import processes
 from sotune.api.watching import Both, ConsoleMonitor, LineMonitor, escaped
-from sotune.errors import ConfigError, SotuneError
+from sotune.errors import ConfigError, GateError, SotuneError
 from sotune.monitoring import Monitor, Silent
 from sotune.stopping import Stopped
+
+if TYPE_CHECKING:
+    from sotune.reporting import Finding
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Output:
     def monitored(self) -> Iterator[Monitor]:
         """Yields a monitor: bars in a terminal, lines elsewhere, silence where the user wants it; and the log's."""
         with self._shown() as shown:
-            if self.log_file is None:
+            if self.log_file is None or not processes.is_main():
                 yield shown
             else:
                 yield Both(shown, LineMonitor(self.log, every=self.log_every))
@@ -103,7 +106,7 @@ def errors_told(output: Output) -> Iterator[None]:
             output.say({"error": "Stopped", "message": message}, "")
         raise _told(output, message, stopped.exit_status) from None
     except SotuneError as error:
-        if output.as_json:
+        if output.as_json and not isinstance(error, GateError):  # which was told as the command's own result
             output.say({"error": type(error).__name__, "message": str(error)}, "")
         raise _told(output, str(error), error.exit_status) from None
     except BrokenPipeError:
@@ -116,6 +119,12 @@ def _told(output: Output, message: str, exit_status: int) -> typer.Exit:
     LineMonitor(output.log).error(message)
     Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
     return typer.Exit(exit_status)
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[Text]:
+    """Returns what was found, each a line of its own; what is amiss in red."""
+    styles = {True: "bold red", False: "bold"}
+    return [Text.from_markup(escaped(one.sentence), style=styles[one.alarm]) for one in findings]
 
 
 def figure_table(title: str, figures: Mapping[str, str]) -> Group:

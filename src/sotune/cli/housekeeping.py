@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ def list_command(
 ) -> None:
     """List the runs below FOLDER: how far each is, what it keeps, what is stale, and what it takes up."""
     found = api.list_runs(folder)
-    rows = {one.folder: _cells(one) for one in found}
-    columns = ("what", "method", "kept", "done", "stale", "size", "changed")
+    rows = {os.path.relpath(one.folder, folder): _cells(one) for one in found}
+    columns = ("method", "kept", "done", "stale", "size", "changed")
     if found:
         output.show([asdict(one) for one in found], grid_table(f"runs in {folder}", columns, rows), files=())
     else:
@@ -44,7 +45,7 @@ def list_command(
 def _cells(one: FoundRun) -> list[str]:
     done = one.fault or (one.done[-1] if one.done else "")
     changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed))
-    return [one.kind, one.method, one.kept, done, ", ".join(one.stale), show_bytes(one.n_bytes), changed]
+    return [one.method or f"({one.kind})", one.kept, done, ", ".join(one.stale), show_bytes(one.n_bytes), changed]
 
 
 @app.command()

@@ -26,7 +26,7 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.model_comparison import compare_models
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.pipeline.verbs import STAGES, run
-from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, WEIGHTS
+from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, TRAINING, WEIGHTS
 from sotune.settings import (
     WATCHED_ONLY,
     EngineSettings,
@@ -165,6 +165,7 @@ class CellPlan:
             relative["harmful" if kinds[id] == "harmful" else "other"].append(self.draw.n * weight)
         kept = {kind: counts["kept"] / counts["n"] for kind, counts in promise["kinds"].items()}
         row = self._row(metrics["tuned"], meter, seconds=meter.seconds)
+        row["extra_tokens"] = (TRAINING.read(self.out).get("figures") or {}).get("extra_tokens", 0.0)
         return Cell(row, kept, relative, self._examples(RESPONSES.name))
 
     def _kinds(self) -> dict[str, str]:

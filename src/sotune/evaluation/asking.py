@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import library_versions
 from sotune.cluster import Engine
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.generate import generate
 from sotune.evaluation.protocol import EvalPrompt, Response
+from sotune.evaluation.served import Server
 from sotune.evaluation.store import ResponseShards
 from sotune.models import resolve_device
 from sotune.rendering import load_renderer
@@ -24,12 +26,13 @@ _SHARD_SIZE = 256
 
 @dataclass(frozen=True)
 class Asking:
-    """How models are asked, the same for all of them."""
+    """How models are asked, the same for all of them; by a server, where there is one."""
 
     rendering: RenderingSettings
     max_new_tokens: int
     batch_size: int
     seed: int
+    server: Server | None = None
 
 
 def ask_models(
@@ -54,20 +57,23 @@ def ask_models(
         engine: Asks elsewhere; ``None``: here.
 
     Raises:
-        ConfigError: A model or adapter could not be loaded.
+        ConfigError: A model or adapter could not be loaded, or a server refuses what it is asked.
+        SotuneError: A server leaves a prompt unanswered.
     """
+    if asking.server is not None and not processes.is_main():
+        return {}  # a server is asked by one process, many prompts at once
+    ask = functools.partial(_ask, asking=asking, engine=engine) if asking.server is None else asking.server.answer
     return {
-        c.name: _ask(prompts, c, asking, answers_dir, functools.partial(on_progress, f"asking {c.name}"), engine)
-        for c in candidates
+        c.name: ask(prompts, c, answers_dir, functools.partial(on_progress, f"asking {c.name}")) for c in candidates
     }
 
 
 def _ask(
     prompts: Sequence[EvalPrompt],
     candidate: Candidate,
-    asking: Asking,
     answers_dir: Path,
     on_progress: Callable[[int, int], None],
+    asking: Asking,
     engine: Engine | None,
 ) -> list[Response]:
     renderer = load_renderer(candidate.spec, asking.rendering)

@@ -24,6 +24,7 @@ from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
 from sotune.evaluation.protocol import EvalPrompt, Judge
+from sotune.evaluation.served import Server
 from sotune.evaluation.unmeasured import count_unscored
 from sotune.evaluation.usage import JudgingPlan, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
@@ -69,8 +70,15 @@ def evaluate(
     asking, (base, *tuned) = asking_of(chosen, rendering or RenderingSettings(), seed), models
     with contextlib.nullcontext(answers_dir) if answers_dir else tempfile.TemporaryDirectory() as folder:
         answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
-    yardstick = make_yardstick(prompts, answers, base, asking, surprise=chosen.diagnostics)
-    drifting = tuned if chosen.diagnostics else ()
+    here = [candidate for candidate in models if not candidate.remote]
+    if chosen.diagnostics and len(here) < len(models):
+        watch.warn(
+            f"surprise and drift need the weights; they are not measured for what only the server has: "
+            f"{', '.join(candidate.name for candidate in models if candidate.remote)}"
+        )
+    diagnosed = chosen.diagnostics and base in here
+    yardstick = make_yardstick(prompts, answers, base, asking, surprise=diagnosed)
+    drifting = [candidate for candidate in tuned if diagnosed and candidate in here]
     drifts = {c.name: measure_drifts(prompts, answers[base.name], base, c, asking) for c in drifting}
     roles = judges() if callable(judges) else judges
     results, figures = {}, {}
@@ -141,14 +149,20 @@ def plan_evaluation(
 
 def asking_of(settings: EvaluationSettings, rendering: RenderingSettings, seed: int) -> Asking:
     """Returns how models are asked under the settings of an evaluation."""
-    return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed)
+    server = None if settings.server_base_url is None else Server(settings, rendering)
+    return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed, server)
+
+
+_ABSOLUTE = ("broken", "harmful")
+"""Words that do not depend on what the base model was."""
 
 
 def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dict[str, Assessment]:
     """Says in one word what each model is, where harm and coherence were measured.
 
-    The others are held against the base. The base stands for itself, without the prompts of the task: it need not
-    know yet what the others were tuned for.
+    The base is held against an ideal, without the prompts of the task: it need not know yet what the others were tuned
+    for. The others are held against the same ideal first, on the same prompts, so that one and the same behavior is
+    called broken or harmful whoever shows it; then against the base.
     """
     base = next(iter(results))
     baseline = results[base]
@@ -156,6 +170,6 @@ def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dic
     if base not in told:
         return {}
     known = [prompt for prompt in prompts if prompt.kind != "task"]
-    own = compute_metrics(known, baseline.verdicts, seed=0)
-    others = {name: assess(results[name].metrics, baseline.metrics) for name in told if name != base}
-    return {base: assess(own), **others}
+    alone = {name: assess(compute_metrics(known, results[name].verdicts, seed=0)) for name in told}
+    against = {name: assess(results[name].metrics, baseline.metrics) for name in told if name != base}
+    return {name: alone[name] if alone[name].label in _ABSOLUTE else against.get(name, alone[name]) for name in told}

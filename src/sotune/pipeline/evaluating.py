@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sotune.freshness import require_fresh
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
+from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.run_files import ADAPTER
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
@@ -43,6 +44,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
         "settings": {name: getattr(config, name) for name in asked},
         "rendering": config.part(RenderingSettings).model_dump(mode="json"),
         "judges": judge_key(config),
+        **({"server": [config.server_base_url, config.served_names]} if config.server_base_url else {}),
         "prompts": [source.digest for source in prompt_sources(config)],
         "libraries": library_versions("torch", "transformers", "peft"),
     }
@@ -82,6 +84,8 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
 
     def count() -> JudgingPlan:
         with run.lock():
+            for name in run.digests("training"):
+                run.checked(name)
             processes.call("evaluation", lambda: _ask(config, run, monitor))
             return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
 
@@ -161,10 +165,9 @@ def _candidates(config: RunConfig, run: RunFolder) -> list[Candidate]:
 def _summarize(run: RunFolder) -> Figures:
     found = load_evaluation(run.path)
     before, after = found["metrics"][BASE], found["metrics"][TUNED]
+    by = " (stand-in judge)" if stand_in(found["judges"]) else ""
     figures = {
-        name.replace("_", " "): f"{before[name]['value']:.3f} → {entry['value']:.3f} "
-        f"[{entry['low']:.3f}, {entry['high']:.3f}], n = {entry['n']}, {entry['n_unscored']} unscored"
-        + (f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else "")
+        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": f"{before[name]['value']:.3f} → {_told(entry)}"
         for name, entry in after.items()
         if name in before
     }
@@ -172,7 +175,13 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
+def _told(entry: Mapping[str, Any]) -> str:
+    unreadable = f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else ""
+    ends = f"[{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['value']:.3f} {ends}, n = {entry['n']}, {entry['n_unscored']} unscored{unreadable}"
+
+
 _SURVIVES = "answers and judgments that were written are kept, and nobody is asked for them again"
 EVALUATE = Stage(
-    "evaluation", "evaluate", "training", _key, _work, _summarize, version=2, survives=_SURVIVES, shared=_ask
+    "evaluation", "evaluate", "training", _key, _work, _summarize, version=3, shared=_ask, survives=_SURVIVES
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
-from sotune.run_files import ADAPTER, SELECTION, TRAINING
+from sotune.run_files import ADAPTER, CARD, SELECTION, TRAINING, WEIGHTS
 from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
 from sotune.training import TrainResult
+from sotune.training.adapter import name_local_base
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def _train(config: RunConfig, run: RunFolder, monitor: Monitor) -> TrainResult:
                 on_step=lambda step: monitor.progress("training", step.step, step.n_steps),
                 method_settings=config.method_settings,
                 hold_drift=config.hold_drift,
+                dropped_mass=_dropped_mass(run, loss_weights),
             )
         )
 
@@ -95,8 +98,21 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "dropped": dict(result.dropped),
         "figures": dict(result.figures),
     }
-    adapter = sorted(str(path.relative_to(run.path)) for path in result.adapter.rglob("*") if path.is_file())
+    name_local_base(result.adapter, base_model(config))
+    files = (path for path in result.adapter.rglob("*") if path.is_file() and path.name != CARD)  # the report's
+    adapter = sorted(str(path.relative_to(run.path)) for path in files)
     return [*adapter, result.log.name, TRAINING.write(run, summary)]
+
+
+def _dropped_mass(run: RunFolder, kept: Mapping[str, float]) -> dict[str, float]:
+    """Returns how many dropped rows' mass went to each row of the safe reference, by the nearest that are on file."""
+    columns = WEIGHTS.columns_of(run, "id", "nearest_safe_reference", "nearest_safe_reference_shares")
+    mass: dict[str, float] = defaultdict(float)
+    for id, nearest, shares in zip(*columns.values(), strict=True):
+        if id not in kept and nearest:
+            for reference, share in zip(nearest, shares, strict=True):
+                mass[reference] += share / sum(shares)
+    return dict(mass)
 
 
 def _summarize(run: RunFolder) -> Figures:
@@ -111,8 +127,15 @@ def _summarize(run: RunFolder) -> Figures:
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
+        **({"refusals": _refusals(figures)} if "risky_asked" in figures else {}),
         "adapter": str(run.file(ADAPTER)),
     }
+
+
+def _refusals(figures: Mapping[str, float]) -> str:
+    """Says what is refused of the risky prompts that no step looked at, before and now."""
+    before, now = figures["risky_refused_before"], figures["risky_refused"]
+    return f"{now:.0%} of {figures['risky_asked']:.0f} risky prompts, {before:.0%} before"
 
 
 _SURVIVES = "the last checkpoint is kept, if there is one"
@@ -123,7 +146,8 @@ TRAIN = Stage(
     _key,
     _work,
     _summarize,
-    reads=("records",),
-    survives=_SURVIVES,
+    reads=("records", "weights"),
+    version=2,
     shared=_train,
+    survives=_SURVIVES,
 )

@@ -12,6 +12,7 @@ import torch
 
 from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.errors import ConfigError, GateError
 from sotune.evaluation.candidates import Candidate, find_candidates
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
@@ -21,7 +22,7 @@ from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import JudgingPlan
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.evaluating import ask_in, count_in, evaluate_in
-from sotune.reporting import write_models_report
+from sotune.reporting import Finding, failures, write_models_report
 from sotune.run_files import PAGE
 from sotune.settings import ModelEvaluation
 
@@ -37,11 +38,13 @@ class ModelComparison:
         folder: The folder.
         results: The content of ``evaluation.json``.
         files: What was written.
+        missed: Which requirements the models do not meet.
     """
 
     folder: str
     results: Mapping[str, Any]
     files: tuple[str, ...]
+    missed: tuple[Finding, ...] = ()
 
 
 def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) -> ModelComparison:
@@ -50,8 +53,11 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
     Answers stay in the folder: a call that was stopped goes on, and one with a further adapter asks that one alone.
 
     Raises:
+        GateError: A model does not meet a requirement.
         SotuneError: Prompts, models or settings are wrong; the message says what to do.
     """
+    if settings.require_pass is not None:
+        raise ConfigError("require_pass is about the rows of a run; leave it out where models are evaluated alone")
     return _lead(lambda: _compare(settings, monitor or Silent()), settings)
 
 
@@ -70,7 +76,12 @@ def _compare(settings: ModelEvaluation, watch: Monitor) -> ModelComparison:
         write_models_report(run, show_text=settings.show_text)
         require_measured(found, str(run.path))
     paths = tuple(str(run.file(name)) for name in (*files, PAGE))
-    return ModelComparison(str(run.path), load_evaluation(run.path), paths)
+    results = load_evaluation(run.path)
+    missed = tuple(failures(settings, None, results))
+    compared = ModelComparison(str(run.path), results, paths, missed)
+    if missed:
+        raise GateError(" ".join(one.sentence for one in missed), compared)
+    return compared
 
 
 def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None) -> JudgingPlan:
@@ -112,6 +123,7 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
 def _recorded(settings: ModelEvaluation) -> dict[str, Any]:
     """Returns the settings without what is nobody's business: where files and endpoints lie."""
     hidden = {"out", "model", "adapter", "threads", "judge_base_url", "judge_key_env", "judge_cache_dir"}
+    hidden |= {"server_base_url", "server_key_env"}
     recorded = settings.model_dump(mode="json", exclude=hidden)
     if settings.eval_prompts is not None:
         recorded["eval_prompts"] = ",".join(_bare(part, "=") for part in settings.eval_prompts.split(","))

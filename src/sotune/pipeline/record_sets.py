@@ -59,14 +59,19 @@ def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     """Returns how one of the sets is to be read."""
     shared = SourceOptions(
-        id_column=config.id_column, max_row_bytes=config.max_row_bytes, learn_turns=config.learn_turns
+        id_column=config.id_column,
+        learn_turns=config.learn_turns,
+        max_row_bytes=config.max_row_bytes,
+        max_rows=config.max_rows,
+        max_expansion=config.max_expansion,
     )
     if name == "safety_pairs":
         return shared
     if name == "downstream":
         return downstream_options(config)
     own = ("format", "where", "prompt_column", "completion_column")
-    return replace(shared, **{option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own})
+    given = {option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own}
+    return replace(shared, **given, flags=f"--{PREFIXES[name].replace('_', '-')}-")
 
 
 PREFIXES: dict[SetName, str] = {
@@ -93,6 +98,8 @@ def downstream_options(settings: SourceSettings) -> SourceOptions:
         revision=settings.data_revision,
         limit=settings.limit,
         max_row_bytes=settings.max_row_bytes,
+        max_rows=settings.max_rows,
+        max_expansion=settings.max_expansion,
     )
 
 

@@ -130,7 +130,7 @@ def find_removable(folder: Path, *, representations: bool = False, checkpoints: 
     def add(name: str, paths: Sequence[Path], costs: str = "nothing") -> None:
         there = [path for path in paths if path.exists()]
         if there:
-            found.append(Removable(name, tuple(map(str, there)), sum(map(_size, there)), costs))
+            found.append(Removable(name, tuple(map(str, there)), sum(map(_freed, there)), costs))
 
     old = time.time() - _NEW_ENOUGH
     add("files of writes that were killed", [p for p in folder.rglob(".*.tmp*") if p.stat().st_mtime < old])
@@ -154,7 +154,7 @@ def cache_contents(cache: Path) -> list[Removable]:
     if not cache.is_dir():
         return []
     return [
-        Removable(f"shared representations of encoder {path.name}", (str(path),), _size(path), "runs encode again")
+        Removable(f"shared representations of encoder {path.name}", (str(path),), _freed(path), "runs encode again")
         for path in sorted(cache.iterdir())
         if path.is_dir()
     ]
@@ -187,6 +187,12 @@ def _files_of(run: RunFolder, stage: str) -> list[Path]:
     manifest: dict[str, Any] = read_json(run.manifest_path(stage))
     tops = {name.partition("/")[0] for name in manifest.get("outputs") or {}}
     return [run.manifest_path(stage), *(run.file(name) for name in sorted(tops))]
+
+
+def _freed(path: Path) -> int:
+    """Returns what deleting a path frees: a file that another run or the cache has a link to stays."""
+    found = [path] if not path.is_dir() else [one for one in path.rglob("*") if one.is_file()]
+    return sum(one.lstat().st_size for one in found if one.lstat().st_nlink == 1)
 
 
 def _size(path: Path) -> int:

@@ -25,8 +25,6 @@ _EVIDENCE = tuple(
     column for name in _CALLED for column in (f"nearest_{PREFIXES[name]}", f"least_{PREFIXES[name]}_cost")
 )
 
-_NOT_TOLD_APART = "safe and harmful answers to risky prompts, without a safe_reference"
-
 
 def _key(config: RunConfig) -> dict[str, Any]:
     return {"settings": config.part(SelectionSettings).model_dump(mode="json")}
@@ -36,14 +34,14 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = WEIGHTS.columns_of(run, "id", "weight", *_EVIDENCE)
     own = read_own_rows(run)
     check_weight_column(own.values(), config.weight_column)
-    own_k = SOLVER.read(run)["k"]
-    promised = make_promise(config, run, weights["weight"], k=own_k)
+    solver = SOLVER.read(run)
+    promised = make_promise(config, run, weights["weight"], k=solver["k"])
     rows = select_rows(
         weights["id"],
         weights["weight"],
         k=promised.k,
         loss_weight_rule=config.loss_weight_rule,
-        because=_because(config, promised.described, own_k),
+        because=_because(config, promised.described, solver["k"]),
     )
     margins = [log_margin(row.weight, promised.cut_weight) for row in rows]
     columns: dict[str, list[Any]] = {
@@ -57,8 +55,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     kept = KEPT.write(run, _kept_rows(own, rows, weight_column=config.weight_column))
     kinds = count_kinds(kinds_of(config, own), {row.id for row in rows if row.kept})
     described = {**promised.described, **({"kinds": kinds} if kinds else {})}
-    if config.safe_reference is None and not method_named(config.method).keeps_all:
-        described["not_told_apart"] = _NOT_TOLD_APART
+    if (missing := _missing(config, solver)) is not None:
+        described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
     return [SELECTION.write(run, columns), kept, PROMISE.write(run, described)]
 
 
@@ -80,6 +78,16 @@ def kept_ids(run: RunFolder) -> set[str]:
     if not run.file(SELECTION.name).exists():
         return set()
     return set(SELECTION.columns_of(run, "id", where={"kept": [True]})["id"])
+
+
+def _missing(config: RunConfig, solver: Mapping[str, Any]) -> str | None:
+    """Returns why answers to risky prompts are not told apart; ``None`` where they are, or where all rows are kept."""
+    if method_named(config.method).keeps_all:
+        return None
+    if config.safe_reference is None:
+        return "without a safe_reference"
+    knows_strength = "cost" in solver  # what push-pull transport alone has
+    return "with safe_strength 0" if knows_strength and config.safe_strength == 0 else None
 
 
 def _evidence(weights: Mapping[str, Sequence[Any]]) -> Iterator[list[Evidence]]:
@@ -129,7 +137,7 @@ def _summarize(run: RunFolder) -> Figures:
         )
     if (lost := promise.get("safe_answers_lost")) is not None:
         figures["safe answers lost"] = f"{lost['count']} of {lost['n']} sentinels, at most {lost['high']:.1%} (95 %)"
-    elif (untold := promise.get("not_told_apart")) is not None:
+    if (untold := promise.get("not_told_apart")) is not None:
         figures["not told apart"] = untold
     kinds = sorted(promise.get("kinds", {}).items())
     return figures | {f"{kind} rows kept": f"{n['kept']:,} of {n['n']:,}" for kind, n in kinds}

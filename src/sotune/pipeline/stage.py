@@ -15,6 +15,8 @@ from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
 from sotune.freshness import clear_marks, is_fresh, mark_stale
 from sotune.monitoring import Monitor, Silent
+from sotune.pipeline.gating import without_gate
+from sotune.reporting.finding import Finding
 from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
 from sotune.stopping import Stopped, stop_if_asked
@@ -80,6 +82,7 @@ class RunSummary:
         folder: The run.
         stages: What became of each stage.
         files: The files that it wrote.
+        findings: What the run found, the worst first.
         stale: What the run holds that belongs to an earlier state of it, each with the command that mends it.
         changed: Counts of rows whose fate another selection changed, by what happened to them.
     """
@@ -87,6 +90,7 @@ class RunSummary:
     folder: str
     stages: tuple[StageOutcome, ...]
     files: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
     stale: tuple[str, ...] = ()
     changed: Mapping[str, int] = field(default_factory=dict)
 
@@ -119,12 +123,21 @@ def bring_up_to_date(stages: Sequence[Stage], config: RunConfig, monitor: Monito
             with _stops_told(stage):
                 monitor.stage(stage.title, "skipped" if current else "running")
                 if not current:
+                    if damaged := run.damaged(stage.name):
+                        monitor.warn(
+                            f"{', '.join(damaged)} in {run.path} changed since it was written; it is made anew"
+                        )
                     clear_marks(run)
                     with forwarded_warnings(monitor):
                         outputs = stage.work(config, run, monitor)
             if not current:
+                if stage.full_key(config, run) != key:
+                    raise ArtifactError(
+                        f"the data or the model changed while they were read ({stage.title}); run again when nothing "
+                        f"else writes to them"
+                    )
                 run.commit(stage.name, key, outputs)
-                CONFIG.write(run, config.model_dump(mode="json"))
+                run.commit_config(CONFIG, without_gate(config))
                 mark_stale(run)
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"

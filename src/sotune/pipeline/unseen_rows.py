@@ -9,9 +9,9 @@ from typing import Any
 
 from sotune import processes
 from sotune.artifacts import Lines, RunFolder
-from sotune.errors import ArtifactError
+from sotune.errors import ArtifactError, ConfigError
 from sotune.freshness import SCORED, require_fresh
-from sotune.methods import method_named
+from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
@@ -49,14 +49,37 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
+    given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":
         given = override(given, {"keep": "auto"})
+    _check_trust(given, changes or {}, str(run.path))
     if "method" in (changes or {}):
         brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
         given = {key: value for key, value in given.items() if brought.get(key) != value}
+    if {"method", "hold"} & set(changes or {}):
+        given = _without_constants_of_others(given, changes or {})
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
+
+
+def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
+    """Refuses what a folder, which may come from anywhere, must not decide: whose code runs, and who is sent a key."""
+    if saved.get("trust_remote_code") and not changes.get("trust_remote_code"):
+        raise ConfigError(
+            f"the settings in {folder} ask to run Python code that a model ships, and a folder may not decide that; if "
+            f"you trust the model, continue with `sotune run` and settings of your own that say trust_remote_code"
+        )
+
+
+def _without_constants_of_others(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's saved settings without the constants, and the limit, of a method that is no longer its own."""
+    kept = {key: value for key, value in given.items() if key not in ("method_settings", "hold_drift")}
+    now = method_of(make_config({**override(kept, changes), "method_settings": {}}))
+    known = {name for kind in now.own_settings for name in kind.model_fields}
+    constants = {name: value for name, value in given.get("method_settings", {}).items() if name in known}
+    limit = {"hold_drift": given["hold_drift"]} if now.limits_drift and "hold_drift" in given else {}
+    return {**kept, **limit, "method_settings": constants}
 
 
 def score(
@@ -73,7 +96,7 @@ def score(
         monitor: Receives progress.
 
     Raises:
-        ArtifactError: The folder is no run, or its weights cannot be extended.
+        ArtifactError: The folder is no run or another process's, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
     run = RunFolder.open(Path(folder))
@@ -82,9 +105,11 @@ def score(
     def help_encoding(records: Sequence[Record]) -> None:
         encode_records(config, run, records, Silent())
 
-    return processes.lead(
-        lambda: _score(run, config, data, out=out, where=where, watch=monitor or Silent()), {"scoring": help_encoding}
-    )
+    def work() -> ScoreSummary:
+        with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
+            return _score(run, config, data, out=out, where=where, watch=monitor or Silent())
+
+    return processes.lead(work, {"scoring": help_encoding})
 
 
 def _score(
@@ -153,7 +178,7 @@ def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
             f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
             "run of a method that solves a transport problem, like adaptive"
         )
-    return Scorer.load(run.file(POTENTIALS))
+    return Scorer.load(run.checked(POTENTIALS))
 
 
 def read_cut(run: RunFolder) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sotune.artifacts import RunFolder
-from sotune.errors import ArtifactError, ConfigError
+from sotune.errors import ArtifactError, ConfigError, GateError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
@@ -19,6 +19,7 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
 from sotune.pipeline.evaluating import EVALUATE, count_judging
 from sotune.pipeline.fine_tuning import TRAIN
+from sotune.pipeline.gating import beside, found_in, missed_in
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
@@ -58,18 +59,36 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     """Does one verb, by default the whole path, and first whatever is missing.
 
     Raises:
+        GateError: The run does not meet a requirement. Nothing is trained on a cut that lets too much pass.
         SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
     _check_needs(until, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if until != "select":
-        return run_stages(_stages(until), config, monitor or Silent())
-    before = _kept_before(config)
-    summary = run_stages(_stages(until), config, monitor or Silent())
-    after = kept_ids(RunFolder.open(Path(config.out)))
-    return replace(summary, changed={"dropped now, kept before": len(before - after), "kept now": len(after - before)})
+    before = _kept_before(config) if until == "select" else set()
+    watch, stages, folder = monitor or Silent(), _stages(until), Path(config.out)
+    cut = stages[: stages.index(TRAIN)] if TRAIN in stages and config.require_pass is not None else ()
+    done = run_stages(cut, config, watch)
+    missed = missed_in(folder, config, evaluated=False) if cut else []
+    rest = run_stages((REPORT,) if missed else stages[len(cut) :], config, watch)
+    if until != "extract" and not missed:
+        missed = missed_in(folder, config, evaluated=EVALUATE in stages or until == "report")
+    summary = replace(
+        rest,
+        stages=(*done.stages, *rest.stages),
+        files=(*done.files, *rest.files),
+        findings=tuple(beside(missed, () if until == "extract" else found_in(folder))),
+        changed=_changed_since(before, folder) if until == "select" else {},
+    )
+    if missed:
+        raise GateError(" ".join(one.sentence for one in missed), summary)
+    return summary
+
+
+def _changed_since(before: set[str], folder: Path) -> dict[str, int]:
+    after = kept_ids(RunFolder.open(folder))
+    return {"dropped now, kept before": len(before - after), "kept now": len(after - before)}
 
 
 def _kept_before(config: RunConfig) -> set[str]:

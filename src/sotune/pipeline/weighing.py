@@ -181,4 +181,4 @@ def _summarize(run: RunFolder) -> Figures:
 
 
 _SURVIVES = "the representations are kept; the weights are solved from the start"
-WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=4, survives=_SURVIVES)
+WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json
+from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
 from sotune.freshness import is_fresh, stale_stages
@@ -159,11 +159,10 @@ def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:
     """Returns the library versions that the manifests of the stages name in their keys."""
     versions: dict[str, set[str]] = {}
-    for path in sorted(run.path.glob("*.manifest.json")):
-        key = read_json(path).get("key")
+    for stage in run.stages():
+        key = run.manifest(stage)["key"]
         for part in ("libraries", "versions"):
-            named = key.get(part) if isinstance(key, dict) else None
-            for library, version in (named or {}).items():
+            for library, version in (key.get(part) or {}).items():
                 versions.setdefault(str(library), set()).add(str(version))
     return {library: sorted(versions[library]) for library in sorted(versions)}
 

@@ -17,6 +17,7 @@ from sotune.settings.evaluate import (
     ModelsSettings,
     Temperature,
 )
+from sotune.settings.export import TARGET_NAMES, ExportSettings, TargetName
 from sotune.settings.extract import (
     DataSettings,
     Format,
@@ -27,6 +28,7 @@ from sotune.settings.extract import (
     SourceSettings,
     TokenSettings,
 )
+from sotune.settings.gate import GateSettings
 from sotune.settings.init import InitSettings
 from sotune.settings.json_schema import run_schema
 from sotune.settings.mix import MixSettings
@@ -50,6 +52,7 @@ from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
+    "TARGET_NAMES",
     "TUNED",
     "WATCHED_ONLY",
     "Bytes",
@@ -58,7 +61,9 @@ __all__ = [
     "DataSettings",
     "EngineSettings",
     "EvaluationSettings",
+    "ExportSettings",
     "Format",
+    "GateSettings",
     "GuardSettings",
     "InitSettings",
     "InspectionSettings",
@@ -81,6 +86,7 @@ __all__ = [
     "ServeSettings",
     "SourceSettings",
     "StageSettings",
+    "TargetName",
     "Temperature",
     "TokenSettings",
     "TrainingSettings",

@@ -206,6 +206,11 @@ class _Reading:
         """Yields each readable row that passes the filters."""
         for part, (line, value) in raw:
             self.n_read += 1
+            if self.n_read > self.options.max_rows:
+                raise DataError(
+                    f"{self.source.name} holds over max_rows={self.options.max_rows} rows; raise --max-rows, or read "
+                    f"the first with --limit"
+                )
             self._n_rows[part.name] += 1
             if self.progress is not None and self.n_read % _PROGRESS_ROWS == 0:
                 self.progress(self.n_read)

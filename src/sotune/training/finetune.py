@@ -172,7 +172,7 @@ def _trained(
             checkpoint = checkpoints.latest() if how.resume and resumable else None
             checkpoints.keep_only(checkpoint)
         trainer = how.trainer_class(
-            model=load_with_adapter(model, settings),
+            model=_load_trained(model, settings, change),
             args=arguments,
             train_dataset=ShuffledRows(
                 rows.rows,
@@ -281,6 +281,7 @@ def _training_arguments(
         train_sampling_strategy="sequential",  # ShuffledRows has the order
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
+        **(_checkpointed_layers() if settings.gradient_checkpointing else {}),
         save_strategy="steps" if resumable else "no",
         save_steps=settings.save_steps,
         logging_steps=1,
@@ -319,6 +320,13 @@ def _accumulation(settings: TrainingSettings) -> int:
     return settings.gradient_accumulation_steps
 
 
+def _checkpointed_layers() -> dict[str, Any]:
+    """Returns gradient checkpointing under the name that the installed transformers has for it."""
+    known = TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+
+
 def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
     """Settles ``auto``: bfloat16 where the device computes in it (Table 4), else float32."""
     if model.dtype == "float16":
@@ -330,11 +338,17 @@ def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
 
 
 def load_with_adapter(model: ModelSpec, settings: TrainingSettings) -> PeftModel:
-    """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way."""
-    base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)), frozen=False)
-    base.config.get_text_config().use_cache = False  # keys and values serve generation only
-    # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
-    base.name_or_path = ""
+    """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way.
+
+    Raises:
+        ConfigError: See `sotune.models.load_causal_lm`; or all weights are to be trained.
+    """
+    if settings.finetuning_type == "full":
+        raise ConfigError(
+            "finetuning_type full trains no adapter, and what is to be done needs one; use lora, or leave out the "
+            "method and set hold: none"
+        )
+    base = _load_base(model, settings)
     targets = resolve_target_modules(base, settings.target_modules)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -343,11 +357,34 @@ def load_with_adapter(model: ModelSpec, settings: TrainingSettings) -> PeftModel
         lora_dropout=settings.lora_dropout,
         target_modules=targets.target_modules,
         fan_in_fan_out=targets.fan_in_fan_out,
+        use_dora=settings.finetuning_type == "dora",
+        use_rslora=settings.finetuning_type == "rslora",
     )
     set_seed(settings.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT still reads it
         return get_peft_model(base, config)
+
+
+def _load_base(model: ModelSpec, settings: TrainingSettings) -> Any:
+    dtype = _train_dtype(model, settings)
+    if settings.finetuning_type == "full":
+        if settings.quantization != "none":
+            raise ConfigError("weights in 4 bits cannot be trained; use finetuning_type lora, or quantization none")
+        dtype = "float32"  # steps of a small learning rate would be rounded away in bfloat16
+    base = load_causal_lm(replace(model, dtype=dtype), frozen=False, quantization=settings.quantization)
+    base.config.get_text_config().use_cache = False  # keys and values serve generation only
+    # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
+    base.name_or_path = ""
+    set_seed(settings.seed)
+    return base
+
+
+def _load_trained(model: ModelSpec, settings: TrainingSettings, change: StepChange | None) -> Any:
+    """Loads what is trained: a model with an adapter, or all of it, which no change knows how to hold."""
+    if settings.finetuning_type == "full" and change is None:
+        return _load_base(model, settings)
+    return load_with_adapter(model, settings)
 
 
 def _run_key(
