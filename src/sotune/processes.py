@@ -68,6 +68,14 @@ def share(items: Sequence[Found]) -> Sequence[Found]:
     return items[rank() :: size()]
 
 
+def own_gpu() -> dict[str, str]:
+    """Returns the environment of a child that sees no GPU but this process's; nothing for a single process."""
+    if size() == 1:
+        return {}
+    number, named = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"CUDA_VISIBLE_DEVICES": str(number) if named is None else named.split(",")[number]}
+
+
 def gather(value: Found) -> list[Found]:
     """Returns the values of all processes, by rank; waits for all of them."""
     if size() == 1:
