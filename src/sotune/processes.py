@@ -182,6 +182,7 @@ def joined() -> Iterator[None]:
     if size() == 1:
         yield
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
     _meet()
     number = rank()
     threading.Thread(target=_follow, args=(number,), daemon=True).start()
