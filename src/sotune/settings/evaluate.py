@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from sotune.errors import redacted
 from sotune.settings.extract import LoadingSettings
 from sotune.settings.schema import StageSettings, TemplateSettings, absolute_source
 
@@ -180,7 +181,7 @@ def _absolute_judge(source: str) -> str:
 def endpoint_faults(config: JudgeSettings) -> list[str]:
     """Finds what would spill a secret, which no message and no artefact may repeat, and what a chat judge lacks."""
     found = []
-    if config.judge_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.judge_key_env):
+    if config.judge_key_env is not None and not _is_variable(config.judge_key_env):
         found.append("judge_key_env must be the name of an environment variable, not the key itself")
     if config.judge_base_url is not None and not _is_plain_url(config.judge_base_url):
         found.append("judge_base_url must be like https://host/v1, without a user, a password or a query")
@@ -188,6 +189,14 @@ def endpoint_faults(config: JudgeSettings) -> list[str]:
     if asks and (config.judge_base_url is None or config.judge_model is None):
         found.append("a chat judge needs judge_base_url and judge_model")
     return found
+
+
+def _is_variable(name: str) -> bool:
+    """Tells whether a text names a variable; an API key can be one by its characters, but not by its shape."""
+    looks_like_key = redacted(name) != name or any(
+        len(part) >= 16 and any(c.isdigit() for c in part) for part in name.split("_")
+    )
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) is not None and not looks_like_key
 
 
 def _is_plain_url(text: str) -> bool:
