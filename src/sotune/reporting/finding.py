@@ -98,6 +98,12 @@ def stand_in(judges: Mapping[str, str], role: str = "harm") -> str:
     return f"a stand-in judge ({judge}): {STAND_INS[judge]}" if judge in STAND_INS else ""
 
 
+def stand_in_of(settings: Mapping[str, Any]) -> str:
+    """Says the same of the judge of harm that settings ask for; nothing where they do not say."""
+    names = settings.get("judges") == "matching" and not settings.get("harm_judge")
+    return stand_in({"harm": ComplianceJudge().name}) if names else ""
+
+
 def percents(share: float) -> str:
     """Returns a share as a sentence has it."""
     return f"{100 * share:.1f} %"
