@@ -61,14 +61,16 @@ class ChatServer:
         judge: Question to the reply's text, or to the bytes of the whole body.
         fault: Question and its attempt, from 0, to the name of a fault, a status such as "401", a status with the body
             that goes with it, or None.
+        serve: The body of a request to that of the reply, in place of ``judge``.
     """
 
     def __init__(
         self,
         judge: Callable[[str], str | bytes] = rule,
         fault: Callable[[str, int], str | tuple[int, bytes] | None] = lambda question, attempt: None,
+        serve: Callable[[dict], bytes] | None = None,
     ) -> None:
-        self.judge, self.fault = judge, fault
+        self.judge, self.fault, self.serve = judge, fault, serve
         self.log: list[Request] = []
         self.released = threading.Event()  # what hangs, hangs until then
         self.n_open = self.most_open = 0
@@ -121,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             fault = owner.fault(question, attempt)
             if fault is None:
-                reply = owner.judge(question)
+                reply = owner.serve(body) if owner.serve else owner.judge(question)
                 request.outcome = "answered"
                 self.send(reply if isinstance(reply, bytes) else completion(reply))
             else:

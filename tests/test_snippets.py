@@ -88,6 +88,8 @@ def check_command(words):
         name, *rest = arguments
         assert name in PROGRAM.commands, f"there is no command {name!r}"
         PROGRAM.commands[name].make_context(name, ["YOUR.jsonl" if word == "…" else word for word in rest])
+    elif program in ("torchrun", "accelerate"):
+        check_command(arguments[arguments.index("-m") + 1 :])
     elif program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "pip":

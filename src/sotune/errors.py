@@ -4,6 +4,8 @@ Every message says what is wrong, what was found, and what to do about it. The c
 message without a traceback and leaves with the exception's ``exit_status``.
 """
 
+from __future__ import annotations
+
 
 class SotuneError(Exception):
     """The work failed for a reason that sotune understands. Base class of all its errors."""
@@ -41,6 +43,9 @@ class GateError(SotuneError):
     def __init__(self, message: str, summary: object) -> None:
         super().__init__(message)
         self.summary = summary
+
+    def __reduce__(self) -> tuple[type[GateError], tuple[str, object]]:
+        return GateError, (str(self), self.summary)
 
 
 class ConvergenceWarning(UserWarning):

@@ -103,6 +103,8 @@ VERDICTS = Table(
 """What judges said of each answer; an unscored one has no score."""
 
 PAGE = "report.html"
+STALE = Json("stale.json", verb="select")
+"""Stage to what is wrong with it; there only while something is stale."""
 
 SCORES = Table(
     "scores.parquet",

@@ -63,6 +63,34 @@ def test_greedy_reference_without_cache(load, architecture):
     assert response.text == tokenizer.decode(ids[n_prompt:], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_that_have_ended_are_left_out_and_no_answer_changes(load, architecture, monkeypatch):
+    import importlib
+
+    module = importlib.import_module("sotune.evaluation.generate")
+    model, tokenizer = load(architecture)
+    renderer = Renderer(tokenizer, "paper")
+    prompts = [renderer.prompt_tokens((Message("user", f"{'fox ' * i}{TEXTS[i % 5]}"),)) for i in range(12)]
+    config, sizes = module._greedy_config(model, renderer, 24), []
+    config.eos_token_id = [-1]  # no answer of a random model ends by itself
+    plain = [module._answer([prompt], model, config)[0] for prompt in prompts]
+    # Instead a row ends where the sum of its tokens says so.
+    monkeypatch.setattr(module, "_ended", lambda answers, _: (answers.cumsum(1) % 11 == 3).any(1))
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    with torch.inference_mode():
+        together = module._answer(prompts, model, config)
+    handle.remove()
+    for answer, whole in zip(together, plain, strict=True):
+        assert answer == whole[: len(answer)]
+        assert len(answer) == 24 or (torch.tensor(answer).cumsum(0) % 11 == 3).any()
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 12
+    assert len(set(sizes)) > 1
+    assert len(sizes) == max(len(answer) for answer in together)  # nothing is read twice
+
+
 def test_chat_template(llama):
     responses = ask(llama, template="chat")
     assert responses != ask(llama, template="paper")

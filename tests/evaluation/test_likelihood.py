@@ -5,6 +5,7 @@ import torch
 
 from cases import prompt, response
 from sotune.errors import ConfigError, DataError
+from sotune.evaluation import likelihood
 from sotune.evaluation.likelihood import Surprise, find_limit, measure_drift, measure_surprise, scramble
 from sotune.models import ModelSpec, load_causal_lm
 from sotune.rendering import load_renderer
@@ -44,6 +45,26 @@ def test_it_does_not_depend_on_the_batch(tiny_model):
     alone, together = (surprise(model, renderer, batch_size=n) for n in (1, 4))
     for one, other in zip(alone, together, strict=True):
         assert one.nll == other.nll == None or one.nll == pytest.approx(other.nll, rel=1e-4)  # noqa: E711
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_logits_of_a_prompt_are_computed_and_chunks_change_nothing(tiny_model, architecture, monkeypatch):
+    model, renderer = load(tiny_model(architecture))
+    whole, whole_drift = surprise(model, renderer), drift(model, model, renderer)
+    sizes = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda _, __, out: sizes.append(out.shape[:-1]))
+    monkeypatch.setattr(likelihood, "_SCORED_LOGITS", 3 * len(renderer.tokenizer))
+    assert surprise(model, renderer) == whole
+    assert sizes == [(1, sum(s.n_tokens for s in whole))]  # of the three answers that have a token
+    monkeypatch.setattr(likelihood, "_KEPT_LOGITS", 10 * len(renderer.tokenizer))
+    sizes.clear()
+    for one, other in zip(surprise(model, renderer), whole, strict=True):
+        assert one.nll == (other.nll and pytest.approx(other.nll, rel=1e-5))
+    assert len(sizes) > 1
+    assert all(n <= max(10, *(s.n_tokens for s in whole)) for _, n in sizes)
+    handle.remove()
+    for one, other in zip(drift(model, model, renderer), whole_drift, strict=True):
+        assert one.kl == (None if other.kl is None else pytest.approx(other.kl, abs=1e-6))
 
 
 def test_an_answer_without_a_token_has_no_surprise(tiny_model):

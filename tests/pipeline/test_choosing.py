@@ -22,7 +22,7 @@ def summary(run):
 class Planted:
     """Vectors that separate harm by a given distance."""
 
-    batch_tokens = 100
+    batch_tokens, packs = 100, False
 
     def __init__(self, group, number, distance):
         self._group, self.number, self.distance = group, number, distance
@@ -146,7 +146,7 @@ def test_of_many_rows_a_sample_is_encoded_by_all_candidates(planted, tmp_path, m
     cache = RepresentationCache(tmp_path)
     choose_encoder(group, rows, cache)
     for member in group.members:
-        held = sum(len(shard.keys) for shard in cache.read(member.fingerprint).values())
+        held = len(cache.index(member.fingerprint))
         assert held == 10 + len(rows["safe_anchor"]) + len(rows["harmful_reference"])
 
 

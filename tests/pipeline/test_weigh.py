@@ -194,6 +194,7 @@ def killed_runs_end_alike(command, run, names, *, moments, seed, reference_secon
 
 def kill_test(flags, tmp_path, moments):
     command = [sys.executable, "-c", "from sotune.cli import main; main()", "weigh", *flags[:-2], "--threads", "1"]
+    command += ["--no-cache"]  # else what one run encoded is there for the next
     names = ("weights.parquet", "selection.parquet", "kept.jsonl", "representations.parquet")
     started = time.monotonic()
     subprocess.run(

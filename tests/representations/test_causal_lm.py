@@ -10,7 +10,15 @@ from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.models import ModelSpec, load_causal_lm, load_tokenizer
 from sotune.records import Record
 from sotune.rendering import Renderer
-from sotune.representations import POOLINGS, CausalLMEncoder, FrozenCausalLM, Reading, candidate_layers
+from sotune.representations import (
+    POOLINGS,
+    CausalLMEncoder,
+    FrozenCausalLM,
+    Reading,
+    RepresentationCache,
+    candidate_layers,
+    encode_with_cache,
+)
 from sotune.representations.hidden_states import TokenRow, pad_batch, read_hidden_states
 from sotune.settings import RenderingSettings
 from tiny_models import ARCHITECTURES, build_tiny_model
@@ -225,14 +233,77 @@ def test_representations_that_are_not_finite(tiny_model, tmp_path, records):
         make_encoder(folder).encode(records)
 
 
-def test_out_of_memory_names_the_setting(tiny_model, records, monkeypatch):
-    def exhaust(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def out_of_memory_beyond(decoder, most_tokens, monkeypatch):
+    """Makes passes of more tokens fail; returns the sizes of all passes."""
+    sizes, forward = [], decoder.forward
 
+    def limited(input_ids, **inputs):
+        sizes.append(input_ids.numel())
+        if input_ids.numel() > most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(decoder, "forward", limited)
+    return sizes
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_and_its_shard_keeps_its_name(
+    tiny_model, records, monkeypatch, tmp_path
+):
     encoder = make_encoder(tiny_model("llama"))
-    monkeypatch.setattr(encoder.model.decoder, "forward", exhaust)
-    with pytest.raises(SotuneError, match=r"does not fit into the memory.*lower batch_tokens \(it is 600\)"):
+    whole = encode_with_cache(encoder, records, RepresentationCache(tmp_path / "whole"), shard_rows=8)
+    sizes = out_of_memory_beyond(encoder.model.decoder, 300, monkeypatch)
+    halved = encode_with_cache(encoder, records, RepresentationCache(tmp_path / "halved"), shard_rows=8)
+    assert halved.shards == whole.shards
+    torch.testing.assert_close(halved.values, whole.values, rtol=0, atol=1e-6)
+    assert sum(size > 300 for size in sizes) <= 2  # what failed once is not tried again at that size
+
+
+def test_a_row_that_memory_does_not_hold_names_the_setting(tiny_model, records, monkeypatch):
+    encoder = make_encoder(tiny_model("llama"))
+    out_of_memory_beyond(encoder.model.decoder, 0, monkeypatch)
+    with pytest.raises(SotuneError, match=r"row '.*' of \d+ tokens does not fit into memory, even alone; lower max_le"):
         encoder.encode(records)
+
+
+def test_another_fault_of_a_pass_is_not_taken_for_lack_of_memory(tiny_model, records, monkeypatch):
+    encoder = make_encoder(tiny_model("llama"))
+
+    def fail(**_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(encoder.model.decoder, "forward", fail)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        encoder.encode(records)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_pass_has_a_mask_only_where_a_token_could_see_padding(tiny_model, records, architecture, monkeypatch):
+    seen = {}
+    for side in ("left", "right"):
+        model = make_encoder(tiny_model(architecture), padding_side=side).model
+        forward, masks = model.decoder.forward, []
+
+        def noting(attention_mask=None, _forward=forward, _masks=masks, **inputs):
+            _masks.append(attention_mask is not None)
+            return _forward(attention_mask=attention_mask, **inputs)
+
+        monkeypatch.setattr(model.decoder, "forward", noting)
+        inputs = list(model.prepare(records).inputs)
+        model.encode_batch(inputs[:4], [Reading(2, "last")])  # of several lengths
+        model.encode_batch(inputs[:1] * 3, [Reading(2, "last")])
+        seen[side] = masks
+    assert seen == {"left": [True, False], "right": [False, False]}
+
+
+def test_a_decoder_that_looks_ahead_has_its_mask(tiny_model, records, monkeypatch):
+    model = make_encoder(tiny_model("gemma3_text")).model
+    monkeypatch.setattr(model.decoder.config, "use_bidirectional_attention", True)
+    masks = []
+    monkeypatch.setattr(model.decoder, "forward", lambda attention_mask, **_: masks.append(attention_mask))
+    with pytest.raises(AttributeError):
+        model.encode_batch(list(model.prepare(records).inputs)[:4], [Reading(2, "last")])
+    assert masks[0] is not None
 
 
 def test_unusual_decoder_has_the_last_layer_only():

@@ -94,8 +94,8 @@ def test_token_limit_is_at_most_the_model_s(sentence_model, records):
 
 def test_cache(sentence_model, records, tmp_path):
     encoder, cache = SentenceEncoder(sentence_model, batch_tokens=300), RepresentationCache(tmp_path)
-    first = encode_with_cache(encoder, records, cache, shard_rows=5)
-    second = encode_with_cache(encoder, records, cache, shard_rows=5)
+    first = encode_with_cache(encoder, records, cache)  # in one shard, whose parts are packed together
+    second = encode_with_cache(encoder, records, cache)
     assert torch.equal(first.values, second.values)
     assert torch.equal(first.values, encoder.encode(records))
     assert first.keys == tuple(encoder.key(record) for record in records)
@@ -125,6 +125,27 @@ def test_damaged_model(sentence_model, records, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
     with pytest.raises(ConfigError, match="could not be loaded"):
         SentenceEncoder(str(folder)).encode(records)
+
+
+def test_equal_parts_are_encoded_once_and_batches_are_of_like_length(sentence_model, monkeypatch):
+    encoder, seen = SentenceEncoder(sentence_model, parts="apart", batch_tokens=200), []
+    rows = [Record.from_text(str(i), "Why? " * (1 + i % 4), ("Yes. ", "No. ")[i % 2] * (20 - i)) for i in range(20)]
+    plain = encoder.encode(rows)
+    model = encoder._model
+    original = model.encode
+    monkeypatch.setattr(model, "encode", lambda texts, **options: seen.append(texts) or original(texts, **options))
+    again = encoder.encode([*rows, *(Record.from_text(f"{i}-again", *parts(rows[i])) for i in range(20))])
+    assert torch.equal(again[:20], plain)
+    assert torch.equal(again[20:], plain)
+    texts = [text for batch in seen for text in batch]
+    assert len(texts) == len(set(texts)) == len({part for row in rows for part in parts(row)})
+    lengths = [[len(model.tokenizer(text)["input_ids"]) for text in batch] for batch in seen]
+    assert [n for batch in lengths for n in batch] == sorted(n for batch in lengths for n in batch)
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= 200 for batch in lengths)
+
+
+def parts(record):
+    return record.prompt[0].content, record.completion
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from sotune.settings import (
     TrainingSettings,
     WeightSettings,
 )
+from sotune.stopping import Stopped, stops_handled
 
 if TYPE_CHECKING:
     from sotune.pipeline import Explanation, ModelComparison, RunSummary
@@ -69,7 +70,7 @@ def help_command(
 
 
 @app.command()
-@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"])
+@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"], shared=True)
 def extract(given: Mapping[str, Any], output: Output) -> None:
     """Read the sets and encode them with the frozen model."""
     _begin("extract", given, output)
@@ -86,6 +87,7 @@ def extract(given: Mapping[str, Any], output: Output) -> None:
     GateSettings,
     RunSettings,
     arguments=["data"],
+    shared=True,
 )
 def weigh(given: Mapping[str, Any], output: Output) -> None:
     """Weigh DATA, keep its best rows, and write a report; does first what is missing."""
@@ -93,7 +95,7 @@ def weigh(given: Mapping[str, Any], output: Output) -> None:
 
 
 @app.command(name="run")
-@with_settings(*ALL_SETTINGS, config_file=False)
+@with_settings(*ALL_SETTINGS, config_file=False, shared=True)
 def run_all(
     given: Mapping[str, Any],
     output: Output,
@@ -105,7 +107,7 @@ def run_all(
 
 
 @app.command()
-@with_settings(SelectionSettings, GateSettings, config_file=False)
+@with_settings(SelectionSettings, GateSettings, config_file=False, shared=True)
 def select(
     given: Mapping[str, Any],
     output: Output,
@@ -116,7 +118,9 @@ def select(
 
 
 @app.command()
-@with_settings(MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False)
+@with_settings(
+    MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False, shared=True
+)
 def train(
     given: Mapping[str, Any],
     output: Output,
@@ -134,6 +138,7 @@ def train(
     ModelsSettings,
     config_file=False,
     aliases={"eval_limit": "--limit"},
+    shared=True,
 )
 def evaluate(
     given: Mapping[str, Any],
@@ -207,7 +212,7 @@ def _reasons(one: Explanation) -> dict[str, str]:
 
 
 @app.command()
-@with_settings(config_file=False)
+@with_settings(config_file=False, shared=True)
 def score(
     given: Mapping[str, Any],
     output: Output,
@@ -215,7 +220,10 @@ def score(
     data: Annotated[str, typer.Argument(help="New rows: a file, a folder or pattern of files, or a Hub id.")],
     where: Annotated[list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE; may be repeated.")] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Parquet file to write.", show_default="RUN/scores.parquet")
+        Path | None,
+        typer.Option(
+            help="File to write: Parquet, or JSON lines if it ends in .jsonl.", show_default="RUN/scores.parquet"
+        ),
     ] = None,
 ) -> None:
     """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
@@ -248,7 +256,11 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    app()
+    try:
+        with stops_handled():
+            app()
+    except Stopped as stopped:  # before or after a command's own work
+        raise SystemExit(stopped.exit_status) from None
 
 
 def _begin(command: str, given: Mapping[str, Any], output: Output, *, until: str | None = None) -> None:
@@ -305,6 +317,9 @@ def _print_plan(output: Output, planned: RunSummary) -> None:
 
 
 def _print_summary(command: str, output: Output, summary: RunSummary) -> None:
-    figures = {f"{o.title}: {name}": value for o in summary.stages for name, value in o.figures.items()}
+    # Selecting is done over and over: what has not changed is said once, by the verb that made it.
+    told = [o for o in summary.stages if command != "select" or o.status == "done"]
+    figures = {f"{o.title}: {name}": value for o in told for name, value in o.figures.items()}
+    figures |= {f"rows {name}": f"{n:,}" for name, n in summary.changed.items()}
     table = figure_table(f"sotune {command}", figures)
     output.show(summary, *finding_lines(summary.findings), table, files=summary.files)

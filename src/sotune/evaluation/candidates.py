@@ -12,6 +12,7 @@ from typing import Any
 
 from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError
+from sotune.freshness import check_adapter
 from sotune.models import ModelSpec, load_adapted, model_fingerprint
 from sotune.rendering import Renderer, load_renderer
 from sotune.settings import ModelEvaluation, RenderingSettings
@@ -28,19 +29,26 @@ class Candidate:
         name: What reports call it.
         spec: The model.
         adapter: The adapter's folder; None for the model alone.
+        remote: Whether a server has the model, and nothing of it is here.
     """
 
     name: str
     spec: ModelSpec
     adapter: Path | None = None
+    remote: bool = False
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
-        """What the model is by its content, apart from what the adapter is."""
-        return {
-            "model": model_fingerprint(self.spec),
-            "adapter": None if self.adapter is None else sha256_file(self.adapter / _ADAPTER),
-        }
+        """What the model is by its content, apart from what the adapter is; of one that is not here, nothing."""
+        if self.remote:
+            return {"model": None, "adapter": None}
+        return {"model": model_fingerprint(self.spec), "adapter": self._of_adapter()}
+
+    def _of_adapter(self) -> str | None:
+        if self.adapter is None:
+            return None
+        weights = self.adapter / _ADAPTER
+        return sha256_file(weights) if weights.exists() else model_fingerprint(ModelSpec(str(self.adapter)))
 
     def load(self) -> Any:
         """Returns the model, frozen, with its adapter on it.
@@ -66,22 +74,31 @@ def find_candidates(settings: ModelEvaluation) -> list[Candidate]:
 
     Raises:
         ConfigError: An adapter's folder does not exist or holds neither an adapter nor a model.
+        ArtifactError: An adapter of a run is stale.
     """
     base = ModelSpec(
         settings.model, settings.revision, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code
     )
-    candidates = [Candidate(BASE, base)]
+    candidates = [Candidate(BASE, base, remote=_is_remote(settings.model, settings))]
     for name, path in zip(_names(settings.adapter), settings.adapter, strict=True):
         folder = Path(path).expanduser()
-        if (folder / "adapter_config.json").is_file():
+        if _is_remote(path, settings):
+            candidates.append(Candidate(name, dataclasses.replace(base, name=path, revision=None), remote=True))
+        elif (folder / "adapter_config.json").is_file():
             if not (folder / _ADAPTER).is_file():
                 raise ConfigError(f"{path} has no {_ADAPTER}; save the adapter as safetensors")
+            check_adapter(folder)
             candidates.append(Candidate(name, base, folder))
         elif (folder / "config.json").is_file():
             candidates.append(Candidate(name, dataclasses.replace(base, name=str(folder), revision=None)))
         else:
             raise ConfigError(f"{path} is neither a folder of a PEFT adapter nor one of a model; check the path")
     return candidates
+
+
+def _is_remote(path: str, settings: ModelEvaluation) -> bool:
+    """Tells whether only the server can know a model."""
+    return settings.server_base_url is not None and not Path(path).expanduser().exists()
 
 
 def _names(paths: Sequence[str]) -> list[str]:

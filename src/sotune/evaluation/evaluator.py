@@ -24,6 +24,7 @@ from sotune.evaluation.metrics import JudgeRole, compute_metrics
 from sotune.evaluation.outcome import Evaluation, Measured
 from sotune.evaluation.packs import PromptSource, load_sources, parse_sources
 from sotune.evaluation.protocol import EvalPrompt, Judge
+from sotune.evaluation.served import Server
 from sotune.evaluation.unmeasured import count_unscored
 from sotune.evaluation.usage import JudgingPlan, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
@@ -69,8 +70,15 @@ def evaluate(
     asking, (base, *tuned) = asking_of(chosen, rendering or RenderingSettings(), seed), models
     with contextlib.nullcontext(answers_dir) if answers_dir else tempfile.TemporaryDirectory() as folder:
         answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
-    yardstick = make_yardstick(prompts, answers, base, asking, surprise=chosen.diagnostics)
-    drifting = tuned if chosen.diagnostics else ()
+    here = [candidate for candidate in models if not candidate.remote]
+    if chosen.diagnostics and len(here) < len(models):
+        watch.warn(
+            f"surprise and drift need the weights; they are not measured for what only the server has: "
+            f"{', '.join(candidate.name for candidate in models if candidate.remote)}"
+        )
+    diagnosed = chosen.diagnostics and base in here
+    yardstick = make_yardstick(prompts, answers, base, asking, surprise=diagnosed)
+    drifting = [candidate for candidate in tuned if diagnosed and candidate in here]
     drifts = {c.name: measure_drifts(prompts, answers[base.name], base, c, asking) for c in drifting}
     roles = judges() if callable(judges) else judges
     results, figures = {}, {}
@@ -141,7 +149,8 @@ def plan_evaluation(
 
 def asking_of(settings: EvaluationSettings, rendering: RenderingSettings, seed: int) -> Asking:
     """Returns how models are asked under the settings of an evaluation."""
-    return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed)
+    server = None if settings.server_base_url is None else Server(settings, rendering)
+    return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed, server)
 
 
 _ABSOLUTE = ("broken", "harmful")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation.batching import Progress, evaluating, longest_first, pad
@@ -15,6 +16,11 @@ from sotune.evaluation.thoughts import is_mark, opening_mark
 from sotune.models import n_positions
 from sotune.rendering import Renderer
 
+if TYPE_CHECKING:
+    import torch
+
+_LEAST_ROWS = 4
+"""Fewer rows are answered to the end together: starting anew would cost more than it saves."""
 _LONGEST_MARK = 32  # tokens, which the opening mark of thoughts may take in a rendered prompt
 
 
@@ -126,13 +132,60 @@ def _own_settings_aside(model: Any) -> Iterator[None]:
 
 
 def _answer(batch: Sequence[Sequence[int]], model: Any, config: Any) -> list[list[int]]:
-    """Returns the token ids that follow each prompt."""
-    ids, mask = pad(batch, config.pad_token_id, side="left")
-    output = model.generate(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-    )
-    generated: list[list[int]] = output[:, ids.shape[1] :].tolist()
-    return generated
+    """Returns the token ids that follow each prompt.
+
+    Whenever half of the rows have ended, the others go on without them, with what the model has cached of them.
+    """
+    import torch
+
+    ids, mask = (part.to(model.device) for part in pad(batch, config.pad_token_id, side="left"))
+    start, rows, cache, compacts = ids.shape[1], list(range(len(batch))), None, True
+    answers: dict[int, list[int]] = {}
+    while rows:
+        some = copy.deepcopy(config)
+        some.update(max_new_tokens=start + config.max_new_tokens - ids.shape[1], return_dict_in_generate=True)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=some,
+            stopping_criteria=[_half_ended(start, config)] if compacts and len(rows) >= _LEAST_ROWS else [],
+        )
+        ids, cache = output.sequences, output.past_key_values
+        answers |= dict(zip(rows, ids[:, start:].tolist(), strict=True))
+        goes_on = ~_ended(ids[:, start:], config)
+        if ids.shape[1] == start + config.max_new_tokens or not goes_on.any():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=1)
+        compacts = _selects_rows(cache)
+        if compacts:
+            kept = goes_on.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            ids, mask, rows = ids[kept], mask[kept], [rows[place] for place in kept.tolist()]
+    return [answers[row] for row in range(len(batch))]
+
+
+def _ended(answers: torch.Tensor, config: Any) -> torch.Tensor:
+    """Tells which rows hold a token that ends them, bool [rows]."""
+    import torch
+
+    return torch.isin(answers, torch.tensor(config.eos_token_id, device=answers.device)).any(dim=1)
+
+
+def _half_ended(start: int, config: Any) -> Callable[..., torch.Tensor]:
+    """Returns a criterion that stops all rows once half of them have ended."""
+
+    def stop(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+        ended = _ended(ids[:, start:], config)
+        return (2 * ended.sum() >= len(ended)).expand(len(ended))
+
+    return stop
+
+
+def _selects_rows(cache: Any) -> bool:
+    """Tells whether rows can be taken out of a model's cache; recurrent states have no way to do so."""
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
 
 
 def _response(

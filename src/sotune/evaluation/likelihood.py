@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import torch
 
 _ENDLESS = 1 << 30
+_KEPT_LOGITS = 1 << 28
+"""Logits that one pass may leave, over the answers of its rows: a gigabyte in float32."""
+_SCORED_LOGITS = 1 << 25
+"""Logits that are turned into probabilities at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,9 @@ def measure_surprise(
     rows = _encode(prompts, responses, renderer)
 
     def score(input_ids: torch.Tensor, mask: torch.Tensor, predicts: torch.Tensor) -> torch.Tensor:
-        logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1][predicts].float()
-        picked: torch.Tensor = logits.log_softmax(-1).gather(-1, input_ids[:, 1:][predicts][:, None])[:, 0]
-        return -picked
+        logits = _answer_logits(model, model, input_ids, mask, predicts)
+        answers = input_ids[:, 1:][predicts][:, None]
+        return -_in_chunks(lambda some, ids: some.float().log_softmax(-1).gather(-1, ids)[:, 0], logits, answers)
 
     values = _mean_over_answers(
         rows, score, model=model, pad_token_id=renderer.tokenizer.pad_token_id, batch_size=batch_size
@@ -128,22 +132,64 @@ def measure_drift(
     rows = _encode(prompts, responses, renderer)
 
     def score(input_ids: torch.Tensor, mask: torch.Tensor, predicts: torch.Tensor) -> torch.Tensor:
-        after, before = (
-            m(input_ids=input_ids, attention_mask=mask).logits[:, :-1][predicts].float().log_softmax(-1)
-            for m in (tuned, base)
-        )
+        after, before = (_answer_logits(m, tuned, input_ids, mask, predicts) for m in (tuned, base))
         if after.shape != before.shape:
             raise ConfigError(
                 f"drift compares next-token distributions over one vocabulary. Got {after.shape[-1]} and "
                 f"{before.shape[-1]} tokens; measure a model that was tuned from this base"
             )
-        divergence: torch.Tensor = (after.exp() * (after - before)).sum(-1).clamp_min(0.0)
-        return divergence
+        return _in_chunks(_divergence, after, before)
 
     values = _mean_over_answers(
         rows, score, model=tuned, pad_token_id=renderer.tokenizer.pad_token_id, batch_size=batch_size
     )
     return [Drift(id, *values[id]) for id in values]
+
+
+def _divergence(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Computes KL(after ‖ before) of each token's logits."""
+    p, q = (logits.float().log_softmax(-1) for logits in (after, before))
+    divergence: torch.Tensor = (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+    return divergence
+
+
+def _answer_logits(
+    predict: Callable[..., Any], model: Any, input_ids: torch.Tensor, mask: torch.Tensor, predicts: torch.Tensor
+) -> torch.Tensor:
+    """Returns the logits of the places that predict an answer's token, [places, vocabulary], and computes no others.
+
+    The states of the others are taken out before the output layer; what a model does to its logits stays its own.
+
+    Args:
+        predict: The model, or what predicts with it or in its stead.
+        model: Whose output layer that is; its own, if it has one.
+        input_ids: [batch, length].
+        mask: [batch, length].
+        predicts: Which places predict an answer's token, [batch, length − 1].
+    """
+    owner = predict if hasattr(predict, "get_output_embeddings") else model
+
+    def take(_: Any, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (states[0][:, :-1][predicts][None], *states[1:])
+
+    hook = owner.get_output_embeddings().register_forward_pre_hook(take)
+    try:
+        logits: torch.Tensor = predict(input_ids=input_ids, attention_mask=mask).logits
+    finally:
+        hook.remove()
+    # A batch of one row has fewer places than tokens, so that the two cannot be confused.
+    return logits[:, :-1][predicts] if logits.shape[:2] == input_ids.shape else logits[0]
+
+
+def _in_chunks(
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], logits: torch.Tensor, beside: torch.Tensor
+) -> torch.Tensor:
+    """Scores logits a bounded number at a time, since their probabilities take several times their memory."""
+    import torch
+
+    size = max(1, _SCORED_LOGITS // logits.shape[-1])
+    pairs = zip(torch.split(logits, size), torch.split(beside, size), strict=True)
+    return torch.cat([score(*pair) for pair in pairs])
 
 
 def scramble(responses: Sequence[Response], *, seed: int) -> list[Response]:
@@ -200,7 +246,7 @@ def _mean_over_answers(
     """Returns, by id in the order of the rows, the mean of a per-position score over the answer and its length.
 
     ``score`` maps ids and mask, [batch, length], and which places predict an answer's token, [batch, length − 1], to
-    the scores of these places in their order: scores of the prompts would take several times the memory.
+    the scores of these places in their order.
     """
     import torch
 
@@ -208,17 +254,36 @@ def _mean_over_answers(
         raise ConfigError(f"batch_size must be at least 1. Got {batch_size}")
     values: dict[str, tuple[float | None, int]] = dict.fromkeys(rows, (None, 0))
     told = {id: row for id, row in rows.items() if row is not None}
+    most_places = max(1, _KEPT_LOGITS // model.config.get_text_config().vocab_size)
     with evaluating(model):
-        for batch in longest_first({id: len(row.input_ids) for id, row in told.items()}, batch_size):
-            ids, mask = pad([told[id].input_ids for id in batch], pad_token_id or 0, side="right")
-            predicts = torch.zeros(len(batch), ids.shape[1] - 1, dtype=torch.bool)
-            for line, id in zip(predicts, batch, strict=True):
-                start, end = told[id].learned[-1]
-                line[max(start, 1) - 1 : end - 1] = True
-            scores = score(*(part.to(model.device) for part in (ids, mask, predicts))).double().cpu()
-            for id, answer in zip(batch, torch.split(scores, predicts.sum(1).tolist()), strict=True):
-                mean = float(answer.mean())
-                if not math.isfinite(mean):
-                    raise DataError(f"the model's prediction for {id!r} is not a number; look at its weights")
-                values[id] = (mean, len(answer))
+        for whole in longest_first({id: len(row.input_ids) for id, row in told.items()}, batch_size):
+            for batch in _of_few_places(whole, told, most_places):
+                ids, mask = pad([told[id].input_ids for id in batch], pad_token_id or 0, side="right")
+                predicts = torch.zeros(len(batch), ids.shape[1] - 1, dtype=torch.bool)
+                for line, id in zip(predicts, batch, strict=True):
+                    start, end = told[id].learned[-1]
+                    line[max(start, 1) - 1 : end - 1] = True
+                scores = score(*(part.to(model.device) for part in (ids, mask, predicts))).double().cpu()
+                for id, answer in zip(batch, torch.split(scores, predicts.sum(1).tolist()), strict=True):
+                    mean = float(answer.mean())
+                    if not math.isfinite(mean):
+                        raise DataError(f"the model's prediction for {id!r} is not a number; look at its weights")
+                    values[id] = (mean, len(answer))
     return values
+
+
+def _of_few_places(batch: Sequence[str], rows: Mapping[str, RenderedTokens], most_places: int) -> Iterator[list[str]]:
+    """Splits a batch so that the answers of each part have a bounded number of tokens, or are one."""
+    part, n_places = list[str](), 0
+    for id in batch:
+        if part and n_places + _n_answer(rows[id]) > most_places:
+            yield part
+            part, n_places = [], 0
+        part.append(id)
+        n_places += _n_answer(rows[id])
+    yield part
+
+
+def _n_answer(row: RenderedTokens) -> int:
+    start, end = row.learned[-1]
+    return end - start

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sotune.cluster import Engine
 from sotune.errors import DataError
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import Encoder, EncoderGroup, OnProgress, RepresentationCache, fill_cache
@@ -95,6 +96,7 @@ def choose_encoder(
     cache: RepresentationCache,
     *,
     progress: OnProgress | None = None,
+    engine: Engine | None = None,
 ) -> Choice:
     """Encodes the references and some downstream rows by all members of a group, and chooses one.
 
@@ -103,13 +105,14 @@ def choose_encoder(
         sets: The sets.
         cache: Where vectors are kept; all candidates' come from one pass over the texts.
         progress: Called with the number of distinct texts done and of all.
+        engine: Computes the vectors elsewhere.
 
     Raises:
         DataError: A representation is NaN or infinite.
     """
     probed = {**sets, "downstream": _sample(sets["downstream"])}
     records = [record for name in SET_NAMES for record in probed.get(name, ())]
-    filled = fill_cache(group, records, cache, progress=progress)
+    filled = fill_cache(group, records, cache, progress=progress, engine=engine)
     candidates = tuple(
         _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
+from sotune.freshness import is_fresh
 from sotune.reporting import Finding, failures, findings
 from sotune.run_files import PROMISE
 from sotune.settings import GateSettings, RunConfig
@@ -16,7 +17,7 @@ from sotune.settings import GateSettings, RunConfig
 def found_in(folder: Path) -> list[Finding]:
     """Returns what a run found, the worst first; nothing before its rows are selected."""
     run = RunFolder.open(folder)
-    return findings(PROMISE.read(run), evaluation_in(run)) if run.manifest_path("selection").exists() else []
+    return findings(PROMISE.read(run), evaluation_in(run)) if is_fresh(run, "selection") else []
 
 
 def beside(missed: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
@@ -37,5 +38,5 @@ def without_gate(config: RunConfig) -> dict[str, Any]:
 
 
 def evaluation_in(run: RunFolder) -> Any:
-    """Returns the figures of a run's evaluation; empty ones before it, or where what was asked is no more."""
-    return load_evaluation(run.path) if run.manifest_path("evaluation").exists() else NOT_EVALUATED
+    """Returns the figures of a run's evaluation; empty ones before it, or where it is stale."""
+    return load_evaluation(run.path) if is_fresh(run, "evaluation") else NOT_EVALUATED

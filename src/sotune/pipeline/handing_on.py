@@ -10,6 +10,7 @@ from pathlib import Path
 from sotune.artifacts import RunFolder, library_versions, write_text
 from sotune.errors import ArtifactError
 from sotune.exporting import TARGETS, Exported, ExportFacts, Upload, export_rows, push, uploads
+from sotune.freshness import is_fresh, require_fresh
 from sotune.methods import method_named
 from sotune.models import ModelSpec, load_adapted
 from sotune.monitoring import Monitor, Silent
@@ -57,7 +58,7 @@ def export(run: RunFolder, settings: ExportSettings, monitor: Monitor | None = N
     """
     watch = monitor or Silent()
     watch.stage(f"export to {TARGETS[settings.to].title}", "running")
-    _require(run, "selection", SELECTION.verb)
+    require_fresh(run, "selection")
     config = run_config(run)
     kept = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
     weights = {row["id"]: row["loss_weight"] for row in kept}
@@ -69,7 +70,7 @@ def export(run: RunFolder, settings: ExportSettings, monitor: Monitor | None = N
     )  # fmt: skip
     if settings.push_to_hub is None:
         return HandedOn(exported)
-    adapter = run.file(ADAPTER) if settings.adapter and run.manifest_path("training").exists() else None
+    adapter = run.file(ADAPTER) if settings.adapter and is_fresh(run, "training") else None
     planned = tuple(uploads(settings.push_to_hub, folder, adapter, private=not settings.public))
     return HandedOn(exported, planned, tuple(push(planned)) if settings.yes and write else ())
 
@@ -99,7 +100,7 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     from transformers import AutoTokenizer
 
     (monitor or Silent()).stage("merge", "running")
-    _require(run, "training", "train")
+    require_fresh(run, "training")
     folder, adapter = out or run.file(_MERGED), run.file(ADAPTER)
     if folder.exists() and not any(folder.glob("*.safetensors")) and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is there and is no model; name a new folder with --out")
@@ -144,8 +145,3 @@ def _facts(run: RunFolder, config: RunConfig) -> ExportFacts:
         alpha=config.lora_alpha,
         version=library_versions("sotune")["sotune"],
     )
-
-
-def _require(run: RunFolder, stage: str, verb: str) -> None:
-    if not run.manifest_path(stage).exists():
-        raise ArtifactError(f"{run.path} holds no finished {stage}; run `sotune {verb}` first")

@@ -181,7 +181,7 @@ class Renderer:
         except DataError:  # it insists on them
             return False
 
-    def tokens(self, record: Record, *, append_eos: bool = False) -> RenderedTokens:
+    def tokens(self, record: Record, *, append_eos: bool = False, text: RenderedText | None = None) -> RenderedTokens:
         """Renders a record and turns it into at most ``max_length`` token ids.
 
         An over-long row keeps the *end* of what stands before its last turn and the *start* of that turn, as much of
@@ -191,12 +191,13 @@ class Renderer:
             record: The row.
             append_eos: Whether to end the row with the end-of-sequence token (for training), unless the template wrote
                 an end of its own.
+            text: What `text` returned for the record, if it is at hand.
 
         Raises:
             DataError: The last turn has no token of its own, a token is none that the model has, or the chat template
                 refuses the conversation.
         """
-        text = self.text(record)
+        text = self.text(record) if text is None else text
         ids, learned = self._encode(text)
         start, end = learned[-1]
         if start == end:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder, write_text
 from sotune.evaluation.outcome import TUNED
+from sotune.freshness import is_fresh
 from sotune.reporting.finding import FED_BY_HARM, Finding, stand_in
 from sotune.reporting.summary import METRIC_TITLES
 from sotune.run_files import ADAPTER, CARD, CARD_FIGURES
@@ -25,7 +26,7 @@ def update_card(
     """
     path, (begin, end) = run.file(f"{ADAPTER}/{CARD}"), CARD_FIGURES
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if not (run.manifest_path("training").exists() and begin in text and end in text):
+    if not (is_fresh(run, "training") and begin in text and end in text):
         return []
     before, after = text.partition(begin)[0], text.partition(end)[2]
     write_text(path, f"{before}{begin}{_figures(found, evaluation, how)}{end}{after}")

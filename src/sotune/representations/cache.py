@@ -8,9 +8,12 @@ What is computed and written is decided in ``filling``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sotune.artifacts import atomic_path
+from sotune.artifacts import atomic_path, cache_folder
 from sotune.errors import ArtifactError
 from sotune.representations.encoder import EncodedSet, find_keys, keys_from_hex
 
 _N_NAMED = 5
+
+
+def shared_cache() -> Path:
+    """Returns the folder of the representations that all runs share."""
+    return cache_folder("representations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +75,68 @@ class RepresentationCache:
 
     def write(self, fingerprint: str, name: str, shard: StoredShard) -> None:
         """Writes one shard, atomically; a damaged one of that name is replaced."""
-        with atomic_path(self.folder / fingerprint / f"shard-{name}.safetensors") as temporary:
+        with atomic_path(self._path(fingerprint, name)) as temporary:
             save_file(shard.tensors(), temporary, metadata={"sha256": shard.checksum()})
 
-    def read(self, fingerprint: str) -> dict[str, StoredShard]:
-        """Maps all shards of an encoder, by name; warns of damaged ones and leaves them out."""
-        opened = {path.stem.removeprefix("shard-"): _open_shard(path) for path in self.shards(fingerprint)}
-        return {name: shard for name, shard in opened.items() if shard is not None}
+    def holds(self, fingerprint: str, name: str) -> bool:
+        """Tells whether a shard of an encoder is there and whole."""
+        path = self._path(fingerprint, name)
+        return path.exists() and _fault(path) is None
 
     def index(self, fingerprint: str, names: Sequence[str] | None = None) -> CacheIndex:
         """Reads which texts lie in the named shards of an encoder, or in all of them.
 
         A text that lies in several shards is read from the first that is named.
         """
-        shards = self.read(fingerprint)
-        return CacheIndex({name: shards[name] for name in (shards if names is None else names) if name in shards})
+        paths = self.shards(fingerprint) if names is None else [self._path(fingerprint, name) for name in names]
+        return CacheIndex([path for path in paths if path.exists()])
+
+    def hand_over(self, fingerprint: str, names: Sequence[str], to: RepresentationCache) -> list[Path]:
+        """Puts shards of an encoder into another cache too, as links where the file system can; returns their paths."""
+        paths = [to._path(fingerprint, name) for name in names]
+        for name, path in zip(names, paths, strict=True):
+            own = self._path(fingerprint, name)
+            if not (path.exists() and path.samefile(own)):
+                link_or_copy(own, path)
+        return paths
+
+    def _path(self, fingerprint: str, name: str) -> Path:
+        return self.folder / fingerprint / f"shard-{name}.safetensors"
 
 
 class CacheIndex:
-    """Where each cached text's vector lies, as flat arrays: some 50 bytes a text, for millions of texts."""
+    """Where each cached text's vector lies, as flat arrays: some 50 bytes a text, for millions of texts.
 
-    def __init__(self, shards: Mapping[str, StoredShard]) -> None:
-        self._names, self._shards = tuple(shards), tuple(shards.values())
-        self._keys = np.concatenate([np.zeros((0, 32), np.uint8), *(shard.keys.numpy() for shard in self._shards)])
-        self._truncated = np.concatenate([np.zeros(0, np.uint8), *(s.truncated.numpy() for s in self._shards)])
-        self._starts = np.cumsum([0, *(len(shard.keys) for shard in self._shards)])
+    Of each shard only the keys are read at once; the rest is mapped, and its checksum compared, when a text in it is
+    asked for. Damaged shards are warned of and left out.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        keys = {path: _read_keys(path) for path in paths}
+        self._keys_of = {path: found for path, found in keys.items() if found is not None}
+        self._lay_out()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _lay_out(self) -> None:
+        self._paths = tuple(self._keys_of)
+        self._keys = np.concatenate([np.zeros((0, 32), np.uint8), *self._keys_of.values()])
+        self._starts = np.cumsum([0, *(len(keys) for keys in self._keys_of.values())])
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Returns the position of each text among all that are cached, or -1; keys are uint8 [n, 32]."""
-        return find_keys(keys, among=self._keys)
+        while True:
+            positions = find_keys(keys, among=self._keys)
+            damaged = [path for path in self._used(positions) if (fault := _fault(path)) and _warn(path, fault)]
+            if not damaged:
+                return positions
+            self._keys_of = {path: found for path, found in self._keys_of.items() if path not in damaged}
+            self._lay_out()
+
+    def _used(self, positions: NDArray[np.int64]) -> list[Path]:
+        numbers = np.unique(np.searchsorted(self._starts, positions[positions >= 0], side="right") - 1)
+        return [self._paths[number] for number in numbers]
 
     def load(self, keys: Sequence[str], ids: Sequence[str]) -> EncodedSet:
         """Reads the vectors of some texts, in the given order, into memory.
@@ -107,13 +148,16 @@ class CacheIndex:
         Raises:
             ArtifactError: A text is not cached, or none was asked for.
         """
-        rows = self.map(keys, ids)
+        positions = self._positions(keys, ids)
+        shards = [_open(path) for path in self._used(positions)]
+        rows = self._rows(positions, [shard.representations for shard in shards])
+        truncated = torch.cat([shard.truncated for shard in shards]).numpy()
         return EncodedSet(
             ids=tuple(ids),
             keys=tuple(keys),
             values=rows[slice(None)],
-            n_truncated=int(self._truncated[rows.positions].sum()),
-            shards=tuple(self._names[number] for number in rows.used_shards()),
+            n_truncated=int(truncated[rows.positions].sum()),
+            shards=tuple(_name(path) for path in self._used(positions)),
         )
 
     def map(self, keys: Sequence[str], ids: Sequence[str]) -> MappedRows:
@@ -126,6 +170,10 @@ class CacheIndex:
         Raises:
             ArtifactError: A text is not cached, or none was asked for.
         """
+        positions = self._positions(keys, ids)
+        return self._rows(positions, [_open(path).representations for path in self._used(positions)])
+
+    def _positions(self, keys: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
         if not keys:
             raise ArtifactError("no rows were requested; a set must hold at least one row")
         positions = self.find(keys_from_hex(keys))
@@ -135,7 +183,14 @@ class CacheIndex:
             raise ArtifactError(
                 f"{len(missing)} rows have no cached representation (ids {named}); run `sotune extract` again"
             )
-        return MappedRows([shard.representations for shard in self._shards], self._starts, positions)
+        return positions
+
+    def _rows(self, positions: NDArray[np.int64], parts: Sequence[Tensor]) -> MappedRows:
+        """Returns rows over the parts that hold them, in the order of the shards."""
+        numbers = np.searchsorted(self._starts, positions, side="right") - 1
+        used, part_of = np.unique(numbers, return_inverse=True)
+        starts = np.cumsum([0, *(len(part) for part in parts)])
+        return MappedRows(parts, starts, positions - self._starts[used][part_of] + starts[part_of])
 
 
 class MappedRows:
@@ -176,25 +231,69 @@ class MappedRows:
             values[torch.from_numpy(here)] = found
         return values
 
-    def used_shards(self) -> NDArray[np.int64]:
-        """Returns the numbers of the parts that hold rows, sorted."""
-        return np.unique(self._part_of(self.positions))
-
     def _part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
 
 
-def _open_shard(path: Path) -> StoredShard | None:
-    """Maps a shard file; None, with a warning, for one whose bytes are not those that were written."""
+def is_intact_shard(path: Path) -> bool | None:
+    """Tells whether a shard file holds what was written; None for a file of another name."""
+    return _fault(path) is None if path.match("shard-*.safetensors") else None
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    """Makes a file appear at another path, atomically, without taking its space twice where that is possible."""
+    with atomic_path(to) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(path, temporary)
+
+
+def _name(path: Path) -> str:
+    return path.stem.removeprefix("shard-")
+
+
+def _read_keys(path: Path) -> NDArray[np.uint8] | None:
+    """Reads which texts a shard holds; None, with a warning, where that cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            keys: NDArray[np.uint8] = file.get_tensor("keys")
+    except (SafetensorError, OSError) as error:
+        _warn(path, str(error))
+        return None
+    if keys.dtype == np.uint8 and keys.shape[1:] == (32,):
+        return keys
+    _warn(path, "its keys are no hashes")
+    return None
+
+
+def _open(path: Path) -> StoredShard:
+    """Maps a shard file."""
+    with safe_open(path, framework="pt") as file:
+        return StoredShard(*(file.get_tensor(name) for name in ("keys", "representations", "truncated")))
+
+
+def _fault(path: Path) -> str | None:
+    """Returns what is wrong with a shard file, whose bytes must be those that were written; None if nothing is."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return str(error)
+    return _found_fault(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _found_fault(path: Path, size: int, mtime_ns: int) -> str | None:
+    # Every stage reads the cache; the many gigabytes of it are hashed once per process.
     try:
         with safe_open(path, framework="pt") as file:
-            shard = StoredShard(*(file.get_tensor(name) for name in ("keys", "representations", "truncated")))
             checksum = (file.metadata() or {}).get("sha256")
+        return None if checksum == _open(path).checksum() else "its checksum does not match"
     except (SafetensorError, OSError) as error:
-        reason = str(error)
-    else:
-        if checksum == shard.checksum():
-            return shard
-        reason = "its checksum does not match"
-    warnings.warn(f"cache shard {path} is damaged ({reason}); its rows are computed again", stacklevel=4)
-    return None
+        return str(error)
+
+
+def _warn(path: Path, fault: str) -> bool:
+    warnings.warn(f"cache shard {path} is damaged ({fault}); its rows are computed again", stacklevel=4)
+    return True

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sotune.artifacts import sha256_json
-from sotune.errors import ConfigError, SotuneError
+from sotune.errors import ConfigError
 from sotune.models import ModelSpec, load_causal_lm, load_config, model_fingerprint
 from sotune.records import Record
-from sotune.rendering import load_renderer
+from sotune.rendering import RenderedText, load_renderer
 from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 from sotune.representations.hidden_states import (
     POOLINGS,
@@ -78,8 +78,7 @@ class FrozenCausalLM:
         What is learned is hashed beside the whole, since it decides what an over-long row loses, and over which tokens
         a mean is taken.
         """
-        text = self._renderer.text(record)
-        return sha256_json([text.full, text.learned, text.literal])
+        return _key(self._renderer.text(record))
 
     def prepare(self, records: Sequence[Record]) -> PreparedTexts:
         """Renders and tokenizes the records.
@@ -87,36 +86,27 @@ class FrozenCausalLM:
         Raises:
             DataError: A record's completion has no token of its own, or the template refuses the record.
         """
-        tokens, truncated = list[TokenRow](), []
+        tokens, keys, truncated = list[TokenRow](), [], []
         for record in records:
-            row = self._renderer.tokens(record)
+            text = self._renderer.text(record)
+            row = self._renderer.tokens(record, text=text)
+            keys.append(_key(text))
             # 4 bytes an id, where a tuple would take some 36.
             tokens.append(TokenRow(array.array("i", row.input_ids), row.learned))
             truncated.append(row.truncated)
         return PreparedTexts(
             ids=tuple(record.id for record in records),
-            keys=keys_from_hex([self.key(record) for record in records]),
+            keys=keys_from_hex(keys),
             lengths=np.array([len(row.ids) for row in tokens], dtype=np.int64),
             truncated=np.array(truncated, dtype=np.bool_),
             inputs=tokens,
         )
 
     def encode_batch(self, inputs: Sequence[TokenRow], readings: Sequence[Reading]) -> tuple[Tensor, ...]:
-        """Runs one batch and reads vectors off it, [k, d] float32 on the CPU for each reading.
-
-        Raises:
-            SotuneError: The device's memory does not hold the batch.
-        """
+        """Runs one batch and reads vectors off it, [k, d] float32 on the CPU for each reading."""
         batch = pad_batch(inputs, padding_side=self._padding_side, pad_token_id=self._renderer.tokenizer.pad_token_id)
-        try:
-            with torch.inference_mode():
-                states = read_hidden_states(self.decoder, batch, readings, n_layers=self.n_layers)
-        except torch.OutOfMemoryError:
-            raise SotuneError(
-                f"a batch of {batch.input_ids.shape[0]} rows and {batch.input_ids.shape[1]} tokens does not fit into "
-                f"the memory of device {self._spec.device!r}; lower batch_tokens (it is {self.batch_tokens}) or "
-                f"max_length"
-            ) from None
+        with torch.inference_mode():
+            states = read_hidden_states(self.decoder, batch, readings, n_layers=self.n_layers)
         return tuple(values.cpu() for values in states)
 
     @functools.cached_property
@@ -169,11 +159,7 @@ class CausalLMEncoder(Encoder):
         return self.model.prepare(records)
 
     def encode_batch(self, inputs: Sequence[TokenRow]) -> Tensor:
-        """Encodes one batch of token rows, [k, d] float32 on the CPU.
-
-        Raises:
-            SotuneError: The device's memory does not hold the batch.
-        """
+        """Encodes one batch of token rows, [k, d] float32 on the CPU."""
         (states,) = self.model.encode_batch(inputs, [self.reading])
         return states
 
@@ -205,11 +191,7 @@ class CausalLMReadings:
         return self._model.prepare(records)
 
     def encode_members(self, inputs: Sequence[TokenRow], wanted: Sequence[int]) -> tuple[Tensor, ...]:
-        """Encodes one batch, [k, d] float32 on the CPU for each of the wanted members.
-
-        Raises:
-            SotuneError: The device's memory does not hold the batch.
-        """
+        """Encodes one batch, [k, d] float32 on the CPU for each of the wanted members."""
         return self._model.encode_batch(inputs, [self.members[number].reading for number in wanted])
 
 
@@ -228,6 +210,10 @@ def candidate_poolings(*, with_safe_reference: bool) -> tuple[Pooling, ...]:
     nothing tells the part of the answer from the rest.
     """
     return tuple(one for one in POOLINGS if with_safe_reference or one != "prompt_and_completion")
+
+
+def _key(text: RenderedText) -> str:
+    return sha256_json([text.full, text.learned, text.literal])
 
 
 def _resolve_layer(layer: int, n_layers: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune.artifacts import sha256_json
-from sotune.errors import ConfigError, DataError
+from sotune.errors import ConfigError, DataError, SotuneError
 from sotune.records import Record
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of texts that are done and the number of all texts."""
 
+MAX_PADDING = 0.03
+"""Share of a batch that may be padding, once it has enough tokens to fill the device's arithmetic."""
+MIN_BATCH_TOKENS = 512
 _N_NAMED = 5
 
 
@@ -46,6 +50,11 @@ class PreparedTexts:
     lengths: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     inputs: Sequence[Any]
+
+    def of(self, rows: NDArray[np.int64]) -> PreparedTexts:
+        """Returns some of the texts, by their positions."""
+        ids, inputs = (tuple(each[row] for row in rows) for each in (self.ids, self.inputs))
+        return PreparedTexts(ids, self.keys[rows], self.lengths[rows], self.truncated[rows], inputs)
 
 
 class EncoderGroup(Protocol):
@@ -70,9 +79,11 @@ class Encoder(ABC):
 
     Attributes:
         batch_tokens: Tokens that one batch may hold, padding included.
+        packs: Whether ``encode_batch`` makes batches of its own out of whatever it is given, such as a whole shard.
     """
 
     batch_tokens: int
+    packs: bool = False
 
     @property
     @abstractmethod
@@ -166,13 +177,19 @@ class Shard:
         return np.concatenate(self.batches)
 
 
-def plan_shards(prepared: PreparedTexts, *, batch_tokens: int, shard_rows: int) -> tuple[Shard, ...]:
+def plan_shards(
+    prepared: PreparedTexts, *, batch_tokens: float, shard_rows: int, wanted: NDArray[np.bool_] | None = None
+) -> tuple[Shard, ...]:
     """Sorts the unique texts by length, then key; packs them into batches, and whole batches into shards.
+
+    Batches and shards are closed by what is in them and by the next row, which is no shorter: without some whole
+    shards of a plan, the other texts are planned as before.
 
     Args:
         prepared: The texts. Of several with one key only the first is planned.
         batch_tokens: Rows times longest row that a batch may hold; a longer row is a batch of its own.
         shard_rows: A shard is closed once it has so many rows.
+        wanted: Which texts are planned, [n]; None: all.
 
     Raises:
         DataError: There are no texts.
@@ -185,11 +202,14 @@ def plan_shards(prepared: PreparedTexts, *, batch_tokens: int, shard_rows: int) 
             f"batch_tokens and shard_rows must be at least 1. Got {batch_tokens} and {shard_rows}; raise them"
         )
     _, first = np.unique(_as_scalars(prepared.keys), return_index=True)
+    if wanted is not None:
+        first = first[wanted[first]]
     order = first[np.argsort(prepared.lengths[first], kind="stable")]
     shards: list[Shard] = []
     open_batches: list[NDArray[np.int64]] = []
     n_open = 0
-    for batch in _pack(order, prepared.lengths[order], batch_tokens):
+    batches = pack(prepared.lengths[order], batch_tokens, most_rows=shard_rows)
+    for batch in (order[batch] for batch in batches):
         open_batches.append(batch)
         n_open += len(batch)
         if n_open >= shard_rows:
@@ -198,6 +218,26 @@ def plan_shards(prepared: PreparedTexts, *, batch_tokens: int, shard_rows: int) 
     if open_batches:
         shards.append(_shard(prepared.keys, open_batches))
     return tuple(shards)
+
+
+def pack(lengths: NDArray[np.int64], batch_tokens: float, *, most_rows: float = math.inf) -> Iterator[slice]:
+    """Yields batches of rows whose lengths ascend, bounded by tokens and by the share that is padding.
+
+    Args:
+        lengths: Tokens of each row, ascending, [n].
+        batch_tokens: Rows times longest row that a batch may hold; infinite, nothing is padded and rows alone count.
+        most_rows: A batch is closed once it has so many rows.
+    """
+    start, n_tokens = 0, 0
+    for end, length in enumerate(lengths[1:].tolist(), 1):
+        n_tokens += int(lengths[end - 1])
+        padded = (end + 1 - start) * length  # with the next row, which would be the longest
+        wasteful = n_tokens >= MIN_BATCH_TOKENS and padded * (1 - MAX_PADDING) > n_tokens + length
+        if padded > batch_tokens or (wasteful and batch_tokens < math.inf) or end - start >= most_rows:
+            yield slice(start, end)
+            start, n_tokens = end, 0
+    if len(lengths):
+        yield slice(start, len(lengths))
 
 
 def encode_group(group: EncoderGroup, records: Sequence[Record], *, progress: OnProgress | None = None) -> Tensor:
@@ -211,7 +251,7 @@ def encode_group(group: EncoderGroup, records: Sequence[Record], *, progress: On
     """
     prepared = group.prepare(records)
     # No shard is larger than the number of records, so there is one.
-    (shard,) = plan_shards(prepared, batch_tokens=group.members[0].batch_tokens, shard_rows=max(1, len(records)))
+    (shard,) = plan_shards(prepared, batch_tokens=planned_tokens(group), shard_rows=max(1, len(records)))
     parts, done = [], 0
     for states in encode_batches(group, prepared, shard, wanted=range(len(group.members))):
         parts.append(torch.stack(states))
@@ -222,20 +262,64 @@ def encode_group(group: EncoderGroup, records: Sequence[Record], *, progress: On
     return torch.cat(parts, dim=1)[:, torch.from_numpy(positions)]
 
 
+def planned_tokens(group: EncoderGroup) -> float:
+    """Returns the tokens that a planned batch may hold: no limit where the encoder packs its own batches."""
+    first = group.members[0]
+    return math.inf if first.packs else first.batch_tokens
+
+
+@dataclass
+class Room:
+    """How many tokens one pass may hold: less than what did not fit into memory once, which is not tried again."""
+
+    tokens: float = math.inf
+
+
 def encode_batches(
-    group: EncoderGroup, prepared: PreparedTexts, shard: Shard, *, wanted: Sequence[int]
+    group: EncoderGroup, prepared: PreparedTexts, shard: Shard, *, wanted: Sequence[int], room: Room | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
     """Encodes the batches of one shard in turn, each [k, d] float32 for each of the wanted members.
 
+    A batch that memory does not hold is halved until it does; the shard and its name stay as they are.
+
     Raises:
         DataError: A representation is not finite.
+        SotuneError: Memory does not hold a single row.
     """
+    room = Room() if room is None else room
     for batch in shard.batches:
-        states = group.encode_members([prepared.inputs[row] for row in batch], wanted)
+        states = _encode_in(room, group, prepared, batch, wanted)
         finite = torch.stack([torch.isfinite(values).all(dim=1) for values in states]).all(dim=0)
         if not finite.all():
             raise _not_finite([prepared.ids[row] for row in batch[~finite.numpy()]])
         yield states
+
+
+def _encode_in(
+    room: Room, group: EncoderGroup, prepared: PreparedTexts, batch: NDArray[np.int64], wanted: Sequence[int]
+) -> tuple[Tensor, ...]:
+    n_tokens = len(batch) * int(prepared.lengths[batch].max())
+    if n_tokens < room.tokens or len(batch) == 1:
+        try:
+            return group.encode_members([prepared.inputs[row] for row in batch], wanted)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise SotuneError(
+                    f"row {prepared.ids[batch[0]]!r} of {n_tokens} tokens does not fit into memory, even alone; "
+                    f"lower max_length, or use a smaller dtype"
+                ) from None
+        room.tokens = n_tokens
+    halves = [_encode_in(room, group, prepared, half, wanted) for half in np.array_split(batch, 2)]
+    return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tells CUDA's and others' lack of memory from other errors; the allocator of a CPU has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def find_keys(keys: NDArray[np.uint8], *, among: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -252,15 +336,6 @@ def find_keys(keys: NDArray[np.uint8], *, among: NDArray[np.uint8]) -> NDArray[n
 def keys_from_hex(keys: Sequence[str]) -> NDArray[np.uint8]:
     """Returns hexadecimal keys as uint8 [n, 32]."""
     return np.frombuffer(bytes.fromhex("".join(keys)), dtype=np.uint8).reshape(len(keys), 32)
-
-
-def _pack(order: NDArray[np.int64], lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    start = 0
-    for end in range(1, len(order) + 1):
-        # Lengths ascend, so the next row would be the longest of the batch.
-        if end == len(order) or (end + 1 - start) * lengths[end] > batch_tokens:
-            yield order[start:end]
-            start = end
 
 
 def _as_scalars(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:

@@ -1,33 +1,46 @@
 """Encoding through the cache: what is computed, for which encoders, and in what order it is written.
 
-A run plans all its texts, and a shard is named by its texts and batches. The run computes the shards of its plan that
-are not there, apart from those whose texts all lie in shards of other plans. That rule reads nothing from the shards
-that the run itself wrote, so a killed run that starts again decides as it did at first and ends with the same bytes.
+Rows are worked through in blocks; the next is tokenized while one is encoded. Of a block only the texts are planned
+that the cache lacks. Some whole shards being there does not change how the others are planned, so that a killed run
+that starts again computes the same shards and ends with the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sotune import processes
+from sotune.cluster import Engine
+from sotune.errors import DataError
 from sotune.records import Record
-from sotune.representations.cache import CacheIndex, RepresentationCache, StoredShard
+from sotune.representations.cache import RepresentationCache, StoredShard
 from sotune.representations.encoder import (
     EncodedSet,
     Encoder,
     EncoderGroup,
     OnProgress,
     PreparedTexts,
+    Room,
     Shard,
     encode_batches,
+    find_keys,
     plan_shards,
+    planned_tokens,
 )
 
 SHARD_ROWS = 512
+BLOCK_ROWS = 8192
+
+_Job = tuple[PreparedTexts, Shard, Sequence[int]]
+"""A shard that is to be computed, the texts that its positions stand for, and for which members."""
 
 
 def encode_with_cache(
@@ -37,20 +50,22 @@ def encode_with_cache(
     *,
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
+    engine: Engine | None = None,
 ) -> EncodedSet:
-    """Encodes records, computing only those shards of their plan whose texts the cache lacks.
+    """Encodes records, computing only what the cache lacks.
 
     Args:
         encoder: Turns records into vectors.
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
-        progress: Called with the number of distinct texts done and of all.
+        progress: Called with the number of rows done and of all.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
+        engine: Computes the shards elsewhere; ``None``: this process does.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows)
+    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows, engine=engine)
     return encoded
 
 
@@ -61,17 +76,22 @@ def fill_cache(
     *,
     progress: OnProgress | None = None,
     shard_rows: int = SHARD_ROWS,
+    block_rows: int = BLOCK_ROWS,
+    engine: Engine | None = None,
 ) -> Iterator[EncodedSet]:
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
 
     A shard that several members lack is computed once for all of them; no more than one shard of each is in memory.
+    Several processes share the shards out, and read them when all are there.
 
     Args:
         group: Encoders that share their passes.
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
-        progress: Called with the number of distinct texts done and of all.
+        progress: Called with the number of rows done and of all.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
+        block_rows: How many rows are sorted by length together, and tokenized ahead.
+        engine: Computes the shards elsewhere; ``None``: this process does.
 
     Returns:
         The vectors of each member in turn, read from the cache when they are asked for.
@@ -79,48 +99,134 @@ def fill_cache(
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    prepared = group.prepare(records)
-    plan = plan_shards(prepared, batch_tokens=group.members[0].batch_tokens, shard_rows=shard_rows)
-    parts = [_Part(member.fingerprint, cache, prepared, plan) for member in group.members]
-    done, total = 0, sum(len(shard.rows) for shard in plan)
-    for shard in plan:
-        wanted = [number for number, part in enumerate(parts) if part.lacks(shard)]
-        if wanted:
-            computed: list[tuple[Tensor, ...]] = []
-            for states in encode_batches(group, prepared, shard, wanted=wanted):
-                computed.append(states)
-                _tell(progress, done + sum(len(values[0]) for values in computed), total)
-            for number, batches in zip(wanted, zip(*computed, strict=True), strict=True):
-                cache.write(parts[number].fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(batches)))
-        else:
-            _tell(progress, done + len(shard.rows), total)
-        done += len(shard.rows)
-    keys = tuple(key.tobytes().hex() for key in prepared.keys)
-    return (cache.index(part.fingerprint, part.shards).load(keys, prepared.ids) for part in parts)
+    if not records:
+        raise DataError("there are no records to encode; give at least one")
+    filling = _Filling(group, cache, len(records), progress)
+    processes.barrier()  # all know what the cache holds before anyone writes
+    jobs = filling.jobs(_prepared_ahead(group, records, block_rows), shard_rows)
+    computed = _here(group, jobs, filling.tell) if engine is None else _elsewhere(engine, group, jobs)
+    for (prepared, shard, wanted), states in computed:
+        for number, values in zip(wanted, states, strict=True):
+            cache.write(group.members[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
+        filling.add_done(len(shard.rows))
+    processes.barrier()
+    ids = tuple(record.id for record in records)
+    return (cache.index(member.fingerprint).load(tuple(filling.keys), ids) for member in group.members)
 
 
-class _Part:
-    """What of a plan one encoder's part of the cache held before anything was written."""
+class _Filling:
+    """What is to be computed, and how much of it is done."""
 
     def __init__(
-        self, fingerprint: str, cache: RepresentationCache, prepared: PreparedTexts, plan: Sequence[Shard]
+        self, group: EncoderGroup, cache: RepresentationCache, total: int, progress: OnProgress | None
     ) -> None:
+        self._group, self._total, self._progress = group, total, progress
+        self._known = [_Known(member.fingerprint, cache) for member in group.members]
+        self._done = 0
+        self.keys: list[str] = []
+
+    def jobs(self, blocks: Iterator[PreparedTexts], shard_rows: int) -> Iterator[_Job]:
+        """Yields the shards that this process is to compute; every process plans the same ones."""
+        numbers = itertools.count()
+        for prepared in blocks:
+            self.keys += [key.tobytes().hex() for key in prepared.keys]
+            lacking = [part.lacking(prepared.keys) for part in self._known]
+            plan = plan_shards(
+                prepared,
+                batch_tokens=planned_tokens(self._group),
+                shard_rows=shard_rows,
+                wanted=np.logical_or.reduce(lacking),
+            )
+            self.add_done(len(prepared.ids) - sum(len(shard.rows) for shard in plan))
+            for shard in plan:
+                lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
+                wanted = [number for number in lack if self._known[number].add(shard, prepared.keys)]
+                if next(numbers) % processes.size() == processes.rank() and wanted:
+                    yield prepared, shard, wanted
+                else:
+                    self.add_done(len(shard.rows))
+
+    def tell(self, n: int) -> None:
+        """Tells that of what is being computed n rows are done."""
+        if self._progress is not None:
+            self._progress(self._done + n, self._total)
+
+    def add_done(self, n: int) -> None:
+        """Tells that n more rows are done."""
+        self.tell(n)
+        self._done += n
+
+
+def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: int) -> Iterator[PreparedTexts]:
+    """Yields the records block by block, rendered and tokenized; the next block is prepared meanwhile."""
+    blocks = [records[start : start + block_rows] for start in range(0, len(records), block_rows)]
+    pool = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+    try:
+        ahead = pool.submit(group.prepare, blocks[0])
+        for block in blocks[1:]:
+            prepared, ahead = ahead.result(), pool.submit(group.prepare, block)
+            yield prepared
+        yield ahead.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Known:
+    """Which texts of one encoder the cache held at the beginning, or has got since."""
+
+    def __init__(self, fingerprint: str, cache: RepresentationCache) -> None:
         self.fingerprint = fingerprint
-        cached = cache.read(fingerprint)
-        planned = [shard.name for shard in plan]
-        others = {name: shard for name, shard in cached.items() if name not in set(planned)}
-        self.shards = (*planned, *others)
-        self._cached = cached.keys()
-        self._elsewhere = CacheIndex(others).find(prepared.keys) >= 0
+        self._cache, self._index = cache, cache.index(fingerprint)
+        self._added = np.zeros((0, 32), np.uint8)
 
-    def lacks(self, shard: Shard) -> bool:
-        """Tells whether a shard of the plan must be computed."""
-        return shard.name not in self._cached and not self._elsewhere[shard.rows].all()
+    def lacking(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tells which texts the cache lacks, [n]."""
+        return (self._index.find(keys) < 0) & (find_keys(keys, among=self._added) < 0)
+
+    def add(self, shard: Shard, keys: NDArray[np.uint8]) -> bool:
+        """Takes the texts of a shard as known; tells whether it must be computed, for another process may have."""
+        self._added = np.concatenate([self._added, keys[shard.rows]])
+        return not self._cache.holds(self.fingerprint, shard.name)
 
 
-def _tell(progress: OnProgress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
+def _here(
+    group: EncoderGroup, jobs: Iterator[_Job], tell: Callable[[int], None]
+) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields each shard with its vectors, [k, d] for each of the wanted members."""
+    room = Room()
+    for job in jobs:
+        prepared, shard, wanted = job
+        computed = list[tuple[Tensor, ...]]()
+        for states in encode_batches(group, prepared, shard, wanted=wanted, room=room):
+            computed.append(states)
+            tell(sum(len(values[0]) for values in computed))
+        yield job, [torch.cat(batches) for batches in zip(*computed, strict=True)]
+
+
+def _elsewhere(engine: Engine, group: EncoderGroup, jobs: Iterator[_Job]) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields the same as they come from an engine; each piece of work has the texts of its own shard alone."""
+    waiting = dict[int, _Job]()
+
+    def pieces() -> Iterator[_Job]:
+        for number, job in enumerate(jobs):
+            prepared, shard, wanted = waiting[number] = job
+            starts = np.cumsum([0, *(len(batch) for batch in shard.batches)])
+            batches = tuple(np.arange(start, end) for start, end in itertools.pairwise(starts))
+            yield prepared.of(shard.rows), Shard(shard.name, batches), wanted
+
+    for number, states in engine.map(partial(_encoding_by, group), pieces()):
+        yield waiting.pop(number), [torch.from_numpy(values) for values in states]
+
+
+def _encoding_by(group: EncoderGroup) -> Callable[[_Job], list[NDArray[np.float32]]]:
+    room = Room()
+
+    def encode(job: _Job) -> list[NDArray[np.float32]]:
+        prepared, shard, wanted = job
+        batches = zip(*encode_batches(group, prepared, shard, wanted=wanted, room=room), strict=True)
+        return [torch.cat(states).numpy() for states in batches]
+
+    return encode
 
 
 def _stored(prepared: PreparedTexts, rows: NDArray[np.int64], representations: Tensor) -> StoredShard:

@@ -61,6 +61,16 @@ class TokenBatch(NamedTuple):
     last_of_prompt: Tensor
 
     @property
+    def unmasked(self) -> bool:
+        """Whether no row has padding."""
+        return bool(self.attention_mask.all())
+
+    @property
+    def pads_right(self) -> bool:
+        """Whether every row begins with a token."""
+        return bool(self.attention_mask[:, 0].all())
+
+    @property
     def prompt(self) -> Tensor:
         """Which tokens were given before the last turn, ``[k, t]``, bool; a row's first is not among them.
 
@@ -144,6 +154,7 @@ def read_hidden_states(
     Raises:
         ConfigError: A middle layer is read of a model whose layers cannot be found.
     """
+    masked = not (batch.pads_right and (batch.unmasked or _is_causal(decoder)))  # decided before it is moved
     batch = batch.to(next(decoder.parameters()).device)
     found: dict[Reading, Tensor] = {}
     deepest = max(reading.layer for reading in readings)
@@ -157,18 +168,29 @@ def read_hidden_states(
 
     inner = {reading.layer for reading in readings if reading.layer < n_layers}
     with _told_inputs(decoder, inner, n_layers, read), contextlib.suppress(_Reached):
-        output = decoder(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            # Counted over tokens: under left padding the first token is still at position 0.
-            position_ids=(batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-        )
+        output = decoder(input_ids=batch.input_ids, **_attention(batch, masked=masked), use_cache=False)
         if deepest == n_layers:
             read(n_layers, output.last_hidden_state)
     if any(reading not in found for reading in readings):
         raise ConfigError("this architecture does not run its layers in order; use layer -1")
     return tuple(found[reading] for reading in readings)
+
+
+def _attention(batch: TokenBatch, *, masked: bool) -> dict[str, Tensor | None]:
+    """Returns mask and positions: none where no token that counts can see padding, which is faster."""
+    if not masked:
+        return {"attention_mask": None}
+    # Counted over tokens: under left padding the first token is still at position 0.
+    return {
+        "attention_mask": batch.attention_mask,
+        "position_ids": (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0),
+    }
+
+
+def _is_causal(decoder: torch.nn.Module) -> bool:
+    """Tells whether no token sees what comes after it."""
+    config = getattr(decoder, "config", None)
+    return getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
 
 
 class _Reached(Exception):

@@ -16,7 +16,7 @@ from sotune.errors import ConfigError, first_line
 from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render_paper
-from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
+from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex, pack
 
 Parts = Literal["together", "apart"]
 PARTS: tuple[Parts, ...] = get_args(Parts)
@@ -41,6 +41,8 @@ class SentenceEncoder(Encoder):
     Raises:
         ConfigError: ``parts`` is unknown, sentence-transformers is not installed, or the model cannot be loaded.
     """
+
+    packs = True
 
     def __init__(
         self,
@@ -87,7 +89,8 @@ class SentenceEncoder(Encoder):
         """Cuts, renders and measures the records."""
         texts = [self._texts(record) for record in records]
         limit = self._model.max_seq_length
-        n_tokens = [[self._count_tokens(text) for text in one] for one in texts]
+        counted = self._count_tokens({text for one in texts for text in one})
+        n_tokens = [[counted[text] for text in one] for one in texts]
         cut = [_n_chars(self._cut(record)) < _n_chars(record) for record in records]
         return PreparedTexts(
             ids=tuple(record.id for record in records),
@@ -98,8 +101,16 @@ class SentenceEncoder(Encoder):
         )
 
     def encode_batch(self, inputs: Sequence[tuple[str, ...]]) -> Tensor:
-        """Encodes one batch of texts, or of pairs of texts, [k, d] float32 on the CPU."""
-        return torch.cat([self._encode_texts(texts) for texts in zip(*inputs, strict=True)], dim=1)
+        """Encodes some texts, or pairs of texts, [k, d] float32 on the CPU.
+
+        Equal parts are encoded once, and parts of like length together, whatever they are parts of.
+        """
+        counted = self._count_tokens({text for one in inputs for text in one})
+        parts = sorted(counted, key=lambda text: (counted[text], text))
+        lengths = np.array([min(counted[text], self._model.max_seq_length) for text in parts], dtype=np.int64)
+        batches = [self._encode_texts(parts[batch]) for batch in pack(lengths, self.batch_tokens)]
+        values, places = torch.cat(batches), {text: place for place, text in enumerate(parts)}
+        return torch.cat([values[[places[text] for text in texts]] for texts in zip(*inputs, strict=True)], dim=1)
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         values: Tensor = self._model.encode(
@@ -132,11 +143,14 @@ class SentenceEncoder(Encoder):
                 f"encoder {self._spec.name!r} could not be loaded ({first_line(error)}); name a folder that holds a "
                 f"sentence-transformers model"
             ) from None
+        model.tokenizer.split_special_tokens = True  # [SEP] in a row's text is text
         model.max_seq_length = min(self._max_tokens, model.max_seq_length or self._max_tokens)
         return model
 
-    def _count_tokens(self, text: str) -> int:
-        return len(self._model.tokenizer(text, verbose=False)["input_ids"])
+    def _count_tokens(self, texts: set[str]) -> dict[str, int]:
+        listed = sorted(texts)
+        ids = self._model.tokenizer(listed, verbose=False)["input_ids"]
+        return {text: len(one) for text, one in zip(listed, ids, strict=True)}
 
     def _texts(self, record: Record) -> tuple[str, ...]:
         read = self._cut(record)

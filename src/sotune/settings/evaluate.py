@@ -121,7 +121,33 @@ class JudgeSettings(
     eval_batch_size: int = Field(16, ge=1, description="Prompts answered, or answers judged, per batch.")
 
 
-class EvaluationSettings(JudgeSettings):
+class ServerSettings(StageSettings):
+    """Server: who answers in place of the models on this machine."""
+
+    server_base_url: str | None = Field(
+        None,
+        description="OpenAI-compatible server (vLLM, SGLang, llama.cpp) that answers the prompts instead of the models "
+        "here; it is sent the prompts.",
+    )
+    server_models: tuple[str, ...] = Field(
+        (),
+        description="NAME=SERVED: what the server calls the model that we call NAME, such as base or tuned; may be "
+        "repeated. Default: the name in model for base, each other model's own name.",
+    )
+    server_key_env: str | None = Field(
+        None, description="Environment variable that holds its API key, if it needs one."
+    )
+    server_concurrency: int = Field(32, ge=1, le=512, description="Requests to it in flight at once.")
+    server_max_retries: int = Field(6, ge=0, description="Retries of a request to it that failed, with growing pauses.")
+    server_timeout: float = Field(600, gt=0, description="Seconds to wait for an answer of it.")
+
+    @property
+    def served_names(self) -> dict[str, str]:
+        """What the server calls a model, by our name of it."""
+        return {name: served for name, _, served in (entry.partition("=") for entry in self.server_models)}
+
+
+class EvaluationSettings(ServerSettings, JudgeSettings):
     """Evaluation: what the base model and the tuned one are asked, and how answers are judged."""
 
     eval_prompts: str | None = Field(
@@ -181,13 +207,30 @@ def _absolute_judge(source: str) -> str:
 def endpoint_faults(config: JudgeSettings) -> list[str]:
     """Finds what would spill a secret, which no message and no artefact may repeat, and what a chat judge lacks."""
     found = []
-    if config.judge_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.judge_key_env):
-        found.append("judge_key_env must be the name of an environment variable, not the key itself")
-    if config.judge_base_url is not None and not _is_plain_url(config.judge_base_url):
-        found.append("judge_base_url must be like https://host/v1, without a user, a password or a query")
+    for who in ("judge", "server"):
+        key_env, url = (getattr(config, f"{who}_{name}", None) for name in ("key_env", "base_url"))
+        if key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_env):
+            found.append(f"{who}_key_env must be the name of an environment variable, not the key itself")
+        if url is not None and not _is_plain_url(url):
+            found.append(f"{who}_base_url must be like https://host/v1, without a user, a password or a query")
+    if isinstance(config, ServerSettings):
+        found += _server_faults(config)
     asks = any(name.partition(":")[0] == "chat" for role in _JUDGES for name in getattr(config, role))
     if asks and (config.judge_base_url is None or config.judge_model is None):
         found.append("a chat judge needs judge_base_url and judge_model")
+    return found
+
+
+def _server_faults(config: ServerSettings) -> list[str]:
+    found = [
+        f"server_models must be like NAME=SERVED. Got {entry!r}"
+        for entry in config.server_models
+        if not all(part.strip() for part in entry.partition("="))
+    ]
+    if config.server_base_url is None:
+        return [*found, *(["server_models needs server_base_url"] if config.server_models else [])]
+    if getattr(config, "template", None) == "paper":
+        found.append("a server renders prompts by its model's own chat template; leave out template: paper")
     return found
 
 

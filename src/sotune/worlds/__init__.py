@@ -2,9 +2,9 @@
 
 from sotune.worlds.miniature_world import MiniatureWorld
 from sotune.worlds.smol_world import SmolWorld
-from sotune.worlds.world import CACHE, World, cache_folder
+from sotune.worlds.world import World
 
 WORLDS: dict[str, World] = {world.name: world for world in (MiniatureWorld(), SmolWorld())}
 """All worlds, the default first."""
 
-__all__ = ["CACHE", "WORLDS", "MiniatureWorld", "SmolWorld", "World", "cache_folder"]
+__all__ = ["WORLDS", "MiniatureWorld", "SmolWorld", "World"]

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, cache_folder
 from sotune.errors import ConfigError
 from sotune.monitoring import Monitor
 from sotune.worlds.packaged_model import SHA256, make_model, packaged_gguf
-from sotune.worlds.world import cache_folder
 
 ALIGNED, BASE = "aligned", "base"
 """The stages of the world's folder; what is in it is whole when the manifest of its stage is there."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from sotune.monitoring import Monitor
-
-CACHE = "SOTUNE_CACHE"
-"""Environment variable: where worlds keep what they make. Default: ``~/.cache/sotune``."""
 
 
 class World(Protocol):
@@ -49,8 +45,3 @@ class World(Protocol):
             ConfigError: Something is missing that only its user can bring.
         """
         ...
-
-
-def cache_folder(name: str) -> Path:
-    """Returns the folder in which a world keeps what it makes."""
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "sotune") / name

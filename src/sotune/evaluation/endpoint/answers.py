@@ -33,12 +33,13 @@ class AnswerCache:
 
     Args:
         folder: Made when it does not exist.
+        setting: Which setting names it, for messages.
 
     Raises:
         ArtifactError: The folder or its file cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, setting: str = "judge_cache_dir") -> None:
         self.folder = folder
         self._lock = threading.Lock()
         try:
@@ -52,7 +53,7 @@ class AnswerCache:
             self.secret: bytes = self._database.execute("SELECT secret FROM secret").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(
-                f"the judge's cache {folder} cannot be used ({error}); name another folder with judge_cache_dir"
+                f"the cache of answers {folder} cannot be used ({error}); name another folder with {setting}"
             ) from None
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,10 @@ _REFUSED_PARAMETER = re.compile(
     r"(?i)unsupported|not support|unknown|unrecognized|not permitted|not allowed|extra input"
 )
 _MIN_FAILURES_TO_STOP = 8
+
+
+Question = str | Sequence[Mapping[str, Any]]
+"""What is asked: a text, or the turns of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +95,26 @@ class ChatEndpoint:
     Args:
         settings: Where and how.
         api_key: Sent with each request and shown nowhere; None where the server wants none.
+        who: Who is asked, ``judge`` or ``server``, for messages; the settings to be changed begin with it.
+        extra: What goes along with each request besides the parameters, beyond OpenAI's protocol.
 
     Raises:
         ConfigError: The settings name no address or no model.
     """
 
-    def __init__(self, settings: JudgeSettings, api_key: str | None) -> None:
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        api_key: str | None,
+        *,
+        who: str = "judge",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
         if settings.judge_base_url is None or settings.judge_model is None:
             raise ConfigError("a chat judge needs judge_base_url and judge_model")
         self.settings = settings
         self.url, self.model = settings.judge_base_url, settings.judge_model
-        self._api_key = api_key
+        self._api_key, self._who, self._extra = api_key, who, dict(extra or {})
         self._stop = threading.Event()
         self._pacer = Pacer(settings.judge_requests_per_minute, sleep=self._stop.wait)
         self._client: Any = None
@@ -119,10 +132,11 @@ class ChatEndpoint:
 
     def ask_all(
         self,
-        questions: Mapping[str, str],
+        questions: Mapping[str, Question],
         *,
         keep: Callable[[str, Answer], None],
         on_progress: Progress | None = None,
+        all_needed: bool = False,
     ) -> dict[str, Answer | Unanswered]:
         """Asks every question, at most ``judge_concurrency`` at once.
 
@@ -130,10 +144,12 @@ class ChatEndpoint:
             questions: A key to the text of each question.
             keep: Called with each key and its answer as soon as it is there, from the thread that asked.
             on_progress: Called with how many questions are done, and how many there are.
+            all_needed: Whether a question without an answer, after all retries, ends it.
 
         Raises:
             ConfigError: The server refuses the key, the address, the model or a parameter.
-            SotuneError: The account is exhausted, or none of the first questions was answered.
+            SotuneError: The account is exhausted, none of the first questions was answered, or one was not where all
+                are needed.
         """
         self._stop.clear()
         self._connect()
@@ -156,8 +172,14 @@ class ChatEndpoint:
                 for future in as_completed(asked):
                     outcome = outcomes[asked[future]] = future.result()
                     alive = alive or isinstance(outcome, Answer)
-                    if isinstance(outcome, Unanswered) and not alive and not self._stop.is_set():
-                        self._require_life(len(outcomes), len(questions), outcome)
+                    if isinstance(outcome, Unanswered) and not self._stop.is_set():
+                        if all_needed:
+                            raise SotuneError(
+                                f"the {self._who} at {self.url} (model {self.model}) left a question unanswered "
+                                f"({outcome.reason}); see to it and run again: the answers so far are kept"
+                            )
+                        if not alive:
+                            self._require_life(len(outcomes), len(questions), outcome)
                     if on_progress is not None:
                         on_progress(len(outcomes), len(questions))
             except BaseException:
@@ -166,7 +188,7 @@ class ChatEndpoint:
                 raise
         return outcomes
 
-    def ask(self, question: str) -> Answer | Unanswered:
+    def ask(self, question: Question) -> Answer | Unanswered:
         """Asks one question, again where a failure may pass.
 
         Raises:
@@ -174,9 +196,10 @@ class ChatEndpoint:
             SotuneError: The account is exhausted.
         """
         openai = self._connect()
+        turns = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
         try:
             raw = self._client.chat.completions.with_raw_response.create(
-                model=self.model, messages=[{"role": "user", "content": question}], **self.parameters
+                model=self.model, messages=turns, **self.parameters, extra_body=self._extra or None
             )
         except _Stopped:
             return Unanswered("the evaluation was stopped")
@@ -216,15 +239,16 @@ class ChatEndpoint:
         if status in _FATAL:
             quoted = "" if status in (401, 403) else f": {words}"  # there servers quote the key
             raise ConfigError(
-                f"the judge at {where} {_FATAL[status]} ({told}{quoted}); check judge_base_url, judge_model and the "
-                f"variable that judge_key_env names. The answers so far are kept"
+                f"the {self._who} at {where} {_FATAL[status]} ({told}{quoted}); check {self._who}_base_url, "
+                f"{self._who}_model{'s' * (self._who == 'server')} and the variable that {self._who}_key_env names. "
+                f"The answers so far are kept"
             ) from None
         if error.code == "content_filter":
             return Answer("", "content_filter", None, None)
         self._require_parameters(status, words, where)
         if status == 429 and error.code == _EXHAUSTED_QUOTA:
             raise SotuneError(
-                f"the judge at {where} says that the quota is used up; the answers so far are kept"
+                f"the {self._who} at {where} says that the quota is used up; the answers so far are kept"
             ) from None
         if status == _BROKEN_BODY:
             return _gave_up(error, "the response is not a chat completion")
@@ -235,8 +259,9 @@ class ChatEndpoint:
         """Stops where the server refuses a parameter, which all questions have."""
         refused = [name for name in self.parameters if re.search(rf"\b{name}\b", words)]
         if status in (400, 422) and refused and _REFUSED_PARAMETER.search(words):
+            remedy = f"set {_REMEDIES[refused[0]]}" if self._who == "judge" else "serve the model with another program"
             raise ConfigError(
-                f"the judge at {where} refuses {refused[0]} (HTTP {status}: {words}); set {_REMEDIES[refused[0]]}"
+                f"the {self._who} at {where} refuses {refused[0]} (HTTP {status}: {words}); {remedy}"
             ) from None
 
     def _words(self, error: Any) -> str:
@@ -256,7 +281,7 @@ class ChatEndpoint:
         """Stops a run against a server that answers nothing, before every question has used up its retries."""
         if n_failed >= max(_MIN_FAILURES_TO_STOP, self.settings.judge_concurrency) and n_failed < n_questions:
             raise SotuneError(
-                f"the judge at {self.url} answered none of the first {n_failed} of {n_questions} "
+                f"the {self._who} at {self.url} answered none of the first {n_failed} of {n_questions} "
                 f"questions ({last.reason}); check that it runs and that its settings suit it"
             )
 
@@ -345,5 +370,7 @@ def _import_openai() -> Any:
     try:
         import openai
     except ImportError:
-        raise ConfigError("a chat judge needs the openai client; install it with pip install 'sotune[judge]'") from None
+        raise ConfigError(
+            "chat judges and servers need the openai client; install it with pip install 'sotune[judge]'"
+        ) from None
     return openai
