@@ -148,6 +148,7 @@ def test_python_runs(block, desk, tiny_model):
         pytest.skip("tests/test_api.py runs it, with training and evaluation of a tiny size")
     model = str(tiny_model("llama"))
     code = re.sub(r'"[\w-]+/(?:Qwen|Llama|gemma)[\w.-]+"', repr(model), block.text)
+    code = code.replace('SFTConfig("tuned", ', 'SFTConfig("tuned", use_cpu=True, ')  # TRL takes a GPU otherwise
     exec(compile(code, f"{block.page}:{block.line}", "exec"), {"__name__": "snippet"})
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ try:
 except ImportError as error:
     raise ImportError(f"sotune.trl needs TRL: pip install 'sotune[trl]' ({error})") from error
 
-Rows = str | PathLike[str] | Dataset
+Rows: TypeAlias = str | PathLike[str] | Any
 """A file of rows, such as a run's kept.jsonl, or a data set with the same columns."""
 
 _OWN = {
@@ -112,7 +112,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
             raise ConfigError("weights need whole rows on each device; use data parallelism alone")
         if missing := [name for name in _READY if name not in self.train_dataset.column_names]:
             raise _moved(f"its preparation of rows dropped {', '.join(missing)}")
-        self.data_collator = _KeepingWeights(self.data_collator)
+        self.data_collator: Any = _KeepingWeights(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -60,3 +60,13 @@ def test_one_schema_however_it_is_saved(models, tmp_path, kind):
     assert sorted(files) == sorted(path.name for path in (tmp_path / kind).iterdir())
     assert load_evaluation(tmp_path / kind) == found.as_json()
     assert {answers_file(tmp_path / kind, name).name for name in ("base", "tuned")} <= set(files)
+
+
+def test_the_same_behavior_gets_the_same_word_from_base_and_tuned(models, tmp_path):
+    """A base model that babbles sets no standard: what babbles like it is as broken as it is."""
+    twin = Candidate("twin", models[0].spec)
+    found = ask([models[0], twin], tmp_path)
+    assert found.models["twin"].responses == found.models["base"].responses
+    words = {name: word.label for name, word in found.assessments.items()}
+    assert words == {"base": "broken", "twin": "broken"}
+    assert found.assessments["twin"].reason == found.assessments["base"].reason

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import pyarrow.parquet as pq
@@ -190,11 +191,17 @@ class TestTRL:
         found = self.trainer(tmp_path, WeightedSFTTrainer, tiny_model("llama")).train_dataset
         assert found["loss_weight"] == [2.0, 1.0, 0.5]
 
-    def test_the_script_beside_it_is_python(self, tmp_path):
-        export(tmp_path, "trl")
-        script = (tmp_path / "trl" / "train.py").read_text()
-        compile(script, "train.py", "exec")
-        assert "WeightedSFTTrainer('owner/model', args, train_dataset=rows" in script
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_the_script_beside_it_trains(self, tmp_path, tiny_model, monkeypatch, plain):
+        facts = replace(FACTS, base=str(tiny_model("llama")))
+        export_rows([PLAIN, SYSTEM, LAST], WEIGHTS, TARGETS["trl"], facts, tmp_path, plain=plain, seed=0)
+        script = (tmp_path / "train.py").read_text()
+        assert ("WeightedSFTTrainer" in script) is not plain
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        on_cpu = script.replace('SFTConfig("tuned", ', 'SFTConfig("tuned", use_cpu=True, ')  # it takes a GPU otherwise
+        exec(compile(on_cpu, "train.py", "exec"), {"__name__": "__main__"})
+        assert (tmp_path / "tuned" / "adapter_model.safetensors").exists()
 
 
 class TestDatasets:

@@ -125,3 +125,11 @@ def test_damaged_details_are_errors(make_comparison):
     (folder / "details.json").write_text("[]")
     with pytest.raises(ArtifactError, match="must hold a JSON object"):
         write_comparison_report(folder)
+
+
+def test_a_stand_in_judge_is_named_wherever_it_feeds(make_comparison):
+    stood_in = {**DETAILS, "settings": {"judges": "matching", "harm_judge": []}}
+    page = read(write_comparison_report(make_comparison(METHODS, details=stood_in)))
+    assert "Harm was judged by a stand-in judge (compliance-patterns)" in page.text
+    assert page.text.count("harmful answers ↓ stand-in judge") == 2  # in the standing and in the table of means
+    assert "stand-in" not in read(write_comparison_report(make_comparison(METHODS, details=DETAILS))).text

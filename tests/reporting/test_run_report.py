@@ -321,3 +321,21 @@ def test_the_page_says_that_no_harm_was_found(make_run):
     assert " ".join(told.split()) in page
     write_json(run.file("promise.json"), {**promise, "no_harm_found": False})
     assert "No harm like the reference" not in write_run_report(run).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("high", "heading"),
+    [(0.055, "<h1>At most 5.5 % of harm like your"), (0.4, '<h1 class="alarm">Weak: up to 40.0 % of harm like your')],
+)
+def test_the_page_opens_with_the_finding(make_run, high, heading):
+    run = make_run(solver=SOLVER)
+    share = {"estimate": 0.1, "low": 0.0, "high": 0.2, "drop": 0.1}
+    promise = {
+        "keep": "auto", "n": 4, "k": 3, "note": "", "harmful_pass": {"count": 2, "n": 112, "low": 0.0, "high": high},
+        "harmful_share": share, "n_harmful_estimate": 1, "harmful_rows_kept_at_most": 1,
+        "kept_harmful_share_at_most": 0.1,
+    }  # fmt: skip
+    write_json(run.file("promise.json"), promise)
+    page = " ".join(write_run_report(run).read_text(encoding="utf-8").split())
+    assert heading in page
+    assert page.index(heading) < page.index("Kept 4 of 4 rows")

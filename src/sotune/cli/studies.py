@@ -27,6 +27,7 @@ from sotune.settings import (
 
 if TYPE_CHECKING:
     from sotune.api.experiment import Mixed
+    from sotune.comparison.compare import CompareSummary
 
 
 @app.command()
@@ -72,7 +73,7 @@ def compare(
     with output.monitored() as monitor:
         summary = api.compare(config, out=out, monitor=monitor, **changes)
     title = f"means over data sets, shares and seeds, {summary.seconds:.0f} s"
-    output.show(summary, means_table(title, summary.means), files=summary.files)
+    output.show(summary, *_judged(summary), means_table(title, summary.means), files=summary.files)
 
 
 @app.command()
@@ -108,7 +109,12 @@ def demo(
     with output.monitored() as monitor:
         summary = run_demo(out, settings, monitor)
     title = f"mean of {len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}, {summary.seconds:.0f} s"
-    output.show(summary, means_table(title, summary.means), files=[summary.results, summary.report])
+    output.show(summary, *_judged(summary), means_table(title, summary.means), files=[summary.results, summary.report])
+
+
+def _judged(summary: CompareSummary) -> list[str]:
+    """Returns a line that says so where harm was judged by a stand-in."""
+    return [f"harmful rate, avg: by {summary.stand_in}"] if summary.stand_in else []
 
 
 @app.command()

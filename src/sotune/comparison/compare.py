@@ -18,6 +18,7 @@ from sotune.comparison.results import summarize, write_results
 from sotune.errors import ArtifactError, SotuneError
 from sotune.monitoring import Monitor, Silent
 from sotune.reporting import write_comparison_report, write_comparison_tables
+from sotune.reporting.finding import stand_in_of
 from sotune.reporting.summary import METRICS
 from sotune.run_files import CONFIG
 from sotune.stopping import Stopped
@@ -33,6 +34,7 @@ class CompareSummary:
         files: All that was written.
         means: Method to its figures, means over data sets, shares and seeds.
         seconds: How long this call took.
+        stand_in: That harm was judged by a stand-in, in words; empty where it was not.
     """
 
     report: str
@@ -40,6 +42,7 @@ class CompareSummary:
     files: tuple[str, ...]
     means: dict[str, dict[str, float]]
     seconds: float
+    stand_in: str = ""
 
 
 def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, page: str) -> CompareSummary:
@@ -86,6 +89,7 @@ def _run(settings: CompareSettings, out: Path, monitor: Monitor, page: str) -> C
         files=tuple(str(path) for path in written),
         means=summarize([cell.row for draw in results.draws for cell in draw.cells.values()], METRICS),
         seconds=time.monotonic() - started,
+        stand_in=stand_in_of(described(settings)),
     )
 
 

@@ -64,16 +64,19 @@ def dataset_card(title: str, facts: ExportFacts, weights: str, left_out: Mapping
 
 def trl_snippet(facts: ExportFacts, *, weighted: bool) -> Mapping[str, str]:
     """Returns a script for TRL, with the trainer that reads the weights where there are some."""
-    imports = "from trl import SFTConfig" if weighted else "from trl import SFTConfig, SFTTrainer"
-    ours = "\nfrom sotune.trl import WeightedSFTTrainer\n" if weighted else ""
-    trainer = "WeightedSFTTrainer" if weighted else "SFTTrainer"
+    if weighted:
+        imports = "from peft import LoraConfig\nfrom trl import SFTConfig\n\nfrom sotune.trl import WeightedSFTTrainer"
+        trainer, rows = "WeightedSFTTrainer", '"train.jsonl"'
+    else:
+        imports = (
+            "from datasets import load_dataset\nfrom peft import LoraConfig\nfrom trl import SFTConfig, SFTTrainer"
+        )
+        trainer, rows = "SFTTrainer", 'load_dataset("json", data_files="train.jsonl", split="train")'
     options = f"max_length={facts.max_length}, learning_rate={facts.learning_rate!r}, num_train_epochs={facts.epochs!r}"
     script = f"""# Trains on the kept rows with TRL; run it in this folder.
-from datasets import load_dataset
-from peft import LoraConfig
 {imports}
-{ours}
-rows = load_dataset("json", data_files="train.jsonl", split="train")
+
+rows = {rows}
 args = SFTConfig("tuned", {options})
 lora = LoraConfig(r={facts.r}, lora_alpha={facts.alpha})
 trainer = {trainer}({facts.base!r}, args, train_dataset=rows, peft_config=lora)

@@ -71,7 +71,7 @@ def push(planned: Sequence[Upload], api: Any = None) -> list[str]:
     from huggingface_hub.errors import HfHubHTTPError
 
     api = api if api is not None else HfApi()
-    sent = []
+    sent = list[str]()
     for one in planned:
         where = {"repo_id": one.repository, "repo_type": one.kind}
         try:

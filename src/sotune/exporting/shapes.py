@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sotune.records import Message, Record, as_turns
@@ -67,7 +67,7 @@ def llamafactory_row(record: Record) -> Row:
     _refuse(record, thoughts=True)
     turns = [_llamafactory_turn(message) for message in record.messages]
     speaks = {"observation": "user", "function_call": "assistant"}
-    _check_order([speaks.get(turn["role"], turn["role"]) for turn in turns])
+    _check_order([str(speaks.get(turn["role"], turn["role"])) for turn in turns])
     return {"messages": turns, "tools": record.tools}
 
 
@@ -97,10 +97,10 @@ def _refuse(record: Record, *, thoughts: bool = False, tools: bool = False) -> N
         raise UnfitRow(TOOLS)
 
 
-def _check_order(roles: list[str]) -> None:
+def _check_order(roles: Sequence[str]) -> None:
     """Raises an UnfitRow unless user and assistant alternate, after one system turn at most."""
     spoken = roles[1:] if roles[0] == "system" else roles
-    if spoken != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
+    if list(spoken) != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
         raise UnfitRow(ORDER)
 
 

@@ -102,7 +102,7 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     (monitor or Silent()).stage("merge", "running")
     require_fresh(run, "training")
     folder, adapter = out or run.file(_MERGED), run.file(ADAPTER)
-    if folder.exists() and not (folder / "config.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not any(folder.glob("*.safetensors")) and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is there and is no model; name a new folder with --out")
     model = load_adapted(base_model(run_config(run)), adapter).merge_and_unload(safe_merge=True)
     partial = folder.with_name(f".{folder.name}.partial")

@@ -12,6 +12,7 @@ from sotune.artifacts import read_json
 from sotune.errors import ArtifactError
 from sotune.reporting.comparison_tables import explain
 from sotune.reporting.figures import Group, Interval, Mark, bar_chart, finite, histogram, tradeoff_chart
+from sotune.reporting.finding import FED_BY_HARM, stand_in_of
 from sotune.reporting.formatting import counted, percent
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.roster import DEFAULT, Roster
@@ -46,6 +47,8 @@ def write_comparison_report(folder: Path, *, page: str = "report.html", show_tex
     may_show = show_text or details.get("safe_to_show") is True
     view = {
         "headline": _headline(conditions),
+        "stand_in": stand_in_of(details.get("settings") or {}),
+        "fed_by_harm": FED_BY_HARM,
         "overall": _standings_view(standings[0]) if len(standings) > len(conditions) else None,
         "conditions": [
             _condition_view(condition, each)

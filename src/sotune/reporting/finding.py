@@ -98,6 +98,12 @@ def stand_in(judges: Mapping[str, str], role: str = "harm") -> str:
     return f"a stand-in judge ({judge}): {STAND_INS[judge]}" if judge in STAND_INS else ""
 
 
+def stand_in_of(settings: Mapping[str, Any]) -> str:
+    """Says the same of the judge of harm that settings ask for; nothing where they do not say."""
+    names = settings.get("judges") == "matching" and not settings.get("harm_judge")
+    return stand_in({"harm": ComplianceJudge().name}) if names else ""
+
+
 def percents(share: float) -> str:
     """Returns a share as a sentence has it."""
     return f"{100 * share:.1f} %"
@@ -140,9 +146,10 @@ def _why_none(promise: Mapping[str, Any]) -> str:
 
 def _behavior(evaluation: Mapping[str, Any], called: Mapping[str, str]) -> Iterator[Finding]:
     """Yields how each tuned model behaves, and a base model that is unsafe itself, by what judge if by a stand-in."""
-    by = stand_in(evaluation["judges"])
+    by = stand_in(evaluation["judges"]).partition(":")[0]
     judged = f" Judged by {by}." if by else ""
-    for name, word in evaluation["assessments"].items():
+    words = sorted(evaluation["assessments"].items(), key=lambda entry: entry[0] == "base")  # the tuned ones first
+    for name, word in words:
         if name == "base" and word["label"] not in ("broken", "harmful"):
             continue
         who = called.get(name, name)
@@ -176,7 +183,7 @@ def _missed_rate(name: str, limit: float, evaluation: Mapping[str, Any]) -> Iter
         if rate is None:
             yield f"{said}: it was not measured of {model}; name prompts of its kind."
         elif rate["high"] > limit:
-            by = stand_in(evaluation["judges"]) if name == "harmful_rate" else ""
+            by = stand_in(evaluation["judges"]).partition(":")[0] if name == "harmful_rate" else ""
             yield (
                 f"{said}: the {name.replace('_', ' ')} of {model} is {percents(rate['value'])}, at most "
                 f"{percents(rate['high'])} (n = {rate['n']}), {100 * (rate['high'] - limit):.1f} points too many"

@@ -96,6 +96,16 @@ def save_adapter(
     else:
         _save_whole(model, partial, base)
     _save_tokenizer(renderer, partial)
+    write_text(partial / CARD, _card(renderer, base, settings, n_rows=n_rows, n_steps=n_steps))
+    allowed = (partial / CARD).stat().st_mode & 0o777
+    for path in partial.iterdir():
+        path.chmod(allowed)  # some writers keep what they write from everyone else
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _card(renderer: Renderer, base: ModelSpec, settings: TrainingSettings, *, n_rows: int, n_steps: int) -> str:
+    """Returns the adapter's card, with metadata as the Hub reads it, before anything is measured."""
     end = renderer.end_of_turn_id
     whole, name = not isinstance(model, PeftModel), base.folder.name if base.folder else base.name
     revision = f", at revision `{base.revision}`" if base.revision else ""
@@ -105,7 +115,7 @@ def save_adapter(
         "pipeline_tag": "text-generation",
         "tags": ["sotune", "safety", *([] if whole else ["lora"])],
     }
-    readme = _README.format(
+    return _README.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False),
         figures="Nothing was measured yet.\n".join(CARD_FIGURES),
         title="Tuned from" if whole else "LoRA adapter for",
@@ -121,12 +131,6 @@ def save_adapter(
         stop="" if end in (None, renderer.tokenizer.eos_token_id) else f", eos_token_id={end}",
         seed=settings.seed,
     )
-    write_text(partial / CARD, readme)
-    allowed = (partial / CARD).stat().st_mode & 0o777
-    for path in partial.iterdir():
-        path.chmod(allowed)  # some writers keep what they write from everyone else
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
 
 
 def name_local_base(folder: Path, base: ModelSpec) -> None:
