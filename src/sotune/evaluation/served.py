@@ -1,7 +1,7 @@
 """Models that answer behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp and the like.
 
-The server applies its model's own chat template and decodes greedily. Each answer is kept as soon as it is there, so that
-a server that dies costs those under way.
+The server applies its model's own chat template and decodes greedily. Each answer is kept as soon as it is there, so
+that a server that dies costs those under way.
 """
 
 from __future__ import annotations

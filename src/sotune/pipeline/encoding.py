@@ -83,7 +83,7 @@ def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
 def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> EncodedSet:
     """Encodes any records with the encoder that the run chose, through its cache."""
     encoder = chosen_encoder(config, run)
-    return encode_with_cache(encoder, records, _cache(config, run), progress=_told(monitor, "encoding"))
+    return encode_with_cache(encoder, records, _cache(config, run), **_told(monitor, "encoding"))
 
 
 def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> EncodedSet:
@@ -149,7 +149,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     sets = read_records(run)
     encoder, choice = group.members[0], None
     if len(group.members) > 1:
-        choice = choose_encoder(group, sets, cache, progress=_told(monitor, "comparing representations"))
+        choice = choose_encoder(group, sets, cache, **_told(monitor, "comparing representations"))
         encoder = choice.encoder
         if not choice.measured:
             monitor.warn(
@@ -158,13 +158,13 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             )
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
-    encoded = encode_with_cache(encoder, everything, cache, progress=_told(monitor, "encoding"))
+    encoded = encode_with_cache(encoder, everything, cache, **_told(monitor, "encoding"))
     if not encoded.values.isfinite().all():
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
     control: Sequence[str] = ()
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         prompts = [record for rows in sample_prompts(sets).values() for record in rows]
-        control = encode_with_cache(encoder, prompts, cache, progress=_told(monitor, "encoding prompts alone")).shards
+        control = encode_with_cache(encoder, prompts, cache, **_told(monitor, "encoding prompts alone")).shards
     index = {
         "set": [name for name in SET_NAMES for _ in sets[name]],
         "id": list(encoded.ids),
@@ -193,8 +193,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 
-def _told(monitor: Monitor, label: str) -> Any:
-    return lambda done, total: monitor.progress(label, done, total)
+def _told(monitor: Monitor, label: str) -> dict[str, Any]:
+    """Returns how the work speaks: how far it is and, if it takes minutes, one line about them."""
+    return {
+        "progress": lambda done, total: monitor.progress(label, done, total),
+        "announce": lambda line: monitor.stage(f"{label}: {line}", "running"),
+    }
 
 
 def _summarize(run: RunFolder) -> Figures:

@@ -1,13 +1,14 @@
 """Encoding through the cache: what is computed, for which encoders, and in what order it is written.
 
 Rows are worked through in blocks; the next is tokenized while one is encoded. Of a block only the texts are planned
-that the cache lacks. Some whole shards being there does not change how the others are planned, so that a killed run that
-starts again computes the same shards and ends with the same bytes.
+that the cache lacks. Some whole shards being there does not change how the others are planned, so that a killed run
+that starts again computes the same shards and ends with the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,8 +33,12 @@ from sotune.representations.encoder import (
     planned_tokens,
 )
 
+Announce = Callable[[str], None]
+
 SHARD_ROWS = 512
 BLOCK_ROWS = 8192
+_FIRST_SECONDS = 10.0
+"""Time after which the pace of the work is known."""
 
 
 def encode_with_cache(
@@ -42,6 +47,7 @@ def encode_with_cache(
     cache: RepresentationCache,
     *,
     progress: OnProgress | None = None,
+    announce: Announce | None = None,
     shard_rows: int = SHARD_ROWS,
 ) -> EncodedSet:
     """Encodes records, computing only what the cache lacks.
@@ -51,12 +57,13 @@ def encode_with_cache(
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
         progress: Called with the number of rows done and of all.
+        announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows)
+    (encoded,) = fill_cache(encoder, records, cache, progress=progress, announce=announce, shard_rows=shard_rows)
     return encoded
 
 
@@ -66,6 +73,7 @@ def fill_cache(
     cache: RepresentationCache,
     *,
     progress: OnProgress | None = None,
+    announce: Announce | None = None,
     shard_rows: int = SHARD_ROWS,
     block_rows: int = BLOCK_ROWS,
 ) -> Iterator[EncodedSet]:
@@ -78,6 +86,7 @@ def fill_cache(
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
         progress: Called with the number of rows done and of all.
+        announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
         block_rows: How many rows are sorted by length together, and tokenized ahead.
 
@@ -91,6 +100,7 @@ def fill_cache(
         raise DataError("there are no records to encode; give at least one")
     known = [_Known(member.fingerprint, cache) for member in group.members]
     keys, room, done = list[str](), Room(), 0
+    forecast = _Forecast(announce, len(records))
     for prepared in _prepared_ahead(group, records, block_rows):
         lacking = [part.lacking(prepared.keys) for part in known]
         plan = plan_shards(
@@ -99,6 +109,7 @@ def fill_cache(
             shard_rows=shard_rows,
             wanted=np.logical_or.reduce(lacking),
         )
+        forecast.plan(prepared, plan)
         done += len(prepared.ids) - sum(len(shard.rows) for shard in plan)
         if not plan:
             _tell(progress, done, len(records))
@@ -109,6 +120,7 @@ def fill_cache(
             for states in encode_batches(group, prepared, shard, wanted=wanted, room=room) if wanted else ():
                 computed.append(states)
                 _tell(progress, done + sum(len(values[0]) for values in computed), len(records))
+                forecast.passed(int(prepared.lengths[shard.batches[len(computed) - 1]].sum()))
             for number, batches in zip(wanted, zip(*computed, strict=True), strict=True):
                 cache.write(known[number].fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(batches)))
             done += len(shard.rows)
@@ -131,6 +143,38 @@ def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: 
         yield ahead.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Forecast:
+    """Says once, after the first batches, what there is to encode and how long it will take."""
+
+    def __init__(self, announce: Announce | None, n_rows: int) -> None:
+        self._announce, self._n_rows = announce, n_rows
+        self._seen = self._rows = self._tokens = self._done = 0
+        self._started = 0.0
+
+    def plan(self, prepared: PreparedTexts, plan: Sequence[Shard]) -> None:
+        """Takes note of a block and what of it is to be encoded."""
+        self._started = self._started or time.monotonic()
+        self._seen += len(prepared.ids)
+        self._rows += sum(len(shard.rows) for shard in plan)
+        self._tokens += sum(int(prepared.lengths[shard.rows].sum()) for shard in plan)
+
+    def passed(self, n_tokens: int) -> None:
+        """Takes note of a batch; speaks when the pace is known. Blocks not seen yet count as those that are."""
+        self._done += n_tokens
+        seconds = time.monotonic() - self._started
+        if self._announce is None or seconds < _FIRST_SECONDS:
+            return
+        more = self._n_rows / self._seen
+        minutes = seconds / self._done * (more * self._tokens - self._done) / 60
+        if minutes >= 1:
+            about = "about " if more > 1 else ""
+            self._announce(
+                f"{about}{more * self._rows:,.0f} rows to encode, {more * self._tokens:,.0f} tokens: "
+                f"{minutes:,.0f} min at {self._done / seconds:,.0f} tokens a second"
+            )
+        self._announce = None
 
 
 class _Known:

@@ -11,7 +11,6 @@ from sotune.errors import ConfigError
 from sotune.monitoring import Monitor
 from sotune.worlds.packaged_model import SHA256, make_model, packaged_gguf
 
-
 ALIGNED, BASE = "aligned", "base"
 """The stages of the world's folder; what is in it is whole when the manifest of its stage is there."""
 
