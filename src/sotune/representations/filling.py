@@ -103,12 +103,8 @@ def fill_cache(
     forecast = _Forecast(announce, len(records))
     for prepared in _prepared_ahead(group, records, block_rows):
         lacking = [part.lacking(prepared.keys) for part in known]
-        plan = plan_shards(
-            prepared,
-            batch_tokens=planned_tokens(group),
-            shard_rows=shard_rows,
-            wanted=np.logical_or.reduce(lacking),
-        )
+        missing, most = np.logical_or.reduce(lacking), planned_tokens(group)
+        plan = plan_shards(prepared, batch_tokens=most, shard_rows=shard_rows, wanted=missing)
         forecast.plan(prepared, plan)
         done += len(prepared.ids) - sum(len(shard.rows) for shard in plan)
         if not plan:
