@@ -47,3 +47,18 @@ def real_data() -> Path:
     if not (folder / "mix_alpaca_lat05.jsonl.gz").exists():
         pytest.skip(f"the public data sets are not at {folder}; name their folder in SOTUNE_DATA")
     return folder
+
+
+@pytest.fixture
+def cli():
+    """Runs the command line in this process; returns the result with its exit status and output."""
+    from typer.testing import CliRunner
+
+    from sotune.cli import app
+
+    runner = CliRunner()
+
+    def run(*args):
+        return runner.invoke(app, [str(arg) for arg in args])
+
+    return run

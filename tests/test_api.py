@@ -97,7 +97,7 @@ def test_every_verb_gives_the_run_and_says_what_it_did(sets, folder):
 
 
 def test_an_artefact_of_what_is_no_more_is_not_handed_out(weighed):
-    with pytest.raises(sotune.ArtifactError, match=r"holds no finished evaluation, and so no metrics\.json"):
+    with pytest.raises(sotune.ArtifactError, match=r"holds no finished evaluation; run `sotune evaluate` first"):
         _ = weighed.metrics
 
 

@@ -312,3 +312,22 @@ def test_the_files_of_a_run_are_named_in_one_place():
     elsewhere = [path for path in package.rglob("*.py") if path.name not in ("run_files.py", *theirs)]
     spelt = {path: f'"{name}"' for path in elsewhere for name in named if f'"{name}"' in path.read_text()}
     assert spelt == {}
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_names_is_not_touched(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "thesis.txt").write_text("precious")
+    run.file(".lock").symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(ArtifactError, match=r"\.lock cannot be locked .* no link"), run.lock():
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_the_lock_needs_no_fcntl(tmp_path):
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "from pathlib import Path; from sotune.artifacts import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).lock(): print('held')"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "run")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"

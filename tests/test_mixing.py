@@ -94,6 +94,36 @@ def test_the_configuration_is_one_that_weigh_and_run_accept(mix, files, tiny_mod
     assert {row["mix_label"] for row in kept} <= {"benign", "harmful"}
 
 
+def test_a_safe_reference_is_dealt_last_of_prompts_that_nothing_else_has(mix, files, tiny_model, tmp_path):
+    safe = made_up("harmful", [1] * 60) + [{**row, "label": "no"} for row in made_up("other", [1] * 40)]
+    rows = [{"label": "safe", **row, "id": f"s-{row['id']}"} for row in safe]
+    given = ("--safe-reference", write(tmp_path / "safe.jsonl", rows), "--safe-reference-where", "label=safe")
+    result = mix(*given, "--n-safe-reference", "25")
+    assert result.exit_code == 0, result.output
+    out = files["out"]
+    dealt = read(out / "safe_reference.jsonl")
+    assert len(dealt) == 25
+    assert all(row in rows and row["label"] == "safe" for row in dealt)
+    others = [read(out / f"{name}.jsonl") for name in ("train", "safe_anchor", "harmful_reference", "eval")]
+    assert not keys(dealt) & set.union(*map(keys, others))
+    assert json.loads((out / "mix.json").read_text())["sources"]["safe"]["rows"] == {"safe_reference": 25}
+    run = ["--config", out / "mix.yaml", "--model", tiny_model("llama"), "--out", tmp_path / "run"]
+    extracted = CliRunner().invoke(app, ["extract", *map(str, run), "--quiet"])
+    assert extracted.exit_code == 0, extracted.output
+    assert mix(out=tmp_path / "without").exit_code == 0
+    for name in ("train", "safe_anchor", "harmful_reference", "eval"):
+        assert (out / f"{name}.jsonl").read_bytes() == (tmp_path / "without" / f"{name}.jsonl").read_bytes()
+    refused = mix(*given, "--n-safe-reference", "55", out=tmp_path / "many")
+    assert refused.exit_code == 2
+    assert "the safe source has" in refused.output
+
+
+def test_a_size_of_a_safe_reference_needs_a_source(mix):
+    refused = mix("--n-safe-reference", "25")
+    assert refused.exit_code == 2
+    assert "name one with safe_reference" in " ".join(refused.output.split())
+
+
 def test_one_seed_gives_one_experiment_and_another_seed_another(mix, files, tmp_path):
     mix()
     for name, seed in (("same", 0), ("other", 1)):

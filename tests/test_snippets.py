@@ -88,6 +88,8 @@ def check_command(words):
         name, *rest = arguments
         assert name in PROGRAM.commands, f"there is no command {name!r}"
         PROGRAM.commands[name].make_context(name, ["YOUR.jsonl" if word == "…" else word for word in rest])
+    elif program in ("torchrun", "accelerate"):
+        check_command(arguments[arguments.index("-m") + 1 :])
     elif program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "pip":
@@ -131,6 +133,9 @@ def desk(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "harm.jsonl", rows("harmful", 20, 4))
     prompts = [{"prompt": row["prompt"], "kind": "harmful"} for row in rows("harmful", 3, 5)]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    kept = [{**row, "weight": 0.5 + i % 2} for i, row in enumerate(rows("benign", 8, 6))]
+    write_jsonl(tmp_path / "runs" / "first" / "kept.jsonl", kept)
     before = dict(METHODS)
     yield tmp_path
     METHODS.clear()

@@ -77,9 +77,9 @@ def _measure(n: int, m: int, d: int, device: str, cost: Cost, repeats: int) -> d
         runs = [timed(lambda: _learn(data, cost)) for _ in range(repeats)]
     found: dict[str, Any] = {"seconds": spread([seconds for seconds, _ in runs]), **memory, **_facts(runs[-1][1])}
     if cost == "adaptive":
-        from sotune.weights.ground_cost import learn_direction
+        from sotune.weights.ground_cost import learn_contrast
 
-        found["stretch_seconds"] = round(timed(lambda: learn_direction(*data))[0], 3)
+        found["stretch_seconds"] = round(timed(lambda: learn_contrast(*data))[0], 3)
     return found
 
 

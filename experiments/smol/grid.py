@@ -1,6 +1,6 @@
-"""Runs the comparison of table.yaml on a GPU: a `sotune.compare` for each task and share, together, until a deadline.
+"""Runs the comparison of table.yaml, or of another table, on a GPU: a `sotune.compare` for each task and share, together, until a deadline.
 
-``grid.py OUT --deadline SECONDS --workers N [--judge FOLDER] [--tiny]``. Each comparison goes seed by seed, so that all
+``grid.py OUT --deadline SECONDS --workers N [--table FILE] [--judge FOLDER] [--tiny]``. Each comparison goes seed by seed, so that all
 conditions have equally many when time is up; what is done stays, and the same call goes on where it stood.
 """
 
@@ -18,15 +18,15 @@ import yaml
 
 from sotune.worlds import SmolWorld
 
-TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "table.yaml").read_text(encoding="utf-8"))
+OWN_TABLE = Path(__file__).with_name("table.yaml")
+TABLE: dict[str, Any] = yaml.safe_load(OWN_TABLE.read_text(encoding="utf-8"))
 NAMES = tuple(method if isinstance(method, str) else str(method["name"]) for method in TABLE["methods"])
 TASKS = tuple(name.removeprefix("smol-") for name in TABLE["datasets"])
-SHARES = tuple(TABLE["harmful_fractions"])
-ON_GPU: dict[str, Any] = {"eval_batch_size": 256, "save_steps": 100_000, "seeds": 3, "prompt_control": False}
+ON_GPU: dict[str, Any] = {"eval_batch_size": 256, "save_steps": 100_000, "prompt_control": False}
 TINY: dict[str, Any] = {
     "layer": 1, "n": 24, "n_anchor": 8, "n_reference": 12, "n_eval": 2, "max_new_tokens": 4, "seeds": 1,
-    "methods": TABLE["methods"][:6],
 }  # fmt: skip
+_TINY_METHODS = 6
 
 _STARTS = 3
 _COMPARE = "import sys, sotune; sotune.compare(sys.argv[1], out=sys.argv[2], workers=int(sys.argv[3]))"
@@ -37,26 +37,33 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--deadline", type=float, required=True, help="seconds from now")
     parser.add_argument("--workers", type=int, default=12, help="cells at once, over all comparisons")
+    parser.add_argument("--table", type=Path, default=OWN_TABLE)
     parser.add_argument("--judge", type=Path, help="the classifier of harmful answers; default: refusal phrases judge")
     parser.add_argument("--tasks", nargs="+", choices=SmolWorld.tasks, default=TASKS)
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.deadline
-    configs = write_configs(arguments.out, judge=arguments.judge, tasks=arguments.tasks, tiny=arguments.tiny)
+    table = yaml.safe_load(arguments.table.read_text(encoding="utf-8"))
+    configs = write_configs(
+        arguments.out, table=table, judge=arguments.judge, tasks=arguments.tasks, tiny=arguments.tiny
+    )
     run(configs, arguments.out, workers=arguments.workers, until=until)
 
 
-def write_configs(out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: bool) -> list[Path]:
-    """Writes a configuration for each task and share."""
+def write_configs(
+    out: Path, *, judge: Path | None, tasks: Sequence[str], tiny: bool, table: dict[str, Any] = TABLE
+) -> list[Path]:
+    """Writes a configuration for each task and share of a table."""
     out.mkdir(parents=True, exist_ok=True)
+    shares = table["harmful_fractions"]
     few = {"eval_prompts": str(_few_prompts(SmolWorld().rows("eval"), out))} if tiny else {}
     configs = []
     for task in tasks[:1] if tiny else tasks:
-        for share in SHARES[:1] if tiny else SHARES:
+        for share in shares[:1] if tiny else shares:
             config = {
-                **TABLE,
+                **table,
                 **ON_GPU,
-                **(TINY if tiny else {}),
+                **(TINY | {"methods": table["methods"][:_TINY_METHODS]} if tiny else {}),
                 **({} if judge is None else {"harm_judge": f"classifier:{judge}", "classifier_input": "paper"}),
                 "datasets": [{"smol": task, **few}],
                 "harmful_fractions": [share],

@@ -46,6 +46,7 @@ Row = dict[str, Any]
 def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [completed(json.loads(line)) for line in source.read_text(encoding="utf-8").splitlines()]
+    FIGURES.update({name: name for row in rows for name in row if name.startswith("answered ")})
     judge = source.parent / "judge.json"
     error = json.loads(judge.read_text(encoding="utf-8"))["overall"] if judge.exists() else None
     rows.sort(key=lambda row: NAMES.index(row["method"]) if row["method"] in NAMES else len(NAMES))

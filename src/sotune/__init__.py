@@ -16,8 +16,11 @@ from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataEr
 if TYPE_CHECKING:
     from sotune.api import (
         Run,
+        Scorer,
         compare,
+        estimate,
         evaluate,
+        examine,
         explain,
         extract,
         inspect_data,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
         open_run,
         run,
         score,
+        verify,
         weigh,
     )
 
@@ -37,9 +41,12 @@ __all__ = [
     "ConvergenceWarning",
     "DataError",
     "Run",
+    "Scorer",
     "SotuneError",
     "compare",
+    "estimate",
     "evaluate",
+    "examine",
     "explain",
     "extract",
     "inspect_data",
@@ -48,6 +55,7 @@ __all__ = [
     "open_run",
     "run",
     "score",
+    "verify",
     "weigh",
 ]
 

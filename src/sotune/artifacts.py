@@ -5,6 +5,9 @@ holds the *key* of the stage (everything that its output depends on) and the SHA
 run a stage whose manifest matches is skipped, one without a manifest is resumed, and one whose key differs runs
 again, with all those after it, since their keys contain its outputs' digests. A process may thus be killed at
 any moment.
+
+What a manifest lists is checked against its digest whenever it is read, and the manifest against its own. A folder may
+come from anywhere: no link in it is followed.
 """
 
 from __future__ import annotations
@@ -18,23 +21,30 @@ import operator
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from filelock import FileLock, Timeout
 
 from sotune.errors import ArtifactError
+from sotune.integrity import check_contained, is_unchanged, unchanged
+from sotune.integrity import sha256_file as sha256_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-_MARKER = ".sotune-run"
-_LOCK = ".lock"
+MARKER = ".sotune-run"
+LOCK = ".lock"
+_MANIFEST = ".manifest.json"
+_SEAL = "sha256"  # of the rest of a manifest
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.tmp(\.[^.]+)?")
-FORMAT = 1
+FORMAT = 2
 CACHE_VARIABLE = "SOTUNE_CACHE"
 """Environment variable: the folder of all that runs share. Default: ``~/.cache/sotune``."""
 
@@ -52,12 +62,6 @@ def sha256_text(text: str) -> str:
 def sha256_json(value: Any) -> str:
     """Returns the SHA-256 of a JSON value in canonical form, in hexadecimal."""
     return sha256_text(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True))
-
-
-def sha256_file(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def library_versions(*names: str) -> dict[str, str]:
@@ -93,7 +97,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically, with sorted keys and a final newline."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -102,8 +110,13 @@ def read_json(path: Path) -> Any:
     Raises:
         ArtifactError: The file is missing or is not JSON.
     """
+    return _read_json(path, ())
+
+
+def _read_json(path: Path, digests: Collection[str]) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with unchanged(path, digests) as file:
+            return json.loads(file.read().decode("utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; run the stage that writes it first") from None
     except (ValueError, OSError, RecursionError) as error:
@@ -124,22 +137,26 @@ class RunFolder:
         path: The folder; made when it does not exist.
 
     Raises:
-        ArtifactError: The path is a file, or a folder with content that no run of sotune left, or cannot be made.
+        ArtifactError: The path is a file, or a folder with content that no run of sotune left, or cannot be made; or
+            something in it leads out of it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise ArtifactError(f"{path} is a file; name a folder for --out")
-        if path.is_dir() and not (path / _MARKER).exists() and not _is_empty(path):
+        if path.is_dir() and not (path / MARKER).exists() and not _is_empty(path):
             raise ArtifactError(
                 f"{path} is not empty and is not a run folder of sotune; name a new folder for --out, "
                 f"so that nothing of yours is overwritten"
             )
         try:
+            if path.is_dir():
+                check_contained(path)
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / _MARKER).exists():
-                write_json(path / _MARKER, {"format": FORMAT})
+            if not (path / MARKER).exists():
+                write_json(path / MARKER, {"format": FORMAT})
+            _check_marker(path / MARKER)
         except OSError as error:
             raise ArtifactError(
                 f"{path} could not be created ({error.strerror}); name another folder for --out"
@@ -152,7 +169,7 @@ class RunFolder:
         Raises:
             ArtifactError: There is none at the path.
         """
-        if not (path / _MARKER).exists():
+        if not (path / MARKER).exists():
             raise ArtifactError(f"{path} is not a run folder of sotune; name the --out of an earlier command")
         return cls(path)
 
@@ -172,40 +189,55 @@ class RunFolder:
         Raises:
             ArtifactError: Another process holds it.
         """
-        import fcntl
-
-        with (self.path / _LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ArtifactError(
-                    f"another process is using {self.path}; wait for it to finish, or name another folder for --out"
-                ) from None
+        lock = FileLock(self.path / LOCK, timeout=0)  # of no hidden state: it goes with the process
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ArtifactError(
+                f"another process is using {self.path}; wait for it to finish, or name another folder for --out"
+            ) from None
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path / LOCK} cannot be locked ({error.strerror or error}); the folder must be writable, and "
+                f"{LOCK} in it no link"
+            ) from error
+        try:
             for leftover in list(self.path.rglob(".*.tmp*")):
-                if _is_temporary(leftover):
+                if is_temporary(leftover):
                     leftover.unlink()
             yield
+        finally:
+            lock.release()
 
     def manifest_path(self, stage: str) -> Path:
         """Returns where the manifest of a stage lies."""
-        return self.path / f"{stage}.manifest.json"
+        return self.path / f"{stage}{_MANIFEST}"
 
     def is_current(self, stage: str, key: Mapping[str, Any]) -> bool:
         """Tells whether a stage's outputs are there, unchanged, and made under the same key."""
         if not self.manifest_path(stage).exists():
             return False
-        manifest = self._manifest(stage)
-        if manifest.get("format") != FORMAT or manifest.get("key") != json.loads(json.dumps(key)):
+        manifest = self.manifest(stage)
+        if manifest["format"] != FORMAT or manifest["key"] != json.loads(json.dumps(key)):
             return False
-        outputs: dict[str, str] = manifest["outputs"]
-        return all(
-            (self.path / name).exists() and sha256_file(self.path / name) == digest for name, digest in outputs.items()
-        )
+        return not self.damaged(stage)
+
+    def damaged(self, stage: str) -> list[str]:
+        """Returns the outputs of a finished stage that are missing or hold something else than was written."""
+        if not self.manifest_path(stage).exists():
+            return []
+        return [name for name, digest in self.digests(stage).items() if not is_unchanged(self.path / name, digest)]
 
     def commit(self, stage: str, key: Mapping[str, Any], outputs: Sequence[str]) -> None:
         """Writes the manifest of a finished stage."""
         digests = {name: sha256_file(self.path / name) for name in outputs}
-        write_json(self.manifest_path(stage), {"format": FORMAT, "stage": stage, "key": key, "outputs": digests})
+        _write_manifest(self.manifest_path(stage), {"format": FORMAT, "stage": stage, "key": key, "outputs": digests})
+
+    def commit_config(self, artefact: Json, value: Mapping[str, Any]) -> None:
+        """Writes the settings with a manifest of their own: they change with every verb, what stages depend on not."""
+        stage = Path(artefact.name).stem
+        self.discard(stage)  # so that a process killed between the two leaves no digest that is wrong
+        self.commit(stage, {}, [artefact.write(self, value)])
 
     def discard(self, stage: str) -> None:
         """Removes a stage's manifest, so that the stage counts as unfinished while it is written again."""
@@ -217,24 +249,93 @@ class RunFolder:
         Raises:
             ArtifactError: The stage has not finished.
         """
-        outputs: dict[str, str] = self._manifest(stage)["outputs"]
+        outputs: dict[str, str] = self.manifest(stage)["outputs"]
         return outputs
 
-    def _manifest(self, stage: str) -> dict[str, Any]:
-        manifest = read_json(self.manifest_path(stage))
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
-            raise ArtifactError(f"{self.manifest_path(stage)} is not a manifest of sotune; delete it and run again")
-        return manifest
+    def stages(self) -> list[str]:
+        """Returns the names of all finished stages."""
+        return sorted(path.name.removesuffix(_MANIFEST) for path in self.path.glob(f"*{_MANIFEST}"))
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """Returns the manifest of a finished stage: ``key`` and ``outputs``, the SHA-256 of each.
+
+        Raises:
+            ArtifactError: The stage has not finished, or its manifest was changed.
+        """
+        return _read_manifest(self.manifest_path(stage))
+
+    def checked(self, name: str) -> Path:
+        """Returns the path of a file of the run for a reader of another library.
+
+        Raises:
+            ArtifactError: It is missing, or is not what was written.
+        """
+        path = self.path / name
+        try:
+            with unchanged(path, listed_digests(self.path, name)):
+                return path
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror}); run the command that writes it") from error
 
 
-def _is_temporary(path: Path) -> bool:
+def listed_digests(folder: Path, name: str) -> tuple[str, ...]:
+    """Returns what a file of a folder may hold, by the folder's manifests; empty where they do not list it.
+
+    Raises:
+        ArtifactError: A manifest was changed.
+    """
+    listed = {_read_manifest(found)["outputs"].get(name) for found in folder.glob(f"*{_MANIFEST}")} - {None}
+    return (*listed, *_written.get((folder / name).absolute(), ())) if listed else ()
+
+
+_written: dict[Path, tuple[str]] = {}
+"""What this process wrote last of each artefact: while a stage works anew, the manifest of its last work still lies."""
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    plain = json.loads(json.dumps(manifest))
+    write_json(path, {**plain, _SEAL: sha256_json(plain)})
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Reads a manifest, and checks that it is as it was written and names no file elsewhere."""
+    manifest = read_json(path)
+    parts = isinstance(manifest, dict) and (manifest.get("key"), manifest.get("outputs"))
+    if not parts or not all(isinstance(part, dict) for part in parts) or not isinstance(manifest.get("format"), int):
+        raise ArtifactError(f"{path} is not a manifest of sotune; delete it and run again")
+    outputs = parts[1]
+    if not all(isinstance(digest, str) and _is_inside(name) for name, digest in outputs.items()):
+        raise ArtifactError(f"{path} lists files outside its folder; delete it and run again")
+    if manifest["format"] == FORMAT:  # others had no seal
+        seal = manifest.pop(_SEAL, None)
+        if seal != sha256_json(manifest) or path.read_text(encoding="utf-8") != _json_text({**manifest, _SEAL: seal}):
+            raise ArtifactError(f"{path} was changed since it was written; delete it and run again")
+    return manifest
+
+
+def _is_inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not PurePosixPath(name).is_absolute() and ".." not in parts and "\\" not in name
+
+
+def _check_marker(path: Path) -> None:
+    """Raises an ArtifactError where the marker of a run folder is not one that this version or an earlier wrote."""
+    if path.read_text(encoding="utf-8", errors="replace") not in [
+        _json_text({"format": version}) for version in range(1, FORMAT + 1)
+    ]:
+        raise ArtifactError(
+            f"{path} is damaged or a newer version's; update sotune, or delete the file if you know the folder"
+        )
+
+
+def is_temporary(path: Path) -> bool:
     """Tells whether ``atomic_path`` made a file."""
     return path.is_file() and _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _is_empty(folder: Path) -> bool:
     """Tells whether a folder holds nothing but what a process killed at its very start left behind."""
-    return all(_is_temporary(path) for path in folder.iterdir())
+    return all(is_temporary(path) for path in folder.iterdir())
 
 
 @dataclass(frozen=True)
@@ -252,6 +353,15 @@ class _Artefact:
     def named(self, name: str) -> Self:
         """Returns the same kind of file under another name."""
         return replace(self, name=name)
+
+    def _opened(self, folder: str | PathLike[str]) -> AbstractContextManager[IO[bytes]]:
+        """Opens the file, checked against what the folder's manifests say."""
+        return unchanged(Path(folder) / self.name, listed_digests(Path(folder), self.name))
+
+    def _noted(self, folder: str | PathLike[str]) -> str:
+        path = Path(folder) / self.name
+        _written[path.absolute()] = (sha256_file(path),)
+        return self.name
 
     def _missing(self, path: Path) -> ArtifactError:
         return ArtifactError(f"{path} is missing; run `sotune {self.verb}` first")
@@ -300,7 +410,7 @@ class Table(_Artefact):
             raise ArtifactError(f"{self.name} does not fit its columns {dict(self.columns)}: {nulls} hold nulls")
         with atomic_path(Path(folder) / self.name) as temporary:
             pq.write_table(table, temporary)
-        return self.name
+        return self._noted(folder)
 
     def read(
         self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
@@ -317,14 +427,16 @@ class Table(_Artefact):
         if not path.exists():
             raise self._missing(path)
         try:
-            found = pq.read_schema(path)
-            faults = [name for name in {*wanted, *(where or ())} if not self._fits(found, name)]
-            if faults:
-                raise self._broken(path, f"lacks the columns {sorted(faults)} or their types")
-            filters = [self._is_among(name, values) for name, values in (where or {}).items()]
-            kept = functools.reduce(operator.and_, filters) if filters else None
-            return pq.read_table(path, columns=list(wanted), filters=kept)
-        except (pa.ArrowInvalid, OSError) as error:
+            with self._opened(folder) as file:
+                found = pq.read_schema(file)
+                faults = [name for name in {*wanted, *(where or ())} if not self._fits(found, name)]
+                if faults:
+                    raise self._broken(path, f"lacks the columns {sorted(faults)} or their types")
+                filters = [self._is_among(name, values) for name, values in (where or {}).items()]
+                kept = functools.reduce(operator.and_, filters) if filters else None
+                file.seek(0)
+                return pq.read_table(file, columns=list(wanted), filters=kept)
+        except (pa.ArrowException, OSError) as error:
             raise self._broken(path, f"is not readable Parquet ({error})") from error
 
     def columns_of(
@@ -358,7 +470,7 @@ class Json(_Artefact):
     def write(self, folder: str | PathLike[str], value: Mapping[str, Any]) -> str:
         """Writes the object; returns its file name."""
         write_json(Path(folder) / self.name, value)
-        return self.name
+        return self._noted(folder)
 
     def read(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Reads the object.
@@ -369,7 +481,7 @@ class Json(_Artefact):
         path = Path(folder) / self.name
         if not path.exists():
             raise self._missing(path)
-        value = read_json(path)
+        value = _read_json(path, listed_digests(Path(folder), self.name))
         if not isinstance(value, dict):
             raise self._broken(path, f"must hold a JSON object. Got a {type(value).__name__}")
         return value
@@ -393,7 +505,7 @@ class Lines(_Artefact):
         """Writes the rows; returns the file's name."""
         with atomic_path(Path(folder) / self.name) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=self.ascii) + "\n" for row in rows)
-        return self.name
+        return self._noted(folder)
 
     def read(self, folder: str | PathLike[str], *, most: int | None = None) -> list[dict[str, Any]]:
         """Reads the rows, or the first of them.
@@ -403,8 +515,8 @@ class Lines(_Artefact):
         """
         path = Path(folder) / self.name
         try:
-            with path.open(encoding="utf-8") as file:
-                return [json.loads(line) for line in itertools.islice(file, most)]
+            with self._opened(folder) as file:
+                return [json.loads(line.decode("utf-8")) for line in itertools.islice(file, most)]
         except FileNotFoundError:
             raise self._missing(path) from None
         except (ValueError, RecursionError) as error:

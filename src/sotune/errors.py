@@ -4,6 +4,8 @@ Every message says what is wrong, what was found, and what to do about it. The c
 message without a traceback and leaves with the exception's ``exit_status``.
 """
 
+from __future__ import annotations
+
 
 class SotuneError(Exception):
     """The work failed for a reason that sotune understands. Base class of all its errors."""
@@ -27,6 +29,23 @@ class ArtifactError(SotuneError):
     """A run folder holds something that sotune did not write, or that was changed since."""
 
     exit_status = 2
+
+
+class GateError(SotuneError):
+    """The work was done, and what it found does not meet a requirement that the user named.
+
+    Attributes:
+        summary: What the command did, as it would have been returned.
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, summary: object) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+    def __reduce__(self) -> tuple[type[GateError], tuple[str, object]]:
+        return GateError, (str(self), self.summary)
 
 
 class ConvergenceWarning(UserWarning):

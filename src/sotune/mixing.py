@@ -1,8 +1,9 @@
-"""Contaminated fine-tuning experiments: training rows, both references and evaluation prompts from a user's files.
+"""Contaminated fine-tuning experiments: training rows, references and evaluation prompts from a user's files.
 
 A prompt serves one role alone, with all its rows: what is trained on is never evaluated, and a reference never holds
 what it is meant to recognize. Roles are dealt from a seeded shuffle of the distinct prompts of each source, held-out
-roles first, so that the references and the evaluation stay the same whatever ``n`` and the fractions are.
+roles first, so that the anchor, the harmful reference and the evaluation stay the same whatever ``n`` and the fractions
+are. Safe answers often come with the prompts of harmful ones, so a safe reference is dealt last, of what is left.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from sotune.records import Message, Record, as_turns
 from sotune.rendering import render_paper
 from sotune.sources import LoadedSet, SourceOptions, load_set, own_id
 
-SourceName = Literal["task", "harmful", "refusal", "reference"]
+SourceName = Literal["task", "harmful", "refusal", "reference", "safe"]
 Sources = Mapping[SourceName, LoadedSet]
 
 LABELS: dict[SourceName, str] = {"task": "benign", "harmful": "harmful", "refusal": "refusal"}
 """What the label column says of a training row, by the source that it comes from."""
 
 _TRAIN, _ANCHOR, _REFERENCE, _EVAL = "train.jsonl", "safe_anchor.jsonl", "harmful_reference.jsonl", "eval.jsonl"
+_SAFE = "safe_reference.jsonl"
 _CONFIG, _ACCOUNT = "mix.yaml", "mix.json"
 _TEXT_COLUMNS = {"prompt", "completion", "response", "instruction", "output", "conversations", "messages"}
 
@@ -47,6 +49,7 @@ class MixSizes:
         n_anchor: Rows of the safe anchor.
         n_reference: Rows of the harmful reference.
         n_eval: Evaluation prompts of each kind, harmful and task.
+        n_safe: Rows of the safe reference, where there is a source of it.
     """
 
     n_task: int
@@ -55,10 +58,19 @@ class MixSizes:
     n_anchor: int
     n_reference: int
     n_eval: int
+    n_safe: int = 0
 
     @classmethod
     def from_fractions(
-        cls, n: int, *, harmful_fraction: float, refusal_fraction: float, n_anchor: int, n_reference: int, n_eval: int
+        cls,
+        n: int,
+        *,
+        harmful_fraction: float,
+        refusal_fraction: float,
+        n_anchor: int,
+        n_reference: int,
+        n_eval: int,
+        n_safe: int = 0,
     ) -> MixSizes:
         """Returns the sizes of a training set of ``n`` rows, the shares rounded to whole rows.
 
@@ -71,7 +83,7 @@ class MixSizes:
                 f"harmful_fraction={harmful_fraction} and refusal_fraction={refusal_fraction} exceed 1 together; "
                 f"lower one of them"
             )
-        return cls(n - n_harmful - n_refusals, n_harmful, n_refusals, n_anchor, n_reference, n_eval)
+        return cls(n - n_harmful - n_refusals, n_harmful, n_refusals, n_anchor, n_reference, n_eval, n_safe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +91,7 @@ class Deal:
     """Who got what.
 
     Attributes:
-        rows: Source and role (``train``, ``safe_anchor``, ``harmful_reference``, ``evaluation``) to rows.
+        rows: Source and role (``train``, ``evaluation``, or the name of a reference) to rows.
         groups: The rows that each source had to give, by prompt.
     """
 
@@ -95,14 +107,16 @@ class Mixture:
         train: The user's own rows and the label column, shuffled.
         safe_anchor: The user's own rows, untouched.
         harmful_reference: Likewise.
+        safe_reference: Likewise; empty where none was asked for.
         evaluation: Rows of ``id``, ``kind``, ``prompt`` (or ``messages``) and, for the task, ``reference``.
-        reading: The settings under which the first three files are read.
+        reading: The settings under which the files of rows are read.
         account: Seed, sizes, and what each source gave.
     """
 
     train: tuple[Mapping[str, Any], ...]
     safe_anchor: tuple[Mapping[str, Any], ...]
     harmful_reference: tuple[Mapping[str, Any], ...]
+    safe_reference: tuple[Mapping[str, Any], ...]
     evaluation: tuple[Mapping[str, Any], ...]
     reading: Mapping[str, str]
     account: Mapping[str, Any]
@@ -119,11 +133,12 @@ def deal(sources: Sources, sizes: MixSizes, *, seed: int) -> Deal:
     """Deals the rows of the sources to the roles of an experiment.
 
     A prompt that the harmful source has is left out of the task and of a reference of its own. Refusals are drawn
-    last, from prompts that neither the references nor the evaluation hold.
+    from prompts that neither the references nor the evaluation hold, and then the safe reference from prompts that
+    nothing holds.
 
     Args:
-        sources: The task, the harmful source, perhaps refusals, and perhaps a source of the harmful reference, which
-            else comes from the harmful source.
+        sources: The task, the harmful source, perhaps refusals, perhaps a source of the harmful reference, which else
+            comes from the harmful source, and perhaps one of the safe reference.
         sizes: How many rows each role gets.
         seed: Seed of every draw; each source has a generator of its own, so that none depends on another's rows.
 
@@ -141,15 +156,11 @@ def deal(sources: Sources, sizes: MixSizes, *, seed: int) -> Deal:
         needs["reference"] = reference
     dealt = {name: _deal(groups[name], need, source=name, seed=seed) for name, need in needs.items()}
     if "refusal" in sources:
-        held_out = {
-            prompt_key(record.prompt)
-            for roles in dealt.values()
-            for role, records in roles.items()
-            if role != "train"
-            for record in records
-        }
-        groups["refusal"] = {key: rows for key, rows in groups["refusal"].items() if key not in held_out}
+        groups["refusal"] = _without(groups["refusal"], _prompts_of(dealt, held_out=True))
         dealt["refusal"] = _deal(groups["refusal"], {"train": sizes.n_refusals}, source="refusal", seed=seed)
+    if "safe" in sources:
+        groups["safe"] = _without(groups["safe"], _prompts_of(dealt))
+        dealt["safe"] = _deal(groups["safe"], {"safe_reference": sizes.n_safe}, source="safe", seed=seed)
     return Deal(dealt, groups)
 
 
@@ -160,7 +171,7 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
     becomes ``task/<id>``, ``harmful/<id>`` or ``refusal/<id>``.
 
     Args:
-        sources: The task, the harmful source, perhaps refusals, and perhaps a source of the harmful reference.
+        sources: See `deal`.
         sizes: How many rows each role gets.
         seed: Seed of every draw; each source has a generator of its own, so that none depends on another's rows.
         label_column: Column that tells the origin of a training row.
@@ -173,7 +184,7 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
     dealt, groups = dealing.rows, dealing.groups
     ids = _unique_ids(sources)
     reference: SourceName = "reference" if "reference" in sources else "harmful"
-    trained: Sources = {name: loaded for name, loaded in sources.items() if name != "reference"}
+    trained: Sources = {name: loaded for name, loaded in sources.items() if name in LABELS}
     uniform = _same_layout(trained)
     train = [
         _train_row(
@@ -192,6 +203,7 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
         train=tuple(train),
         safe_anchor=tuple(record.meta for record in dealt["task"]["safe_anchor"]),
         harmful_reference=tuple(record.meta for record in dealt[reference]["harmful_reference"]),
+        safe_reference=tuple(record.meta for record in dealt.get("safe", {}).get("safe_reference", ())),
         evaluation=(
             *(_eval_row(record, "harmful", ids["harmful", record.id]) for record in dealt["harmful"]["evaluation"]),
             *(_eval_row(record, "task", ids["task", record.id]) for record in dealt["task"]["evaluation"]),
@@ -200,6 +212,7 @@ def make_mixture(sources: Sources, sizes: MixSizes, *, seed: int, label_column: 
             "format": sources["task"].format if uniform else "messages",
             "safe_format": sources["task"].format,
             "harmful_format": sources[reference].format,
+            **({"safe_reference_format": sources["safe"].format} if "safe" in sources else {}),
             "id_column": id_column,
         },
         account={
@@ -240,6 +253,7 @@ def save_mixture(mixture: Mixture, out: Path, *, settings: Mapping[str, Any]) ->
         _TRAIN: mixture.train,
         _ANCHOR: mixture.safe_anchor,
         _REFERENCE: mixture.harmful_reference,
+        **({_SAFE: mixture.safe_reference} if mixture.safe_reference else {}),
         _EVAL: mixture.evaluation,
     }
     for name, content in rows.items():
@@ -249,6 +263,7 @@ def save_mixture(mixture: Mixture, out: Path, *, settings: Mapping[str, Any]) ->
         "data": str(folder / _TRAIN),
         "safe_anchor": str(folder / _ANCHOR),
         "harmful_reference": str(folder / _REFERENCE),
+        **({"safe_reference": str(folder / _SAFE)} if mixture.safe_reference else {}),
         "eval_prompts": str(folder / _EVAL),
         **mixture.reading,
     }
@@ -267,7 +282,10 @@ def check_disjoint(folder: Path) -> None:
     """
     config = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
     roles: dict[str, dict[str, str]] = {}
-    for name, setting in ((_TRAIN, "format"), (_ANCHOR, "safe_format"), (_REFERENCE, "harmful_format")):
+    formats = {_TRAIN: "format", _ANCHOR: "safe_format", _REFERENCE: "harmful_format", _SAFE: "safe_reference_format"}
+    for name, setting in formats.items():
+        if setting not in config:  # there is no safe reference
+            continue
         options = SourceOptions(format=config[setting], id_column=config["id_column"])
         loaded = load_set(folder / name, set_name="downstream", options=options, max_quarantine_fraction=0)
         roles[name] = {prompt_key(record.prompt): record.id for record in loaded.records}
@@ -296,11 +314,25 @@ def check_roles(roles: Mapping[str, Mapping[str, str]], *, where: str, remedy: s
 def _groups(sources: Sources) -> dict[SourceName, dict[str, list[Record]]]:
     """Returns the rows of each source by prompt, without those that another role must have."""
     groups = {name: _by_prompt(loaded.records) for name, loaded in sources.items()}
-    groups["task"] = {key: rows for key, rows in groups["task"].items() if key not in groups["harmful"]}
+    groups["task"] = _without(groups["task"], set(groups["harmful"]))
     if "reference" in groups:
-        taken = groups["harmful"].keys() | groups["task"].keys()
-        groups["reference"] = {key: rows for key, rows in groups["reference"].items() if key not in taken}
+        groups["reference"] = _without(groups["reference"], groups["harmful"].keys() | groups["task"].keys())
     return groups
+
+
+def _prompts_of(dealt: Mapping[SourceName, Mapping[str, Sequence[Record]]], *, held_out: bool = False) -> set[str]:
+    """Returns the prompts that were dealt, or only those that no training row has."""
+    return {
+        prompt_key(record.prompt)
+        for roles in dealt.values()
+        for role, records in roles.items()
+        if not (held_out and role == "train")
+        for record in records
+    }
+
+
+def _without(groups: Mapping[str, list[Record]], prompts: set[str]) -> dict[str, list[Record]]:
+    return {key: rows for key, rows in groups.items() if key not in prompts}
 
 
 def _by_prompt(records: Iterable[Record]) -> dict[str, list[Record]]:

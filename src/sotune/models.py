@@ -7,11 +7,10 @@ Python code runs only when its user said so by name.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "nf4"]
 
 # What decides a model's output: configuration, tokenizer, template, weights, code. Not its README or training logs.
 _CONTENT_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".py"})
@@ -134,30 +134,56 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def load_causal_lm(spec: ModelSpec, *, frozen: bool) -> Any:
+def load_causal_lm(spec: ModelSpec, *, frozen: bool, quantization: Quantization = "none") -> Any:
     """Loads a causal language model onto its device.
 
     Args:
         spec: Which model.
         frozen: True to use it as it is: evaluation mode, no parameter takes a gradient. False to train it.
+        quantization: How the weights are held. Those in 4 bits take no gradient.
 
     Raises:
-        ConfigError: There is none, its weights are pickled or incomplete, or it is no causal language model.
+        ConfigError: There is none, its weights are pickled or incomplete, it is no causal language model, or what
+            holds weights in 4 bits is not installed.
     """
     from transformers import AutoModelForCausalLM
 
     hint = "name a checkpoint of a causal language model (an encoder such as BERT is not one)"
-    return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=frozen)
+    if quantization == "none":
+        return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=frozen)
+    more = {"quantization_config": _nf4(spec), "device_map": {"": resolve_device(spec.device)}}
+    return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=True, **more).train(not frozen)
+
+
+def _nf4(spec: ModelSpec) -> Any:
+    """Returns QLoRA's quantization: NormalFloat of 4 bits, its scales quantized too; computed in the spec's dtype."""
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError("quantization nf4 needs bitsandbytes; pip install 'sotune[quantized]', or leave it out")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32,
+    )
 
 
 def load_adapted(spec: ModelSpec, adapter: Path | None) -> Any:
     """Loads a causal language model to use it as it is, with a saved adapter or without.
+
+    Where the adapter's folder holds a whole model, tuned from it, that one takes its place.
 
     Raises:
         ConfigError: See `load_causal_lm`.
     """
     import torch
 
+    if adapter is not None and not (adapter / "adapter_config.json").exists():
+        return load_causal_lm(replace(spec, name=str(adapter), revision=None), frozen=True)
     model = load_causal_lm(spec, frozen=True)
     if adapter is None:
         return model
@@ -181,7 +207,7 @@ def load_sequence_classifier(spec: ModelSpec) -> Any:
     return _load_whole(AutoModelForSequenceClassification, spec, hint=hint, frozen=True)
 
 
-def _load_whole(kind: Any, spec: ModelSpec, *, hint: str, frozen: bool) -> Any:
+def _load_whole(kind: Any, spec: ModelSpec, *, hint: str, frozen: bool, **more: Any) -> Any:
     """Loads a model of an auto class, and refuses one of which a part would be random."""
     from transformers.utils import logging
 
@@ -196,6 +222,7 @@ def _load_whole(kind: Any, spec: ModelSpec, *, hint: str, frozen: bool) -> Any:
             use_safetensors=True,
             output_loading_info=True,
             **_hub_options(spec),
+            **more,
         )
     # transformers fills parameters that the checkpoint lacks with random numbers, and only logs it.
     missing = sorted(report["missing_keys"])
@@ -204,7 +231,8 @@ def _load_whole(kind: Any, spec: ModelSpec, *, hint: str, frozen: bool) -> Any:
             f"{spec.name} lacks {len(missing)} of the parameters of a {type(model).__name__}, {missing[0]} among them; "
             f"{hint}"
         )
-    model.to(device)
+    if not more:  # what is quantized lies on its device
+        model.to(device)
     model.requires_grad_(not frozen)
     return model.train(not frozen)
 
@@ -221,7 +249,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
     folder = spec.folder
     if folder is not None:
         _check_weights(folder)
-        return sha256_json({str(path.relative_to(folder)): _file_digest(path) for path in _content_files(folder)})
+        return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in _content_files(folder)})
     return sha256_json({"hub_id": spec.name, "commit": _hub_commit(spec)})
 
 
@@ -291,17 +319,6 @@ def _content_files(folder: Path) -> Iterator[Path]:
     """Yields, in a fixed order, the files on which a model's output depends."""
     for part in _model_folders(folder):
         yield from sorted(path for path in part.iterdir() if path.is_file() and path.suffix in _CONTENT_SUFFIXES)
-
-
-def _file_digest(path: Path) -> str:
-    status = path.stat()
-    return _cached_digest(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_digest(path: Path, size: int, mtime_ns: int) -> str:
-    # Every stage asks for the fingerprint; the many gigabytes behind it are read once per process.
-    return sha256_file(path)
 
 
 def _hub_commit(spec: ModelSpec) -> str:

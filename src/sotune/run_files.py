@@ -80,6 +80,10 @@ TRAINING_LOG = Lines("training_log.jsonl", verb="train")
 """One line for each optimizer step."""
 ADAPTER = "adapter"
 """The folder that PEFT reads."""
+CARD = "README.md"
+"""The card of the adapter; `sotune report` writes into it what was measured."""
+CARD_FIGURES = ("<!-- figures -->\n", "<!-- end of figures -->\n")
+"""Between these lines of it."""
 
 METRICS = Json("metrics.json", verb="evaluate")
 DIAGNOSTICS = Json("diagnostics.json", verb="evaluate")
@@ -99,6 +103,8 @@ VERDICTS = Table(
 """What judges said of each answer; an unscored one has no score."""
 
 PAGE = "report.html"
+STALE = Json("stale.json", verb="select")
+"""Stage to what is wrong with it; there only while something is stale."""
 
 SCORES = Table(
     "scores.parquet",

@@ -57,7 +57,7 @@ def keep_count(n: int, *, keep_fraction: float, k: int | None = None) -> int:
 
 
 def select_rows(
-    ids: Sequence[str], weights: Sequence[float], *, k: int, loss_weight_rule: LossWeightRule
+    ids: Sequence[str], weights: Sequence[float], *, k: int, loss_weight_rule: LossWeightRule, because: str = ""
 ) -> tuple[SelectedRow, ...]:
     """Keeps the ``k`` largest weights (Eq. 7), in input order.
 
@@ -70,6 +70,7 @@ def select_rows(
         weights: One weight for each id, ≥ 0, on the simplex.
         k: How many to keep.
         loss_weight_rule: How loss weights follow from weights.
+        because: What the cut follows from, in words; a part of each reason.
 
     Raises:
         DataError: Ids repeat, lengths differ, a weight is negative or not finite, or ``k`` is not in 1..n.
@@ -89,7 +90,7 @@ def select_rows(
             rank=rank[id],
             kept=id in loss_weights,
             loss_weight=loss_weights.get(id),
-            reason=_reason(rank[id], weight, k, n, cut),
+            reason=_reason(rank[id], weight, k, n, cut) + (f"; {because}" if because else ""),
         )
         for id, weight in zip(ids, weights, strict=True)
     )

@@ -74,12 +74,30 @@ def test_the_grid_writes_sound_configurations(script, tmp_path, tiny, monkeypatc
     (tmp_path / "smol" / "rows").mkdir(parents=True)
     (tmp_path / "smol" / "rows" / "eval.jsonl").write_text('{"prompt": "Hello?", "kind": "lookalike"}\n')
     configs = grid.write_configs(tmp_path / "grid", judge=tmp_path / "judge", tasks=grid.TASKS, tiny=tiny)
-    assert len(configs) == (1 if tiny else len(grid.TASKS) * len(grid.SHARES))
+    assert len(configs) == (1 if tiny else len(grid.TASKS) * len(grid.TABLE["harmful_fractions"]))
     settings = make_compare_settings(yaml.safe_load(configs[0].read_text()), origin=configs[0].name)
     variants = {variant.name: variant for variant in settings.variants()}
     assert tuple(variants) == grid.NAMES[: 6 if tiny else None]
     assert variants["low_rate"].changes["learning_rate"] == pytest.approx(settings.learning_rate / 5)
     assert settings.harm_judge == (f"classifier:{tmp_path / 'judge'}",)
+
+
+@pytest.mark.parametrize("name", ["hold", "hold_each"])
+def test_the_tables_of_holds_are_sound(script, tmp_path, name, monkeypatch):
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path))
+    table = yaml.safe_load((FOLDER / "smol" / f"{name}.yaml").read_text())
+    configs = script("grid").write_configs(tmp_path, table=table, judge=None, tasks=["agnews"], tiny=False)
+    assert len(configs) == len(table["harmful_fractions"])
+    settings = make_compare_settings(yaml.safe_load(configs[0].read_text()), origin=name)
+    assert len(settings.variants()) == len(table["methods"])
+    assert len(settings.seeds) == table["seeds"]
+
+
+def test_harm_by_kind_is_read_off_the_ids(script):
+    kind_of = script("score").kind_of
+    assert kind_of("harmful-strongreject_313-00208-Non_violent_crimes") == "Non violent crimes"
+    assert kind_of("harmful-harmbench_400-00002-standard") == "standard"
+    assert kind_of("lookalike-xstest_prompts_450-00112") is kind_of("harmful/1") is None
 
 
 def test_shell_scripts_parse():

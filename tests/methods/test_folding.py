@@ -1,10 +1,19 @@
-import torch
+import shutil
+from dataclasses import replace
 
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sotune.errors import ConfigError
+from sotune.methods import METHODS, safe_lora
 from sotune.methods.folding import LowRank, beside, load_layers
 from sotune.methods.inputs import EditInputs
 from sotune.methods.method import train_weighted
 from sotune.methods.resta import edit
+from sotune.methods.safe_lora import projected
 from sotune.methods.tuned import tune_on
+from sotune.models import ModelSpec
 
 
 def test_updates_beside_each_other_add_up():
@@ -27,3 +36,48 @@ def test_resta_subtracts_half_of_harm(train_inputs):
         expected = before[name].b @ before[name].a - 0.5 * harm[name].b @ harm[name].a
         torch.testing.assert_close(update.b @ update.a, expected, rtol=1e-4, atol=1e-5)
         assert (harm[name].b @ harm[name].a).norm() > 1e-2
+
+
+def test_an_update_within_the_subspace_of_alignment_stays():
+    """By hand: V = [[3, 0], [0, 0]], so C = V Vᵀ / 3 = [[3, 0], [0, 0]], which keeps threefold what is along the first."""
+    shift = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+    along = LowRank(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0], [0.0]]))  # cosine 1
+    assert projected(along, shift, below=0.5) is along
+    across = LowRank(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [2.0]]))  # C B = 0, cosine 0
+    torch.testing.assert_close(projected(across, shift, below=0.5).b, torch.zeros(2, 1))
+    between = LowRank(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [2.0]]))  # C B = (3, 0): cosine 1/√5
+    assert projected(between, shift, below=0.44) is between
+    torch.testing.assert_close(projected(between, shift, below=0.45).b, torch.tensor([[3.0], [0.0]]))
+    torch.testing.assert_close(projected(along, torch.zeros(2, 2), below=0.5).b, torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_safe_lora_reads_the_model_before_alignment(train_inputs, tiny_model, tmp_path, architecture):
+    """Where alignment changed nothing but one layer by the identity, that layer's update stays and all others go."""
+    folder = tiny_model(architecture)
+    inputs = replace(train_inputs, tools=replace(train_inputs.tools, model=ModelSpec(str(folder), device="cpu")))
+    result = train_weighted(inputs)
+    before = load_layers(result.adapter)
+    shutil.copytree(folder, tmp_path / "unaligned")
+    weights = load_file(folder / "model.safetensors")
+    layer = next(
+        name for name, update in before.items() if len(update.b) == update.a.shape[1] or architecture == "gpt2"
+    )
+    own = layer.removeprefix("base_model.model.")
+    name = next(key for key in weights if own.endswith(key.removesuffix(".weight")) and key.endswith(".weight"))
+    weights[name] = weights[name] - torch.eye(*weights[name].shape)
+    save_file(weights, tmp_path / "unaligned" / "model.safetensors", metadata={"format": "pt"})
+    unaligned = {"unaligned_model": str(tmp_path / "unaligned")}
+    safe_lora.edit(EditInputs(result.adapter, replace(inputs, method_settings=unaligned)))
+    for name, update in load_layers(result.adapter).items():
+        expected = before[name].b if name == layer else torch.zeros_like(update.b)
+        torch.testing.assert_close(update.b, expected)
+
+
+def test_safe_lora_needs_the_model_before_alignment(train_inputs, tiny_model):
+    with pytest.raises(ConfigError, match="unaligned_model"):
+        METHODS["safe_lora"].check_settings({})
+    result = train_weighted(train_inputs)
+    other = {"unaligned_model": str(tiny_model("gpt2"))}
+    with pytest.raises(ConfigError, match="the same layers"):
+        safe_lora.edit(EditInputs(result.adapter, replace(train_inputs, method_settings=other)))

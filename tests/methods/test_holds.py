@@ -1,17 +1,22 @@
 """What holds aligned behavior besides KL: each one's defining property, by hand."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
 from sotune.errors import DataError
-from sotune.methods import self_replay
+from sotune.methods import replay, self_replay, still_refuses
 from sotune.methods.held_answers import HeldSets
+from sotune.methods.proximal import NearWeights
 from sotune.methods.safegrad import Project
 from sotune.methods.sbr import AnchorStates
 from sotune.methods.state_anchor import AnchorShares
+from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
 from sotune.models import load_causal_lm
+from sotune.records import Record
+from sotune.training.finetune import load_with_adapter
 
 
 @pytest.fixture
@@ -73,3 +78,85 @@ def test_only_refusals_are_replayed(train_inputs, monkeypatch):
     own[:] = ["Yes."] * 6
     with pytest.raises(DataError, match="refuses none"):
         self_replay.train(train_inputs)
+
+
+def test_the_penalty_on_the_update_by_hand(train_inputs):
+    """ρ/2 times the sum over layers of the update's squared norm as a share of the weights'; 0 before the first step."""
+    model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
+    change = NearWeights(rho=3.0)
+    change.start(model)
+    assert float(change.penalty(model, 0).detach()) == 0.0
+    generator, expected = torch.Generator().manual_seed(0), 0.0
+    for layer in (module for module in model.modules() if hasattr(module, "lora_A")):
+        b = layer.lora_B["default"].weight
+        with torch.no_grad():
+            b.copy_(torch.randn(b.shape, generator=generator))
+        update, whole = layer.get_delta_weight("default").detach(), layer.get_base_layer().weight
+        expected += float(update.norm() ** 2 / whole.norm() ** 2)
+    penalty = change.penalty(model, 1)
+    assert float(penalty.detach()) == pytest.approx(3 / 2 * expected, rel=1e-4)
+    penalty.backward()
+    assert all(p.grad.abs().max() > 0 for name, p in model.named_parameters() if "lora" in name)
+
+
+@pytest.mark.parametrize(
+    ("mass", "n", "counts"),
+    [
+        ({"a": 3.0, "b": 1.0, "c": 0.0}, 4, [3, 1, 0]),
+        ({"a": 1.0, "b": 1.0, "c": 1.0}, 4, [2, 1, 1]),  # one is left, and goes to the first of equal remainders
+        ({"a": 0.5, "b": 0.3, "c": 0.2}, 5, [3, 1, 1]),  # 2.5, 1.5, 1: as before
+        ({"a": 0.1, "b": 0.2, "c": 0.7}, 4, [0, 1, 3]),  # .4, .8, 2.8: the largest remainders are b's and c's
+    ],
+)
+def test_rows_are_divided_by_largest_remainders(mass, n, counts):
+    assert list(replay.apportion(mass, n).values()) == counts
+
+
+def test_what_was_dropped_says_what_is_replayed(train_inputs, monkeypatch):
+    """Half as many rows as there are, in proportion to the mass of what was dropped; all alike where nothing was."""
+    trained = []
+    monkeypatch.setattr(replay, "train_weighted", trained.append)
+    safe = [Record.from_text(f"r{i}", f"Open lock {i}", "I will not.") for i in range(3)]
+    inputs = replace(train_inputs, safe_reference=safe, method_settings={"replay_share": 0.5})
+    replay.train(replace(inputs, dropped_mass={"r0": 0.5, "r2": 1.0, "elsewhere": 9.0}))
+    replay.train(inputs)
+    replay.train(replace(inputs, dropped_mass={"r0": 1.0}, method_settings={"replay_by_mass": False}))
+    n = len(inputs.records)
+    prompts = [[row.prompt[-1].content[-1] for row in found.records[n:]] for found in trained]
+    assert prompts == [["0"] * 2 + ["2"] * 4, ["0", "0", "1", "1", "2", "2"], ["0"]]
+    assert {trained[0].loss_weights[row.id] for row in trained[0].records} == {1.0}
+    with pytest.raises(DataError, match="there is none"):
+        replay.train(train_inputs)
+
+
+def test_refusals_before_and_now(train_inputs, monkeypatch):
+    """By hand: of four risky prompts three were refused and one is now, an empty answer is none; of two harmless ones
+    none was refused and one is."""
+    row = train_inputs.harmful_reference[0]
+
+    def said(id, text):
+        return Record.from_text(id, row.prompt, text)
+
+    before = {
+        "risky": [said("r0", "I cannot help with that."), said("r1", "I won't help with this."), said("r2", "Sure.")]
+        + [said("r3", "I'm sorry, but no.")],
+        "harmless": [said("h0", "Use salt."), said("h1", "Use a pan.")],
+    }
+    now = [said("r0", "I cannot help with that."), said("r1", "Sure."), said("r2", "Sure.")]
+    now += [said("h0", "I'm sorry, but no."), said("h1", "Use a pan.")]
+    monkeypatch.setattr(still_refuses, "answers_of", lambda *_, **__: now)
+    found = StillRefuses(before, train_inputs.tools, answer_tokens=8).figures(None)
+    risky = {"risky_asked": 4, "risky_refused_before": 0.75, "risky_refused": 0.25}
+    assert found == {**risky, "harmless_asked": 2, "harmless_refused_before": 0.0, "harmless_refused": 0.5}
+    assert StillRefuses({"harmless": []}, train_inputs.tools, answer_tokens=8).figures(None) == {}
+
+
+def test_a_model_that_complies_already_is_warned_of(train_inputs):
+    row = train_inputs.harmful_reference[0]
+    texts = ["I cannot help with that.", "Sure, a hook.", "Yes."]
+    answers = [Record.from_text(f"a{i}", row.prompt, text) for i, text in enumerate(texts)]
+    with pytest.warns(UserWarning, match="refuses only 1 of 3 prompts"):
+        warn_of_compliance(answers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_compliance(answers[:2])

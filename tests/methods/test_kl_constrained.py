@@ -4,8 +4,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sotune.methods.held_answers import HeldSets
-from sotune.methods.kl_constrained import KlConstrainedSettings, Multiplier, find_pace, largest_scale, train
+from sotune.methods.held_answers import HeldAnswers, HeldSets
+from sotune.methods.kl_constrained import (
+    KeepWithin,
+    KlConstrainedSettings,
+    Multiplier,
+    answers_a_look,
+    largest_scale,
+    train,
+)
 from sotune.training.finetune import load_with_adapter
 from sotune.training.training_rows import load_equal_rows
 
@@ -59,16 +66,38 @@ def test_the_largest_scale_that_keeps_a_condition(train_inputs):
 
 
 @pytest.mark.parametrize(
-    ("share", "pace"), [(1.0, (4, 1)), (0.5, (2, 1)), (0.25, (1, 1)), (0.1, (1, 3)), (0.01, (1, 4)), (100.0, (8, 1))]
+    ("share", "every", "n"), [(1.0, 1, 4), (0.5, 1, 2), (0.25, 4, 4), (0.1, 1, 1), (0.01, 4, 1), (0.6, 4, 8)]
 )
-def test_the_pace_keeps_to_its_share_of_tokens(train_inputs, share, pace):
-    """Four rows a step, and answers as long as rows: by hand, share · 4 answers a step."""
+def test_a_look_keeps_to_its_share_of_tokens(train_inputs, share, every, n):
+    """Four rows a step, and answers as long as rows: by hand, share · 4 answers a step, at once every few steps."""
 
     class Long:
         mean_length = sum(len(row.input_ids) for row in load_rows(train_inputs)) / len(train_inputs.records)
 
-    sets = HeldSets(Long(), None, None)
-    assert find_pace(sets, train_inputs, KlConstrainedSettings(extra_tokens=share)) == pace
+    own = KlConstrainedSettings(extra_tokens=share, look_every=every)
+    assert answers_a_look(HeldSets(Long(), None, None), train_inputs, own) == n
+
+
+def test_a_look_counts_for_the_steps_up_to_the_next(train_inputs):
+    """Two looks of a model that drifted: the multiplier by hand, its term threefold, nothing between them."""
+    rows = load_equal_rows(train_inputs.harmful_reference, train_inputs.tools.model, train_inputs.tools.training)
+    held = HeldAnswers(rows, decay=0.0)
+    model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
+    own = KlConstrainedSettings(look_every=3, anchor=0.0, dual_rate=0.1)
+    change = KeepWithin(HeldSets(held, None, None), limit=0.02, own=own, n_each=len(rows.rows), measure_every=9, seed=0)
+    change.start(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    drift = held.measure(model)
+    first, *between, second = (float(torch.as_tensor(change.penalty(model, step)).detach()) for step in range(4))
+    excess = drift / 0.02 - 1
+    assert excess > 0
+    assert between == [0.0, 0.0]
+    assert first == pytest.approx(3 * (1 + excess) * drift, rel=1e-4)
+    assert second == pytest.approx(3 * (1 + 0.3 * excess + excess) * drift, rel=1e-4)
+    assert change.state()["risky"] == pytest.approx(1 + 2 * 0.3 * excess, rel=1e-4)
 
 
 def load_rows(inputs):
@@ -78,7 +107,7 @@ def load_rows(inputs):
 @pytest.fixture
 def roused(train_inputs):
     """Training that drifts far: without a limit by more than the limits below."""
-    train_inputs = replace(train_inputs, method_settings={"extra_tokens": 2.0})
+    train_inputs = replace(train_inputs, method_settings={"extra_tokens": 2.0, "look_every": 1, "measure_every": 4})
     training = train_inputs.tools.training.replace(learning_rate=0.1, max_steps=10)
     return replace(train_inputs, tools=replace(train_inputs.tools, training=training), hold_drift=0.02)
 
@@ -126,7 +155,7 @@ def test_the_log_tells_drift_and_multiplier_of_each_step(roused):
 
     steps = [json.loads(line) for line in train(roused).log.read_text().splitlines()]
     assert all({"risky_drift", "risky_multiplier"} <= step.keys() for step in steps)
-    assert [step["step"] for step in steps if "unseen_drift" in step] == [1]
+    assert [step["step"] for step in steps if "unseen_drift" in step] == [5, 9]
     assert steps[0]["risky_drift"] == pytest.approx(0, abs=1e-6)
     assert max(step["risky_drift"] for step in steps) > 0
 

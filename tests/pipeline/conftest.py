@@ -24,18 +24,3 @@ def flags(data, tmp_path, tiny_model):
         "--model", str(tiny_model("llama")),
         "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-
-
-@pytest.fixture
-def cli():
-    """Runs the command line in this process; returns the result with its exit status and output."""
-    from typer.testing import CliRunner
-
-    from sotune.cli import app
-
-    runner = CliRunner()
-
-    def run(*args):
-        return runner.invoke(app, [str(arg) for arg in args])
-
-    return run

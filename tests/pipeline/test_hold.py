@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sotune.artifacts import read_json
-from sotune.methods import method_of
+from sotune.errors import ConfigError
+from sotune.methods import method_of, settle
 from sotune.settings import make_config
 
 QUICK = ["--max-steps", "3", "--learning-rate", "0.01", "--quiet"]
@@ -63,7 +64,9 @@ def train(cli, flags, tmp_path):
 
 
 def test_the_default_holds_and_the_page_says_so(train):
-    run = train(*QUICK, "--hold-drift", "0.001", "--method-setting", "extra_tokens=2")
+    run = train(
+        *QUICK, "--hold-drift", "0.001", "--method-setting", "extra_tokens=2", "--method-setting", "look_every=1"
+    )
     training = read_json(run / "training.json")
     assert training["method"] == "kl_constrained"
     figures = training["figures"]
@@ -74,6 +77,8 @@ def test_the_default_holds_and_the_page_says_so(train):
     page = (run / "report.html").read_text()
     assert "Safety while training" in page
     assert "within its limit of 0.001" in page
+    assert figures["risky_asked"] > 0
+    assert f"refused of {figures['risky_asked']:.0f} risky prompts, before and now" in page
 
 
 def test_none_holds_nothing(train):
@@ -81,3 +86,24 @@ def test_none_holds_nothing(train):
     assert read_json(run / "training.json")["figures"] == {}
     assert "drift" not in (run / "training_log.jsonl").read_text()
     assert "Safety while training" not in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("given", [{"hold": "kl"}, {"hold": "none"}, {"method": "sft"}, {"preset": "paper"}])
+def test_a_limit_that_no_one_keeps_is_an_error(given):
+    with pytest.raises(ConfigError, match="hold_drift is a limit that only kl_constrained keeps"):
+        settle(config(hold_drift=0.005, **given))
+    assert settle(config(**given)).hold_drift == 0.02
+
+
+def test_constants_of_a_hold_go_with_it(cli, train):
+    """Weighed with a hold's constants and limit, trained with another hold and without one."""
+    run = train(*QUICK, "--hold-drift", "0.001", "--method-setting", "anchor=0", "--method-setting", "extra_tokens=2")
+    weights = (run / "weights.parquet").stat().st_mtime_ns
+    for hold in ("state_anchor", "none"):
+        result = cli("train", run, "--hold", hold, *QUICK)
+        assert result.exit_code == 0, result.output
+        assert read_json(run / "training.json")["method"] == {"none": "sft"}.get(hold, hold)
+    assert (run / "weights.parquet").stat().st_mtime_ns == weights
+    result = cli("train", run, "--hold", "none", "--hold-drift", "0.001", *QUICK)
+    assert result.exit_code == 2
+    assert "it must be left out" in result.output

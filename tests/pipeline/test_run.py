@@ -10,7 +10,8 @@ import time
 import pytest
 
 from pipeline_rows import rows
-from sotune.artifacts import read_json
+from sotune.artifacts import RunFolder, read_json
+from sotune.freshness import stale_stages
 from sotune.run_files import RESPONSES
 from tiny_models import ARCHITECTURES
 
@@ -80,8 +81,8 @@ def test_selecting_anew_takes_a_stale_evaluation_off_the_report(cli, config, tmp
     cli("run", config())
     assert "harmful" in (tmp_path / "run" / "report.html").read_text()
     cli("select", tmp_path / "run", "--k", "20")
-    assert not (tmp_path / "run" / "evaluation.manifest.json").exists()
-    assert not (tmp_path / "run" / "training.manifest.json").exists()
+    assert set(stale_stages(RunFolder.open(tmp_path / "run"))) == {"training", "evaluation"}
+    assert "left out: the evaluation of" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_what_training_and_evaluation_cannot_do_without(cli, config, flags, tmp_path):

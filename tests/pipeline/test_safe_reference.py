@@ -117,6 +117,30 @@ def test_both_kinds_of_sentinels_are_measured_and_safe_answers_are_cited(cli, fl
     assert [stage["status"] for stage in weaker["stages"]] == ["skipped", "skipped", "done", "done", "done"]
 
 
+def test_one_that_does_not_count_tells_nothing_apart_and_is_said_so(cli, flags, data, tmp_path):
+    write_jsonl(data / "harm.jsonl", rows("harmful", 400, 4))
+    write_jsonl(data / "safe.jsonl", safe_rows(120, 6))
+    given = [*flags, "--safe-reference", data / "safe.jsonl", "--safe-strength", "0"]
+    result = cli("weigh", *given)
+    assert result.exit_code == 0, result.output
+    promise = PROMISE.read(tmp_path / "run")
+    assert promise["not_told_apart"] == "safe and harmful answers to risky prompts, with safe_strength 0"
+    assert promise["safe_answers_lost"]["n"] > 0
+    assert "not told apart" in result.output
+    assert "safe answers lost" in " ".join(result.output.split())
+    assert cli("weigh", *given, "--method", "probe").exit_code == 0
+    assert "not_told_apart" not in PROMISE.read(tmp_path / "run")  # a method that knows no strength
+
+
+def test_a_wrong_column_of_a_reference_is_reported_by_its_own_flag(cli, flags, data):
+    write_jsonl(data / "safe.jsonl", safe_rows(40, 6))
+    result = cli("extract", *flags, "--safe-reference", data / "safe.jsonl", "--safe-reference-completion-column", "no")
+    assert result.exit_code == 2
+    assert "'no' that --safe-reference-completion-column names" in " ".join(result.output.split())
+    result = cli("extract", *flags, "--harmful-prompt-column", "no", "--harmful-completion-column", "response")
+    assert "'no' that --harmful-prompt-column names" in " ".join(result.output.split())
+
+
 def test_without_one_the_run_says_what_it_cannot_tell_apart(cli, flags, tmp_path):
     stages = json.loads(cli("weigh", *flags, "--json").stdout)["stages"]
     told = "safe and harmful answers to risky prompts, without a safe_reference"

@@ -33,7 +33,7 @@ def test_scores_are_refused_when_the_weights_belong_to_another_model(cli, flags,
     assert cli("extract", *other).exit_code == 0
     result = cli("score", tmp_path / "run", data / "train.jsonl")
     assert result.exit_code == 2
-    assert "weights.manifest.json is missing; run the stage" in " ".join(result.output.split())
+    assert "is stale: the encoding has been done again since; run `sotune select" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("value", ["inf", "nan"])

@@ -82,7 +82,7 @@ def test_the_tables_hold_all_methods_and_escape_names(tmp_path):
     assert "my 50% \\| x" in markdown
     assert r"my 50\%{} | x" in latex
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 3
-    assert all(line.count(" & ") == 12 for line in latex.splitlines() if line.startswith("sotune"))
+    assert all(line.count(" & ") == 13 for line in latex.splitlines() if line.startswith("sotune"))
     assert "harm + over-refusal ↓" in markdown
     assert "Student" in markdown
     assert "paired bootstrap over (task, seed)" in markdown

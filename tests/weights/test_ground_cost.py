@@ -1,7 +1,7 @@
 """The adaptive ground cost, and the logistic fits that it is made of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 import pytest
@@ -13,8 +13,8 @@ from sotune.settings import WeightSettings
 from sotune.transport import CosineCost
 from sotune.weights import COSTS, Adaptive, Cosine, ReferenceSet, Scorer, cost_of, learn_weights, relaxation_of
 from sotune.weights.ground_cost import (
+    Contrast,
     learn_contrast,
-    learn_direction,
     soft_labels,
     standardize,
     train_on_sure_rows,
@@ -66,24 +66,63 @@ def test_the_fit_agrees_with_scikit_learn():
     assert ours.offset == pytest.approx(model.intercept_[0], abs=1e-5)
 
 
+def contrast(directions, offsets):
+    """Coordinates of rows that are standardized already."""
+    width = len(directions[0])
+    return Contrast(torch.zeros(width), torch.ones(width), torch.tensor(directions), torch.tensor(offsets))
+
+
 def test_a_stretch_adds_along_its_direction_and_none_changes_nothing():
     z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    stretched = Adaptive(2.0, torch.tensor([1.0, 0.0])).stretched(z)
-    torch.testing.assert_close(stretched, torch.tensor([[1.8, 0.8], [0.0, 1.0]]))
-    torch.testing.assert_close(Adaptive(0.0, torch.tensor([1.0, 0.0])).stretched(z), unit(z))
     y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    direction = torch.tensor([0.6, 0.8])
+
+    def stretched(z):
+        return unit(z) + 2 * (unit(z) @ direction)[:, None] * direction
+
+    cost = Adaptive(2.0, contrast([[0.6, 0.8]], [0.0]))
+    torch.testing.assert_close(cost.between(z, y).rows(0, 2), CosineCost(stretched(z), stretched(y)).rows(0, 2))
+    plain = replace(cost, stretch=0.0).between(z, y).rows(0, 2)
+    torch.testing.assert_close(plain, CosineCost(z, y).rows(0, 2))
     torch.testing.assert_close(Cosine().between(z, y).rows(0, 2), CosineCost(z, y).rows(0, 2))
-    rows = Adaptive(2.0, torch.tensor([0.6, 0.8])).between(z, y)
+    rows = cost.between(z, y)
     torch.testing.assert_close(rows.rows(1, 2), rows.take(torch.tensor([1])).rows(0, 1))
+    assert rows.shape == (2, 5)
+
+
+def test_topic_and_answer_count_by_the_stretch_beside_what_is_the_same_for_all_rows():
+    z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    of_answers = contrast([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [0.0, 0.0, 1.0])
+    joined = Adaptive(2.0, of_answers).joined(z)
+    torch.testing.assert_close(joined, torch.tensor([[0.6, 0.8, 0.3, 1.6, 2.0], [0.0, 1.0, 0.0, 2.0, 2.0]]))
 
 
 def test_the_learned_direction_is_that_of_harm():
     downstream, anchor, reference, _ = world()
     cost = Adaptive().fit(downstream, anchor, reference)
-    assert float(cost.direction.norm()) == pytest.approx(1)
-    assert float(cost.direction[0]) > 0.8
-    assert torch.equal(learn_direction(downstream, anchor, reference), cost.direction)
-    assert cost.fit(*world(seed=3)[:3]) is cost  # what is fitted stays as it is
+    (direction,) = cost.contrast.directions
+    assert float(direction.norm()) == pytest.approx(1)
+    assert float(direction[0]) > 0.8
+    assert cost == cost.fit(*world(seed=3)[:3])  # what is fitted stays as it is
+
+
+def test_numbers_of_a_representation_that_are_far_larger_than_the_others_do_not_rule():
+    downstream, anchor, reference, harmful = world()
+    rescaled = [z * torch.tensor([1.0] * (D - 1) + [1000.0]) for z in (downstream, anchor, reference)]
+    weights = [learn_weights(*sets, SETTINGS).weights for sets in ((downstream, anchor, reference), rescaled)]
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=0)
+    assert auc(-weights[1], harmful) > 0.9
+
+
+def test_of_a_mean_that_all_rows_share_only_what_is_longer_than_the_spread_is_taken_away():
+    sets = world()[:3]
+    short = learn_contrast(*sets)
+    assert not short.center.any()
+    shifted = [z + 30 for z in sets]
+    found = learn_contrast(*shifted)
+    left = (torch.cat(shifted).mean(0) - found.center) / found.scale
+    assert float(left.square().mean().sqrt()) == pytest.approx(1)
+    assert learn_contrast(*shifted, shifted[1]).center.allclose(torch.cat([*shifted, shifted[1]]).mean(0))
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.4])
@@ -109,10 +148,9 @@ def test_soft_self_training_finds_harm_of_another_kind_than_the_reference():
 @pytest.mark.parametrize("harmful", [0.0, 0.01, 0.4])
 def test_self_training_does_not_run_away(harmful):
     # Harmful rows that were not there to be learned from are still told apart.
-    downstream, anchor, reference, _ = world(harmful=harmful)
-    direction = learn_direction(downstream, anchor, reference)
+    found = learn_contrast(*world(harmful=harmful)[:3])
     fresh, _, _, truth = world(seed=9, harmful=0.2)
-    assert auc(unit(fresh) @ direction, truth) > 0.9
+    assert auc(found.coordinates(found.standardized(fresh))[:, 0], truth) > 0.9
 
 
 def test_an_anchor_with_some_wrong_rows_is_survived():
@@ -139,7 +177,7 @@ def test_both_ways_of_self_training_keep_what_they_start_from():
         assert auc(trained(downstream), harmful) >= auc(start(downstream), harmful) - 0.005
 
 
-def test_scoring_in_the_stretched_space_gives_rows_their_own_weights(tmp_path):
+def test_scoring_of_joined_rows_gives_rows_their_own_weights(tmp_path):
     downstream, anchor, reference, _ = world()
     learned = learn_weights(downstream, anchor, reference, SETTINGS)
     scorer = Scorer.from_learned(learned, settings=SETTINGS, references=(anchor, reference))
@@ -160,11 +198,11 @@ def test_many_rows_are_sampled_and_the_streamed_solution_is_the_same(monkeypatch
     assert auc(-dense.weights, harmful) > 0.95
 
 
-def test_rows_without_a_direction_are_named():
+def test_rows_that_are_zero_are_named():
     downstream, anchor, reference, _ = world()
     downstream[7] = 0
     with pytest.raises(DataError, match=r"positions \[7\]"):
-        learn_direction(downstream, anchor, reference)
+        learn_contrast(downstream, anchor, reference)
 
 
 def test_rows_that_are_all_alike_are_left_as_they_are():
@@ -253,22 +291,24 @@ def test_a_safe_reference_tells_a_safe_answer_from_harm_on_the_same_topic():
 
 def test_the_answer_is_told_by_its_part_alone_and_coordinates_lie_about_zero():
     rows, _, anchor, safe, harmful = answers()
-    contrast = learn_contrast(rows, anchor, safe, harmful, answer_from=0.5)
-    topic, answer = contrast.directions
+    found = learn_contrast(rows, anchor, harmful, safe, answer_from=0.5)
+    topic, answer, common = found.directions
+    assert not common.any()
     assert not answer[:D].any()
     assert set(topic.abs().topk(2).indices.tolist()) == {0, D}  # harm differs from plain rows in both
     assert int(answer.abs().argmax()) == D
-    of_safe, of_harm, of_plain = (contrast.coordinates(contrast.standardized(z)) for z in (safe, harmful, anchor))
+    of_safe, of_harm, of_plain = (found.coordinates(found.standardized(z)) for z in (safe, harmful, anchor))
     torch.testing.assert_close(of_safe[:, 1].mean(), -of_harm[:, 1].mean())
     torch.testing.assert_close(of_plain[:, 0].mean(), -of_harm[:, 0].mean())
-    assert of_harm.mean(0).min() > 0.5
+    assert of_harm[:, :2].mean(0).min() > 0.5
+    assert (of_harm[:, 2] == 1).all()
 
 
-def test_without_a_safe_reference_nothing_changes():
+def test_without_a_safe_reference_there_is_one_coordinate_of_the_whole_representation():
     downstream, anchor, reference, _ = world()
     fitted = Adaptive(answer_from=0.5).fit(downstream, anchor, reference)
-    assert fitted.contrast is None
-    assert torch.equal(fitted.direction, learn_direction(downstream, anchor, reference))
+    assert fitted.added == 1
+    assert torch.equal(fitted.contrast.directions, learn_contrast(downstream, anchor, reference).directions)
 
 
 def test_a_contrast_is_saved_and_weighs_unseen_rows_as_seen_ones(tmp_path):

@@ -1,8 +1,14 @@
-"""The functions and the one class that notebooks, scripts and the command line call."""
+"""The functions and the two classes that notebooks, scripts and the command line call."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sotune.api.beginning import Beginning, examine, list_references, read_places
 from sotune.api.experiment import mix
 from sotune.api.functions import (
     compare,
+    estimate,
     evaluate,
     extract,
     inspect_data,
@@ -16,17 +22,29 @@ from sotune.api.functions import (
     run,
     weigh,
 )
-from sotune.api.run_handle import Run, explain, open_run, score
+from sotune.api.housekeeping import find_cached, find_removable, list_runs, remove
+from sotune.api.run_handle import Run, explain, open_run, score, verify
 from sotune.api.watching import watched
 
+if TYPE_CHECKING:
+    from sotune.pipeline import Scorer
+
 __all__ = [
+    "Beginning",
     "Run",
+    "Scorer",
     "compare",
+    "estimate",
     "evaluate",
+    "examine",
     "explain",
     "extract",
+    "find_cached",
+    "find_removable",
     "inspect_data",
     "judge_check",
+    "list_references",
+    "list_runs",
     "mix",
     "open_run",
     "plan",
@@ -35,8 +53,20 @@ __all__ = [
     "plan_inspection",
     "plan_judge_check",
     "plan_judging",
+    "read_places",
+    "remove",
     "run",
     "score",
+    "verify",
     "watched",
     "weigh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the class that needs torch when it is first used."""
+    if name != "Scorer":
+        raise AttributeError(f"module 'sotune.api' has no attribute {name!r}")
+    from sotune.pipeline import Scorer
+
+    return Scorer

@@ -35,7 +35,7 @@ class Mixed:
 
 @takes(MixSettings)
 def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | None = None, **settings: Any) -> Mixed:
-    """Builds a contaminated experiment: training rows, both references and evaluation prompts, disjoint.
+    """Builds a contaminated experiment: training rows, references and evaluation prompts, disjoint.
 
     Args:
         task: Rows of the task: a file, a folder or pattern of files, or a Hub id.
@@ -55,7 +55,7 @@ def mix(task: str | PathLike[str], *, dry_run: bool = False, monitor: Monitor | 
     if dry_run:
         return Mixed(made.out, mixture.account, ())
     # Where the user's files lie is nobody's business; mix.json has their names and digests.
-    recorded = made.model_dump(mode="json", exclude={"task", "harmful", "refusals", "out"})
+    recorded = made.model_dump(mode="json", exclude={"task", "harmful", "refusals", "safe_reference", "out"})
     files = save_mixture(mixture, Path(made.out), settings=recorded)
     return Mixed(made.out, mixture.account, tuple(str(path) for path in files))
 
@@ -70,6 +70,7 @@ def _mixture(settings: MixSettings, monitor: Monitor | None) -> Mixture:
         n_anchor=settings.n_anchor,
         n_reference=settings.n_reference,
         n_eval=settings.n_eval,
+        n_safe=settings.n_safe_reference if settings.safe_reference else 0,
     )
     check_out(Path(settings.out))
     with watched(monitor) as watch:
@@ -86,6 +87,7 @@ def _load_sources(settings: MixSettings, monitor: Monitor) -> dict[SourceName, L
         "task": (settings.task, settings.task_format, settings.task_where),
         "harmful": (settings.harmful, settings.harmful_format, settings.harmful_where),
         "refusal": (settings.refusals, settings.refusals_format, settings.refusals_where),
+        "safe": (settings.safe_reference, settings.safe_reference_format, settings.safe_reference_where),
     }
     sources: dict[SourceName, LoadedSet] = {}
     for name, (source, row_format, where) in asked.items():

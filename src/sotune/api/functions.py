@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sotune.comparison.compare import CompareSummary
     from sotune.comparison.compare_settings import CompareSettings
     from sotune.evaluation.usage import JudgingPlan
-    from sotune.pipeline import Inspection, ModelComparison, RunSummary
+    from sotune.pipeline import Estimate, Inspection, ModelComparison, RunSummary
 
 Source = str | PathLike[str]
 """A file, a folder or pattern of files, a saved dataset folder, or a Hub id."""
@@ -78,6 +78,36 @@ def run(
 ) -> Run:
     """Weighs, selects, trains, evaluates and reports, or stops after the verb ``until``. See `weigh`."""
     return _start(until, data, config, settings, monitor)
+
+
+@takes(RunConfig)
+def estimate(
+    data: Source | None = None,
+    *,
+    config: Config | None = None,
+    gpu: str | None = None,
+    devices: int = 1,
+    monitor: Monitor | None = None,
+    **settings: Any,
+) -> Estimate:
+    """Says what a run would take: time, memory and disk of each stage, and what judges cost. Starts nothing.
+
+    Args:
+        data: As in `weigh`.
+        config: As in `weigh`.
+        gpu: A device by name, like ``h100``; ``None`` measures this machine.
+        devices: How many of them work together.
+        monitor: Receives progress.
+        settings: Any settings of a run.
+
+    Raises:
+        SotuneError: Data or settings are wrong; the message says what to do.
+    """
+    from sotune.pipeline import estimate_run
+
+    made = _config(data, config, settings)
+    with watched(monitor) as watch:
+        return estimate_run(made, watch, gpu=gpu, n_devices=devices)
 
 
 @takes(InspectionSettings)

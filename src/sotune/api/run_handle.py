@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING, Any
 from sotune import pipeline
 from sotune.api.keywords import plain, takes
 from sotune.api.watching import printable, watched
-from sotune.artifacts import Json, Lines, RunFolder, Table
-from sotune.errors import ArtifactError
+from sotune.artifacts import RunFolder
+from sotune.freshness import require_fresh
 from sotune.monitoring import Monitor
 from sotune.run_files import KEPT, METRICS, PROMISE, SCORES, SELECTION, WEIGHTS
-from sotune.settings import EvaluationSettings, MethodSettings, RunConfig, SelectionSettings, TrainingSettings
+from sotune.settings import (
+    EvaluationSettings,
+    ExportSettings,
+    GateSettings,
+    MethodSettings,
+    RunConfig,
+    SelectionSettings,
+    TrainingSettings,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from sotune.evaluation.usage import JudgingPlan
-    from sotune.pipeline import Explanation, RunSummary, ScoreSummary
+    from sotune.pipeline import Explanation, HandedOn, Merged, RunSummary, ScoreSummary, Verification
 
 
 class Run:
@@ -51,29 +59,29 @@ class Run:
     @property
     def weights(self) -> pa.Table:
         """One line for each valid row: id, weight, costs, potentials, nearest references."""
-        return WEIGHTS.read(self._finished("weights", WEIGHTS))
+        return WEIGHTS.read(self._fresh("weights"))
 
     @property
     def selection(self) -> pa.Table:
         """One line for each valid row by rank: kept or dropped, loss weight, the reason in words."""
-        return SELECTION.read(self._finished("selection", SELECTION))
+        return SELECTION.read(self._fresh("selection"))
 
     @property
     def kept(self) -> pa.Table:
         """Your own rows that were kept, each with its weight for the loss; values of mixed types are JSON text."""
-        return _as_table(KEPT.read(self._finished("selection", KEPT)))
+        return _as_table(KEPT.read(self._fresh("selection")))
 
     @property
     def promise(self) -> dict[str, Any]:
         """What sentinels measured at the cut, with bounds."""
-        return PROMISE.read(self._finished("selection", PROMISE))
+        return PROMISE.read(self._fresh("selection"))
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Model, ``base`` or ``tuned``, to its metrics by name, each with its interval and n."""
-        return METRICS.read(self._finished("evaluation", METRICS))
+        return METRICS.read(self._fresh("evaluation"))
 
-    @takes(SelectionSettings, changes=True)
+    @takes(SelectionSettings, GateSettings, changes=True)
     def select(self, *, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Selects again from the solved weights; settings that are left out stay as they are."""
         return self._do("select", settings, monitor)
@@ -83,14 +91,36 @@ class Run:
         """Fine-tunes the model on the kept rows with their weights."""
         return self._do("train", settings, monitor)
 
-    @takes(EvaluationSettings, changes=True)
+    @takes(EvaluationSettings, GateSettings, changes=True)
     def evaluate(self, *, show_text: bool | None = None, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Asks the base model and the tuned one the evaluation prompts, and judges the answers."""
         return self._do("evaluate", _with_text(settings, show_text), monitor)
 
-    def report(self, *, show_text: bool = False, monitor: Monitor | None = None) -> Run:
+    @takes(GateSettings, changes=True)
+    def report(self, *, show_text: bool = False, monitor: Monitor | None = None, **settings: Any) -> Run:
         """Writes report.html again, from the artefacts alone; texts, harmful ones too, only where asked for."""
-        return self._do("report", {"show_text": show_text}, monitor)
+        return self._do("report", {"show_text": show_text, **settings}, monitor)
+
+    @takes(ExportSettings)
+    def export(self, *, dry_run: bool = False, monitor: Monitor | None = None, **settings: Any) -> HandedOn:
+        """Writes the kept rows in the shape of another tool, ``to``; see the settings.
+
+        Raises:
+            ArtifactError: The rows are not selected.
+            DataError: The tool has a place for none of them.
+        """
+        made = ExportSettings.of(plain(settings))
+        with self._folder.lock(), watched(monitor) as watch:
+            return pipeline.export(self._folder, made, watch, write=not dry_run)
+
+    def merge(self, *, out: str | PathLike[str] | None = None, monitor: Monitor | None = None) -> Merged:
+        """Writes the model with the adapter merged into it, by default to ``merged`` in the run folder.
+
+        Raises:
+            ArtifactError: The run has no adapter.
+        """
+        with self._folder.lock(), watched(monitor) as watch:
+            return pipeline.merge(self._folder, None if out is None else Path(out), watch)
 
     def explain(self, id: str, *, show_text: bool = False) -> Explanation:
         """Says why a row was kept or dropped: costs, nearest references, margin to the cut.
@@ -126,12 +156,9 @@ class Run:
             self.summary = pipeline.run(config, watch, until=verb)
         return self
 
-    def _finished(self, stage: str, artefact: Table | Json | Lines) -> RunFolder:
-        """Returns the folder, if an artefact belongs to what the run holds now."""
-        if not self._folder.manifest_path(stage).exists():
-            raise ArtifactError(
-                f"{self.path} holds no finished {stage}, and so no {artefact.name}; run `sotune {artefact.verb}` first"
-            )
+    def _fresh(self, stage: str) -> RunFolder:
+        """Returns the folder, if a stage's files belong to what the run holds now."""
+        require_fresh(self._folder, stage)
         return self._folder
 
     def __fspath__(self) -> str:
@@ -181,6 +208,18 @@ def explain(run: str | PathLike[str], ids: Sequence[str], *, show_text: bool = F
     return pipeline.explain(Path(run), ids, show_text=show_text)
 
 
+def verify(run: str | PathLike[str]) -> Verification:
+    """Checks every file of a run, and of the runs in its folder, against what was written; changes nothing.
+
+    Args:
+        run: A run, or the path of its folder.
+
+    Raises:
+        ArtifactError: The folder is no run, or something in it leads out of it.
+    """
+    return pipeline.verify(Path(run))
+
+
 def score(
     run: str | PathLike[str],
     data: str | PathLike[str],
@@ -194,7 +233,8 @@ def score(
     Args:
         run: A run, or the path of its folder.
         data: The new rows: a file, a folder or pattern of files, or a Hub id.
-        out: Parquet file to write; ``scores.parquet`` in the run folder if left out.
+        out: File to write: Parquet, or JSON lines if it ends in ``.jsonl``; ``scores.parquet`` in the run folder by
+            default.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress; by default, bars in a terminal or notebook.
 

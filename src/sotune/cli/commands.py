@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from sotune import __version__, api
-from sotune.cli.console import Output, figure_table
+from sotune.cli.console import Output, figure_table, finding_lines
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
-from sotune.errors import ConfigError
+from sotune.errors import ConfigError, GateError
 from sotune.run_files import SCORES
 from sotune.settings import (
     ALL_SETTINGS,
     DataSettings,
     EvaluationSettings,
+    GateSettings,
     JudgeSettings,
     MethodSettings,
     ModelsSettings,
@@ -31,9 +33,10 @@ from sotune.settings import (
     TrainingSettings,
     WeightSettings,
 )
+from sotune.stopping import Stopped, stops_handled
 
 if TYPE_CHECKING:
-    from sotune.pipeline import Explanation, RunSummary
+    from sotune.pipeline import Explanation, ModelComparison, RunSummary
 
 app = typer.Typer(
     name="sotune",
@@ -67,7 +70,7 @@ def help_command(
 
 
 @app.command()
-@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"])
+@with_settings(DataSettings, RepresentationSettings, RunSettings, arguments=["data"], shared=True)
 def extract(given: Mapping[str, Any], output: Output) -> None:
     """Read the sets and encode them with the frozen model."""
     _begin("extract", given, output)
@@ -81,8 +84,10 @@ def extract(given: Mapping[str, Any], output: Output) -> None:
     WeightSettings,
     SentinelSettings,
     SelectionSettings,
+    GateSettings,
     RunSettings,
     arguments=["data"],
+    shared=True,
 )
 def weigh(given: Mapping[str, Any], output: Output) -> None:
     """Weigh DATA, keep its best rows, and write a report; does first what is missing."""
@@ -90,7 +95,7 @@ def weigh(given: Mapping[str, Any], output: Output) -> None:
 
 
 @app.command(name="run")
-@with_settings(*ALL_SETTINGS, config_file=False)
+@with_settings(*ALL_SETTINGS, config_file=False, shared=True)
 def run_all(
     given: Mapping[str, Any],
     output: Output,
@@ -102,7 +107,7 @@ def run_all(
 
 
 @app.command()
-@with_settings(SelectionSettings, config_file=False)
+@with_settings(SelectionSettings, GateSettings, config_file=False, shared=True)
 def select(
     given: Mapping[str, Any],
     output: Output,
@@ -113,7 +118,9 @@ def select(
 
 
 @app.command()
-@with_settings(MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False)
+@with_settings(
+    MethodSettings, TrainingSettings, leave_out=[RenderingSettings, SeedSettings], config_file=False, shared=True
+)
 def train(
     given: Mapping[str, Any],
     output: Output,
@@ -124,7 +131,15 @@ def train(
 
 
 @app.command()
-@with_settings(JudgeSettings, EvaluationSettings, ModelsSettings, config_file=False, aliases={"eval_limit": "--limit"})
+@with_settings(
+    JudgeSettings,
+    EvaluationSettings,
+    GateSettings,
+    ModelsSettings,
+    config_file=False,
+    aliases={"eval_limit": "--limit"},
+    shared=True,
+)
 def evaluate(
     given: Mapping[str, Any],
     output: Output,
@@ -149,7 +164,7 @@ def evaluate(
 
 
 @app.command()
-@with_settings(config_file=False)
+@with_settings(GateSettings, config_file=False)
 def report(
     given: Mapping[str, Any],
     output: Output,
@@ -157,7 +172,7 @@ def report(
     show_text: Annotated[bool, typer.Option("--show-text", help="Show row texts, including harmful ones.")] = False,
 ) -> None:
     """Write the report of RUN again, from its artefacts alone."""
-    _go_on("report", run, {"show_text": show_text}, output)
+    _go_on("report", run, {"show_text": show_text, **given}, output)
 
 
 @app.command()
@@ -197,7 +212,7 @@ def _reasons(one: Explanation) -> dict[str, str]:
 
 
 @app.command()
-@with_settings(config_file=False)
+@with_settings(config_file=False, shared=True)
 def score(
     given: Mapping[str, Any],
     output: Output,
@@ -205,7 +220,10 @@ def score(
     data: Annotated[str, typer.Argument(help="New rows: a file, a folder or pattern of files, or a Hub id.")],
     where: Annotated[list[str] | None, typer.Option(help="Use only rows with COLUMN=VALUE; may be repeated.")] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Parquet file to write.", show_default="RUN/scores.parquet")
+        Path | None,
+        typer.Option(
+            help="File to write: Parquet, or JSON lines if it ends in .jsonl.", show_default="RUN/scores.parquet"
+        ),
     ] = None,
 ) -> None:
     """Weigh rows that RUN has never seen with its saved potentials, without solving again."""
@@ -238,7 +256,11 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    app()
+    try:
+        with stops_handled():
+            app()
+    except Stopped as stopped:  # before or after a command's own work
+        raise SystemExit(stopped.exit_status) from None
 
 
 def _begin(command: str, given: Mapping[str, Any], output: Output, *, until: str | None = None) -> None:
@@ -246,7 +268,7 @@ def _begin(command: str, given: Mapping[str, Any], output: Output, *, until: str
     if output.dry_run:
         _print_plan(output, api.plan(verb, **given))
         return
-    with output.monitored() as monitor:
+    with output.monitored() as monitor, _gate_told(command, output):
         done = api.run(until=verb, monitor=monitor, **given)
     _print_summary(command, output, done.summary)
 
@@ -256,9 +278,19 @@ def _go_on(verb: str, run: Path, changes: Mapping[str, Any], output: Output) -> 
     if output.dry_run:
         _print_plan(output, opened.plan(verb, **changes))
         return
-    with output.monitored() as monitor:
+    with output.monitored() as monitor, _gate_told(verb, output):
         getattr(opened, verb)(monitor=monitor, **changes)
     _print_summary(verb, output, opened.summary)
+
+
+@contextlib.contextmanager
+def _gate_told(command: str, output: Output) -> Iterator[None]:
+    """Prints what a command did although what it found does not meet a requirement, and lets that through."""
+    try:
+        yield
+    except GateError as error:
+        _print_summary(command, output, cast("RunSummary", error.summary))
+        raise
 
 
 def _evaluate_models(given: Mapping[str, Any], output: Output, *, plan_only: bool) -> None:
@@ -271,8 +303,12 @@ def _evaluate_models(given: Mapping[str, Any], output: Output, *, plan_only: boo
         if plan_only:
             print_judging_plan(output, api.plan_judging(monitor=monitor, **given))
             return
-        found = api.evaluate(monitor=monitor, **given)
-    print_models(output, found.results, found.files)
+        try:
+            found = api.evaluate(monitor=monitor, **given)
+        except GateError as error:
+            print_models(output, cast("ModelComparison", error.summary))
+            raise
+    print_models(output, found)
 
 
 def _print_plan(output: Output, planned: RunSummary) -> None:
@@ -281,5 +317,9 @@ def _print_plan(output: Output, planned: RunSummary) -> None:
 
 
 def _print_summary(command: str, output: Output, summary: RunSummary) -> None:
-    figures = {f"{o.title}: {name}": value for o in summary.stages for name, value in o.figures.items()}
-    output.show(summary, figure_table(f"sotune {command}", figures), files=summary.files)
+    # Selecting is done over and over: what has not changed is said once, by the verb that made it.
+    told = [o for o in summary.stages if command != "select" or o.status == "done"]
+    figures = {f"{o.title}: {name}": value for o in told for name, value in o.figures.items()}
+    figures |= {f"rows {name}": f"{n:,}" for name, n in summary.changed.items()}
+    table = figure_table(f"sotune {command}", figures)
+    output.show(summary, *finding_lines(summary.findings), table, files=summary.files)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sotune.api.watching import ConsoleMonitor, escaped
-from sotune.errors import SotuneError
+from sotune import processes
+from sotune.api.watching import Both, ConsoleMonitor, LineMonitor, escaped
+from sotune.errors import ConfigError, GateError, SotuneError
 from sotune.monitoring import Monitor, Silent
+from sotune.stopping import Stopped
+
+if TYPE_CHECKING:
+    from sotune.reporting import Finding
 
 
 @dataclass(frozen=True)
@@ -26,15 +33,48 @@ class Output:
     quiet: bool
     as_json: bool
     dry_run: bool
+    log_file: Path | None = None
+    log_every: float = 30.0
 
     @contextlib.contextmanager
     def monitored(self) -> Iterator[Monitor]:
-        """Yields a console monitor, or a silent one where the user wants silence."""
-        if self.quiet or self.as_json:
+        """Yields a monitor: bars in a terminal, lines elsewhere, silence where the user wants it; and the log's."""
+        with self._shown() as shown:
+            if self.log_file is None or not processes.is_main():
+                yield shown
+            else:
+                yield Both(shown, LineMonitor(self.log, every=self.log_every))
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[Monitor]:
+        console = Console(stderr=True)
+        if self.quiet or self.as_json or not processes.is_main():
             yield Silent()
-        else:
-            with ConsoleMonitor(Console(stderr=True)) as monitor:
+        elif console.is_terminal:
+            with ConsoleMonitor(console) as monitor:
                 yield monitor
+        else:
+            yield LineMonitor(lambda line: print(line, file=sys.stderr, flush=True), every=self.log_every)  # noqa: T201
+
+    def log(self, line: str) -> None:
+        """Adds a line to the log file, if there is one; a full disk there does not end the work."""
+        if self.log_file is not None:
+            with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def check_log(self) -> None:
+        """Checks that lines can be added to the log file.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        if self.log_file is None:
+            return
+        try:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            self.log_file.open("a").close()
+        except OSError as error:
+            raise ConfigError(f"{self.log_file} cannot be written ({error.strerror}); name another log_file") from None
 
     def say(self, value: Any, text: str) -> None:
         """Prints ``value`` as JSON or ``text`` as it is, whichever the user asked for."""
@@ -42,6 +82,8 @@ class Output:
 
     def show(self, value: Any, *parts: RenderableType, files: Iterable[str]) -> None:
         """Prints a value as JSON, or else some tables, lines of text, and the files that were written."""
+        if not processes.is_main():
+            return
         if self.as_json:
             shown = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
             sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
@@ -54,22 +96,35 @@ class Output:
 
 @contextlib.contextmanager
 def errors_told(output: Output) -> Iterator[None]:
-    """Prints our own errors without a traceback and leaves with their exit status."""
+    """Prints our own errors without a traceback and leaves with their exit status; so it does when it is stopped."""
     try:
         yield
-    except SotuneError as error:
+    except Stopped as stopped:
+        again = shlex.join(["sotune", *sys.argv[1:]])
+        message = f"{stopped}; what had finished before is safe. To go on, give the same command again: {again}"
         if output.as_json:
+            output.say({"error": "Stopped", "message": message}, "")
+        raise _told(output, message, stopped.exit_status) from None
+    except SotuneError as error:
+        if output.as_json and not isinstance(error, GateError):  # which was told as the command's own result
             output.say({"error": type(error).__name__, "message": str(error)}, "")
-        raise _told(str(error), error.exit_status) from None
+        raise _told(output, str(error), error.exit_status) from None
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _told(f"{error.filename or 'a file'}: {error.strerror or error}", 1) from None
+        raise _told(output, f"{error.filename or 'a file'}: {error.strerror or error}", 1) from None
 
 
-def _told(message: str, exit_status: int) -> typer.Exit:
+def _told(output: Output, message: str, exit_status: int) -> typer.Exit:
+    LineMonitor(output.log).error(message)
     Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
     return typer.Exit(exit_status)
+
+
+def finding_lines(findings: Iterable[Finding]) -> list[Text]:
+    """Returns what was found, each a line of its own; what is amiss in red."""
+    styles = {True: "bold red", False: "bold"}
+    return [Text.from_markup(escaped(one.sentence), style=styles[one.alarm]) for one in findings]
 
 
 def figure_table(title: str, figures: Mapping[str, str]) -> Group:

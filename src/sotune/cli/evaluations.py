@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
 
-from sotune.cli.console import Output, figure_table, grid_table
+from sotune.cli.console import Output, figure_table, finding_lines, grid_table
 
 if TYPE_CHECKING:
     from sotune.evaluation.usage import JudgingPlan
+    from sotune.pipeline import ModelComparison
 
 JudgeDryRun = Annotated[
     bool, typer.Option("--judge-dry-run", help="Generate the answers, then say what chat judges would be asked.")
@@ -31,27 +32,42 @@ def print_judging_plan(output: Output, planned: JudgingPlan) -> None:
     output.show(planned, figure_table("judging, if it were run", figures), files=())
 
 
-def print_models(output: Output, results: Mapping[str, Any], files: Iterable[str]) -> None:
-    """Prints one table of all models' metrics, one of what changed, and the files that were written."""
+def print_models(output: Output, compared: ModelComparison) -> None:
+    """Prints what was found, a table of all models' metrics, one of what changed, and the files that were written."""
     from sotune.evaluation.usage import summarize_judging
+    from sotune.reporting.finding import FED_BY_HARM, behavior, stand_in
 
+    results, files = compared.results, compared.files
     metrics, words = results["metrics"], results["assessments"]
+    by = " (stand-in judge)" if stand_in(results["judges"]) else ""
     rows = {
-        name.replace("_", " "): [show_estimate(own.get(name)) for own in metrics.values()]
+        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": [
+            show_estimate(own.get(name)) for own in metrics.values()
+        ]
         for name in dict.fromkeys(metric for own in metrics.values() for metric in own)
     }
     rows["verdict"] = [words[name]["label"] if name in words else "-" for name in metrics]
     table = grid_table("sotune evaluate", metrics, rows)
-    changes = [_change_table(name, own) for name, own in results["diagnostics"]["changes"].items()]
+    changes = [_change_table(name, own, by) for name, own in results["diagnostics"]["changes"].items()]
     took = [f"{name}: {value}" for name, value in summarize_judging(results["judging"]).items()]
     notes = [f"note: {note}" for note in results["diagnostics"]["notes"].values()]
-    output.show({**results, "files": files}, table, *changes, *took, *notes, files=files)
+    output.show(
+        {**results, "files": files},
+        *finding_lines([*compared.missed, *behavior(results)]),
+        table,
+        *changes,
+        *took,
+        *notes,
+        files=files,
+    )
 
 
-def _change_table(name: str, changes: Mapping[str, Any]) -> Group:
+def _change_table(name: str, changes: Mapping[str, Any], by: str) -> Group:
+    from sotune.reporting.finding import FED_BY_HARM
+
     columns = ("difference", "rose on", "fell on", "p", "p adjusted", "detectable", "n", "unscored")
     rows = {
-        metric.replace("_", " "): (
+        f"{metric.replace('_', ' ')}{by if metric in FED_BY_HARM else ''}": (
             f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]",
             str(change["only_first"]),
             str(change["only_second"]),

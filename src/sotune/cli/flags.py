@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sotune import processes
 from sotune.cli.console import Output, errors_told
 from sotune.errors import ConfigError
 from sotune.settings import Bytes, Temperature
@@ -19,7 +20,15 @@ _OUTPUT_PARAMETERS = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")],
     "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output instead.")],
     "dry_run": Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")],
+    "log_file": Annotated[
+        Path | None, typer.Option("--log-file", help="Add progress, warnings and errors to this file, line by line.")
+    ],
+    "log_every": Annotated[
+        float,
+        typer.Option("--log-every", min=0, help="Seconds between lines of progress, there and without a terminal."),
+    ],
 }
+_OUTPUT_DEFAULTS = {"log_file": None, "log_every": 30.0}
 
 
 def _optional(annotation: Any) -> Any:
@@ -76,11 +85,13 @@ def with_settings(
     arguments: Iterable[str] = (),
     config_file: bool = True,
     aliases: Mapping[str, str] | None = None,
+    shared: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag for each setting of some groups, under the setting's own name.
 
     ``leave_out`` names groups whose settings a group shares but the command may not change. ``aliases`` gives a setting
-    a second flag, where no other setting of the command has that name.
+    a second flag, where no other setting of the command has that name. ``shared`` says that processes which are
+    launched together share its work; else the first of them does it.
 
     The command is called as ``command(given, output, **rest)``: ``given`` holds only what the user typed, and the
     file of settings, if any, as ``config``.
@@ -99,7 +110,9 @@ def with_settings(
             else:
                 option = _flag(name, field, panel=panel, alias=(aliases or {}).get(name))
             options[name] = _keyword(name, Annotated[_optional(field.annotation), option], None)
-    output_options = [_keyword(name, kind, default=False) for name, kind in _OUTPUT_PARAMETERS.items()]
+    output_options = [
+        _keyword(name, kind, default=_OUTPUT_DEFAULTS.get(name, False)) for name, kind in _OUTPUT_PARAMETERS.items()
+    ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         declared = inspect.signature(command, eval_str=True).parameters.values()
@@ -110,7 +123,10 @@ def with_settings(
             path = values.pop("config", None) if config_file else None
             given = {n: values.pop(n) for n in fields}
             typed = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v not in (None, [])}
-            with errors_told(output):
+            if not (shared and not output.dry_run or processes.is_main()):
+                return
+            with errors_told(output), processes.joined() if shared and not output.dry_run else processes.alone():
+                output.check_log()
                 typed |= {n: _entries(n, typed[n]) for n in typed if fields[n].annotation == dict[str, Any]}
                 command(given={**typed, "config": path} if path else typed, output=output, **values)
 

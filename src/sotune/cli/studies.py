@@ -48,7 +48,7 @@ def inspect(given: Mapping[str, Any], output: Output) -> None:
 
 
 @app.command()
-@with_settings(config_file=False)
+@with_settings(config_file=False, shared=True)
 def compare(
     given: Mapping[str, Any],
     output: Output,
@@ -76,7 +76,7 @@ def compare(
 
 
 @app.command()
-@with_settings(config_file=False)
+@with_settings(config_file=False, shared=True)
 def demo(
     given: Mapping[str, Any],
     output: Output,

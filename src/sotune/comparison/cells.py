@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import Json, RunFolder, library_versions, sha256_json
+from sotune.artifacts import Json, RunFolder, library_versions, sha256_file, sha256_json
 from sotune.comparison.draw import KIND, DrawFiles
 from sotune.comparison.variant import BASE, Variant
 from sotune.evaluation.prompts import load_prompts
@@ -26,8 +26,16 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.model_comparison import compare_models
 from sotune.pipeline.record_sets import kinds_of, read_own_rows
 from sotune.pipeline.verbs import STAGES, run
-from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, WEIGHTS
-from sotune.settings import ModelEvaluation, RepresentationSettings, RunConfig, make_config, override
+from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, TRAINING, WEIGHTS
+from sotune.settings import (
+    WATCHED_ONLY,
+    EngineSettings,
+    ModelEvaluation,
+    RepresentationSettings,
+    RunConfig,
+    make_config,
+    override,
+)
 from sotune.training.progress import count_steps
 
 _RESULT = Json("result.json", verb="compare")
@@ -109,7 +117,8 @@ class CellPlan:
     def key(self) -> str:
         """Returns what the result depends on."""
         config = self.config
-        elsewhere = {"out", "cache_dir", "answers_dir", *self.draw.paths}  # files count by their content
+        nowhere = (*WATCHED_ONLY, *EngineSettings.model_fields)  # no result depends on these
+        elsewhere = {"out", "cache_dir", "answers_dir", *nowhere, *self.draw.paths}  # files count by their content
         settings = settle(config).model_dump(mode="json", exclude=elsewhere)
         model = model_fingerprint(base_model(config))
         stages = {stage.name: stage.version for stage in STAGES}
@@ -119,7 +128,9 @@ class CellPlan:
     def saved(self) -> Cell | None:
         """Returns the result of an earlier call under the same settings, if it lies there."""
         saved = _RESULT.read_if_there(self.out)
-        return Cell(**saved["cell"]) if saved and saved["key"] == self.key() else None
+        if not saved or saved["key"] != self.key() or saved.get("evidence") != self._evidence():
+            return None  # the second, where somebody went on with the cell's run under other settings
+        return Cell(**saved["cell"])
 
     def measure(self, monitor: Monitor) -> Cell:
         """Does the cell's run and returns what it found.
@@ -129,8 +140,13 @@ class CellPlan:
         """
         meter = _Meter(monitor)
         cell = self._base(meter) if self.variant.method == BASE else self._run(meter)
-        _RESULT.write(self.out, {"key": self.key(), "cell": asdict(cell)})
+        _RESULT.write(self.out, {"key": self.key(), "evidence": self._evidence(), "cell": asdict(cell)})
         return cell
+
+    def _evidence(self) -> dict[str, str]:
+        """Returns the digest of each file that the result was read from, of those that the folder holds."""
+        names = (METRICS.name, PROMISE.name, EVALUATION.name)
+        return {name: sha256_file(self.out / name) for name in names if (self.out / name).exists()}
 
     def _base(self, meter: _Meter) -> Cell:
         config = self.config
@@ -149,6 +165,7 @@ class CellPlan:
             relative["harmful" if kinds[id] == "harmful" else "other"].append(self.draw.n * weight)
         kept = {kind: counts["kept"] / counts["n"] for kind, counts in promise["kinds"].items()}
         row = self._row(metrics["tuned"], meter, seconds=meter.seconds)
+        row["extra_tokens"] = (TRAINING.read(self.out).get("figures") or {}).get("extra_tokens", 0.0)
         return Cell(row, kept, relative, self._examples(RESPONSES.name))
 
     def _kinds(self) -> dict[str, str]:

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder
+from sotune.cluster import Engine, engine_of
 from sotune.comparison.compare_settings import CompareSettings, MiniatureData
 from sotune.comparison.draws import Draws
-from sotune.comparison.grid import Comparison, PlannedCell
+from sotune.comparison.grid import CELLS, Comparison, PlannedCell
 from sotune.comparison.results import summarize, write_results
 from sotune.errors import ArtifactError, SotuneError
 from sotune.monitoring import Monitor, Silent
 from sotune.reporting import write_comparison_report, write_comparison_tables
 from sotune.reporting.summary import METRICS
 from sotune.run_files import CONFIG
+from sotune.stopping import Stopped
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,24 @@ def run_comparison(settings: CompareSettings, out: Path, monitor: Monitor, *, pa
         DataError: A source cannot be read, or prompts stand in two roles.
         SotuneError: Cells failed; all others are measured and written.
     """
+    helper = _comparison(settings, out, Silent(), Draws(settings))
+    return processes.lead(lambda: _run(settings, out, monitor, page), {CELLS: helper.help})
+
+
+def _run(settings: CompareSettings, out: Path, monitor: Monitor, page: str) -> CompareSummary:
     started = time.monotonic()
     if (out / CONFIG.name).exists():
         raise ArtifactError(f"{out} holds a run, and a comparison would write among its files; name another folder")
     run = RunFolder(out)
-    draws = Draws(settings)
+    draws, engine = Draws(settings), engine_of(settings, threads=settings.threads, device=settings.device)
     with run.lock():
         for world in settings.worlds():
             world.prepare(monitor)
-        results = _comparison(settings, out, monitor, draws).run(draws.all())
+        try:
+            results = _comparison(settings, out, monitor, draws, engine).run(draws.all())
+        except Stopped as stopped:
+            stopped.tell("compare", "all cells that are done are kept")
+            raise
         written = write_results(out, results, settings=described(settings), safe_to_show=_is_made_up(settings))
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
     if results.failures:
@@ -96,7 +108,9 @@ def described(settings: CompareSettings) -> Mapping[str, Any]:
     return given
 
 
-def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: Draws) -> Comparison:
+def _comparison(
+    settings: CompareSettings, out: Path, monitor: Monitor, draws: Draws, engine: Engine | None = None
+) -> Comparison:
     shared = {data.name: settings.shared(data) for data in settings.datasets}
     return Comparison(
         settings.variants(),
@@ -106,6 +120,7 @@ def _comparison(settings: CompareSettings, out: Path, monitor: Monitor, draws: D
         workers=settings.workers,
         threads=settings.threads,
         redraw=draws.redraw,
+        engine=engine,
     )
 
 

@@ -20,6 +20,7 @@ from sotune.miniature.topics import Task
 from sotune.settings import (
     PRESETS,
     DataSettings,
+    EngineSettings,
     EvaluationSettings,
     Format,
     RepresentationSettings,
@@ -35,6 +36,8 @@ from sotune.worlds import WORLDS, World
 
 MINIATURE = "miniature"
 _FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+MAX_SEEDS = 10_000
+"""Of a comparison: each is a draw of the data and a run of every method."""
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -69,10 +72,12 @@ class FileData(BaseModel):
     task_where: tuple[str, ...] = ()
     harmful_where: tuple[str, ...] = ()
     reference_where: tuple[str, ...] = ()
+    safe_reference_where: tuple[str, ...] = ()
     refusals_where: tuple[str, ...] = ()
     task_format: Format = "auto"
     harmful_format: Format = "auto"
     reference_format: Format = "auto"
+    safe_reference_format: Format = "auto"
     refusals_format: Format = "auto"
     id_column: str = "id"
     max_quarantine_fraction: float = Field(0.05, ge=0, le=1)
@@ -174,7 +179,11 @@ def _as_method(value: Any) -> Any:
 
 def _as_seeds(value: Any) -> Any:
     """Reads a number as so many seeds from 0 on."""
-    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value > MAX_SEEDS:
+        raise ValueError(f"must be at most {MAX_SEEDS} draws, or a list of seeds")
+    return tuple(range(value))
 
 
 class CompareSettings(
@@ -184,6 +193,7 @@ class CompareSettings(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    EngineSettings,
 ):
     """All settings of a comparison: its own, and those of `sotune run` that all its cells share."""
 
@@ -235,7 +245,7 @@ class CompareSettings(
 
     def shared(self, data: MiniatureData | FileData) -> dict[str, Any]:
         """Returns the settings of `sotune run` that all cells of a data set share."""
-        names = self.model_fields_set & RunConfig.model_fields.keys() - {"threads"}
+        names = self.model_fields_set & RunConfig.model_fields.keys() - {"threads", *EngineSettings.model_fields}
         given = {name: getattr(self, name) for name in names}
         if isinstance(data, FileData) and data.task_match is not None:
             given["task_match"] = data.task_match

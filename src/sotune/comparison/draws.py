@@ -142,16 +142,18 @@ class Draws:
 
     def _with_safe_rows(self, draw: Draw, data: FileData, n_safe: int) -> Draw:
         """Returns the draw with safety pairs, at most as many as the reference has rows, and a safe reference."""
-        pairs = self._safe_rows(draw, data, data.safety_pairs, self._settings.n_reference, "pairs")
-        draw = replace(draw, safety_pairs=pairs)
-        return replace(draw, safe_reference=self._safe_rows(draw, data, data.safe_reference, n_safe, "safe"))
+        if data.safety_pairs is not None:
+            pairs = self._load(data, data.safety_pairs)
+            draw = replace(draw, safety_pairs=self._safe_rows(draw, pairs, self._settings.n_reference, "pairs"))
+        if data.safe_reference is None or n_safe == 0:
+            return draw
+        safe = self._load(data, data.safe_reference, data.safe_reference_format, data.safe_reference_where)
+        return replace(draw, safe_reference=self._safe_rows(draw, safe, n_safe, "safe"))
 
-    def _safe_rows(self, draw: Draw, data: FileData, source: str | None, most: int, purpose: str) -> list[Record]:
+    def _safe_rows(self, draw: Draw, loaded: LoadedSet, most: int, purpose: str) -> list[Record]:
         """Returns at most so many rows, with prompts of their own."""
-        if source is None or most == 0:
-            return []
         sets = (draw.downstream, draw.safe_anchor, draw.harmful_reference, draw.safety_pairs)
-        free = _untaken(self._load(data, source), [*draw.prompts, *itertools.chain(*sets)])
+        free = _untaken(loaded, [*draw.prompts, *itertools.chain(*sets)])
         return random.Random(f"{draw.seed}/{purpose}").sample(free, min(len(free), most))
 
     def _dealt(self, data: FileData, unit: DrawName) -> Rows:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +19,17 @@ from typing import Any, Literal
 
 import torch
 
+from sotune import processes
+from sotune.cluster import Engine
 from sotune.comparison.cells import Cell, CellPlan, cell_folder
 from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
 from sotune.comparison.variant import Variant
 from sotune.errors import ConfigError, SotuneError
 from sotune.monitoring import Monitor, Silent
+from sotune.stopping import Stopped, handle_stops
 
+CELLS = "cells"
+"""What main calls the other processes for."""
 Redraw = Callable[[Draw, Variant], Draw]
 
 
@@ -84,9 +91,11 @@ class Comparison:
         shared: Settings of `sotune run` that all cells share.
         folder: Where draws, cells and results go.
         monitor: Receives progress.
-        workers: Cells measured at once, each in a process of its own; 1 measures in this one.
+        workers: Cells measured at once, each in a process of its own; 1 measures in this one, or in those that were
+            launched together.
         threads: CPU threads of each; results are byte-identical for one number, whatever the number of workers.
         redraw: Gives a draw the references that a variant weighs with.
+        engine: Measures the cells elsewhere, each in a process of its own.
 
     Raises:
         ConfigError: A method is unknown, or two variants share a name.
@@ -102,12 +111,13 @@ class Comparison:
         workers: int = 1,
         threads: int = 1,
         redraw: Redraw = lambda draw, _variant: draw,
+        engine: Engine | None = None,
     ) -> None:
         self._variants = [Variant.plain(method) if isinstance(method, str) else method for method in methods]
         _check_variants(self._variants)
         self._shared, self._monitor = shared, monitor
         self._folder = folder.resolve()  # cells are run folders, which are usable from any working folder
-        self._workers, self._threads, self._redraw = workers, threads, redraw
+        self._workers, self._threads, self._redraw, self._engine = workers, threads, redraw, engine
 
     def run(self, draws: Iterable[Draw]) -> Results:
         """Does every cell that is not done; a cell that fails does not keep the others from being measured.
@@ -124,7 +134,12 @@ class Comparison:
                 found[place] = saved
         to_do = [(place, plan) for place, plan in enumerate(plans) if place not in found]
         pace = _Pace(self._monitor, n_done=len(found), n_all=len(plans))
-        found |= dict((self._in_this_process if self._workers == 1 else self._in_workers)(to_do, pace))
+        if self._engine is not None:
+            found |= dict(self._elsewhere(self._engine, to_do, pace))
+        elif self._workers > 1:
+            found |= dict(self._in_workers(to_do, pace))
+        else:
+            found |= processes.together(CELLS, lambda: self._shared_out(to_do, pace), to_do)
         return _by_draw(plans, found)
 
     def plan(self, names: Iterable[str], draw_of: Callable[[str], Draw]) -> list[PlannedCell]:
@@ -157,6 +172,17 @@ class Comparison:
         files = DrawFiles.of(drawn, folder, own=own, write=write)
         return CellPlan(variant, files, shared, self._folder, self._threads)
 
+    def _shared_out(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> dict[int, Cell | Failure]:
+        """Measures this process's share of the cells, each on its own, and returns what all processes found."""
+        mine = processes.share(cells)
+        with processes.alone():
+            measured = dict(self._in_this_process(mine, pace))
+        return {place: found for part in processes.gather(measured) for place, found in part.items()}
+
+    def help(self, cells: Sequence[tuple[int, CellPlan]]) -> None:
+        """Measures this process's share of the cells that main has laid out."""
+        self._shared_out(cells, _Pace(Silent(), n_done=0, n_all=len(cells)))
+
     def _in_this_process(
         self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace
     ) -> Iterator[tuple[int, Cell | Failure]]:
@@ -165,6 +191,14 @@ class Comparison:
                 pace.begin(f"{plan.draw.name}: {plan.variant.name}")
                 yield place, _measure(plan, self._monitor)
                 pace.end()
+
+    def _elsewhere(
+        self, engine: Engine, cells: Sequence[tuple[int, CellPlan]], pace: _Pace
+    ) -> Iterator[tuple[int, Cell | Failure]]:
+        pace.begin("cells on the cluster")
+        measured = engine.each(functools.partial(_measure, monitor=Silent()), [plan for _, plan in cells])
+        for number, found in measured:
+            yield pace.note(found, *cells[number])
 
     def _in_workers(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> Iterator[tuple[int, Cell | Failure]]:
         if not cells:
@@ -175,11 +209,11 @@ class Comparison:
             pace.begin(f"{min(self._workers, len(jobs))} cells at once")
             try:
                 for future in as_completed(jobs):
-                    found, (place, plan) = future.result(), jobs[future]
-                    pace.end()
-                    ended = "failed" if isinstance(found, Failure) else "is done"
-                    pace.begin(f"{plan.draw.name}: {plan.variant.name} {ended}")
-                    yield place, found
+                    yield pace.note(future.result(), *jobs[future])
+            except Stopped:
+                for child in multiprocessing.active_children():
+                    child.terminate()  # each leaves a checkpoint first
+                raise
             except BrokenProcessPool:
                 raise SotuneError(
                     "a worker process was killed, probably because memory ran out; finished cells are kept: run "
@@ -216,6 +250,12 @@ class _Pace:
             hint = f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
         self._monitor.stage(f"[{self._n_done}/{self._n_all}{hint}] {what}", "running")
 
+    def note(self, found: Cell | Failure, place: int, plan: CellPlan) -> tuple[int, Cell | Failure]:
+        """Tells that one of several cells that are measured at once has ended."""
+        self.end()
+        self.begin(f"{plan.draw.name}: {plan.variant.name} {'failed' if isinstance(found, Failure) else 'is done'}")
+        return place, found
+
     def end(self) -> None:
         self._n_done += 1
         self._n_measured += 1
@@ -246,8 +286,10 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _start_worker(threads: int) -> None:
-    """Prepares a worker process: its threads, and that it ends when its parent is killed."""
+    """Prepares a worker process: its threads, and that it ends when its parent is killed or tells it to."""
     torch.set_num_threads(threads)
+    handle_stops()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent passes it on
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import library_versions
+from sotune.cluster import Engine
 from sotune.evaluation.candidates import Candidate
 from sotune.evaluation.generate import generate
 from sotune.evaluation.protocol import EvalPrompt, Response
@@ -40,6 +42,7 @@ def ask_models(
     asking: Asking,
     answers_dir: Path,
     on_progress: Callable[[str, int, int], None],
+    engine: Engine | None = None,
 ) -> dict[str, list[Response]]:
     """Asks all models; returns the answers of each by its name, in the order of the prompts.
 
@@ -51,12 +54,15 @@ def ask_models(
         asking: How.
         answers_dir: Where finished answers lie.
         on_progress: Is called with a label, how many answers are there, and how many there will be.
+        engine: Asks elsewhere; ``None``: here.
 
     Raises:
         ConfigError: A model or adapter could not be loaded, or a server refuses what it is asked.
         SotuneError: A server leaves a prompt unanswered.
     """
-    ask = functools.partial(_ask, asking=asking) if asking.server is None else asking.server.answer
+    if asking.server is not None and not processes.is_main():
+        return {}  # a server is asked by one process, many prompts at once
+    ask = functools.partial(_ask, asking=asking, engine=engine) if asking.server is None else asking.server.answer
     return {
         c.name: ask(prompts, c, answers_dir, functools.partial(on_progress, f"asking {c.name}")) for c in candidates
     }
@@ -68,6 +74,7 @@ def _ask(
     answers_dir: Path,
     on_progress: Callable[[int, int], None],
     asking: Asking,
+    engine: Engine | None,
 ) -> list[Response]:
     renderer = load_renderer(candidate.spec, asking.rendering)
     key = {
@@ -95,7 +102,23 @@ def _ask(
             progress=lambda done, _: on_progress(before + done, len(prompts)),
         )
 
-    responses = shards.complete(prompts, answer)
+    def answer_all(parts: Sequence[Sequence[EvalPrompt]]) -> Iterator[tuple[int, list[Response]]]:
+        for number, answers in engine.map(functools.partial(_answering, candidate, asking), parts) if engine else ():
+            yield number, answers
+            on_progress(shards.n_done(prompts), len(prompts))
+
+    responses = shards.complete(prompts, answer, answer_all=answer_all if engine else None)
     loaded.clear()
     gc.collect()
     return responses
+
+
+def _answering(candidate: Candidate, asking: Asking) -> Callable[[Sequence[EvalPrompt]], list[Response]]:
+    """Loads a model where an engine computes, and returns what answers prompts by it."""
+    return functools.partial(
+        generate,
+        model=candidate.load(),
+        renderer=load_renderer(candidate.spec, asking.rendering),
+        max_new_tokens=asking.max_new_tokens,
+        batch_size=asking.batch_size,
+    )

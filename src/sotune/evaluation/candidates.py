@@ -12,6 +12,7 @@ from typing import Any
 
 from sotune.artifacts import sha256_file
 from sotune.errors import ConfigError
+from sotune.freshness import check_adapter
 from sotune.models import ModelSpec, load_adapted, model_fingerprint
 from sotune.rendering import Renderer, load_renderer
 from sotune.settings import ModelEvaluation, RenderingSettings
@@ -41,10 +42,13 @@ class Candidate:
         """What the model is by its content, apart from what the adapter is; of one that is not here, nothing."""
         if self.remote:
             return {"model": None, "adapter": None}
-        return {
-            "model": model_fingerprint(self.spec),
-            "adapter": None if self.adapter is None else sha256_file(self.adapter / _ADAPTER),
-        }
+        return {"model": model_fingerprint(self.spec), "adapter": self._of_adapter()}
+
+    def _of_adapter(self) -> str | None:
+        if self.adapter is None:
+            return None
+        weights = self.adapter / _ADAPTER
+        return sha256_file(weights) if weights.exists() else model_fingerprint(ModelSpec(str(self.adapter)))
 
     def load(self) -> Any:
         """Returns the model, frozen, with its adapter on it.
@@ -70,6 +74,7 @@ def find_candidates(settings: ModelEvaluation) -> list[Candidate]:
 
     Raises:
         ConfigError: An adapter's folder does not exist or holds neither an adapter nor a model.
+        ArtifactError: An adapter of a run is stale.
     """
     base = ModelSpec(
         settings.model, settings.revision, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code
@@ -82,6 +87,7 @@ def find_candidates(settings: ModelEvaluation) -> list[Candidate]:
         elif (folder / "adapter_config.json").is_file():
             if not (folder / _ADAPTER).is_file():
                 raise ConfigError(f"{path} has no {_ADAPTER}; save the adapter as safetensors")
+            check_adapter(folder)
             candidates.append(Candidate(name, base, folder))
         elif (folder / "config.json").is_file():
             candidates.append(Candidate(name, dataclasses.replace(base, name=str(folder), revision=None)))

@@ -158,11 +158,16 @@ def _with_weights(models: Sequence[Candidate], monitor: Monitor) -> list[Candida
     return [candidate for candidate in models if not candidate.remote]
 
 
+_ABSOLUTE = ("broken", "harmful")
+"""Words that do not depend on what the base model was."""
+
+
 def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dict[str, Assessment]:
     """Says in one word what each model is, where harm and coherence were measured.
 
-    The others are held against the base. The base stands for itself, without the prompts of the task: it need not
-    know yet what the others were tuned for.
+    The base is held against an ideal, without the prompts of the task: it need not know yet what the others were tuned
+    for. The others are held against the same ideal first, on the same prompts, so that one and the same behavior is
+    called broken or harmful whoever shows it; then against the base.
     """
     base = next(iter(results))
     baseline = results[base]
@@ -170,6 +175,6 @@ def _assess(prompts: Sequence[EvalPrompt], results: Mapping[str, Judged]) -> dic
     if base not in told:
         return {}
     known = [prompt for prompt in prompts if prompt.kind != "task"]
-    own = compute_metrics(known, baseline.verdicts, seed=0)
-    others = {name: assess(results[name].metrics, baseline.metrics) for name in told if name != base}
-    return {base: assess(own), **others}
+    alone = {name: assess(compute_metrics(known, results[name].verdicts, seed=0)) for name in told}
+    against = {name: assess(results[name].metrics, baseline.metrics) for name in told if name != base}
+    return {name: alone[name] if alone[name].label in _ABSOLUTE else against.get(name, alone[name]) for name in told}

@@ -143,6 +143,9 @@ def pair_by_id(prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> 
 
 _Item = TypeVar("_Item", EvalPrompt, Response, Verdict)
 
+MAX_RULE_CHARACTERS = 50_000
+"""Of an answer that rules look at, and of a reply that is parsed: some patterns take time by the square of it."""
+
 
 class AnswerJudge:
     """Base of judges of what a model answers: they see what follows its thoughts.
@@ -166,8 +169,13 @@ class AnswerJudge:
         return [given[prompt.id] for prompt in prompts if prompt.id in given]
 
     def verdicts(self, pairs: Sequence[tuple[EvalPrompt, Response]]) -> list[Verdict]:
-        """Returns one verdict for each answer; there is at least one."""
-        return [self.verdict(prompt, response) for prompt, response in pairs]
+        """Returns one verdict for each answer; there is at least one. Rules read no answer of endless length."""
+        return [
+            self.verdict(prompt, response)
+            if len(response.text) <= MAX_RULE_CHARACTERS
+            else unscored(prompt.id, f"the answer has {len(response.text)} characters, over {MAX_RULE_CHARACTERS}")
+            for prompt, response in pairs
+        ]
 
     def verdict(self, prompt: EvalPrompt, response: Response) -> Verdict:
         """Returns the verdict on one answer."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import sha256_json
 from sotune.errors import ArtifactError
 from sotune.evaluation.metrics import JUDGE_ROLES, JudgeRole
 from sotune.evaluation.protocol import EvalPrompt, Response, Verdict, index_unique
 from sotune.run_files import RESPONSES, VERDICTS
+
+AnswerAll = Callable[[Sequence[Sequence[EvalPrompt]]], Iterable[tuple[int, list[Response]]]]
 
 
 def save_responses(path: Path, responses: Sequence[Response]) -> None:
@@ -66,27 +69,34 @@ class ResponseShards:
     shard_size: int
 
     def complete(
-        self, prompts: Sequence[EvalPrompt], answer: Callable[[Sequence[EvalPrompt]], list[Response]]
+        self,
+        prompts: Sequence[EvalPrompt],
+        answer: Callable[[Sequence[EvalPrompt]], list[Response]],
+        *,
+        answer_all: AnswerAll | None = None,
     ) -> list[Response]:
         """Returns a response for each prompt: those on disk, and those that ``answer`` gives now.
 
-        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches.
+        Parts are a fixed function of the prompts, so that a resumed run asks for the same batches. Several processes
+        share them out.
 
         Args:
             prompts: What to ask.
             answer: Answers one part, joined by id.
+            answer_all: Answers many parts instead, in any order, each with its number.
 
         Raises:
             ArtifactError: A part does not hold the responses of its prompts.
             DataError: An id occurs twice.
         """
         index_unique("prompts", prompts)
-        responses: list[Response] = []
-        for path, part in self._parts(prompts):
-            if not path.exists():
-                save_responses(path, answer(part))
-            responses += _of_these_prompts(path, part)
-        return responses
+        parts = list(self._parts(prompts))
+        missing = [(path, part) for path, part in processes.share(parts) if not path.exists()]
+        asked = [part for _, part in missing]
+        for number, answers in enumerate(map(answer, asked)) if answer_all is None else answer_all(asked):
+            save_responses(missing[number][0], answers)
+        processes.barrier()
+        return [response for path, part in parts for response in _of_these_prompts(path, part)]
 
     def n_done(self, prompts: Sequence[EvalPrompt]) -> int:
         """Returns how many of the prompts have their response on disk."""

@@ -37,12 +37,15 @@ _FILES = (
     "tokenmask",
     "lisa",
     "sbr",
+    "replay",
+    "proximal",
     "kl",
     "kl_constrained",
     "state_anchor",
     "self_replay",
     "safegrad",
     "resta",
+    "safe_lora",
     "oracle",
 )
 """In the order of tables: plain fine-tuning, the paper's baselines, sotune's own, later rivals, bounds."""
@@ -101,5 +104,11 @@ def settle(config: RunConfig) -> RunConfig:
     """
     method = method_of(config)
     method.check_settings(config.method_settings)
+    if config.hold_drift != RunConfig.model_fields["hold_drift"].default and not method.limits_drift:
+        trains = " + ".join(method.at("train")) or "nothing"
+        raise ConfigError(
+            f"hold_drift is a limit that only {DEFAULT_HOLD} keeps, and it must be left out where it does not hold. "
+            f"Got hold_drift={config.hold_drift:g}, and {trains} holds"
+        )
     given = config.model_dump(exclude_unset=True)
     return make_config(override(method.preset, given), origin=f"method {method.name!r}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 
+from sotune import processes
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method
 from sotune.rendering import load_renderer
@@ -29,12 +30,16 @@ _INITIAL_LOGIT = 0.1
 
 
 def train(inputs: TrainInputs) -> TrainResult:
-    """Trains model and weights together.
+    """Trains model and weights together, in one process: its loop is no Trainer's.
 
     Raises:
         DataError: One of the sets has no row to train on.
         SotuneError: Training diverged.
     """
+    return processes.on_main(lambda: _train(inputs))
+
+
+def _train(inputs: TrainInputs) -> TrainResult:
     started = time.perf_counter()
     settings = inputs.tools.training
     n_steps = count_steps(len(inputs.records), settings)

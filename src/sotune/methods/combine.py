@@ -61,6 +61,7 @@ def _joined(parts: list[Method]) -> Method:
         changes={name: value for part in parts for name, value in part.changes.items()},
         own_settings=tuple(kind for part in parts for kind in part.own_settings),
         needs=frozenset(need for part in parts for need in part.needs),
+        limits_drift=any(part.limits_drift for part in parts),
         parts=tuple(parts),
     )
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sotune.artifacts import read_json, write_json, write_text
+from sotune.errors import ConfigError
 
 _WEIGHTS, _CONFIG, _README = "adapter_model.safetensors", "adapter_config.json", "README.md"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -30,7 +31,14 @@ class LowRank(NamedTuple):
 
 
 def load_layers(adapter: Path) -> dict[str, LowRank]:
-    """Returns the update of each adapted layer, by the layer's name in PEFT."""
+    """Returns the update of each adapted layer, by the layer's name in PEFT.
+
+    Raises:
+        ConfigError: It is not a plain LoRA adapter.
+    """
+    config = read_json(adapter / _CONFIG) if (adapter / _CONFIG).exists() else {}
+    if not config or config.get("use_dora") or config.get("use_rslora"):
+        raise ConfigError("the method changes the products of a plain LoRA adapter; set finetuning_type: lora")
     weights = load_file(adapter / _WEIGHTS)
     return {name.removesuffix(_A): LowRank(a, weights[name.removesuffix(_A) + _B])
             for name, a in weights.items() if name.endswith(_A)}  # fmt: skip
@@ -58,6 +66,7 @@ def rewrite(adapter: Path, change: Callable[[str, LowRank], LowRank]) -> None:
     tensors |= {name + _B: update.b.contiguous() for name, update in after.items()}
     partial = adapter / f".{_WEIGHTS}.partial"
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod((adapter / _WEIGHTS).stat().st_mode & 0o777)
     os.replace(partial, adapter / _WEIGHTS)
     write_json(adapter / _CONFIG, {**config, "r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]})
     readme = (adapter / _README).read_text(encoding="utf-8")

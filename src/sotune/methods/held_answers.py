@@ -20,6 +20,7 @@ from sotune.artifacts import sha256_json
 from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import own_answers
+from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
 from sotune.models import load_config, n_positions
 from sotune.records import Record, content_hash
 from sotune.rendering import Renderer, load_renderer
@@ -125,21 +126,30 @@ class HeldSets:
         risky: To prompts of the harmful reference, which are mostly refusals.
         harmless: To prompts that shall be answered; ``None`` where there are none.
         unseen: To prompts of the harmful reference that no step looks at; ``None`` where the reference is too small.
+        refuses: Asks again at the end; ``None``: no one asks.
     """
 
     risky: HeldAnswers
     harmless: HeldAnswers | None
     unseen: HeldAnswers | None
+    refuses: StillRefuses | None = None
 
 
 def held_sets(
-    inputs: TrainInputs, harmless: Sequence[Record], *, risky: int, answer_tokens: int, decay: float
+    inputs: TrainInputs,
+    harmless: Sequence[Record],
+    *,
+    others: Sequence[Record] = (),
+    risky: int,
+    answer_tokens: int,
+    decay: float,
 ) -> HeldSets:
     """Asks the model before fine-tuning.
 
     Args:
         inputs: All that training may look at.
         harmless: Rows whose prompts shall go on being answered; perhaps none.
+        others: More such rows, to measure by.
         risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
         answer_tokens: The most tokens of an answer.
         decay: See `HeldAnswers`.
@@ -157,6 +167,7 @@ def held_sets(
         "risky": [row for row in dangerous if row not in unseen],
         "harmless": [row for row in _distinct(harmless) if _fits(row, renderer, room)],
         "unseen": unseen,
+        "others": [row for row in _distinct(others) if _fits(row, renderer, room)],
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
     if not dangerous:
@@ -166,18 +177,22 @@ def held_sets(
         )
     answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
 
+    answers = {name: [row for row in answered if row.id.startswith(f"{name}/")] for name in sets}
+
     def held(name: str) -> HeldAnswers | None:
-        rows = [row for row in answered if row.id.startswith(f"{name}/")]
-        if not rows:
+        if not answers[name]:
             return None
-        return HeldAnswers(load_equal_rows(rows, inputs.tools.model, inputs.tools.training), decay=decay)
+        return HeldAnswers(load_equal_rows(answers[name], inputs.tools.model, inputs.tools.training), decay=decay)
 
     held_risky = held("risky")
     if held_risky is None:
         raise DataError(
             "the base model answers none of the harmful reference, so nothing can be held; train with hold: none"
         )
-    return HeldSets(held_risky, held("harmless"), held("unseen"))
+    warn_of_compliance([*answers["risky"], *answers["unseen"]])
+    before = {"risky": answers["unseen"] or answers["risky"], "harmless": answers["others"]}
+    refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
+    return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)
 
 
 def _fits(row: Record, renderer: Renderer, room: int) -> bool:

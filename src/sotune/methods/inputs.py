@@ -213,6 +213,8 @@ class TrainInputs:
         on_step: Called after each optimizer step.
         method_settings: The method's own constants, where they are changed.
         hold_drift: How far the model may drift from what it was, nats a token; for trainers that hold it to that.
+        dropped_mass: By id of a row of the safe reference, how many dropped rows' mass transport would have sent to it;
+            empty where nothing was transported or dropped.
     """
 
     records: Sequence[Record]
@@ -225,6 +227,7 @@ class TrainInputs:
     on_step: OnStep | None = None
     method_settings: Mapping[str, Any] = field(default_factory=dict)
     hold_drift: float = 0.02
+    dropped_mass: Mapping[str, float] = field(default_factory=dict)
 
     def own(self, kind: type[Own]) -> Own:
         """Returns the method's own constants."""

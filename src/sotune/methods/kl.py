@@ -22,6 +22,8 @@ from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
 
+_ASKED_AGAIN = 48  # prompts of the safe reference that no step looks at
+
 
 class KlSettings(StageSettings):
     """KL: its own constants."""
@@ -39,6 +41,7 @@ def ask_first(inputs: TrainInputs, harmless: Sequence[Record], own: KlSettings) 
     return held_sets(
         inputs,
         harmless[: own.harmless_prompts],
+        others=inputs.safe_reference[own.harmless_prompts :][:_ASKED_AGAIN],
         risky=own.risky_prompts,
         answer_tokens=own.answer_tokens,
         decay=own.decay,
@@ -115,8 +118,12 @@ class StayClose(StepChange):
         return dict(self._notes)
 
     def finish(self, model: Any) -> Mapping[str, float]:
-        """Returns the drift over all answers, those to prompts that no step looked at among them."""
-        return self.measure(model)
+        """Returns the drift over all answers, those to prompts that no step looked at among them, and refusals."""
+        return {**self.measure(model), **self.refusals(model)}
+
+    def refusals(self, model: Any) -> dict[str, float]:
+        """Returns how many of the prompts that no step looked at are refused, before and now."""
+        return self._sets.refuses.figures(model) if self._sets.refuses is not None else {}
 
     def measure(self, model: Any) -> dict[str, float]:
         """Returns the drift over all answers of each kind."""

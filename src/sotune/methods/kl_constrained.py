@@ -5,7 +5,8 @@ Ours: minimize the loss subject to ``drift ≤ δ`` on risky prompts, and on tho
 so that what is asked for is a promise and not a coefficient. By augmented Lagrangian (Nocedal and Wright, *Numerical
 optimization*, ch. 17), in units of the limit: each step counts the drift D of its few answers with ``μ = [λ + ρ·(D/δ −
 1)]`` and then moves ``λ ← [λ + η·(D/δ − 1)]``, both clipped to 0 … 100. While the drift is below its limit the
-multiplier falls towards 0, and the term costs the task nothing.
+multiplier falls towards 0, and the term costs the task nothing. A pass over a few short answers costs nearly as much as
+one over many, so only every fourth step looks, at more answers; term and η count four times then.
 
 Beside it, at a small fixed strength and from the same pass, the shift of the last layer's states as a share of their
 size, as in SBR (https://arxiv.org/abs/2605.05995): where selection dropped the rows that drift would come from, the
@@ -19,9 +20,8 @@ end, where the drift on any of the sets exceeds δ, the adapter is scaled down t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -39,8 +39,7 @@ Measured = TypeVar("Measured")
 
 _MOST = 100.0
 _HALVINGS = 6
-_MEASUREMENTS = 20
-_LONGEST_PAUSE = 4  # steps
+_MEASUREMENTS = 10
 _SAMPLED = 64  # rows that tell how long a row is
 
 
@@ -51,12 +50,17 @@ class KlConstrainedSettings(KlSettings):
     decay: float = Field(1.0, ge=0, description="How fast a token's share falls with its place in the answer.")
     multiplier: float = Field(1.0, ge=0, description="Multiplier of the first step.")
     damping: float = Field(1.0, ge=0, description="What a step's own excess over the limit adds to it, rho.")
-    dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta.")
-    prompts_per_step: int = Field(8, ge=1, description="How many of each kind an optimizer step looks at, at most.")
+    dual_rate: float = Field(0.1, ge=0, description="How fast the multiplier follows the excess, eta, a step.")
+    prompts_per_step: int = Field(8, ge=1, description="How many of each kind a look takes in, at most.")
+    look_every: int = Field(
+        4, ge=1, description="Steps from one look at the answers to the next, which counts as many times."
+    )
     anchor: float = Field(1.0, ge=0, description="Strength at which states are held too, whatever the drift is.")
-    extra_tokens: float = Field(0.15, gt=0, description="Most tokens of these, in units of the tokens of the rows.")
+    extra_tokens: float = Field(
+        0.15, gt=0, description="Most tokens of these, in units of the tokens of the rows; one answer a look at least."
+    )
     measure_every: int = Field(
-        10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 20 in all."
+        10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 10 in all."
     )
 
 
@@ -73,31 +77,23 @@ def train(inputs: TrainInputs) -> TrainResult:
         sets,
         limit=inputs.hold_drift,
         own=own,
-        pace=find_pace(sets, inputs, own),
+        n_each=answers_a_look(sets, inputs, own),
         measure_every=max(own.measure_every, count_steps(len(inputs.records), training) // _MEASUREMENTS),
         seed=training.seed,
     )
     return train_weighted(inputs, change=change)
 
 
-class Pace(NamedTuple):
-    """How many answers of each kind are looked at, and in which steps: 0, every, twice every and so on."""
+def answers_a_look(sets: HeldSets, inputs: TrainInputs, own: KlConstrainedSettings) -> int:
+    """Returns how many answers of each kind a look takes in, so that they cost no more tokens than they may.
 
-    n_each: int
-    every: int
-
-
-def find_pace(sets: HeldSets, inputs: TrainInputs, own: KlConstrainedSettings) -> Pace:
-    """Returns the pace at which answers cost no more tokens than they may: fewer of a step, or not in each.
-
-    Safety comes first where rows are very short: no more than three steps are left out.
+    Safety comes first where rows are very short: it is one at least.
     """
     training = inputs.tools.training
     rows = load_equal_rows(inputs.records[:_SAMPLED], inputs.tools.model, training).rows
     of_step = rows_per_step(training) * sum(len(row.input_ids) for row in rows) / len(rows)
     of_answer = sets.risky.mean_length + (sets.harmless.mean_length if sets.harmless else 0.0)
-    may = own.extra_tokens * of_step / of_answer
-    return Pace(min(max(1, int(may)), own.prompts_per_step), min(max(1, math.ceil(1 / may)), _LONGEST_PAUSE))
+    return min(max(1, int(own.extra_tokens * own.look_every * of_step / of_answer)), own.prompts_per_step)
 
 
 class Multiplier:
@@ -132,7 +128,7 @@ class KeepWithin(StayClose):
         sets: Prompts with the answers of the model before fine-tuning.
         limit: δ, in nats a token.
         own: The method's constants.
-        pace: How often answers are looked at.
+        n_each: Answers of a look, of each kind.
         measure_every: Steps between measurements on prompts that no step looks at.
         seed: Draws the answers of each step.
     """
@@ -143,16 +139,18 @@ class KeepWithin(StayClose):
         *,
         limit: float,
         own: KlConstrainedSettings,
-        pace: Pace,
+        n_each: int,
         measure_every: int,
         seed: int,
     ) -> None:
-        super().__init__(sets, coefficient=own.multiplier, n_each=pace.n_each, seed=seed, anchor=own.anchor)
-        self._limit, self._every, self._measure_every = limit, pace.every, measure_every
-        self._how = f"rho={own.damping} eta={own.dual_rate} every={pace.every} measure={measure_every}"
+        super().__init__(sets, coefficient=own.multiplier, n_each=n_each, seed=seed, anchor=own.anchor)
+        self._limit, self._every, self._measure_every = limit, own.look_every, measure_every
+        self._how = f"rho={own.damping} eta={own.dual_rate} every={own.look_every} measure={measure_every}"
         self._unseen = 0.0
         self._multipliers = {
-            name: Multiplier(limit=limit, start=own.multiplier, damping=own.damping, rate=own.dual_rate)
+            name: Multiplier(
+                limit=limit, start=own.multiplier, damping=own.damping, rate=own.dual_rate * own.look_every
+            )
             for name in self._held
         }
 
@@ -162,11 +160,11 @@ class KeepWithin(StayClose):
         return f"{super().name} limit={self._limit} {self._how}"
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
-        """Returns the sum of ``μ·drift`` over the kinds of prompts."""
+        """Returns the sum of ``μ·drift`` over the kinds of prompts for all steps up to the next look; 0 in between."""
         self._notes.clear()
-        if self._sets.unseen is not None and step % self._measure_every == 0:
+        if self._sets.unseen is not None and step and step % self._measure_every == 0:
             self._notes["unseen_drift"] = self._unseen = self._sets.unseen.measure(model)
-        return super().penalty(model, step // self._every) if step % self._every == 0 else 0.0
+        return self._every * super().penalty(model, step // self._every) if step % self._every == 0 else 0.0
 
     def strength(self, name: str, drift: float) -> float:
         """Returns the multiplier of a kind of prompts for this step."""
@@ -189,7 +187,7 @@ class KeepWithin(StayClose):
         scale, drifts = largest_scale(
             model, lambda: self.measure(model), lambda drifts: max(drifts.values()) <= self._limit
         )
-        return {"limit": self._limit, "scale": scale, **drifts}
+        return {"limit": self._limit, "scale": scale, **drifts, **self.refusals(model)}
 
 
 def largest_scale(
@@ -228,5 +226,6 @@ METHODS = (
         kind="ours",
         trainer=train,
         own_settings=(KlConstrainedSettings,),
+        limits_drift=True,
     ),
 )

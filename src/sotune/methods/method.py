@@ -14,7 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sotune import processes
 from sotune.errors import ConfigError
+from sotune.methods.counted import Counted
 from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
 from sotune.methods.unseen import weigh_by_function
 from sotune.selection import LossWeightRule
@@ -48,7 +50,7 @@ def train_weighted(
         settings=inputs.tools.training,
         output_dir=inputs.output_dir,
         on_step=inputs.on_step,
-        change=change,
+        change=change and Counted(change),
         learned_tokens=learned_tokens,
     )
 
@@ -73,6 +75,7 @@ class Method:
         changes: Settings of a run that the method brings; those that the user gives count more.
         own_settings: Its own constants, one class; more of a combination.
         needs: What it cannot do without besides the data.
+        limits_drift: Whether it keeps the run's ``hold_drift``.
         parts: Of a combination.
     """
 
@@ -90,6 +93,7 @@ class Method:
     changes: Mapping[str, Any] = field(default_factory=dict)
     own_settings: tuple[type[StageSettings], ...] = ()
     needs: frozenset[Need] = frozenset()
+    limits_drift: bool = False
     parts: tuple[Method, ...] = ()
 
     @property
@@ -179,5 +183,6 @@ class Method:
         """
         result = (self.trainer or train_weighted)(inputs)
         if self.editor is not None:
-            self.editor(EditInputs(result.adapter, inputs))
+            editor = self.editor
+            processes.on_main(lambda: editor(EditInputs(result.adapter, inputs)))
         return result

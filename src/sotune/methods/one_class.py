@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from sotune.errors import DataError
@@ -32,6 +31,8 @@ def learn(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
     anchor = normalize_rows(inputs.pull.double())
     if not anchor.var(0, correction=0).mean() > torch.finfo(anchor.dtype).eps:
         raise DataError(f"the safe anchor has {len(anchor)} rows, all alike; give it at least two rows that differ")
+    from sklearn.covariance import ledoit_wolf  # takes a second to load
+
     covariance = torch.from_numpy(ledoit_wolf(anchor.cpu().numpy())[0]).to(anchor)
     covariance.diagonal().add_(_FLOOR * covariance.diagonal().mean())
 

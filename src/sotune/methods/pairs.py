@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from sotune import processes
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools, TrainInputs
@@ -13,6 +15,7 @@ from sotune.records import Record
 from sotune.rendering import load_renderer
 
 _MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once
+_ASKED_AT_ONCE = 64
 
 
 def safety_pairs(tools: Tools, harmful_reference: Sequence[Record], *, most: int) -> list[Record]:
@@ -45,18 +48,26 @@ def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOS
     Raises:
         DataError: All answers are empty.
     """
-    prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in rows]
-    answers = generate(
-        prompts,
-        model=load_causal_lm(tools.model, frozen=True),
-        renderer=load_renderer(tools.model, tools.training),
-        max_new_tokens=min(most_tokens, tools.training.max_length // 2),
-        batch_size=64,
-    )
-    text = {answer.id: answer.text for answer in answers if answer.text}
-    if not text:
+    answered = answers_of(load_causal_lm(tools.model, frozen=True), tools, rows, most_tokens=most_tokens)
+    if not answered:
         raise DataError(
             "the base model answers none of the prompts, so nothing can be held; train with hold: none, or give "
             "safety_pairs to a method that takes them"
         )
+    return answered
+
+
+def answers_of(model: Any, tools: Tools, rows: Sequence[Record], *, most_tokens: int) -> list[Record]:
+    """Returns the rows' prompts with a model's greedy answers; those that it answers with nothing are left out."""
+    prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in rows]
+    answers = processes.on_main(
+        lambda: generate(
+            prompts,
+            model=model,
+            renderer=load_renderer(tools.model, tools.training),
+            max_new_tokens=min(most_tokens, tools.training.max_length // 2),
+            batch_size=_ASKED_AT_ONCE,
+        )
+    )
+    text = {answer.id: answer.text for answer in answers if answer.text}
     return [Record.from_text(row.id, row.prompt, text[row.id], tools=row.tools) for row in rows if row.id in text]

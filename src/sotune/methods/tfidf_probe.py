@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from sotune.errors import DataError
@@ -47,6 +46,8 @@ def tfidf(texts: Sequence[str]) -> Tensor:
     Raises:
         DataError: No text has a word.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second to load
+
     try:
         found = TfidfVectorizer().fit_transform(texts).tocoo()
     except ValueError as error:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from sotune import processes
 from sotune.methods.inputs import Tools
 from sotune.records import Record
 from sotune.training import fine_tune
@@ -24,8 +25,12 @@ def tune_on(records: Sequence[Record], tools: Tools, *, name: str) -> Path:
         SotuneError: Training diverged.
     """
     folder = tools.work_dir / f"tuned-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
     equal = dict.fromkeys((record.id for record in records), 1.0)
-    return fine_tune(
-        records, equal, model=tools.model, settings=tools.training, output_dir=folder, resume=False
-    ).adapter
+
+    def tune() -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
+        return fine_tune(
+            records, equal, model=tools.model, settings=tools.training, output_dir=folder, resume=False
+        ).adapter
+
+    return processes.on_main(tune)

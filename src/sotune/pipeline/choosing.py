@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sotune.cluster import Engine
 from sotune.errors import DataError
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import Encoder, EncoderGroup, OnProgress, RepresentationCache, fill_cache
@@ -96,6 +97,7 @@ def choose_encoder(
     *,
     progress: OnProgress | None = None,
     announce: Callable[[str], None] | None = None,
+    engine: Engine | None = None,
 ) -> Choice:
     """Encodes the references and some downstream rows by all members of a group, and chooses one.
 
@@ -105,13 +107,14 @@ def choose_encoder(
         cache: Where vectors are kept; all candidates' come from one pass over the texts.
         progress: Called with the number of rows done and of all.
         announce: Called with a line about what there is to do, if it will take minutes.
+        engine: Computes the vectors elsewhere.
 
     Raises:
         DataError: A representation is NaN or infinite.
     """
     probed = {**sets, "downstream": _sample(sets["downstream"])}
     records = [record for name in SET_NAMES for record in probed.get(name, ())]
-    filled = fill_cache(group, records, cache, progress=progress, announce=announce)
+    filled = fill_cache(group, records, cache, progress=progress, announce=announce, engine=engine)
     candidates = tuple(
         _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
     )

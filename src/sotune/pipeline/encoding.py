@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.cluster import engine_of
 from sotune.errors import ArtifactError, ConfigError
 from sotune.models import resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
-from sotune.pipeline.choosing import choose_encoder
+from sotune.pipeline.choosing import Choice, choose_encoder
 from sotune.pipeline.prompts_alone import sample_prompts
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
@@ -30,6 +32,7 @@ from sotune.representations import (
     candidate_layers,
     candidate_poolings,
     encode_with_cache,
+    fill_cache,
     shared_cache,
 )
 from sotune.run_files import ENCODING, REPRESENTATIONS
@@ -144,27 +147,46 @@ def _key(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+class _Encoded(NamedTuple):
+    """What lies in the cache when all processes are done."""
+
+    encoder: Encoder
+    choice: Choice | None
+    filled: Iterator[EncodedSet]
+    prompts: Iterator[EncodedSet]
+
+
+def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
+    """Fills the cache with all that the run reads, whoever computes which part of it."""
     group, cache = make_encoders(config), _cache(config, run)
-    sets = read_records(run)
+    sets, engine = read_records(run), engine_of(config, threads=config.threads, device=config.device)
     encoder, choice = group.members[0], None
     if len(group.members) > 1:
-        choice = choose_encoder(group, sets, cache, **_told(monitor, "comparing representations"))
-        encoder = choice.encoder
-        if not choice.measured:
-            monitor.warn(
-                f"no layer or pooling could be chosen ({choice.candidates[0].reason}); the last layer's last token "
-                f"represents the rows, unless layer or pooling say otherwise"
-            )
+        choice = choose_encoder(group, sets, cache, **_told(monitor, "comparing representations"), engine=engine)
+        # Main's choice: elsewhere the last bits of a figure may differ.
+        encoder = group.members[processes.gather(group.members.index(choice.encoder))[0]]
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
-    encoded = encode_with_cache(encoder, everything, cache, **_told(monitor, "encoding"))
+    filled = fill_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
+    prompts: Iterator[EncodedSet] = iter(())
+    if config.prompt_control:  # here, where the model is loaded; the weights are compared later
+        alone = [record for rows in sample_prompts(sets).values() for record in rows]
+        prompts = fill_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
+    return _Encoded(encoder, choice, filled, prompts)
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    encoder, choice, filled, prompts = processes.together("representations", lambda: _encode(config, run, monitor))
+    cache, sets = _cache(config, run), read_records(run)
+    if choice is not None and not choice.measured:
+        monitor.warn(
+            f"no layer or pooling could be chosen ({choice.candidates[0].reason}); the last layer's last token "
+            f"represents the rows, unless layer or pooling say otherwise"
+        )
+    (encoded,) = filled
     if not encoded.values.isfinite().all():
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
-    control: Sequence[str] = ()
-    if config.prompt_control:  # here, where the model is loaded; the weights are compared later
-        prompts = [record for rows in sample_prompts(sets).values() for record in rows]
-        control = encode_with_cache(encoder, prompts, cache, **_told(monitor, "encoding prompts alone")).shards
+    control = [shard for found in prompts for shard in found.shards]
     index = {
         "set": [name for name in SET_NAMES for _ in sets[name]],
         "id": list(encoded.ids),
@@ -172,7 +194,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     }
     if encoded.n_truncated:
         monitor.warn(
-            f"{encoded.n_truncated:,} of {len(everything):,} rows are longer than the encoder can read; they keep the "
+            f"{encoded.n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read; they keep the "
             f"end of the prompt and the start of the completion (see max_length)"
         )
     summary = {
@@ -180,7 +202,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "description": dict(encoder.description),
         "dimension": encoded.values.shape[1],
         "answer_from": encoder.answer_from,
-        "n_rows": len(everything),
+        "n_rows": len(encoded.ids),
         "n_truncated": encoded.n_truncated,
         "shards": list(encoded.shards),
         "choice": None if choice is None else choice.as_dict(),
@@ -210,4 +232,7 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-ENCODE = Stage("representations", "encode", "records", _key, _work, _summarize, version=2)
+_SURVIVES = "all shards that were written are kept, and are not encoded again"
+ENCODE = Stage(
+    "representations", "encode", "records", _key, _work, _summarize, version=2, survives=_SURVIVES, shared=_encode
+)

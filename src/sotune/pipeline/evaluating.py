@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.cluster import Engine, engine_of
+from sotune.evaluation.asking import ask_models
 from sotune.evaluation.candidates import BASE, Candidate
-from sotune.evaluation.evaluator import evaluate, load_eval_prompts, plan_evaluation, prompt_sources
+from sotune.evaluation.evaluator import asking_of, evaluate, load_eval_prompts, plan_evaluation, prompt_sources
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.outcome import TUNED, Evaluation, load_evaluation, save_evaluation
 from sotune.evaluation.protocol import EvalPrompt
 from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
-from sotune.monitoring import Monitor
+from sotune.freshness import require_fresh
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
+from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.run_files import ADAPTER
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
@@ -45,7 +50,17 @@ def _key(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def _ask(config: RunConfig, run: RunFolder, monitor: Monitor) -> None:
+    engine = engine_of(config, threads=config.threads, device=config.device)
+    candidates, prompts = _candidates(config, run), load_eval_prompts(config)
+    ask_in(run, config, candidates, prompts, monitor, answers=_ANSWERS, engine=engine)
+
+
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    if config.engine == "local":
+        processes.call("evaluation", lambda: _ask(config, run, monitor))
+    else:
+        _ask(config, run, monitor)
     prompts = load_eval_prompts(config)
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
@@ -60,14 +75,42 @@ def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:
     The answers stay in the run folder, so that the evaluation itself does not ask the models again.
 
     Raises:
-        ArtifactError: The folder is another process's, or training has not finished.
+        ArtifactError: The folder is another process's, or training has not finished or is stale.
         ConfigError: No chat judge is named.
     """
     prompts = load_eval_prompts(config)
     run = RunFolder.open(Path(config.out))
-    run.digests("training")
-    with run.lock():
-        return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
+    require_fresh(run, "training")
+
+    def count() -> JudgingPlan:
+        with run.lock():
+            for name in run.digests("training"):
+                run.checked(name)
+            processes.call("evaluation", lambda: _ask(config, run, monitor))
+            return count_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
+
+    return processes.lead(count, {"evaluation": lambda _: _ask(config, run, Silent())})
+
+
+def ask_in(
+    run: RunFolder,
+    settings: RunConfig | ModelEvaluation,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[EvalPrompt],
+    monitor: Monitor,
+    *,
+    answers: str,
+    engine: Engine | None = None,
+) -> None:
+    """Asks models some prompts, in all processes at once; the answers then lie where an evaluation finds them."""
+    ask_models(
+        prompts,
+        candidates,
+        asking=asking_of(settings, settings.part(RenderingSettings), settings.seed),
+        answers_dir=Path(settings.answers_dir or run.file(answers)),
+        on_progress=monitor.progress,
+        engine=engine,
+    )
 
 
 def evaluate_in(
@@ -122,10 +165,9 @@ def _candidates(config: RunConfig, run: RunFolder) -> list[Candidate]:
 def _summarize(run: RunFolder) -> Figures:
     found = load_evaluation(run.path)
     before, after = found["metrics"][BASE], found["metrics"][TUNED]
+    by = " (stand-in judge)" if stand_in(found["judges"]) else ""
     figures = {
-        name.replace("_", " "): f"{before[name]['value']:.3f} → {entry['value']:.3f} "
-        f"[{entry['low']:.3f}, {entry['high']:.3f}], n = {entry['n']}, {entry['n_unscored']} unscored"
-        + (f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else "")
+        f"{name.replace('_', ' ')}{by if name in FED_BY_HARM else ''}": f"{before[name]['value']:.3f} → {_told(entry)}"
         for name, entry in after.items()
         if name in before
     }
@@ -133,4 +175,13 @@ def _summarize(run: RunFolder) -> Figures:
     return {**figures, **summarize_judging(found["judging"]), "verdict": verdict}
 
 
-EVALUATE = Stage("evaluation", "evaluate", "training", _key, _work, _summarize, version=2)
+def _told(entry: Mapping[str, Any]) -> str:
+    unreadable = f", {entry['n_unreadable']} unreadable" if entry.get("n_unreadable") else ""
+    ends = f"[{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['value']:.3f} {ends}, n = {entry['n']}, {entry['n_unscored']} unscored{unreadable}"
+
+
+_SURVIVES = "answers and judgments that were written are kept, and nobody is asked for them again"
+EVALUATE = Stage(
+    "evaluation", "evaluate", "training", _key, _work, _summarize, version=3, shared=_ask, survives=_SURVIVES
+)

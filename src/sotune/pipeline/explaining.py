@@ -9,6 +9,7 @@ from typing import Any
 
 from sotune.artifacts import RunFolder
 from sotune.errors import DataError
+from sotune.freshness import require_fresh
 from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.records import SetName
 from sotune.run_files import SELECTION, WEIGHTS
@@ -57,10 +58,11 @@ def explain(folder: str | Path, ids: Sequence[str], *, show_text: bool = False) 
         show_text: Whether to hand out texts, which may be harmful.
 
     Raises:
-        ArtifactError: The folder is no run, or its rows are not selected.
+        ArtifactError: The folder is no run, or its selection is missing or stale.
         DataError: There is no such row.
     """
     run = RunFolder.open(Path(folder))
+    require_fresh(run, "weights", "selection")
     n = WEIGHTS.read(run, "id").num_rows
     weighed, selected = ({row["id"]: row for row in t.rows_of(run, where={"id": ids})} for t in (WEIGHTS, SELECTION))
     unknown = [id for id in ids if id not in weighed or id not in selected]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.cluster import engine_of
 from sotune.errors import ConfigError
 from sotune.methods import TrainInputs, method_of
 from sotune.models import model_fingerprint
-from sotune.monitoring import Monitor
+from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import NO_MODEL, base_model
 from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
-from sotune.run_files import ADAPTER, SELECTION, TRAINING
-from sotune.settings import RunConfig, TrainingSettings
+from sotune.run_files import ADAPTER, CARD, SELECTION, TRAINING, WEIGHTS
+from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
+from sotune.training import TrainResult
+from sotune.training.adapter import name_local_base
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -30,22 +37,23 @@ def _key(config: RunConfig) -> dict[str, Any]:
             "constants": method.constants(config.method_settings, "train", "edit"),
             "hold_drift": config.hold_drift if method.at("train") else None,
         },
-        "settings": {**config.part(TrainingSettings).model_dump(mode="json"), **shared},
+        "settings": {**config.part(TrainingSettings).model_dump(mode="json", exclude=set(WATCHED_ONLY)), **shared},
         "model": model_fingerprint(base_model(config)),
         "libraries": library_versions("torch", "transformers", "peft", "accelerate"),
     }
 
 
-def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+def _train(config: RunConfig, run: RunFolder, monitor: Monitor) -> TrainResult:
+    """Trains in all processes at once."""
     selected = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
     loss_weights = {row["id"]: row["loss_weight"] for row in selected}
     method, read = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
     sets = input_records(read)
-    with tempfile.TemporaryDirectory() as folder:
-        tools = make_tools(config, run, monitor, method, safety_pairs=read["safety_pairs"], work_dir=Path(folder))
+    with _work_dir(run) as folder:
+        tools = make_tools(config, run, monitor, method, safety_pairs=read["safety_pairs"], work_dir=folder)
         if tools is None:
             raise ConfigError(NO_MODEL)
-        result = method.train(
+        return method.train(
             TrainInputs(
                 records=[record for record in sets.downstream if record.id in loss_weights],
                 loss_weights=loss_weights,
@@ -57,8 +65,28 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
                 on_step=lambda step: monitor.progress("training", step.step, step.n_steps),
                 method_settings=config.method_settings,
                 hold_drift=config.hold_drift,
+                dropped_mass=_dropped_mass(run, loss_weights),
             )
         )
+
+
+@contextlib.contextmanager
+def _work_dir(run: RunFolder) -> Iterator[Path]:
+    """Yields a folder for what a method needs on the way, one for all processes, wherever they run."""
+    beside = run.path if processes.size() > 1 else None
+    with contextlib.ExitStack() as stack:
+        made = processes.on_main(lambda: stack.enter_context(tempfile.TemporaryDirectory(dir=beside, prefix=".work-")))
+        yield Path(made)
+        processes.barrier()
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    method = method_of(config)
+    engine = engine_of(config, threads=config.threads, device=config.device)
+    if engine is None:
+        result = processes.together("training", lambda: _train(config, run, monitor))
+    else:
+        ((_, result),) = engine.each(functools.partial(_train, config, monitor=Silent()), [run])
     if result.n_dropped:
         monitor.warn(f"{result.n_dropped} kept rows have no completion left within max_length and were not trained on")
     summary = {
@@ -70,8 +98,21 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "dropped": dict(result.dropped),
         "figures": dict(result.figures),
     }
-    adapter = sorted(str(path.relative_to(run.path)) for path in result.adapter.rglob("*") if path.is_file())
+    name_local_base(result.adapter, base_model(config))
+    files = (path for path in result.adapter.rglob("*") if path.is_file() and path.name != CARD)  # the report's
+    adapter = sorted(str(path.relative_to(run.path)) for path in files)
     return [*adapter, result.log.name, TRAINING.write(run, summary)]
+
+
+def _dropped_mass(run: RunFolder, kept: Mapping[str, float]) -> dict[str, float]:
+    """Returns how many dropped rows' mass went to each row of the safe reference, by the nearest that are on file."""
+    columns = WEIGHTS.columns_of(run, "id", "nearest_safe_reference", "nearest_safe_reference_shares")
+    mass: dict[str, float] = defaultdict(float)
+    for id, nearest, shares in zip(*columns.values(), strict=True):
+        if id not in kept and nearest:
+            for reference, share in zip(nearest, shares, strict=True):
+                mass[reference] += share / sum(shares)
+    return dict(mass)
 
 
 def _summarize(run: RunFolder) -> Figures:
@@ -86,8 +127,27 @@ def _summarize(run: RunFolder) -> Figures:
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
+        **({"refusals": _refusals(figures)} if "risky_asked" in figures else {}),
         "adapter": str(run.file(ADAPTER)),
     }
 
 
-TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))
+def _refusals(figures: Mapping[str, float]) -> str:
+    """Says what is refused of the risky prompts that no step looked at, before and now."""
+    before, now = figures["risky_refused_before"], figures["risky_refused"]
+    return f"{now:.0%} of {figures['risky_asked']:.0f} risky prompts, {before:.0%} before"
+
+
+_SURVIVES = "the last checkpoint is kept, if there is one"
+TRAIN = Stage(
+    "training",
+    "train",
+    "selection",
+    _key,
+    _work,
+    _summarize,
+    reads=("records", "weights"),
+    version=2,
+    shared=_train,
+    survives=_SURVIVES,
+)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
+from sotune.errors import ConfigError, GateError
 from sotune.evaluation.candidates import Candidate, find_candidates
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
@@ -19,12 +21,13 @@ from sotune.evaluation.outcome import load_evaluation, save_evaluation
 from sotune.evaluation.unmeasured import require_measured
 from sotune.evaluation.usage import JudgingPlan
 from sotune.monitoring import Monitor, Silent
-from sotune.pipeline.evaluating import count_in, evaluate_in
-from sotune.reporting import write_models_report
+from sotune.pipeline.evaluating import ask_in, count_in, evaluate_in
+from sotune.reporting import Finding, failures, write_models_report
 from sotune.run_files import PAGE
 from sotune.settings import ModelEvaluation
 
 _ANSWERS = "answers"
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class ModelComparison:
         folder: The folder.
         results: The content of ``evaluation.json``.
         files: What was written.
+        missed: Which requirements the models do not meet.
     """
 
     folder: str
     results: Mapping[str, Any]
     files: tuple[str, ...]
+    missed: tuple[Finding, ...] = ()
 
 
 def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) -> ModelComparison:
@@ -48,12 +53,19 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
     Answers stay in the folder: a call that was stopped goes on, and one with a further adapter asks that one alone.
 
     Raises:
+        GateError: A model does not meet a requirement.
         SotuneError: Prompts, models or settings are wrong; the message says what to do.
     """
-    watch = monitor or Silent()
+    if settings.require_pass is not None:
+        raise ConfigError("require_pass is about the rows of a run; leave it out where models are evaluated alone")
+    return _lead(lambda: _compare(settings, monitor or Silent()), settings)
+
+
+def _compare(settings: ModelEvaluation, watch: Monitor) -> ModelComparison:
     with _opened(settings) as run:
         prompts, candidates = load_eval_prompts(settings), find_candidates(settings)
         watch.stage(f"asking {len(candidates)} models {len(prompts)} prompts", "running")
+        processes.call(_ANSWERS, lambda: _ask(settings, watch))
         found = evaluate_in(run, settings, candidates, prompts, watch, answers=_ANSWERS)
         about = {
             "models": {c.name: _describe(c) for c in candidates},
@@ -64,7 +76,12 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
         write_models_report(run, show_text=settings.show_text)
         require_measured(found, str(run.path))
     paths = tuple(str(run.file(name)) for name in (*files, PAGE))
-    return ModelComparison(str(run.path), load_evaluation(run.path), paths)
+    results = load_evaluation(run.path)
+    missed = tuple(failures(settings, None, results))
+    compared = ModelComparison(str(run.path), results, paths, missed)
+    if missed:
+        raise GateError(" ".join(one.sentence for one in missed), compared)
+    return compared
 
 
 def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None) -> JudgingPlan:
@@ -73,9 +90,24 @@ def plan_model_judging(settings: ModelEvaluation, monitor: Monitor | None = None
     Raises:
         SotuneError: Prompts, models or settings are wrong, or no chat judge is named; the message says what to do.
     """
+    return _lead(lambda: _count(settings, monitor or Silent()), settings)
+
+
+def _count(settings: ModelEvaluation, watch: Monitor) -> JudgingPlan:
     with _opened(settings) as run:
         candidates, prompts = find_candidates(settings), load_eval_prompts(settings)
-        return count_in(run, settings, candidates, prompts, monitor or Silent(), answers=_ANSWERS)
+        processes.call(_ANSWERS, lambda: _ask(settings, watch))
+        return count_in(run, settings, candidates, prompts, watch, answers=_ANSWERS)
+
+
+def _ask(settings: ModelEvaluation, watch: Monitor) -> None:
+    run = RunFolder.open(Path(settings.out))
+    ask_in(run, settings, find_candidates(settings), load_eval_prompts(settings), watch, answers=_ANSWERS)
+
+
+def _lead(work: Callable[[], Found], settings: ModelEvaluation) -> Found:
+    """Does work in main, which all other processes help to ask the models."""
+    return processes.lead(work, {_ANSWERS: lambda _: _ask(settings, Silent())})
 
 
 def _describe(candidate: Candidate) -> dict[str, Any]:

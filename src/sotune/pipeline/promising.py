@@ -27,6 +27,7 @@ from sotune.sentinels import (
 )
 from sotune.settings import RunConfig
 
+_TIE = 1e-5  # in log weight: nearer than rounding tells apart, and then harm is said to pass
 _ODD = 0.01  # of the rows, which may look harmful though no harm is found
 _MOST_UNSEEN = 0.1  # bound on the harmful share above which nothing is known, so that nothing is said of it
 
@@ -112,7 +113,7 @@ class _Placed:
 def _at_count(k: int, scores: Tensor) -> _Placed:
     """Returns a cut that no sentinel placed: one passes when it weighs no less than the smallest kept row."""
     score = float(scores.sort(descending=True).values[k - 1])
-    return _Placed(k, score, lambda scores: scores >= score, {})
+    return _Placed(k, score, lambda scores: scores >= score - _TIE, {})
 
 
 def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: HarmfulShare) -> _Placed:

@@ -44,18 +44,18 @@ def measure_prompts_alone(
         Spearman's correlation of the two rankings, and how well each representation tells held-out harm from the
         sampled rows (`held_out_separation`); ``None`` for a method that reads more than representations.
     """
+    places = {name: sample_places(len(sets[name])) for name in SET_NAMES if sets[name]}
+    whole = {name: load_representations(config, run, name).values[chosen] for name, chosen in places.items()}
+    if _weigh(config, method, whole) is None:  # before the long work of encoding
+        return None
     records = sample_prompts(sets)
     values = encode_records(config, run, [record for name in SET_NAMES for record in records[name]], monitor).values
     parts = torch.split(values, [len(records[name]) for name in SET_NAMES])
     alone = {name: part for name, part in zip(SET_NAMES, parts, strict=True) if len(part)}
     by_prompts = _weigh(config, method, alone)
-    if by_prompts is None:
-        return None
-    sampled = {name: sample_places(len(sets[name])) for name in alone}
-    whole = {name: load_representations(config, run, name).values[places] for name, places in sampled.items()}
     return {
         "n": len(records["downstream"]),
-        "spearman": _spearman(by_prompts, weights[sampled["downstream"]]),
+        "spearman": None if by_prompts is None else _spearman(by_prompts, weights[places["downstream"]]),
         "auroc": _separation(alone, records),
         "auroc_with_answers": _separation(whole, records),
     }

@@ -59,14 +59,19 @@ def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
     """Returns how one of the sets is to be read."""
     shared = SourceOptions(
-        id_column=config.id_column, max_row_bytes=config.max_row_bytes, learn_turns=config.learn_turns
+        id_column=config.id_column,
+        learn_turns=config.learn_turns,
+        max_row_bytes=config.max_row_bytes,
+        max_rows=config.max_rows,
+        max_expansion=config.max_expansion,
     )
     if name == "safety_pairs":
         return shared
     if name == "downstream":
         return downstream_options(config)
     own = ("format", "where", "prompt_column", "completion_column")
-    return replace(shared, **{option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own})
+    given = {option: getattr(config, f"{PREFIXES[name]}_{option}") for option in own}
+    return replace(shared, **given, flags=f"--{PREFIXES[name].replace('_', '-')}-")
 
 
 PREFIXES: dict[SetName, str] = {
@@ -93,6 +98,8 @@ def downstream_options(settings: SourceSettings) -> SourceOptions:
         revision=settings.data_revision,
         limit=settings.limit,
         max_row_bytes=settings.max_row_bytes,
+        max_rows=settings.max_rows,
+        max_expansion=settings.max_expansion,
     )
 
 
@@ -136,9 +143,18 @@ def _source_digest(source: str, options: SourceOptions) -> Any:
     return source
 
 
-def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+def read_sources(config: RunConfig, monitor: Monitor, trial: Trial | None = None) -> dict[SetName, LoadedSet]:
+    """Reads all sets that the settings name.
+
+    Args:
+        config: The settings.
+        monitor: Receives progress.
+        trial: Renders each row, and refuses those that cannot be; ``None``: all that can be read are taken.
+
+    Raises:
+        DataError: A set cannot be read, or too few of its rows.
+    """
     sets: dict[SetName, LoadedSet] = {}
-    trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
     for name, source in _sources(config).items():
         found, options = _of_side(config, source, name)
         sets[name] = load_set(
@@ -149,6 +165,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             progress=partial(_report_reading, monitor, name),
             check=trial,
         )
+    return sets
+
+
+def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
+    trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
+    sets = read_sources(config, monitor, trial)
     own = [OwnRow(record.meta, record.origin) for record in sets["downstream"].records]
     check_weight_column(own, config.weight_column)  # before the long work, not after it
     _check_truth_column(own, config.truth_column)

@@ -25,8 +25,6 @@ _EVIDENCE = tuple(
     column for name in _CALLED for column in (f"nearest_{PREFIXES[name]}", f"least_{PREFIXES[name]}_cost")
 )
 
-_NOT_TOLD_APART = "safe and harmful answers to risky prompts, without a safe_reference"
-
 
 def _key(config: RunConfig) -> dict[str, Any]:
     return {"settings": config.part(SelectionSettings).model_dump(mode="json")}
@@ -36,8 +34,15 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = WEIGHTS.columns_of(run, "id", "weight", *_EVIDENCE)
     own = read_own_rows(run)
     check_weight_column(own.values(), config.weight_column)
-    promised = make_promise(config, run, weights["weight"], k=SOLVER.read(run)["k"])
-    rows = select_rows(weights["id"], weights["weight"], k=promised.k, loss_weight_rule=config.loss_weight_rule)
+    solver = SOLVER.read(run)
+    promised = make_promise(config, run, weights["weight"], k=solver["k"])
+    rows = select_rows(
+        weights["id"],
+        weights["weight"],
+        k=promised.k,
+        loss_weight_rule=config.loss_weight_rule,
+        because=_because(config, promised.described, solver["k"]),
+    )
     margins = [log_margin(row.weight, promised.cut_weight) for row in rows]
     columns: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows] for name in ("id", "weight", "loss_weight", "rank", "kept", "reason")
@@ -50,9 +55,39 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     kept = KEPT.write(run, _kept_rows(own, rows, weight_column=config.weight_column))
     kinds = count_kinds(kinds_of(config, own), {row.id for row in rows if row.kept})
     described = {**promised.described, **({"kinds": kinds} if kinds else {})}
-    if config.safe_reference is None and not method_named(config.method).keeps_all:
-        described["not_told_apart"] = _NOT_TOLD_APART
+    if (missing := _missing(config, solver)) is not None:
+        described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
     return [SELECTION.write(run, columns), kept, PROMISE.write(run, described)]
+
+
+def _because(config: RunConfig, described: Mapping[str, Any], own_k: int | None) -> str:
+    """Returns in words what the cut follows from."""
+    if own_k is not None:
+        return "the method itself says how many are kept"
+    if config.keep == "fixed":
+        return f"k is {config.k}" if config.k is not None else f"keep_fraction is {config.keep_fraction:g}"
+    if described["note"]:
+        return str(described["note"])
+    if "promised" in described:
+        return f"as many are kept as max_{described['promised']} {described['limit']:g} allows"
+    return f"below the cut at least {config.drop_at:.0%} of the rows seem harmful by the sentinels (drop_at)"
+
+
+def kept_ids(run: RunFolder) -> set[str]:
+    """Returns the ids of the rows that a run's last selection kept; none where there was no selection."""
+    if not run.file(SELECTION.name).exists():
+        return set()
+    return set(SELECTION.columns_of(run, "id", where={"kept": [True]})["id"])
+
+
+def _missing(config: RunConfig, solver: Mapping[str, Any]) -> str | None:
+    """Returns why answers to risky prompts are not told apart; ``None`` where they are, or where all rows are kept."""
+    if method_named(config.method).keeps_all:
+        return None
+    if config.safe_reference is None:
+        return "without a safe_reference"
+    knows_strength = "cost" in solver  # what push-pull transport alone has
+    return "with safe_strength 0" if knows_strength and config.safe_strength == 0 else None
 
 
 def _evidence(weights: Mapping[str, Sequence[Any]]) -> Iterator[list[Evidence]]:
@@ -102,7 +137,7 @@ def _summarize(run: RunFolder) -> Figures:
         )
     if (lost := promise.get("safe_answers_lost")) is not None:
         figures["safe answers lost"] = f"{lost['count']} of {lost['n']} sentinels, at most {lost['high']:.1%} (95 %)"
-    elif (untold := promise.get("not_told_apart")) is not None:
+    if (untold := promise.get("not_told_apart")) is not None:
         figures["not told apart"] = untold
     kinds = sorted(promise.get("kinds", {}).items())
     return figures | {f"{kind} rows kept": f"{n['kept']:,} of {n['n']:,}" for kind, n in kinds}

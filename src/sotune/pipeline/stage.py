@@ -6,15 +6,20 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
 from sotune.errors import ArtifactError
-from sotune.monitoring import Monitor
+from sotune.freshness import clear_marks, is_fresh, mark_stale
+from sotune.monitoring import Monitor, Silent
+from sotune.pipeline.gating import without_gate
+from sotune.reporting.finding import Finding
 from sotune.run_files import CONFIG
 from sotune.settings import RunConfig
+from sotune.stopping import Stopped, stop_if_asked
 
 Key = Mapping[str, Any]
 Figures = dict[str, str]
@@ -28,11 +33,13 @@ class Stage:
         name: Names the manifest.
         title: What the user reads.
         after: The stage whose outputs it reads.
-        reads: Stages whose outputs it reads too where they have finished.
+        reads: Stages whose outputs it reads too where they are fresh.
         version: Of what the stage computes; a higher one never takes up what a lower one left.
         key: Everything that the outputs depend on, besides those of the stage before.
+        survives: What is kept when it is stopped halfway, in words.
         work: Does it; resumes what an interrupted run left.
         summarize: Figures for the closing table, read from the artefacts.
+        shared: The part of the work that several processes do at once; ``work`` calls them to it by the stage's name.
     """
 
     name: str
@@ -43,12 +50,14 @@ class Stage:
     summarize: Callable[[RunFolder], Figures]
     reads: tuple[str, ...] = ()
     version: int = 1
+    shared: Callable[[RunConfig, RunFolder, Monitor], object] | None = None
+    survives: str = "nothing of it; it starts over"
 
     def full_key(self, config: RunConfig, run: RunFolder) -> dict[str, Any]:
         """Returns the stage's key with the digests of what it reads."""
         upstream = dict(run.digests(self.after)) if self.after else {}
         for name in self.reads:
-            if run.manifest_path(name).exists():
+            if is_fresh(run, name, files=False):
                 upstream |= run.digests(name)
         own = {"stage": self.version, "upstream": upstream, "versions": library_versions("sotune")}
         return {**self.key(config), **own}
@@ -67,24 +76,39 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a command did, and the files that it wrote."""
+    """What a command did.
+
+    Attributes:
+        folder: The run.
+        stages: What became of each stage.
+        files: The files that it wrote.
+        findings: What the run found, the worst first.
+        stale: What the run holds that belongs to an earlier state of it, each with the command that mends it.
+        changed: Counts of rows whose fate another selection changed, by what happened to them.
+    """
 
     folder: str
     stages: tuple[StageOutcome, ...]
     files: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    stale: tuple[str, ...] = ()
+    changed: Mapping[str, int] = field(default_factory=dict)
 
 
-def run_stages(
-    stages: Sequence[Stage], config: RunConfig, monitor: Monitor, *, later: Mapping[str, Sequence[str]]
-) -> RunSummary:
+def run_stages(stages: Sequence[Stage], config: RunConfig, monitor: Monitor) -> RunSummary:
+    """Brings stages up to date in main, which the other processes help with what they share; see `bring_up_to_date`."""
+    helps = {stage.name: _helping(stage.shared, config) for stage in stages if stage.shared}
+    return processes.lead(lambda: bring_up_to_date(stages, config, monitor), helps)
+
+
+def _helping(shared: Callable[[RunConfig, RunFolder, Monitor], object], config: RunConfig) -> processes.Help:
+    return lambda _: shared(config, RunFolder.open(Path(config.out)), Silent())
+
+
+def bring_up_to_date(stages: Sequence[Stage], config: RunConfig, monitor: Monitor) -> RunSummary:
     """Brings stages up to date, in order: skips what is current, resumes or runs the rest.
 
-    Args:
-        stages: What to bring up to date.
-        config: The settings.
-        monitor: Receives progress.
-        later: For each stage the names of those after it: their manifests go when it runs again, since what they were
-            made from is no more.
+    What other stages made from what is no more stays, and is stale; see `sotune.freshness`.
 
     Raises:
         ArtifactError: The folder is another process's, or not a run folder.
@@ -96,21 +120,45 @@ def run_stages(
             key = stage.full_key(config, run)
             started = time.monotonic()
             current = run.is_current(stage.name, key)
-            monitor.stage(stage.title, "skipped" if current else "running")
+            with _stops_told(stage):
+                monitor.stage(stage.title, "skipped" if current else "running")
+                if not current:
+                    if damaged := run.damaged(stage.name):
+                        monitor.warn(
+                            f"{', '.join(damaged)} in {run.path} changed since it was written; it is made anew"
+                        )
+                    clear_marks(run)
+                    with forwarded_warnings(monitor):
+                        outputs = stage.work(config, run, monitor)
             if not current:
-                with forwarded_warnings(monitor):
-                    outputs = stage.work(config, run, monitor)
-                # Only now is what came after it stale: a command that fails must not cost what stood there before.
-                for name in later[stage.name]:
-                    run.discard(name)
+                if stage.full_key(config, run) != key:
+                    raise ArtifactError(
+                        f"the data or the model changed while they were read ({stage.title}); run again when nothing "
+                        f"else writes to them"
+                    )
                 run.commit(stage.name, key, outputs)
-                CONFIG.write(run, config.model_dump(mode="json"))
+                run.commit_config(CONFIG, without_gate(config))
+                mark_stale(run)
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))
             if not current:
                 files += [str(run.file(name)) for name in run.digests(stage.name) if "/" not in name]
-    return RunSummary(folder=str(run.path), stages=tuple(outcomes), files=tuple(files))
+            stop_if_asked()
+        stale = tuple(mark_stale(run).values())
+    for message in stale:
+        monitor.warn(message)
+    return RunSummary(folder=str(run.path), stages=tuple(outcomes), files=tuple(files), stale=stale)
+
+
+@contextlib.contextmanager
+def _stops_told(stage: Stage) -> Iterator[None]:
+    """Has a stop of the work say what of it is kept."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.tell(stage.title, stage.survives)
+        raise
 
 
 def plan_stages(stages: Sequence[Stage], config: RunConfig) -> RunSummary:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json
-from sotune.errors import ArtifactError
-from sotune.methods import method_named
+from sotune import processes
+from sotune.artifacts import Lines, RunFolder
+from sotune.errors import ArtifactError, ConfigError
+from sotune.freshness import SCORED, require_fresh
+from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_records
 from sotune.pipeline.record_sets import source_options
+from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
 from sotune.settings import RunConfig, make_config, override
-from sotune.sources import load_set
+from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
 
@@ -46,14 +49,37 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
+    given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":
         given = override(given, {"keep": "auto"})
+    _check_trust(given, changes or {}, str(run.path))
     if "method" in (changes or {}):
         brought = method_named(given.get("method", "adaptive")).preset  # another method brings its own
         given = {key: value for key, value in given.items() if brought.get(key) != value}
+    if {"method", "hold"} & set(changes or {}):
+        given = _without_constants_of_others(given, changes or {})
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
+
+
+def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
+    """Refuses what a folder, which may come from anywhere, must not decide: whose code runs, and who is sent a key."""
+    if saved.get("trust_remote_code") and not changes.get("trust_remote_code"):
+        raise ConfigError(
+            f"the settings in {folder} ask to run Python code that a model ships, and a folder may not decide that; if "
+            f"you trust the model, continue with `sotune run` and settings of your own that say trust_remote_code"
+        )
+
+
+def _without_constants_of_others(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's saved settings without the constants, and the limit, of a method that is no longer its own."""
+    kept = {key: value for key, value in given.items() if key not in ("method_settings", "hold_drift")}
+    now = method_of(make_config({**override(kept, changes), "method_settings": {}}))
+    known = {name for kind in now.own_settings for name in kind.model_fields}
+    constants = {name: value for name, value in given.get("method_settings", {}).items() if name in known}
+    limit = {"hold_drift": given["hold_drift"]} if now.limits_drift and "hold_drift" in given else {}
+    return {**kept, **limit, "method_settings": constants}
 
 
 def score(
@@ -64,26 +90,33 @@ def score(
     Args:
         folder: A run folder whose weights are solved.
         data: The new rows: a file, a folder or pattern of files, or a Hub id.
-        out: The Parquet file to write: id, weight, relative_weight (1 is the run's mean), would_keep and potentials.
+        out: The file to write, Parquet or, where its name ends in ``.jsonl``, JSON lines: id, weight, relative_weight
+            (1 is the run's mean), would_keep and potentials.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress.
 
     Raises:
-        ArtifactError: The folder is no run, or its weights cannot be extended.
+        ArtifactError: The folder is no run or another process's, or its weights cannot be extended.
         DataError: The new rows cannot be read.
     """
-    watch = monitor or Silent()
     run = RunFolder.open(Path(folder))
     config = run_config(run)
-    solved = read_json(run.manifest_path("weights"))["key"]["upstream"]
-    if solved != run.digests("representations"):
-        raise ArtifactError(f"the weights of {run.path} belong to other representations; run `sotune weigh` again")
-    if not run.file(POTENTIALS).exists():
-        raise ArtifactError(
-            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
-            "run of a method that solves a transport problem, like adaptive"
-        )
-    scorer = Scorer.load(run.file(POTENTIALS))
+
+    def help_encoding(records: Sequence[Record]) -> None:
+        encode_records(config, run, records, Silent())
+
+    def work() -> ScoreSummary:
+        with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
+            return _score(run, config, data, out=out, where=where, watch=monitor or Silent())
+
+    return processes.lead(work, {"scoring": help_encoding})
+
+
+def _score(
+    run: RunFolder, config: RunConfig, data: str, *, out: Path, where: tuple[str, ...], watch: Monitor
+) -> ScoreSummary:
+    require_fresh(run, "weights", "selection")
+    scorer = load_potentials(run, config)
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     loaded = load_set(
         data,
@@ -94,9 +127,10 @@ def score(
     )
     for message in loaded.warnings:
         watch.warn(message)
-    encoded = encode_records(config, run, loaded.records, watch)
+    records = loaded.records
+    encoded = processes.together("scoring", lambda: encode_records(config, run, records, watch), records)
     scores = scorer.score(encoded.values)
-    cut = _cut(run)
+    cut = read_cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]
     columns = {
         "id": encoded.ids,
@@ -106,9 +140,8 @@ def score(
         "pull_potential": scores.pull_potential.double().numpy(),
         "push_potential": scores.push_potential.double().numpy(),
     }
-    SCORES.named(out.name).write(out.parent, columns)
     quarantine = out.with_suffix(".quarantine.jsonl")
-    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, loaded.quarantined))
+    _write(run, out, columns, quarantine, loaded.quarantined)
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),
@@ -118,7 +151,37 @@ def score(
     )
 
 
-def _cut(run: RunFolder) -> float:
+def _write(
+    run: RunFolder, out: Path, columns: Mapping[str, Any], quarantine: Path, quarantined: Sequence[QuarantinedRow]
+) -> None:
+    """Writes the scores; those that lie in the run are noted there, so that they are known to be stale one day."""
+    if out.suffix in (".jsonl", ".ndjson"):
+        lists = {name: v if isinstance(v, list | tuple) else v.tolist() for name, v in columns.items()}
+        rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
+        Lines(out.name, verb=SCORES.verb).write(out.parent, rows)
+    else:
+        SCORES.named(out.name).write(out.parent, columns)
+    QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, quarantined))
+    if out.parent.resolve() == run.path.resolve():
+        made_from = {**run.digests("weights"), **run.digests("selection")}
+        run.commit(SCORED, {"upstream": made_from}, [out.name, quarantine.name])
+
+
+def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
+    """Reads what unseen rows are weighed with.
+
+    Raises:
+        ArtifactError: The run has none.
+    """
+    if not run.file(POTENTIALS).exists():
+        raise ArtifactError(
+            f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
+            "run of a method that solves a transport problem, like adaptive"
+        )
+    return Scorer.load(run.checked(POTENTIALS))
+
+
+def read_cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
     kept = SELECTION.columns_of(run, "weight", where={"kept": [True]})["weight"]
     return float(min(kept)) * (1 - 1e-6)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from sotune.artifacts import RunFolder
-from sotune.errors import ConfigError
+from sotune.errors import ArtifactError, ConfigError, GateError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
+from sotune.freshness import is_fresh
 from sotune.methods import method_of, settle
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
 from sotune.pipeline.evaluating import EVALUATE, count_judging
 from sotune.pipeline.fine_tuning import TRAIN
+from sotune.pipeline.gating import beside, found_in, missed_in
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
-from sotune.pipeline.selecting import SELECT
+from sotune.pipeline.selecting import SELECT, kept_ids
 from sotune.pipeline.stage import Figures, RunSummary, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGH
 from sotune.settings import RunConfig
+from sotune.training.trackers import check_trackers
 
 STAGES: tuple[Stage, ...] = (READ, ENCODE, WEIGH, SELECT, TRAIN, EVALUATE, REPORT)
 """All stages, in the order of the data."""
@@ -53,15 +59,43 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     """Does one verb, by default the whole path, and first whatever is missing.
 
     Raises:
+        GateError: The run does not meet a requirement. Nothing is trained on a cut that lets too much pass.
         SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
     _check_needs(until, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    names = [stage.name for stage in STAGES]
-    later = {name: names[position + 1 :] for position, name in enumerate(names)}
-    return run_stages(_stages(until), config, monitor or Silent(), later=later)
+    before = _kept_before(config) if until == "select" else set()
+    watch, stages, folder = monitor or Silent(), _stages(until), Path(config.out)
+    cut = stages[: stages.index(TRAIN)] if TRAIN in stages and config.require_pass is not None else ()
+    done = run_stages(cut, config, watch)
+    missed = missed_in(folder, config, evaluated=False) if cut else []
+    rest = run_stages((REPORT,) if missed else stages[len(cut) :], config, watch)
+    if until != "extract" and not missed:
+        missed = missed_in(folder, config, evaluated=EVALUATE in stages or until == "report")
+    summary = replace(
+        rest,
+        stages=(*done.stages, *rest.stages),
+        files=(*done.files, *rest.files),
+        findings=tuple(beside(missed, () if until == "extract" else found_in(folder))),
+        changed=_changed_since(before, folder) if until == "select" else {},
+    )
+    if missed:
+        raise GateError(" ".join(one.sentence for one in missed), summary)
+    return summary
+
+
+def _changed_since(before: set[str], folder: Path) -> dict[str, int]:
+    after = kept_ids(RunFolder.open(folder))
+    return {"dropped now, kept before": len(before - after), "kept now": len(after - before)}
+
+
+def _kept_before(config: RunConfig) -> set[str]:
+    try:
+        return kept_ids(RunFolder.open(Path(config.out)))
+    except ArtifactError:  # nothing that could be compared with
+        return set()
 
 
 def plan(verb: str, config: RunConfig) -> RunSummary:
@@ -70,8 +104,8 @@ def plan(verb: str, config: RunConfig) -> RunSummary:
 
 
 def figures(run: RunFolder) -> dict[str, Figures]:
-    """Returns the figures of each finished stage of a run, by its title."""
-    return {stage.title: stage.summarize(run) for stage in STAGES if run.manifest_path(stage.name).exists()}
+    """Returns the figures of each fresh stage of a run, by its title."""
+    return {stage.title: stage.summarize(run) for stage in STAGES if is_fresh(run, stage.name)}
 
 
 def _check_needs(verb: str, config: RunConfig) -> None:
@@ -81,6 +115,7 @@ def _check_needs(verb: str, config: RunConfig) -> None:
         check_needs(config, method_of(config))
     if TRAIN in stages:
         base_model(config)
+        check_trackers(config.report_to)
     if EVALUATE in stages:
         load_eval_prompts(config)
         check_judges(config)

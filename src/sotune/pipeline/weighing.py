@@ -180,4 +180,5 @@ def _summarize(run: RunFolder) -> Figures:
     return figures
 
 
-WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=4)
+_SURVIVES = "the representations are kept; the weights are solved from the start"
+WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES)

@@ -27,6 +27,7 @@ _HEAD = (
     "rank",
     "Avg − best rival",
     "p (Holm)",
+    "extra tokens",
     "seconds",
     "peak MB",
 )
@@ -73,6 +74,7 @@ def _cells(row: Standing) -> list[str]:
         "" if row.rank is None else f"{row.rank:.1f}",
         "" if gap is None else _signed(gap.difference) + ("" if row.p_value is None else _ends(gap)),
         "" if row.p_value is None else _p_value(row.p_value),
+        "" if row.extra_tokens is None else f"{row.extra_tokens:.0%}",
         "" if row.seconds is None else f"{row.seconds:.1f}",
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}",
     ]

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from sotune.evaluation.outcome import answers_file
 from sotune.evaluation.usage import tell_usage
 from sotune.reporting.figures import Interval, tradeoff_chart
+from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.reporting.summary import METRIC_TITLES
 from sotune.run_files import PROMPTS, RESPONSES
 
@@ -80,6 +81,8 @@ def evaluation_view(folder: Path, found: Mapping[str, Any], *, show_text: bool) 
         "metric_labels": {key: label for key, (label, _) in METRIC_TITLES.items()},
         "n_prompts": found["n_prompts"],
         "judges": found["judges"],
+        "stand_in": stand_in(found["judges"]),
+        "fed_by_harm": FED_BY_HARM,
         "usage": [f"{role}: {tell_usage([entry])}" for role, entry in found["judging"]["usage"].items()],
     }
 

@@ -15,6 +15,7 @@ _SETS = {
     "unseen": "risky prompts that no step looked at",
     "harmless": "prompts that are to be answered",
 }
+_ASKED = {"risky": "risky prompts", "harmless": "prompts of the safe reference"}
 
 
 def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -35,11 +36,24 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
         name: [step[f"{name}_multiplier"] for step in steps if f"{name}_multiplier" in step] for name in _SETS
     }
     rows += [(f"last multiplier, {_SETS[name]}", number(found[-1])) for name, found in multipliers.items() if found]
+    rows += _refusals(figures)
     return {
         "lead": _lead(training.get("title") or training.get("method") or "", figures, drifts),
         "chart": _chart(steps, figures.get("limit")),
         "rows": rows,
     }
+
+
+def _refusals(figures: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Returns what was refused of the prompts that no step looked at, before and now."""
+    return [
+        (
+            f"refused of {figures[f'{kind}_asked']:.0f} {words}, before and now",
+            f"{percent(figures[f'{kind}_refused_before'])}, {percent(figures[f'{kind}_refused'])}",
+        )
+        for kind, words in _ASKED.items()
+        if f"{kind}_asked" in figures
+    ]
 
 
 def _without_drift(training: Mapping[str, Any]) -> dict[str, Any] | None:

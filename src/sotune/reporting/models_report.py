@@ -10,6 +10,7 @@ from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import load_evaluation
 from sotune.reporting.evaluation_view import ChangeView, evaluation_view
+from sotune.reporting.finding import behavior
 from sotune.reporting.formatting import counted
 from sotune.reporting.page import flatten, write_page
 from sotune.run_files import EVALUATION
@@ -43,7 +44,8 @@ def _view(run: RunFolder, found: Mapping[str, Any], show_text: bool) -> dict[str
     return {
         **shared,
         "headline": _headline(assessments, shared["changes"]),
-        "warnings": _warnings(assessments, found["diagnostics"]["notes"]),
+        "findings": behavior(found),
+        "warnings": list(found["diagnostics"]["notes"].values()),
         "setting_values": flatten(found["settings"]),
     }
 
@@ -55,12 +57,3 @@ def _headline(assessments: Mapping[str, Mapping[str, str]], changes: Mapping[str
     if not changes:
         return told.strip()
     return f"{told}{counted(n_clear, 'metric') if n_clear else 'No metric'} changed clearly from the base model."
-
-
-def _warnings(assessments: Mapping[str, Mapping[str, str]], notes: Mapping[str, str]) -> list[str]:
-    broken = [
-        f"{name} is broken, not safe: {found['reason']}."
-        for name, found in assessments.items()
-        if found["label"] == "broken"
-    ]
-    return [*broken, *notes.values()]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json
+from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
+from sotune.freshness import is_fresh, stale_stages
 from sotune.records import SET_NAMES, Message, load_messages
 from sotune.run_files import (
     CONFIG,
@@ -99,9 +100,10 @@ def read_run(run: RunFolder) -> RunArtifacts:
         ArtifactError: A needed file is missing, unreadable, empty, or the two tables hold different rows.
     """
     records, solver = READING.read_if_there(run), SOLVER.read_if_there(run)
-    trained = run.manifest_path("training").exists() and run.file(TRAINING_LOG.name).exists()
-    evaluated = run.manifest_path("evaluation").exists()  # else none yet, or one of an adapter trained anew since
-    warnings = [*(records.get("warnings") or ()), *(solver.get("warnings") or ())]
+    trained = is_fresh(run, "training") and run.file(TRAINING_LOG.name).exists()
+    evaluated = is_fresh(run, "evaluation")  # else none yet, or one of an adapter trained anew since
+    left_out = [f"left out: {said}" for stage, said in stale_stages(run).items() if stage in ("training", "evaluation")]
+    warnings = [*left_out, *(records.get("warnings") or ()), *(solver.get("warnings") or ())]
     return RunArtifacts(
         sets=_in_order(records.get("sets") or {}),
         rendering=records.get("rendering") or {},
@@ -157,11 +159,10 @@ def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
 def _read_versions(run: RunFolder) -> dict[str, list[str]]:
     """Returns the library versions that the manifests of the stages name in their keys."""
     versions: dict[str, set[str]] = {}
-    for path in sorted(run.path.glob("*.manifest.json")):
-        key = read_json(path).get("key")
+    for stage in run.stages():
+        key = run.manifest(stage)["key"]
         for part in ("libraries", "versions"):
-            named = key.get(part) if isinstance(key, dict) else None
-            for library, version in (named or {}).items():
+            for library, version in (key.get(part) or {}).items():
                 versions.setdefault(str(library), set()).add(str(version))
     return {library: sorted(versions[library]) for library in sorted(versions)}
 

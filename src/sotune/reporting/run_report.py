@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from sotune.artifacts import RunFolder
-from sotune.evaluation.outcome import TUNED
 from sotune.reporting.evaluation_view import evaluation_view
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
+from sotune.reporting.finding import findings
 from sotune.reporting.formatting import counted, duration, identifier, number, percent
 from sotune.reporting.hold_view import hold_view
 from sotune.reporting.page import flatten, write_page
@@ -47,12 +47,13 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
         ArtifactError: An artefact is missing or unreadable.
     """
     artifacts = read_run(run)
-    rows, assessment = artifacts.rows, artifacts.evaluation["assessments"].get(TUNED, {})
+    rows = artifacts.rows
     top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
     view = {
-        "headline": _headline(artifacts),
-        "warnings": [*_alarm(assessment), *_findings(artifacts.solver), *artifacts.warnings],
+        "findings": findings(artifacts.promise, artifacts.evaluation),
+        "summary": _summary(artifacts),
+        "warnings": [*_solver_warnings(artifacts.solver), *artifacts.warnings],
         "facts": _facts(artifacts),
         "sets": artifacts.sets,
         "rendering": _rendering(artifacts.rendering),
@@ -81,7 +82,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
     return write_page(run.file("report.html"), "run.html.j2", view)
 
 
-def _headline(artifacts: RunArtifacts) -> str:
+def _summary(artifacts: RunArtifacts) -> str:
     n_kept = sum(row.kept for row in artifacts.rows)
     outcome = _outcome(artifacts.solver)
     n_quarantined = _n_quarantined(artifacts)
@@ -139,15 +140,7 @@ def _n_quarantined(artifacts: RunArtifacts) -> int:
     return sum(counts.get("n_quarantined") or 0 for counts in artifacts.sets.values())
 
 
-def _alarm(assessment: Mapping[str, Any]) -> list[str]:
-    """Returns a warning where the tuned model is anything but safe."""
-    label = assessment.get("label")
-    if label in (None, "safe"):
-        return []
-    return [f"The tuned model is {label}, not safe: {assessment.get('reason')}."]
-
-
-def _findings(solver: Mapping[str, Any]) -> list[str]:
+def _solver_warnings(solver: Mapping[str, Any]) -> list[str]:
     """Returns warnings that follow from the solver's own numbers."""
     if solver.get("converged") is not False:
         return []

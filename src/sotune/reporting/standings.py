@@ -37,6 +37,7 @@ class Standing:
         difference: Of Avg, to the best rival, with its interval; ``None`` for that rival and where it does not compete.
         p_value: Of that difference, after Holm's correction over all methods tested; ``None``, as its interval is
             void, with a single seed.
+        extra_tokens: Mean tokens that training read besides those of the rows, in units of these.
         seconds: Mean time of a cell.
         peak_bytes: Largest peak memory of a cell.
         on_front: Whether no other competitor is both as safe and as good at the task, and better in one.
@@ -48,6 +49,7 @@ class Standing:
     rank: float | None
     difference: PairedDifference | None
     p_value: float | None
+    extra_tokens: float | None
     seconds: float | None
     peak_bytes: float | None
     on_front: bool
@@ -141,7 +143,8 @@ def _standings(name: str, roster: Roster, units: Mapping[str, Units]) -> Standin
                 rank=ranks.get(method),
                 difference=differences.get(method),
                 p_value=adjusted.get(method),
-                seconds=statistics.fmean(seconds) if (seconds := _values(units[method], "seconds")) else None,
+                extra_tokens=_plain_mean(units[method], "extra_tokens"),
+                seconds=_plain_mean(units[method], "seconds"),
                 peak_bytes=max(_values(units[method], "peak_bytes"), default=None),
                 on_front=method in front,
             )
@@ -152,6 +155,10 @@ def _standings(name: str, roster: Roster, units: Mapping[str, Units]) -> Standin
 
 def _values(units: Units, metric: str) -> list[float]:
     return [float(row[metric]) for by_seed in units.values() for row in by_seed.values() if row.get(metric) is not None]
+
+
+def _plain_mean(units: Units, metric: str) -> float | None:
+    return statistics.fmean(values) if (values := _values(units, metric)) else None
 
 
 def _mean(units: Units, metric: str) -> MeanInterval | None:

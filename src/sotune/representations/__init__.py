@@ -1,6 +1,12 @@
 """From records to vectors, with a frozen model, cached on disk."""
 
-from sotune.representations.cache import CacheIndex, MappedRows, RepresentationCache, shared_cache
+from sotune.representations.cache import (
+    CacheIndex,
+    MappedRows,
+    RepresentationCache,
+    is_intact_shard,
+    shared_cache,
+)
 from sotune.representations.causal_lm import (
     CausalLMEncoder,
     CausalLMReadings,
@@ -33,5 +39,6 @@ __all__ = [
     "encode_group",
     "encode_with_cache",
     "fill_cache",
+    "is_intact_shard",
     "shared_cache",
 ]

@@ -235,6 +235,11 @@ class MappedRows:
         return np.searchsorted(self._starts, positions, side="right") - 1
 
 
+def is_intact_shard(path: Path) -> bool | None:
+    """Tells whether a shard file holds what was written; None for a file of another name."""
+    return _fault(path) is None if path.match("shard-*.safetensors") else None
+
+
 def link_or_copy(path: Path, to: Path) -> None:
     """Makes a file appear at another path, atomically, without taking its space twice where that is possible."""
     with atomic_path(to) as temporary:

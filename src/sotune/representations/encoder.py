@@ -51,6 +51,11 @@ class PreparedTexts:
     truncated: NDArray[np.bool_]
     inputs: Sequence[Any]
 
+    def of(self, rows: NDArray[np.int64]) -> PreparedTexts:
+        """Returns some of the texts, by their positions."""
+        ids, inputs = (tuple(each[row] for row in rows) for each in (self.ids, self.inputs))
+        return PreparedTexts(ids, self.keys[rows], self.lengths[rows], self.truncated[rows], inputs)
+
 
 class EncoderGroup(Protocol):
     """Encoders that differ only in what they read off the same pass over a text."""

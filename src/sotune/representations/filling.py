@@ -7,15 +7,19 @@ that starts again computes the same shards and ends with the same bytes.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sotune import processes
+from sotune.cluster import Engine
 from sotune.errors import DataError
 from sotune.records import Record
 from sotune.representations.cache import RepresentationCache, StoredShard
@@ -40,6 +44,9 @@ BLOCK_ROWS = 8192
 _FIRST_SECONDS = 10.0
 """Time after which the pace of the work is known."""
 
+_Job = tuple[PreparedTexts, Shard, Sequence[int]]
+"""A shard that is to be computed, the texts that its positions stand for, and for which members."""
+
 
 def encode_with_cache(
     encoder: Encoder,
@@ -49,6 +56,7 @@ def encode_with_cache(
     progress: OnProgress | None = None,
     announce: Announce | None = None,
     shard_rows: int = SHARD_ROWS,
+    engine: Engine | None = None,
 ) -> EncodedSet:
     """Encodes records, computing only what the cache lacks.
 
@@ -59,11 +67,14 @@ def encode_with_cache(
         progress: Called with the number of rows done and of all.
         announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
+        engine: Computes the shards elsewhere; ``None``: this process does.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    (encoded,) = fill_cache(encoder, records, cache, progress=progress, announce=announce, shard_rows=shard_rows)
+    (encoded,) = fill_cache(
+        encoder, records, cache, progress=progress, announce=announce, shard_rows=shard_rows, engine=engine
+    )
     return encoded
 
 
@@ -76,10 +87,12 @@ def fill_cache(
     announce: Announce | None = None,
     shard_rows: int = SHARD_ROWS,
     block_rows: int = BLOCK_ROWS,
+    engine: Engine | None = None,
 ) -> Iterator[EncodedSet]:
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
 
     A shard that several members lack is computed once for all of them; no more than one shard of each is in memory.
+    Several processes share the shards out, and read them when all are there.
 
     Args:
         group: Encoders that share their passes.
@@ -89,6 +102,7 @@ def fill_cache(
         announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
         block_rows: How many rows are sorted by length together, and tokenized ahead.
+        engine: Computes the shards elsewhere; ``None``: this process does.
 
     Returns:
         The vectors of each member in turn, read from the cache when they are asked for.
@@ -98,33 +112,67 @@ def fill_cache(
     """
     if not records:
         raise DataError("there are no records to encode; give at least one")
-    known = [_Known(member.fingerprint, cache) for member in group.members]
-    keys, room, done = list[str](), Room(), 0
-    forecast = _Forecast(announce, len(records))
-    for prepared in _prepared_ahead(group, records, block_rows):
-        lacking = [part.lacking(prepared.keys) for part in known]
-        missing, most = np.logical_or.reduce(lacking), planned_tokens(group)
-        plan = plan_shards(prepared, batch_tokens=most, shard_rows=shard_rows, wanted=missing)
-        forecast.plan(prepared, plan)
-        done += len(prepared.ids) - sum(len(shard.rows) for shard in plan)
-        if not plan:
-            _tell(progress, done, len(records))
-        for shard in plan:
-            lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
-            wanted = [number for number in lack if known[number].add(shard, prepared.keys)]
-            computed = list[tuple[Tensor, ...]]()
-            for states in encode_batches(group, prepared, shard, wanted=wanted, room=room) if wanted else ():
-                computed.append(states)
-                _tell(progress, done + sum(len(values[0]) for values in computed), len(records))
-                forecast.passed(int(prepared.lengths[shard.batches[len(computed) - 1]].sum()))
-            for number, batches in zip(wanted, zip(*computed, strict=True), strict=True):
-                cache.write(known[number].fingerprint, shard.name, _stored(prepared, shard.rows, torch.cat(batches)))
-            done += len(shard.rows)
-            if not wanted:
-                _tell(progress, done, len(records))
-        keys += [key.tobytes().hex() for key in prepared.keys]
+    filling = _Filling(group, cache, len(records), progress, announce)
+    processes.barrier()  # all know what the cache holds before anyone writes
+    jobs = filling.jobs(_prepared_ahead(group, records, block_rows), shard_rows)
+    computed = _here(group, jobs, filling) if engine is None else _elsewhere(engine, group, jobs, filling)
+    for (prepared, shard, wanted), states in computed:
+        for number, values in zip(wanted, states, strict=True):
+            cache.write(group.members[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
+        filling.add_done(len(shard.rows))
+    processes.barrier()
     ids = tuple(record.id for record in records)
-    return (cache.index(member.fingerprint).load(tuple(keys), ids) for member in group.members)
+    return (cache.index(member.fingerprint).load(tuple(filling.keys), ids) for member in group.members)
+
+
+class _Filling:
+    """What is to be computed, and how much of it is done."""
+
+    def __init__(
+        self,
+        group: EncoderGroup,
+        cache: RepresentationCache,
+        total: int,
+        progress: OnProgress | None,
+        announce: Announce | None,
+    ) -> None:
+        self._group, self._total, self._progress = group, total, progress
+        self.forecast = _Forecast(announce, total)
+        self._known = [_Known(member.fingerprint, cache) for member in group.members]
+        self._done = 0
+        self.keys: list[str] = []
+
+    def jobs(self, blocks: Iterator[PreparedTexts], shard_rows: int) -> Iterator[_Job]:
+        """Yields the shards that this process is to compute; every process plans the same ones."""
+        numbers = itertools.count()
+        for prepared in blocks:
+            self.keys += [key.tobytes().hex() for key in prepared.keys]
+            lacking = [part.lacking(prepared.keys) for part in self._known]
+            plan = plan_shards(
+                prepared,
+                batch_tokens=planned_tokens(self._group),
+                shard_rows=shard_rows,
+                wanted=np.logical_or.reduce(lacking),
+            )
+            self.forecast.plan(prepared, plan)
+            self.add_done(len(prepared.ids) - sum(len(shard.rows) for shard in plan))
+            for shard in plan:
+                lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
+                wanted = [number for number in lack if self._known[number].add(shard, prepared.keys)]
+                if next(numbers) % processes.size() == processes.rank() and wanted:
+                    yield prepared, shard, wanted
+                else:
+                    self.add_done(len(shard.rows))
+
+    def tell(self, n: int) -> None:
+        """Tells that of what is being computed n rows are done."""
+        if self._progress is not None:
+            self._progress(self._done + n, self._total)
+
+    def add_done(self, n: int) -> None:
+        """Tells that n more rows are done."""
+        self.tell(n)
+        self._done += n
 
 
 def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: int) -> Iterator[PreparedTexts]:
@@ -156,14 +204,14 @@ class _Forecast:
         self._rows += sum(len(shard.rows) for shard in plan)
         self._tokens += sum(int(prepared.lengths[shard.rows].sum()) for shard in plan)
 
-    def passed(self, n_tokens: int) -> None:
-        """Takes note of a batch; speaks when the pace is known. Blocks not seen yet count as those that are."""
-        self._done += n_tokens
+    def passed(self, prepared: PreparedTexts, rows: NDArray[np.int64]) -> None:
+        """Takes note of rows that are encoded; speaks when the pace is known, as if all blocks were like those seen."""
+        self._done += int(prepared.lengths[rows].sum())
         seconds = time.monotonic() - self._started
         if self._announce is None or seconds < _FIRST_SECONDS:
             return
         more = self._n_rows / self._seen
-        minutes = seconds / self._done * (more * self._tokens - self._done) / 60
+        minutes = seconds / self._done * (more * self._tokens / processes.size() - self._done) / 60
         if minutes >= 1:
             about = "about " if more > 1 else ""
             self._announce(
@@ -191,9 +239,47 @@ class _Known:
         return not self._cache.holds(self.fingerprint, shard.name)
 
 
-def _tell(progress: OnProgress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
+def _here(group: EncoderGroup, jobs: Iterator[_Job], filling: _Filling) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields each shard with its vectors, [k, d] for each of the wanted members."""
+    room = Room()
+    for job in jobs:
+        prepared, shard, wanted = job
+        computed = list[tuple[Tensor, ...]]()
+        for states in encode_batches(group, prepared, shard, wanted=wanted, room=room):
+            computed.append(states)
+            filling.tell(sum(len(values[0]) for values in computed))
+            filling.forecast.passed(prepared, shard.batches[len(computed) - 1])
+        yield job, [torch.cat(batches) for batches in zip(*computed, strict=True)]
+
+
+def _elsewhere(
+    engine: Engine, group: EncoderGroup, jobs: Iterator[_Job], filling: _Filling
+) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+    """Yields the same as they come from an engine; each piece of work has the texts of its own shard alone."""
+    waiting = dict[int, _Job]()
+
+    def pieces() -> Iterator[_Job]:
+        for number, job in enumerate(jobs):
+            prepared, shard, wanted = waiting[number] = job
+            starts = np.cumsum([0, *(len(batch) for batch in shard.batches)])
+            batches = tuple(np.arange(start, end) for start, end in itertools.pairwise(starts))
+            yield prepared.of(shard.rows), Shard(shard.name, batches), wanted
+
+    for number, states in engine.map(partial(_encoding_by, group), pieces()):
+        prepared, shard, wanted = waiting.pop(number)
+        filling.forecast.passed(prepared, shard.rows)
+        yield (prepared, shard, wanted), [torch.tensor(values) for values in states]
+
+
+def _encoding_by(group: EncoderGroup) -> Callable[[_Job], list[NDArray[np.float32]]]:
+    room = Room()
+
+    def encode(job: _Job) -> list[NDArray[np.float32]]:
+        prepared, shard, wanted = job
+        batches = zip(*encode_batches(group, prepared, shard, wanted=wanted, room=room), strict=True)
+        return [torch.cat(states).numpy() for states in batches]
+
+    return encode
 
 
 def _stored(prepared: PreparedTexts, rows: NDArray[np.int64], representations: Tensor) -> StoredShard:

@@ -143,6 +143,7 @@ class SentenceEncoder(Encoder):
                 f"encoder {self._spec.name!r} could not be loaded ({first_line(error)}); name a folder that holds a "
                 f"sentence-transformers model"
             ) from None
+        model.tokenizer.split_special_tokens = True  # [SEP] in a row's text is text
         model.max_seq_length = min(self._max_tokens, model.max_seq_length or self._max_tokens)
         return model
 

@@ -4,6 +4,7 @@ A YAML key, a command-line flag, a keyword of the Python API and a field here ha
 the work take these classes as they are.
 """
 
+from sotune.settings.engine import EngineSettings
 from sotune.settings.evaluate import (
     ChatJudgeSettings,
     ClassifierSettings,
@@ -16,6 +17,7 @@ from sotune.settings.evaluate import (
     ModelsSettings,
     Temperature,
 )
+from sotune.settings.export import TARGET_NAMES, ExportSettings, TargetName
 from sotune.settings.extract import (
     DataSettings,
     Format,
@@ -26,6 +28,9 @@ from sotune.settings.extract import (
     SourceSettings,
     TokenSettings,
 )
+from sotune.settings.gate import GateSettings
+from sotune.settings.init import InitSettings
+from sotune.settings.json_schema import run_schema
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
@@ -40,20 +45,27 @@ from sotune.settings.run import (
 )
 from sotune.settings.schema import Bytes, RenderingSettings, SeedSettings, StageSettings, nearest_setting, parse_bytes
 from sotune.settings.select import SelectionSettings
-from sotune.settings.train import TrainingSettings
+from sotune.settings.serve import ServeSettings
+from sotune.settings.train import WATCHED_ONLY, TrainingSettings
 from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 
 __all__ = [
     "ALL_SETTINGS",
     "PRESETS",
+    "TARGET_NAMES",
     "TUNED",
+    "WATCHED_ONLY",
     "Bytes",
     "ChatJudgeSettings",
     "ClassifierSettings",
     "DataSettings",
+    "EngineSettings",
     "EvaluationSettings",
+    "ExportSettings",
     "Format",
+    "GateSettings",
     "GuardSettings",
+    "InitSettings",
     "InspectionSettings",
     "JudgeCheckSettings",
     "JudgeSettings",
@@ -71,8 +83,10 @@ __all__ = [
     "SeedSettings",
     "SelectionSettings",
     "SentinelSettings",
+    "ServeSettings",
     "SourceSettings",
     "StageSettings",
+    "TargetName",
     "Temperature",
     "TokenSettings",
     "TrainingSettings",
@@ -83,4 +97,5 @@ __all__ = [
     "override",
     "parse_bytes",
     "read_config",
+    "run_schema",
 ]

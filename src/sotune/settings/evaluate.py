@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from sotune.settings.extract import LoadingSettings
+from sotune.settings.gate import GateSettings
 from sotune.settings.schema import StageSettings, TemplateSettings, absolute_source
 
 Temperature = Annotated[
@@ -179,7 +180,7 @@ class ModelsSettings(LoadingSettings, TemplateSettings):
     show_text: bool = Field(False, description="Show prompts and answers on the page, including harmful ones.")
 
 
-class ModelEvaluation(EvaluationSettings, ModelsSettings):
+class ModelEvaluation(EvaluationSettings, GateSettings, ModelsSettings):
     """All settings of an evaluation without a run folder, flat."""
 
 

@@ -41,6 +41,10 @@ class SourceSettings(StageSettings):
     data_revision: str | None = Field(None, description="Its revision on the Hub.")
     limit: int | None = Field(None, ge=1, description="Read at most this many downstream rows.")
     max_row_bytes: int = Field(1 << 22, ge=1, description="Quarantine rows larger than this.")
+    max_rows: int = Field(3_000_000, ge=1, description="Stop at a set of more rows than this.")
+    max_expansion: int = Field(
+        100, ge=1, description="Stop at a file that holds over this many times its own size, beyond 256 MiB."
+    )
     max_quarantine_fraction: float = Field(
         0.05, ge=0, le=1, description="Stop when more than this share of a set's rows cannot be read."
     )

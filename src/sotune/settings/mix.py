@@ -20,6 +20,8 @@ class MixSettings(StageSettings):
     harmful_fraction: float = Field(0.1, ge=0, le=1, description="Harmful share of the training rows.")
     n_anchor: int = Field(50, ge=1, description="Rows of the safe anchor: 50 are enough (paper, Fig. 2).")
     n_reference: int = Field(1000, ge=1, description="Rows of the harmful reference.")
+    safe_reference: str | None = Field(None, description="Safe answers to risky prompts and refusals, for a reference.")
+    n_safe_reference: int = Field(500, ge=1, description="Rows of the safe reference, if there is one.")
     n_eval: int = Field(200, ge=1, description="Evaluation prompts of each kind, harmful and task.")
     seed: int = Field(0, ge=0, description="Seed of all draws.")
     refusals: str | None = Field(None, description="Rows that refuse harmful requests, to mix into the training rows.")
@@ -27,9 +29,11 @@ class MixSettings(StageSettings):
     task_where: tuple[str, ...] = Field((), description="Use only task rows with COLUMN=VALUE; may be repeated.")
     harmful_where: tuple[str, ...] = Field((), description="The same for the harmful rows.")
     refusals_where: tuple[str, ...] = Field((), description="The same for the refusals.")
+    safe_reference_where: tuple[str, ...] = Field((), description="The same for the safe reference.")
     task_format: Format = Field("auto", description="Row format of the task; auto detects it from the columns.")
     harmful_format: Format = Field("auto", description="The same for the harmful rows.")
     refusals_format: Format = Field("auto", description="The same for the refusals.")
+    safe_reference_format: Format = Field("auto", description="The same for the safe reference.")
     id_column: str = Field("id", description="Column that holds the rows' own ids, in all files; none to ignore them.")
     label_column: str = Field("mix_label", description="Column that train.jsonl adds: benign, harmful or refusal.")
     max_quarantine_fraction: float = Field(
@@ -40,4 +44,6 @@ class MixSettings(StageSettings):
     def _has_refusals(self) -> Self:
         if self.refusals is None and "refusal_fraction" in self.model_fields_set:
             raise ValueError("refusal_fraction is given without a file of refusals; name one with refusals")
+        if self.safe_reference is None and "n_safe_reference" in self.model_fields_set:
+            raise ValueError("n_safe_reference is given without a file of such rows; name one with safe_reference")
         return self

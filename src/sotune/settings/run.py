@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from sotune.errors import ConfigError
+from sotune.settings.engine import EngineSettings
 from sotune.settings.evaluate import (
     EvaluationSettings,
     JudgeCheckSettings,
@@ -18,13 +19,15 @@ from sotune.settings.evaluate import (
     endpoint_faults,
 )
 from sotune.settings.extract import DataSettings, RepresentationSettings
+from sotune.settings.gate import GateSettings
 from sotune.settings.schema import SeedSettings, StageSettings, absolute_source
 from sotune.settings.select import SelectionSettings
 from sotune.settings.train import TrainingSettings
 from sotune.settings.weigh import SentinelSettings, WeightSettings
+from sotune.settings.yaml_text import parse_yaml, read_text
 
 
-class RunSettings(SeedSettings):
+class RunSettings(SeedSettings, EngineSettings):
     """Run: where it is written and what makes it repeatable."""
 
     out: str = Field("sotune-run", description="Run folder; an unfinished run in it is resumed.")
@@ -59,6 +62,7 @@ class RunConfig(
     SelectionSettings,
     TrainingSettings,
     EvaluationSettings,
+    GateSettings,
     RunSettings,
 ):
     """All settings of a run, flat."""
@@ -74,6 +78,7 @@ ALL_SETTINGS = (
     TrainingSettings,
     JudgeSettings,
     EvaluationSettings,
+    GateSettings,
     RunSettings,
 )
 """The groups, in the order of the work."""
@@ -193,16 +198,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, is not YAML, or is not a mapping.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration {path} does not exist; check the path") from None
-    except OSError as error:
-        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is not readable YAML: {error}") from None
+    content = parse_yaml(read_text(path, "configuration"), f"configuration {path}")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"configuration {path} must be a mapping of settings to values, like 'epsilon: 0.1'")
     return content

@@ -1,7 +1,7 @@
 """Sources: files and Hugging Face data sets to records, one reader per file format."""
 
 from sotune.sources.layouts import Layout
-from sotune.sources.load import LoadedSet, SourceFile, load_set, own_id
+from sotune.sources.load import LoadedSet, SourceFile, load_rows, load_set, own_id
 from sotune.sources.opening import source_files
 from sotune.sources.options import SourceOptions
 from sotune.sources.quarantine import QuarantinedRow
@@ -14,6 +14,7 @@ __all__ = [
     "SourceFile",
     "SourceOptions",
     "choose_side",
+    "load_rows",
     "load_set",
     "own_id",
     "source_files",

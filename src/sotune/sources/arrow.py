@@ -7,11 +7,12 @@ import datetime
 import decimal
 import math
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from sotune.errors import DataError, first_line
-from sotune.sources.rows import Flaw, RawRow, too_large
+from sotune.sources.rows import MAX_VALUES, Flaw, RawRow, too_large
+from sotune.sources.streams import Allowance
 
 BATCH_ROWS = 1024
 MAX_UNFOLDED_BYTES = 1 << 28
@@ -34,15 +35,21 @@ def readable(source: str, kind: str) -> Iterator[None]:
         raise DataError(f"{source} is not {kind} ({first_line(error)}); copy or write it again") from error
 
 
-def table_rows(tables: Iterable[Any], *, max_row_bytes: int = MAX_UNFOLDED_BYTES) -> Generator[RawRow, None, None]:
+def table_rows(
+    tables: Iterable[Any], *, max_row_bytes: int = MAX_UNFOLDED_BYTES, allowance: Allowance | None = None
+) -> Generator[RawRow, None, None]:
     """Yields the rows of Arrow tables or record batches, numbered from 1 across them.
 
     A row that is seen to be over the cap before its texts are looked up is not read.
+
+    Raises:
+        DataError: They hold more than the allowance.
     """
     number = 0
+    take = _nothing if allowance is None else allowance.take
     for table in tables:
         for batch in _batches(table):
-            for value in _values(batch, max_row_bytes):
+            for value in _values(batch, max_row_bytes, take):
                 number += 1
                 yield RawRow(number, _json_value(value))
 
@@ -54,12 +61,18 @@ def _batches(table: Any) -> list[Any]:
     return whole.to_batches(max_chunksize=BATCH_ROWS)  # type: ignore[no-any-return]
 
 
-def _values(batch: Any, max_row_bytes: int) -> Iterable[Any]:
-    rows = (_single_value(batch.slice(i, 1), max_row_bytes) for i in range(batch.num_rows))
+def _nothing(n_bytes: int) -> None:
+    """Takes from an allowance without end."""
+
+
+def _values(batch: Any, max_row_bytes: int, take: Callable[[int], None]) -> Iterable[Any]:
+    rows = (_single_value(batch.slice(i, 1), max_row_bytes, take) for i in range(batch.num_rows))
     try:
         batch.validate(full=True)  # files can name places that their own buffers lack
-        if sum(map(_unfolded_bytes, batch.columns)) > MAX_UNFOLDED_BYTES:
+        unfolded, n_values = sum(map(_unfolded_bytes, batch.columns)), max(map(_n_values, batch.columns), default=0)
+        if unfolded > MAX_UNFOLDED_BYTES or n_values > MAX_VALUES * 10:
             return rows
+        take(unfolded)
         return _without_dictionaries(batch).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # text that is not UTF-8, a date beyond year 9999, …
         return rows
@@ -76,13 +89,17 @@ def _without_dictionaries(batch: Any) -> Any:
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def _single_value(row: Any, max_row_bytes: int) -> Any:
+def _single_value(row: Any, max_row_bytes: int, take: Callable[[int], None]) -> Any:
     """Returns a row whose columns are read apart, so that one that cannot be read spoils itself alone."""
     if sum(map(_looked_up_bytes, row.columns)) > max_row_bytes:
         return Flaw(str(too_large(max_row_bytes)))
     cells = {name: _checked(column) for name, column in zip(row.schema.names, row.columns, strict=True)}
-    if sum(_unfolded_bytes(cell) for cell in cells.values() if not isinstance(cell, Flaw)) > MAX_UNFOLDED_BYTES:
+    sound = [cell for cell in cells.values() if not isinstance(cell, Flaw)]
+    if sum(map(_n_values, sound)) > MAX_VALUES:
+        return Flaw(f"over {MAX_VALUES} values in one row")
+    if (unfolded := sum(map(_unfolded_bytes, sound))) > MAX_UNFOLDED_BYTES:
         return Flaw(str(too_large(MAX_UNFOLDED_BYTES)))
+    take(unfolded)
     return {name: cell if isinstance(cell, Flaw) else _cell(cell) for name, cell in cells.items()}
 
 
@@ -138,6 +155,17 @@ def _unfolded_bytes(array: Any) -> int:
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return _unfolded_bytes(array.flatten())
     return int(array.nbytes)
+
+
+def _n_values(array: Any) -> int:
+    """Returns how many values an array holds, those within its values counted too."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(array.type):
+        return len(array) + sum(map(_n_values, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return len(array) + _n_values(array.flatten())
+    return len(array)
 
 
 def _is_text(kind: Any) -> bool:

@@ -6,23 +6,30 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from sotune.errors import DataError
 from sotune.sources import arrow, streams
 from sotune.sources.rows import RawRow, check_columns
 
+_MAX_CHUNK_VALUES = 100_000_000
 _FILE_MAGIC = b"ARROW1"
 
 
-def read_arrow(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None]:
+def read_arrow(
+    path: Path, *, max_row_bytes: int, bounds: streams.Bounds = streams.DEFAULT_BOUNDS
+) -> Generator[RawRow, None, None]:
     """Yields the rows of an Arrow file or stream with their row numbers.
 
     Raises:
         DataError: The file is neither, or names a column twice.
     """
-    with streams.open_seekable(path) as file, arrow.readable(str(path), "a readable Arrow file or stream"):
-        yield from arrow.table_rows(_batches(file, path), max_row_bytes=max_row_bytes)
+    with streams.open_seekable(path, bounds) as file, arrow.readable(str(path), "a readable Arrow file or stream"):
+        allowance = bounds.allowance(path)
+        yield from arrow.table_rows(_batches(file, path), max_row_bytes=max_row_bytes, allowance=allowance)
 
 
-def read_parquet(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, None]:
+def read_parquet(
+    path: Path, *, max_row_bytes: int, bounds: streams.Bounds = streams.DEFAULT_BOUNDS
+) -> Generator[RawRow, None, None]:
     """Yields the rows of a Parquet file with their row numbers.
 
     Raises:
@@ -30,14 +37,31 @@ def read_parquet(path: Path, *, max_row_bytes: int) -> Generator[RawRow, None, N
     """
     import pyarrow.parquet as pq
 
-    with streams.open_seekable(path) as file, arrow.readable(str(path), "readable Parquet"):
-        schema = pq.ParquetFile(file).schema
+    with streams.open_seekable(path, bounds) as file, arrow.readable(str(path), "readable Parquet"):
+        found = pq.ParquetFile(file)
+        _check_promises(found.metadata, path, bounds)
+        schema = found.schema
         texts = [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]
         # A value that a page holds once and the rows name often is read once, so that no small file fills the memory.
         table = pq.ParquetFile(file, read_dictionary=texts)
         check_columns(table.schema_arrow.names, str(path))
         batches = table.iter_batches(batch_size=arrow.BATCH_ROWS)
-        yield from arrow.table_rows(batches, max_row_bytes=max_row_bytes)
+        yield from arrow.table_rows(batches, max_row_bytes=max_row_bytes, allowance=bounds.allowance(path))
+
+
+def _check_promises(metadata: Any, path: Path, bounds: streams.Bounds) -> None:
+    """Raises a DataError where a file says that it holds more than it may, before any of it is unpacked."""
+    if bounds.max_rows is not None and metadata.num_rows > bounds.max_rows:
+        raise DataError(
+            f"{path} holds {metadata.num_rows} rows, over max_rows={bounds.max_rows}; raise --max-rows, or read the "
+            f"first ones with --limit"
+        )
+    allowance = bounds.allowance(path)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.num_values > _MAX_CHUNK_VALUES:
+                raise DataError(f"{path} holds {column.num_values} values in one piece, over {_MAX_CHUNK_VALUES}")
+            allowance.take(max(0, column.total_uncompressed_size))
 
 
 def _batches(file: IO[bytes], path: Path) -> Iterator[Any]:

@@ -110,8 +110,8 @@ def _said(row: Row, layout: Layout) -> list[tuple[str, str]]:
 
 def _check_named_columns(columns: set[str], place: str, options: SourceOptions) -> None:
     named = {
-        "--prompt-column": options.prompt_column,
-        "--completion-column": options.completion_column,
+        f"{options.flags}prompt-column": options.prompt_column,
+        f"{options.flags}completion-column": options.completion_column,
         "--conversation-column": options.conversation_column,
         "--system-column": options.system_column,
         "--id-column": None if options.id_column in (DEFAULT_ID_COLUMN, NO_ID_COLUMN) else options.id_column,

@@ -16,13 +16,15 @@ _LONGEST_ROW = 16
 """Multiple of the row cap. A row beyond it is a quote that was never closed: nothing after it can be trusted."""
 
 
-def read_csv(path: Path, *, delimiter: str, max_row_bytes: int) -> Generator[RawRow, None, None]:
+def read_csv(
+    path: Path, *, delimiter: str, max_row_bytes: int, bounds: streams.Bounds = streams.DEFAULT_BOUNDS
+) -> Generator[RawRow, None, None]:
     """Yields the rows of a CSV file, each with the number of the physical line that it starts on.
 
     Raises:
         DataError: The header names a column twice, a row has no end in sight, or the file cannot be read.
     """
-    with streams.open_bytes(path) as file:
+    with streams.open_bytes(path, bounds) as file:
         parser = _Parser(file, path, delimiter=delimiter, max_bytes=_LONGEST_ROW * max_row_bytes)
         header: list[str] | None = None
         for line, fields in parser.rows():

@@ -138,6 +138,31 @@ def load_set(
     )
 
 
+def load_rows(rows: Sequence[Mapping[str, Any]], *, options: SourceOptions = DEFAULT_OPTIONS) -> tuple[Record, ...]:
+    """Reads rows that are in memory, in their order, by the same rules as those of a file.
+
+    Args:
+        rows: Each a mapping of columns; values that JSON cannot hold become null in it.
+        options: What the user said about them.
+
+    Raises:
+        DataError: There is none, one cannot be used, or an id is repeated; places are like ``rows:3``, from 1.
+    """
+    raw = (RawRow(number, row) for number, row in enumerate(rows, start=1))
+    opened = OpenedSource("rows", (Part("rows", (row for row in raw), None),))
+    reading = _Reading(opened, "downstream", RowFilter(()), options, None, None)
+    read = list(reading.rows(opened.rows()))
+    if not read:
+        raise reading.explain_no_row()
+    layout = choose_layout([row.columns for row in read[:_SAMPLE_ROWS]], options, place=read[0].origin)
+    records = tuple(reading.records(read, layout))
+    if reading.quarantined:
+        first = reading.quarantined[:_SHOWN_GAPS]
+        told = "; ".join(f"{row.file}:{row.line}: {row.reason}" for row in first)
+        raise DataError(f"{len(reading.quarantined)} of {len(rows)} rows cannot be used: {told}; fix or leave them out")
+    return records
+
+
 class _Row(NamedTuple):
     """A row that can be written as JSON, and where it stands."""
 
@@ -181,6 +206,11 @@ class _Reading:
         """Yields each readable row that passes the filters."""
         for part, (line, value) in raw:
             self.n_read += 1
+            if self.n_read > self.options.max_rows:
+                raise DataError(
+                    f"{self.source.name} holds over max_rows={self.options.max_rows} rows; raise --max-rows, or read "
+                    f"the first with --limit"
+                )
             self._n_rows[part.name] += 1
             if self.progress is not None and self.n_read % _PROGRESS_ROWS == 0:
                 self.progress(self.n_read)

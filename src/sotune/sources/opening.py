@@ -18,12 +18,13 @@ from sotune.sources.json_file import read_json
 from sotune.sources.jsonl import read_jsonl
 from sotune.sources.options import DEFAULT_SPLIT, SourceOptions
 from sotune.sources.rows import RawRow, shown
+from sotune.sources.streams import Bounds
 
 Rows = Generator[RawRow, None, None]
 
 
 class _Reader(Protocol):
-    def __call__(self, path: Path, *, max_row_bytes: int) -> Rows: ...
+    def __call__(self, path: Path, *, max_row_bytes: int, bounds: Bounds) -> Rows: ...
 
 
 READERS: dict[str, _Reader] = {
@@ -154,7 +155,9 @@ def _check_kind(path: Path) -> None:
 
 def _open_file(path: Path, options: SourceOptions) -> Part:
     reader = READERS[shards.KINDS[shards.suffix_of(path)]]
-    return Part(str(path), reader(path, max_row_bytes=options.max_row_bytes), path)
+    # Who wants the first rows alone may take them from a file of any length.
+    bounds = Bounds(options.max_expansion, None if options.limit else options.max_rows)
+    return Part(str(path), reader(path, max_row_bytes=options.max_row_bytes, bounds=bounds), path)
 
 
 def _open_hub(name: str, options: SourceOptions) -> OpenedSource:

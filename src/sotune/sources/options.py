@@ -37,6 +37,9 @@ class SourceOptions:
         revision: Its Git revision on the Hub; None: the newest.
         limit: Read no more than this many rows that pass the filters; None: all.
         max_row_bytes: A larger row is quarantined.
+        max_rows: More rows are an error.
+        max_expansion: A file that holds more than this many times its own size, beyond 256 MiB, is an error.
+        flags: What the flags of this set's own columns begin with, for errors.
 
     Raises:
         ConfigError: A value is out of range, or two contradict each other.
@@ -55,11 +58,14 @@ class SourceOptions:
     revision: str | None = None
     limit: int | None = None
     max_row_bytes: int = 1 << 22
+    max_rows: int = 3_000_000
+    max_expansion: int = 100
+    flags: str = "--"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ConfigError(f"format must be one of {', '.join(FORMATS)}. Got {self.format!r}")
-        for name in ("limit", "max_row_bytes"):
+        for name in ("limit", "max_row_bytes", "max_rows", "max_expansion"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1. Got {value}")

@@ -14,6 +14,11 @@ from sotune.errors import DataError
 MAX_DEPTH = 100
 """Rows nested deeper than this cannot be rewritten safely: the JSON encoder recurses."""
 
+MAX_VALUES = 100_000
+"""Values of one row. In memory each takes far more than the byte or two that it may take in a file."""
+
+MAX_COLUMNS = 10_000
+
 _SHOWN_KEYS = 20
 _SHOWN_LENGTH = 40
 
@@ -92,12 +97,19 @@ def check_row(value: Any, *, max_bytes: int) -> CheckedRow:
     return CheckedRow(value, gaps)
 
 
+def count_values(text: bytes) -> int:
+    """Returns how many values a JSON text holds at most, without reading it; commas in its texts count too."""
+    return sum(map(text.count, (b",", b"[", b"{")))
+
+
 def check_columns(names: Sequence[str], source: str) -> None:
-    """Refuses a table that names a column twice.
+    """Refuses a table that names a column twice, or has more of them than any data needs.
 
     Raises:
         DataError: It does.
     """
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{source} has {len(names)} columns, over {MAX_COLUMNS}; write those that hold the rows")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{source} names column {shown(twice[0])!r} twice; rename one of the two")

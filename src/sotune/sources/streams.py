@@ -11,6 +11,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,9 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 MAX_UNPACKED_BYTES = 1 << 31
 """2 GiB: how much memory a compressed file that is not read from its start to its end may take."""
 
+FREE_BYTES = 1 << 28
+"""256 MiB: what a file may hold however small it is."""
+
 _MAGIC = {
     "gzip": re.compile(rb"\x1f\x8b"),
     "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),  # a block, or the end of an empty file
@@ -30,6 +34,7 @@ _MAGIC = {
 }
 _LFS_POINTER = b"version https://git-lfs"
 _LONGEST_MAGIC = 32
+_CHUNK = 1 << 17
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _WIDE_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -39,20 +44,81 @@ _WIDE_MARKS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a file may hold, so that no small one fills the memory.
+
+    Attributes:
+        max_expansion: How many times its own size, beyond `FREE_BYTES`.
+        max_rows: How many rows, where the file itself says how many it has; None: any number.
+    """
+
+    max_expansion: int = 100
+    max_rows: int | None = None
+
+    def allowance(self, path: Path) -> Allowance:
+        """Returns how much may be read from a file."""
+        return Allowance(path, FREE_BYTES + self.max_expansion * path.stat().st_size)
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+@dataclass
+class Allowance:
+    """How many more bytes may come out of a file."""
+
+    path: Path
+    left: int
+
+    def take(self, n_bytes: int) -> None:
+        """Notes that so many were read.
+
+        Raises:
+            DataError: They are too many.
+        """
+        self.left -= n_bytes
+        if self.left < 0:
+            raise DataError(
+                f"{self.path} holds far more than its size: over {FREE_BYTES} bytes and then over max_expansion times "
+                f"its own; raise --max-expansion if you expect that"
+            )
+
+
+class _Counted(io.RawIOBase):
+    """A decompressed file whose bytes count."""
+
+    def __init__(self, file: IO[bytes], allowance: Allowance) -> None:
+        self._file, self._allowance = file, allowance
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._allowance.take(len(data))
+        buffer[: len(data)] = data
+        return len(data)
+
+
 @contextlib.contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[IO[bytes]]:
     """Opens a file for reading, decompressed if its first bytes say that it is compressed, whatever its name.
 
     Raises:
-        DataError: The file cannot be opened, is a Git LFS pointer, or its compressed data is cut short or damaged.
+        DataError: The file cannot be opened, is a Git LFS pointer, or its compressed data is cut short or damaged, or
+            more than the bounds allow.
     """
     kind = None
     try:
         with path.open("rb") as file:
             kind = _compression(file.read(_LONGEST_MAGIC), path)
             file.seek(0)
-            with file if kind is None else _DECOMPRESSORS[kind](file) as plain:
-                yield plain
+            if kind is None:
+                yield file
+                return
+            with _DECOMPRESSORS[kind](file) as plain:
+                yield io.BufferedReader(_Counted(plain, bounds.allowance(path)), _CHUNK)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         # What the decompressors raise of themselves has no number of the operating system's.
         if kind is not None and getattr(error, "errno", None) is None:
@@ -65,13 +131,13 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def open_seekable(path: Path) -> Iterator[IO[bytes]]:
+def open_seekable(path: Path, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[IO[bytes]]:
     """Opens a file that is read at any place: a compressed one lies in memory.
 
     Raises:
         DataError: As `open_bytes`, or the file unpacks to too many bytes.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path, bounds) as file:
         if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
             yield file
             return

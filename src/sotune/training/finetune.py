@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +18,21 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from sotune import processes
 from sotune.artifacts import library_versions, sha256_json
 from sotune.errors import ConfigError
 from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, resolve_device
 from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.run_files import TRAINING_LOG
-from sotune.settings import TrainingSettings
+from sotune.settings import WATCHED_ONLY, TrainingSettings
+from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
+from sotune.training.trackers import tracked_in, tracker_arguments
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
 
@@ -106,6 +109,7 @@ def fine_tune(
         DataError: A record has no weight, or nothing is left to learn.
         ConfigError: The model lacks the target modules, or the device cannot be trained on.
         SotuneError: Training diverged.
+        Stopped: It was told to stop; a checkpoint is there to go on from, if it is resumable.
     """
     start, renderer = time.perf_counter(), load_renderer(model, settings)
     rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
@@ -160,7 +164,7 @@ def _trained(
 ) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
     """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
     change, resumable = how.change, how.change is None or how.change.resumable
-    with isolated_randomness():
+    with isolated_randomness(), tracked_in(work_dir.parent / "tensorboard"):
         arguments = _training_arguments(settings, model, work_dir, resumable=resumable)
         key = _run_key(rows, model, settings, how.trainer_class, change, arguments.world_size)
         checkpoints = Checkpoints(work_dir, key)
@@ -168,7 +172,7 @@ def _trained(
             checkpoint = checkpoints.latest() if how.resume and resumable else None
             checkpoints.keep_only(checkpoint)
         trainer = how.trainer_class(
-            model=load_with_adapter(model, settings),
+            model=_load_trained(model, settings, change),
             args=arguments,
             train_dataset=ShuffledRows(
                 rows.rows,
@@ -176,15 +180,29 @@ def _trained(
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
             data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
-            callbacks=[StepCallback(checkpoints, how.on_step, change)],
-            **({"change": change} if change else {}),
+            callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
+            **_own_options(settings, change),
         )
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
             change.restore(checkpoints.state(checkpoint))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with patiently():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if (step := trainer.state.global_step) < trainer.state.max_steps:
+            kept = f"the checkpoint of step {step} of {trainer.state.max_steps} is kept"
+            stop_if_asked(kept if resumable else "nothing of it; it cannot be resumed, and starts over")
         figures = change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
+
+
+def _own_options(settings: TrainingSettings, change: StepChange | None) -> dict[str, Any]:
+    """Returns what a trainer of ours takes beyond Trainer's arguments, as far as it is asked for."""
+    options = {
+        "change": change,
+        "max_tokens_per_batch": settings.max_tokens_per_batch,
+        "packing": settings.packing,
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def hand_over(
@@ -244,11 +262,13 @@ def hand_over(
 def _training_arguments(
     settings: TrainingSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
 ) -> TrainingArguments:
-    device = resolve_device(model.device)
+    device, by_rows = resolve_device(model.device), settings.max_tokens_per_batch is None
+    accumulation = _accumulation(settings)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        # With a token budget a whole step is handed over at once, and cut by what it holds.
+        per_device_train_batch_size=settings.per_device_train_batch_size * (1 if by_rows else accumulation),
+        gradient_accumulation_steps=accumulation if by_rows else 1,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         optim="adamw_torch_fused",
@@ -260,12 +280,13 @@ def _training_arguments(
         train_sampling_strategy="sequential",  # ShuffledRows has the order
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
+        **(_checkpointed_layers() if settings.gradient_checkpointing else {}),
         save_strategy="steps" if resumable else "no",
         save_steps=settings.save_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
         disable_tqdm=True,
-        report_to="none",
+        **tracker_arguments(settings.report_to, work_dir.parent.name),
     )
     if arguments.device.type == "cuda" and arguments.world_size == 1:
         if device.index not in (None, arguments.device.index):
@@ -274,6 +295,27 @@ def _training_arguments(
             )
         arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
     return arguments
+
+
+def _accumulation(settings: TrainingSettings) -> int:
+    """Returns the micro-batches that each process takes to an optimizer step: its share of them, where they divide."""
+    each, left = divmod(settings.gradient_accumulation_steps, processes.size())
+    if left == 0:
+        return each
+    warnings.warn(
+        f"{processes.size()} processes each take {settings.gradient_accumulation_steps} micro-batches to an optimizer "
+        f"step, so that a step sees {processes.size()} times as many rows as in one process; with a multiple of "
+        f"{processes.size()} as gradient_accumulation_steps it would see the same",
+        stacklevel=2,
+    )
+    return settings.gradient_accumulation_steps
+
+
+def _checkpointed_layers() -> dict[str, Any]:
+    """Returns gradient checkpointing under the name that the installed transformers has for it."""
+    known = TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
@@ -287,11 +329,17 @@ def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
 
 
 def load_with_adapter(model: ModelSpec, settings: TrainingSettings) -> PeftModel:
-    """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way."""
-    base = load_causal_lm(replace(model, dtype=_train_dtype(model, settings)), frozen=False)
-    base.config.get_text_config().use_cache = False  # keys and values serve generation only
-    # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
-    base.name_or_path = ""
+    """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way.
+
+    Raises:
+        ConfigError: See `sotune.models.load_causal_lm`; or all weights are to be trained.
+    """
+    if settings.finetuning_type == "full":
+        raise ConfigError(
+            "finetuning_type full trains no adapter, and what is to be done needs one; use lora, or leave out the "
+            "method and set hold: none"
+        )
+    base = _load_base(model, settings)
     targets = resolve_target_modules(base, settings.target_modules)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -300,11 +348,34 @@ def load_with_adapter(model: ModelSpec, settings: TrainingSettings) -> PeftModel
         lora_dropout=settings.lora_dropout,
         target_modules=targets.target_modules,
         fan_in_fan_out=targets.fan_in_fan_out,
+        use_dora=settings.finetuning_type == "dora",
+        use_rslora=settings.finetuning_type == "rslora",
     )
     set_seed(settings.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT still reads it
         return get_peft_model(base, config)
+
+
+def _load_base(model: ModelSpec, settings: TrainingSettings) -> Any:
+    dtype = _train_dtype(model, settings)
+    if settings.finetuning_type == "full":
+        if settings.quantization != "none":
+            raise ConfigError("weights in 4 bits cannot be trained; use finetuning_type lora, or quantization none")
+        dtype = "float32"  # steps of a small learning rate would be rounded away in bfloat16
+    base = load_causal_lm(replace(model, dtype=dtype), frozen=False, quantization=settings.quantization)
+    base.config.get_text_config().use_cache = False  # keys and values serve generation only
+    # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
+    base.name_or_path = ""
+    set_seed(settings.seed)
+    return base
+
+
+def _load_trained(model: ModelSpec, settings: TrainingSettings, change: StepChange | None) -> Any:
+    """Loads what is trained: a model with an adapter, or all of it, which no change knows how to hold."""
+    if settings.finetuning_type == "full" and change is None:
+        return _load_base(model, settings)
+    return load_with_adapter(model, settings)
 
 
 def _run_key(
@@ -320,7 +391,7 @@ def _run_key(
             "rows": rows.digest(),
             "model": model_fingerprint(model),
             "dtype": _train_dtype(model, settings),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude=set(WATCHED_ONLY)),
             "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
             "change": change.name if change else None,
             "world_size": world_size,

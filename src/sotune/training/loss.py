@@ -87,13 +87,8 @@ def compute_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
             f"logits must be [rows, length, vocabulary] and labels [rows, length]. "
             f"Got {list(logits.shape)} and {list(labels.shape)}"
         )
-    return compute_nll(logits.flatten(0, 1), shift_labels(labels).flatten()).view(labels.shape)
-
-
-def compute_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Computes the same from logits ``[tokens, vocabulary]`` and what each place predicts ``[tokens]``."""
-    nll: Tensor = _TokenNLL.apply(logits, targets)  # type: ignore[no-untyped-call]
-    return nll
+    nll: Tensor = _TokenNLL.apply(logits.flatten(0, 1), shift_labels(labels).flatten())  # type: ignore[no-untyped-call]
+    return nll.view(labels.shape)
 
 
 def shift_labels(labels: Tensor) -> Tensor:
@@ -108,31 +103,40 @@ class _TokenNLL(torch.autograd.Function):
     """Negative log-likelihood of each token, float32, zero where the target is `IGNORE_INDEX`.
 
     Autograd's own cross-entropy keeps a float32 copy of all logits for the backward pass. This one keeps the logits
-    themselves and one normalizer a token, and recomputes the softmax chunk by chunk.
+    themselves, and takes the softmax again there, chunk by chunk.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         nll = torch.zeros(len(targets), dtype=torch.float32, device=logits.device)
-        normalizer = torch.zeros_like(nll)
         for tokens in _labeled_chunks(logits, targets):
-            scores = logits[tokens].float()
-            normalizer[tokens] = scores.logsumexp(dim=1)
-            chosen = scores.gather(1, targets[tokens, None]).squeeze(1)
-            nll[tokens] = normalizer[tokens] - chosen
-        ctx.save_for_backward(logits, targets, normalizer)
+            nll[tokens] = take_nll_gradient(logits[tokens].float(), targets[tokens])
+        ctx.save_for_backward(logits, targets)
         return nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor, None]:
-        logits, targets, normalizer = ctx.saved_tensors
+        logits, targets = ctx.saved_tensors
         grad_logits = torch.zeros_like(logits)
         for tokens in _labeled_chunks(logits, targets):
-            probability = (logits[tokens].float() - normalizer[tokens, None]).exp_()
-            probability.scatter_add_(1, targets[tokens, None], probability.new_full((len(tokens), 1), -1.0))
-            grad_logits[tokens] = probability.mul_(grad_nll[tokens, None]).to(grad_logits)
+            scores = logits[tokens].float()
+            take_nll_gradient(scores, targets[tokens])
+            grad_logits[tokens] = scores.mul_(grad_nll[tokens, None]).to(grad_logits)
         return grad_logits, None
+
+
+def take_nll_gradient(scores: Tensor, targets: Tensor) -> Tensor:
+    """Returns each token's negative log-likelihood, and leaves its gradient in place of the scores.
+
+    Args:
+        scores: float32 ``[tokens, vocabulary]``; becomes ``softmax − one-hot``.
+        targets: Token ids ``[tokens]``.
+    """
+    chosen, top = scores.gather(1, targets[:, None]), scores.amax(dim=1, keepdim=True)
+    total = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
+    scores.div_(total).scatter_add_(1, targets[:, None], scores.new_full((len(targets), 1), -1.0))
+    return (total.log() + top - chosen).squeeze(1)
 
 
 def _labeled_chunks(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:

@@ -11,18 +11,15 @@ each architecture treats its logits as it always does. A model that is built oth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
-from sotune.training.loss import CHUNK_ELEMENTS, IGNORE_INDEX, compute_nll, compute_token_losses, shift_labels
-
-_Score = Callable[[Tensor, Tensor], Tensor]
+from sotune.training.loss import CHUNK_ELEMENTS, IGNORE_INDEX, compute_token_losses, shift_labels, take_nll_gradient
 
 
 def compute_model_losses(model: Any, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
@@ -111,22 +108,20 @@ class _Head:
     def __init__(self, causal: Any, base: nn.Module, output: type) -> None:
         self._causal, self._base, self._output = causal, base, output
         parts = [part for part in causal.children() if part is not base]
-        self._learns = any(parameter.requires_grad for part in parts for parameter in part.parameters())
+        found = {id(parameter): parameter for part in parts for parameter in part.parameters()}
+        self._learned = [parameter for parameter in found.values() if parameter.requires_grad]
 
     def losses(self, states: Tensor, targets: Tensor) -> Tensor:
         """Computes the loss of each state's token, float32 ``[tokens]``."""
-        size = max(1, CHUNK_ELEMENTS // self._causal.config.get_text_config().vocab_size)
-        chunks = zip(torch.split(states, size), torch.split(targets, size), strict=True)
-        return torch.cat([self._chunk(*chunk) for chunk in chunks])
-
-    def _chunk(self, states: Tensor, targets: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return self._score(states, targets)
-        if self._learns:
-            found: Tensor = checkpoint(self._score, states, targets, use_reentrant=False, preserve_rng_state=False)
-        else:
-            found = _LossWithGradient.apply(states, targets, self._score)  # type: ignore[no-untyped-call]
+            return torch.cat([self._score(*part)[0] for part in self.parts(states, targets)])
+        found: Tensor = _StateLosses.apply(self, states, targets, *self._learned)  # type: ignore[no-untyped-call]
         return found
+
+    def parts(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Cuts tensors of one entry a token so that the logits of a part have a bounded size."""
+        size = max(1, CHUNK_ELEMENTS // self._causal.config.get_text_config().vocab_size)
+        return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
     def logits(self, states: Tensor) -> Tensor:
         """Computes the logits of some states, ``[tokens, vocabulary]``."""
@@ -135,24 +130,73 @@ class _Head:
             logits: Tensor = self._causal.forward(inputs_embeds=row)["logits"]
         return logits[0]
 
-    def _score(self, states: Tensor, targets: Tensor) -> Tensor:
-        return compute_nll(self.logits(states), targets)
+    def learn(
+        self, states: Tensor, targets: Tensor, shares: Tensor | None, learned: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Computes the losses of some states, and the gradient of their sum with respect to the states and more.
 
-
-class _LossWithGradient(torch.autograd.Function):
-    """The loss of each token, whose gradient is taken at once: it depends on no other token's."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, targets: Tensor, score: _Score) -> Tensor:
+        Args:
+            states: ``[tokens, width]``.
+            targets: Their tokens.
+            shares: What each loss counts in the sum; ``None`` for 1.
+            learned: With respect to what else.
+        """
         with torch.enable_grad():
             states = states.detach().requires_grad_()
-            losses = score(states, targets)
-            (gradient,) = torch.autograd.grad(losses.sum(), states)
-        ctx.save_for_backward(gradient)
-        return losses.detach()
+            losses, gradient, logits = self._score(states, targets)
+        if shares is not None:
+            gradient.mul_(shares[:, None])
+        return losses, torch.autograd.grad(logits, (states, *learned), gradient.to(logits), allow_unused=True)
+
+    def _score(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns losses, their gradient with respect to the logits, and the logits' place in the graph."""
+        logits = self.logits(states)
+        scores = logits.detach().float()  # of float32 logits it takes the place
+        return take_nll_gradient(scores, targets), scores, logits
+
+
+class _StateLosses(torch.autograd.Function):
+    """The losses of states, of whose logits no more than a part are ever held.
+
+    A token's loss depends on its own state alone. While the output layer is frozen, the gradient with respect to the
+    state is therefore taken with the loss, and one vector a token is kept. For one that learns, what each token counts
+    must be known first; its logits are computed again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, head: _Head, states: Tensor, targets: Tensor, *learned: Tensor) -> Tensor:
+        ctx.head, ctx.learned, ctx.autocast = head, learned, _autocast_of(states)
+        if learned:
+            ctx.save_for_backward(states, targets)
+            return head.losses(states, targets)
+        losses, gradients = [], []
+        for part in head.parts(states, targets):
+            found, (gradient,) = head.learn(*part, None, ())
+            losses.append(found)
+            gradients.append(gradient)
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (grad_losses[:, None] * gradient).to(gradient), None, None
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.learned:
+            (gradient,) = ctx.saved_tensors
+            return None, (grad_losses[:, None] * gradient).to(gradient), None
+        of_states, of_learned = [], [None] * len(ctx.learned)
+        with ctx.autocast:
+            for part in ctx.head.parts(*ctx.saved_tensors, grad_losses):
+                _, (gradient, *more) = ctx.head.learn(*part, ctx.learned)
+                of_states.append(gradient)
+                of_learned = [_added(total, now) for total, now in zip(of_learned, more, strict=True)]
+        return None, torch.cat(of_states), None, *of_learned
+
+
+def _autocast_of(states: Tensor) -> torch.autocast:
+    """Returns the context that computes as the forward pass does: autograd leaves autocast before it goes back."""
+    kind = states.device.type
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+
+def _added(total: Tensor | None, now: Tensor | None) -> Tensor | None:
+    return now if total is None or now is None else total.add_(now)

@@ -22,10 +22,12 @@ class LoraTargets:
     Attributes:
         target_modules: Names that module names end in, or a pattern of whole module names.
         fan_in_fan_out: Whether the layers keep their weight transposed, as GPT-2's do.
+        layers: The layers themselves.
     """
 
     target_modules: list[str] | str
     fan_in_fan_out: bool
+    layers: list[nn.Module]
 
 
 def resolve_target_modules(model: Any, requested: tuple[str, ...]) -> LoraTargets:
@@ -44,6 +46,19 @@ def resolve_target_modules(model: Any, requested: tuple[str, ...]) -> LoraTarget
     layers = dict(_linear_layers(model))
     decoder = _decoder_name(model)
     own = [name for name in layers if name.startswith(f"{decoder}.")]
+    requested, chosen = _choice(model, own, requested)
+    # Names alone would reach layers of the same name outside the decoder, such as those of a vision tower.
+    ambiguous = len(_named(layers, requested)) > len(chosen)
+    pattern = rf"{re.escape(decoder)}\.(.*\.)?({'|'.join(map(re.escape, sorted(requested)))})"
+    return LoraTargets(
+        target_modules=pattern if ambiguous else sorted(requested),
+        fan_in_fan_out=isinstance(layers[chosen[0]], Conv1D),
+        layers=[layers[name] for name in chosen],
+    )
+
+
+def _choice(model: Any, own: list[str], requested: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the names that are meant after all, and the layers of the decoder that bear them."""
     chosen = _named(own, requested)
     if not chosen and requested == PAPER_TARGET_MODULES:
         requested = _peft_choice(model)
@@ -54,13 +69,7 @@ def resolve_target_modules(model: Any, requested: tuple[str, ...]) -> LoraTarget
             f"the model, of type {model.config.model_type!r}, lacks some of the target_modules "
             f"{', '.join(requested)}; choose among its linear layers: {candidates}"
         )
-    # Names alone would reach layers of the same name outside the decoder, such as those of a vision tower.
-    ambiguous = len(_named(layers, requested)) > len(chosen)
-    pattern = rf"{re.escape(decoder)}\.(.*\.)?({'|'.join(map(re.escape, sorted(requested)))})"
-    return LoraTargets(
-        target_modules=pattern if ambiguous else sorted(requested),
-        fan_in_fan_out=isinstance(layers[chosen[0]], Conv1D),
-    )
+    return requested, chosen
 
 
 def _linear_layers(model: Any) -> Iterator[tuple[str, nn.Module]]:

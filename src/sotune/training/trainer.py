@@ -6,6 +6,7 @@ column of weights would vanish without a word. `WeightedTrainer` keeps it, and r
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import Trainer
 from sotune.errors import ConfigError, DataError
 from sotune.training.change import StepChange
 from sotune.training.loss import compute_token_losses, compute_weighted_loss
+from sotune.training.micro_batches import check_packing, compute_packed_losses, cut_rows, row_lengths, take_rows
 from sotune.training.output_layer import compute_model_losses
 from sotune.training.training_rows import LOSS_WEIGHT
 
@@ -31,17 +33,30 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
     Args:
         *args: As Trainer's.
         change: What a method changes about the training step.
+        max_tokens_per_batch: Cuts a micro-batch further, by length, into parts of at most so many tokens.
+        packing: Whether rows are put one behind the other in one sequence, instead of being padded.
         **kwargs: As Trainer's.
 
     Raises:
-        ConfigError: An option is set that the weighted loss would silently ignore.
+        ConfigError: An option is set that the weighted loss would silently ignore, or the model's rows cannot be
+            packed.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, change: StepChange | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        change: StepChange | None = None,
+        max_tokens_per_batch: int | None = None,
+        packing: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._change = change
+        self._most_tokens, self._packing = max_tokens_per_batch, packing
+        if packing:
+            check_packing(self.model)
         if change is not None:
             change.start(self.model)
         ignored = {
@@ -78,10 +93,30 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Computes the gradient of a micro-batch; with the step's last one, that of the change's own term too."""
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        inputs = self._prepare_inputs(inputs)
+        if self._change is not None:
+            inputs = self._change.batch(inputs, self.state.global_step)
+        parts = self._parts(inputs)
+        losses = []
+        for number, part in enumerate(parts):
+            alone = number < len(parts) - 1  # gradients are exchanged with the last part
+            with self.accelerator.no_sync(model) if alone else contextlib.nullcontext():
+                losses.append(super().training_step(model, part, num_items_in_batch))
         if self._change is not None and self.accelerator.sync_gradients:
             self._join_gradients(self._change)
-        return loss
+        return torch.stack(losses).sum()
+
+    def _parts(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Cuts a micro-batch by length, where that is asked for; into as many parts in each process."""
+        if self._most_tokens is None:
+            return [inputs]
+        lengths = row_lengths(inputs)
+        how: dict[str, Any] = {"most_tokens": self._most_tokens, "packed": self._packing}
+        parts = cut_rows(lengths, **how)
+        if self.args.world_size > 1:
+            most = int(self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max())
+            parts = cut_rows(lengths, **how, at_least=most)
+        return [take_rows(inputs, rows, max(lengths[row] for row in rows)) for rows in parts]
 
     def _join_gradients(self, change: StepChange) -> None:
         """Joins the gradient of the step, which all processes have by now, with the change's, the same in each."""
@@ -123,15 +158,15 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
                 f"a batch lacks {' and '.join(missing)}. Got {', '.join(sorted(inputs))}; give each row "
                 f"{LOSS_WEIGHT} and labels, and use WeightedCollator as data_collator"
             )
-        if self._change is not None and model.training:
-            inputs = self._change.batch(inputs, self.state.global_step)
         labels, loss_weight = inputs["labels"], inputs[LOSS_WEIGHT]
         batch = {name: value for name, value in inputs.items() if name not in ("labels", LOSS_WEIGHT)}
         outputs = model(**batch) if return_outputs else None
-        if outputs is None:
-            losses = compute_model_losses(model, batch, labels)
-        else:
+        if outputs is not None:
             losses = compute_token_losses(outputs["logits"], labels)
+        elif self._packing and len(labels) > 1 and "attention_mask" in batch:
+            losses = compute_packed_losses(model, batch, labels)
+        else:
+            losses = compute_model_losses(model, batch, labels)
         if not model.training or num_items_in_batch is None:
             # Outside a training step, where Trainer counts tokens or nothing: the mean over this batch's own rows.
             loss = compute_weighted_loss(losses, labels, loss_weight, n_rows=len(labels))

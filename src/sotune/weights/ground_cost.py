@@ -1,8 +1,13 @@
 r"""Ground costs: what it costs to move a row's mass to a reference row.
 
-*Cosine* is the paper's. *Adaptive* stretches the space first, along the direction that tells harm from safety:
-``z ↦ ẑ + stretch·(ẑ·v)·v`` with ``ẑ`` of unit length, then cosine distance as in the paper. The direction ``v`` is
-learned from the two references and from the downstream rows themselves, without any label of theirs, as the sum of two:
+*Cosine* is the paper's. *Adaptive* standardizes a representation's numbers first, of which a few would rule the cosine
+in the states of a causal LM, and joins each row by coordinates that are learned from the references and from the
+downstream rows themselves, without any label of theirs. Then it is the cosine distance, as in the paper.
+
+**Without a safe reference** the space is stretched along one direction of *harm*, ``ẑ ↦ ẑ + stretch·(ẑ·v)·v`` with
+``ẑ`` of unit length; a coordinate ``√(stretch·(stretch + 2))·(ẑ·v)`` beside ``ẑ`` gives the same products. Of the mean,
+which all rows share, only what is longer than the spread is taken away: sentence embeddings have a short one, and are
+ranked worse without it. The direction is the sum of two:
 
 - *near the references*: a logistic probe, what pulls against the harmful reference, and three rounds that add the
   surest downstream rows to each side. Right where the harm in the data is like the reference.
@@ -13,13 +18,14 @@ learned from the two references and from the downstream rows themselves, without
 The second could run away: with no harm in the data it learns what is merely rare. The references' share of the fit and
 the first direction hold it; docs/experiments.md shows how far.
 
-**With a safe reference** it learns two coordinates instead, each by a contrast of classes that differ in one thing:
+**With a safe reference** there are two, each by a contrast of classes that differ in one thing:
 
 - *topic*: the anchor and the downstream rows, all taken as plain, against the harmful reference;
 - *answer*: the safe reference against the harmful one, both of risky prompts, by what represents the answer alone.
 
-Rows are standardized and joined by these two, so that a row is far from harm that is far from it in either: a refusal
-by its answer, a plain row by its topic. One direction cannot do that: it lets a risky topic outweigh a safe answer.
+A row is then far from harm that is far from it in either: a refusal by its answer, a plain row by its topic. One
+direction cannot do that: it lets a risky topic outweigh a safe answer. The whole mean is taken away, and a third
+coordinate is the same for all rows: cosine distance is then nearly a squared distance.
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ _DATA_PART = 2.0
 
 _TOPIC_MASS, _TOPIC_ROWS_SHARE = 1000.0, 0.5
 _TOPIC_WEIGHT, _ANSWER_WEIGHT = 0.25, 1.0  # of a coordinate, times the stretch
-_LEVEL = 2.0  # of a coordinate that is the same for all rows: cosine distance is then nearly a squared distance
+_LEVEL = 2.0  # of the coordinate that is the same for all rows
 
 
 class GroundCost(Protocol):
@@ -138,13 +144,13 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What is learned where there is a safe reference: two coordinates of a row, by its topic and by its answer.
+    """What is learned: how to standardize a row, and its coordinates: of harm, or of topic, answer and the common one.
 
     Attributes:
-        center: Mean of all rows that were seen, ``[d]``.
+        center: What is taken away, ``[d]``: the mean of all rows that were seen, or a part of it.
         scale: Their standard deviation, ``[d]``; 1 where they do not differ.
-        directions: Of topic and answer, ``[2, d]``: a coordinate is a product with the standardized row, of length 1.
-        offsets: What is added, ``[2]``: 0 is midway between the two classes, and harm is above it.
+        directions: Of each coordinate, ``[1 or 3, d]``: it is a product with the standardized row, of length 1.
+        offsets: What is added, ``[1 or 3]``. For topic and answer 0 is midway between the two classes, harm above it.
     """
 
     center: Tensor
@@ -152,36 +158,39 @@ class Contrast:
     directions: Tensor
     offsets: Tensor
 
-    def standardized(self, z: Tensor) -> Tensor:
+    def standardized(self, z: Tensor, *, name: str = "rows") -> Tensor:
         """Returns rows ``[k, d]``, standardized and of length 1; one that is the mean itself stays zero.
 
         Raises:
             DataError: A row is zero or not finite.
         """
-        normalize_rows(z)  # refuses what no cost can be learned of or measured to
+        normalize_rows(z, name=name)  # refuses what no cost can be learned of or measured to
         return _unit_rows((z.to(self.center) - self.center) / self.scale)
 
     def coordinates(self, unit: Tensor) -> Tensor:
-        """Returns topic and answer of standardized rows, ``[k, 2]``."""
+        """Returns the coordinates of standardized rows, ``[k, 1 or 3]``."""
         return unit @ self.directions.T + self.offsets
+
+    def weights(self, stretch: float) -> list[float]:
+        """Returns what each coordinate counts."""
+        if len(self.offsets) == 1:
+            return [math.sqrt(stretch * (stretch + 2))]
+        return [stretch * _TOPIC_WEIGHT, stretch * _ANSWER_WEIGHT, _LEVEL]
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Cosine distance after the space is stretched along what tells harm from safety.
+    """Cosine distance of standardized rows that are joined by what tells harm from safety.
 
     Attributes:
-        stretch: How much is added along the direction, or of the coordinates; 0 leaves the space as it is.
+        stretch: How much the coordinates count; 0: not at all.
+        contrast: What is learned; ``None`` before `fit`.
         answer_from: Where in a vector the answer's part begins: 0, all of it; 0.5, its second half.
-        direction: ``v``, ``[d]``, unit length, towards harm; zero where all rows are alike. ``None`` before `fit`, and
-            where there is a safe reference.
-        contrast: What is learned instead where there is one.
     """
 
     stretch: float = WeightSettings.model_fields["stretch"].default
-    direction: Tensor | None = None
-    answer_from: float = 0.0
     contrast: Contrast | None = None
+    answer_from: float = 0.0
 
     name: ClassVar[str] = "adaptive"
     relaxation: ClassVar[float] = 0.0
@@ -195,57 +204,56 @@ class Adaptive:
     def fit(
         self, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor, safe_reference: Tensor | None = None
     ) -> Self:
-        """Returns the cost with what `learn_contrast` finds, or without a safe reference `learn_direction`."""
-        if self.direction is not None or self.contrast is not None:
+        """Returns the cost with what `learn_contrast` finds."""
+        if self.contrast is not None:
             return self
-        if safe_reference is None:
-            return replace(self, direction=learn_direction(downstream, safe_anchor, harmful_reference))
-        sets = (safe_anchor, safe_reference, harmful_reference)
-        return replace(self, contrast=learn_contrast(downstream, *sets, answer_from=self.answer_from))
+        sets = (downstream, safe_anchor, harmful_reference, safe_reference)
+        return replace(self, contrast=learn_contrast(*sets, answer_from=self.answer_from))
 
     def between(self, rows: Rows, reference: Tensor) -> CosineCost:
-        """Returns the cosine distance in the stretched space, ``[k, m]``.
+        """Returns the cosine distance of joined rows, ``[k, m]``.
 
         Raises:
             ConfigError: The cost is not fitted.
             DataError: A row is zero or not finite.
         """
-        return CosineCost(StretchedRows(rows, self), self.stretched(reference))
+        return CosineCost(JoinedRows(rows, self), self.joined(reference))
 
-    def stretched(self, z: Tensor) -> Tensor:
-        """Returns representations ``[k, d]``, stretched; their length means nothing.
+    @property
+    def added(self) -> int:
+        """How many numbers a joined row has more than its representation.
+
+        Raises:
+            ConfigError: The cost is not fitted.
+        """
+        return len(self._fitted.offsets)
+
+    def joined(self, z: Tensor) -> Tensor:
+        """Returns rows ``[k, d]``, standardized, with their coordinates after them.
 
         Raises:
             ConfigError: The cost is not fitted.
             DataError: A row is zero or not finite.
         """
-        if self.contrast is not None:
-            return self._joined(z, self.contrast)
-        if self.direction is None:
-            raise ConfigError("the adaptive cost has no direction yet; call fit first")
-        unit = normalize_rows(z)
-        direction = self.direction.to(unit)
-        return unit + self.stretch * (unit @ direction)[:, None] * direction
+        unit = self._fitted.standardized(z)
+        weights = unit.new_tensor(self._fitted.weights(self.stretch))
+        return torch.cat([unit, weights * self._fitted.coordinates(unit)], dim=1).to(z.dtype)
 
-    def _joined(self, z: Tensor, contrast: Contrast) -> Tensor:
-        """Returns standardized rows with their two coordinates and the common one after them, ``[k, d + 3]``."""
-        unit = contrast.standardized(z)
-        weights = unit.new_tensor([_TOPIC_WEIGHT, _ANSWER_WEIGHT]) * self.stretch
-        level = unit.new_full((len(unit), 1), _LEVEL)
-        return torch.cat([unit, weights * contrast.coordinates(unit), level], dim=1).to(z.dtype)
+    @property
+    def _fitted(self) -> Contrast:
+        if self.contrast is None:
+            raise ConfigError("the adaptive cost has learned nothing yet; call fit first")
+        return self.contrast
 
     def state(self) -> dict[str, float | Tensor]:
         """Returns the stretch and, once fitted, what was learned."""
-        learned = {} if self.direction is None else {"direction": self.direction}
-        contrast = {} if self.contrast is None else {name: getattr(self.contrast, name) for name in _CONTRAST}
-        return {"stretch": self.stretch, **learned, **contrast}
+        learned = {} if self.contrast is None else {name: getattr(self.contrast, name) for name in _CONTRAST}
+        return {"stretch": self.stretch, **learned}
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> Self:
         """Makes it of its saved state."""
-        if "direction" in state:
-            return cls(float(state["stretch"]), state["direction"])
-        return cls(float(state["stretch"]), contrast=Contrast(**{name: state[name] for name in _CONTRAST}))
+        return cls(float(state["stretch"]), Contrast(**{name: state[name] for name in _CONTRAST}))
 
 
 _CONTRAST = tuple(Contrast.__dataclass_fields__)
@@ -258,7 +266,7 @@ def cost_of(settings: WeightSettings) -> GroundCost:
     """Returns the ground cost that some settings name, not fitted yet.
 
     >>> cost_of(WeightSettings(stretch=4))
-    Adaptive(stretch=4.0, direction=None, answer_from=0.0, contrast=None)
+    Adaptive(stretch=4.0, contrast=None, answer_from=0.0)
     """
     return COSTS[settings.cost].of(settings)
 
@@ -272,8 +280,8 @@ def relaxation_of(settings: WeightSettings, cost: GroundCost) -> float:
     return cost.relaxation if settings.reference_relaxation is None else settings.reference_relaxation
 
 
-class StretchedRows(RowView):
-    """Rows that are stretched when they are read."""
+class JoinedRows(RowView):
+    """Rows that are standardized and joined by their coordinates when they are read."""
 
     def __init__(self, rows: Rows, cost: Adaptive) -> None:
         super().__init__(rows)
@@ -283,61 +291,69 @@ class StretchedRows(RowView):
     def shape(self) -> torch.Size:
         """The pair ``(n, width)`` of what is read."""
         n, width = self._rows.shape
-        return torch.Size((n, width if self._cost.contrast is None else width + 3))
+        return torch.Size((n, width + self._cost.added))
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """Returns some rows, stretched."""
-        return self._cost.stretched(self._rows[rows])
-
-
-def learn_direction(downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
-    """Learns along which direction to stretch, ``[d]``, unit length.
-
-    Args:
-        downstream: Representations of the rows to weigh, ``[n, d]``; of many, a sample is read.
-        safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
-        harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
-
-    Raises:
-        DataError: A row is zero or not finite.
-        SotuneError: A fit diverged.
-    """
-    rows = normalize_rows(sample_rows(downstream, _MAX_ROWS), name="rows")
-    safe, harmful = (normalize_rows(z, name="columns") for z in (safe_anchor, harmful_reference))
-    probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
-    near_references = train_on_sure_rows(rows, safe, harmful, probe)
-    near_data = train_softly(rows, safe, harmful, probe)
-    return _unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction))
+        """Returns some rows, joined."""
+        return self._cost.joined(self._rows[rows])
 
 
 def learn_contrast(
-    downstream: Rows, safe_anchor: Tensor, safe_reference: Tensor, harmful_reference: Tensor, *, answer_from: float
+    downstream: Rows,
+    safe_anchor: Tensor,
+    harmful_reference: Tensor,
+    safe_reference: Tensor | None = None,
+    *,
+    answer_from: float = 0.0,
 ) -> Contrast:
-    """Learns what tells harm from plain rows, and harmful answers from safe ones.
+    """Learns what tells harm from plain rows and, with a safe reference, harmful answers from safe ones.
 
     Args:
         downstream: Representations of the rows to weigh, ``[n, d]``; of many, a sample is read.
         safe_anchor: Representations of the trusted rows, ``[m_safe, d]``.
-        safe_reference: Representations of rows that meet risky prompts safely, ``[m, d]``.
         harmful_reference: Representations of the harmful rows, ``[m_harmful, d]``.
+        safe_reference: Representations of rows that meet risky prompts safely, ``[m, d]``.
         answer_from: Where in a vector the answer's part begins, in [0, 1).
 
     Raises:
         DataError: A row is zero or not finite.
         SotuneError: A fit diverged.
     """
-    sets = [z.double() for z in (sample_rows(downstream, _MAX_ROWS), safe_anchor, safe_reference, harmful_reference)]
+    references = [z for z in (safe_anchor, harmful_reference, safe_reference) if z is not None]
+    sets = [z.double() for z in (sample_rows(downstream, _MAX_ROWS), *references)]
     center, scale = _spread(torch.cat(sets))
-    width, start = len(center), int(answer_from * len(center))
-    found = Contrast(center, scale, torch.zeros(2, width).to(center), torch.zeros(2).to(center))
-    rows, plain, safe, harmful = (found.standardized(z) for z in sets)
-    answer = torch.zeros(width).to(center)
-    answer[start:] = fit_balanced(
-        safe[:, start:], harmful[:, start:], inverse_regularization=ANSWER_REGULARIZATION
-    ).direction
-    scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, safe, harmful)]
-    directions, offsets = zip(*scaled, strict=True)
+    if safe_reference is None:
+        center = _excess(center, scale)
+    nothing = center.new_zeros(1, len(center))
+    found = Contrast(center, scale, nothing, nothing[:, 0])
+    rows, *columns = (found.standardized(z, name="columns" if i else "rows") for i, z in enumerate(sets))
+    plain, harmful, *safe = columns
+    if not safe:
+        return replace(found, directions=_harm(rows, plain, harmful)[None])
+    answer = _answer(*safe, harmful, start=int(answer_from * len(center)))
+    scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, *safe, harmful)]
+    directions, offsets = zip(*scaled, (nothing[0], center.new_tensor(1.0)), strict=True)
     return replace(found, directions=torch.stack(directions), offsets=torch.stack(offsets))
+
+
+def _excess(center: Tensor, scale: Tensor) -> Tensor:
+    """Returns the part of a mean that is longer than the spread about it, ``[d]``."""
+    length = float((center / scale).square().mean().sqrt())
+    return center * max(0.0, 1 - 1 / max(length, 1.0))
+
+
+def _harm(rows: Tensor, safe: Tensor, harmful: Tensor) -> Tensor:
+    """Returns the direction of harm, ``[d]``, unit length, near the references and near the data."""
+    probe = fit_balanced(safe, harmful, inverse_regularization=PROBE_REGULARIZATION)
+    near_references = train_on_sure_rows(rows, safe, harmful, probe)
+    near_data = train_softly(rows, safe, harmful, probe)
+    return _unit(_unit(near_references.direction) + _DATA_PART * _unit(near_data.direction))
+
+
+def _answer(safe: Tensor, harmful: Tensor, *, start: int) -> Tensor:
+    """Returns the direction from safe answers to harmful ones, ``[d]``, by the part that begins at a position."""
+    found = fit_balanced(safe[:, start:], harmful[:, start:], inverse_regularization=ANSWER_REGULARIZATION)
+    return torch.cat([found.direction.new_zeros(start), found.direction])
 
 
 def _topic(rows: Tensor, safe: Tensor, harmful: Tensor) -> Tensor:

@@ -19,9 +19,11 @@ from sotune.evaluation.protocol import EvalPrompt
 Number = Decimal | Fraction
 
 _BOXED = re.compile(r"\\?(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*\})*)\}")
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _CLAUSE_END = re.compile(r"\n|[.;!](?=\s|\Z)|\?")
+_FILLER = re.compile(r"([\s\"'(\[*$)\]])\1{24,}")  # several patterns in a row may each take what fills a text
+_MAX_FILLER = 24
 _MAX_CLAUSE = 200  # characters that can follow what announces an answer
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -108,7 +110,7 @@ def read_number(text: str, prompt: EvalPrompt) -> Number | None:
     its last ``=``), but not where an explanation begins there; a single one in bold on the last line; the last in the
     text. A number counts as a whole or not at all: of 3:30, 10–12, 2^5, √2 or 1.2.3 no part is read.
     """
-    plain = _plain(text)
+    plain = _plain(_squeezed(text))
     # What a model goes on to write after #### is a question of its own.
     if marked := [*_HASHED.findall(plain)[:1], *_TAGGED.findall(plain), *_BOXED.findall(plain)]:
         found = _numbers(marked[-1].rpartition("=")[2])
@@ -135,7 +137,7 @@ def read_choice(text: str, prompt: EvalPrompt) -> str | None:
     """
     choices = _choices(prompt)
     letters = [chr(ord("A") + place) for place in range(len(choices) or _N_LETTERS)]
-    plain = unicodedata.normalize("NFKC", text)
+    plain = _squeezed(unicodedata.normalize("NFKC", text))
     if found := next((letter for part in (_marked(plain), plain) for letter in _letters(part)), None):
         return found if found in letters else None
     named = read_label(plain, prompt) if choices else None
@@ -149,6 +151,7 @@ def read_label(text: str, prompt: EvalPrompt) -> str | None:
     one that the text names, and is announced or stands in a few words; and where it is the last that is announced.
     What is mentioned by the way, or denied, is no answer.
     """
+    text = _squeezed(text)
     choices, said = _choices(prompt), _marked(text) or text
     answer = normalize_answer(said)
     if not choices or answer in choices:
@@ -296,6 +299,11 @@ def _parse(run: str) -> Number | None:
     if _DECIMAL_COMMA.fullmatch(run):
         return Decimal(re.sub(r"[. ]", "", run).replace(",", "."))
     return None
+
+
+def _squeezed(text: str) -> str:
+    """Returns a text whose endless runs of one space, star or bracket are cut short."""
+    return _FILLER.sub(lambda run: run[0][:_MAX_FILLER], text)
 
 
 def _plain(text: str) -> str:

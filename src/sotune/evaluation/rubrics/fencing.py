@@ -30,7 +30,10 @@ _MARK_LENGTH = 16  # hexadecimal digits, 64 bits: no text holds them by chance
 _LOOKALIKES = str.maketrans({
     "<": "‹", "＜": "‹", "﹤": "‹", ">": "›", "＞": "›", "﹥": "›", "［": "(", "］": ")", "｜": "¦",
 })  # fmt: skip
-_MARKER = re.compile(r"\[(/?[A-Za-z_]{3,20})\]")  # [INST], [/INST], [SYSTEM_PROMPT]
+_MARKER = re.compile(
+    r"\[(/?[A-Za-z_]{3,20}|[A-Za-z_]{3,24}\d{1,5}|\|[^\[\]|\n]{1,40}\|)\]"  # [INST], [/INST], [unused1], [|user|]
+    r"|[\[\]](e?~!?[a-z]{0,4})[\[\]]"  # ]~b], [e~[
+)
 _ASCII_CONTROLS = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n"}
 _VARIATION_SELECTORS = frozenset((*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
 
@@ -83,7 +86,7 @@ def neutralize(text: str) -> str:
     joined = "\n".join(text.splitlines())
     # The same rule twice: one pass in C for the texts that are plain, one character by character for the rest.
     visible = joined.translate(_ASCII_CONTROLS) if joined.isascii() else "".join(map(_shown, joined))
-    return _MARKER.sub(r"(\1)", visible.translate(_LOOKALIKES))
+    return _MARKER.sub(lambda mark: f"({mark[1] or mark[2]})", visible.translate(_LOOKALIKES))
 
 
 def _shown(character: str) -> str:

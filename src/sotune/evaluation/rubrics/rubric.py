@@ -12,9 +12,10 @@ from typing import Any
 
 from sotune.artifacts import sha256_text
 from sotune.errors import ConfigError
-from sotune.evaluation.protocol import EvalPrompt, Response
+from sotune.evaluation.protocol import MAX_RULE_CHARACTERS, EvalPrompt, Response
 from sotune.evaluation.rubrics.fencing import Fence, make_fence
 from sotune.evaluation.thoughts import answer_after_thoughts
+from sotune.settings.yaml_text import parse_yaml, read_text
 from sotune.sources.json_text import decode
 from sotune.sources.rows import Flaw
 
@@ -134,11 +135,12 @@ def load_rubric(name_or_path: str) -> Rubric:
         return parse_rubric(name_or_path, file.read_text(encoding="utf-8"))
     path = Path(name_or_path)
     try:
-        return parse_rubric(path.stem, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        text = read_text(path, "rubric")
+    except ConfigError as error:
         raise ConfigError(
-            f"rubric must be one of {', '.join(RUBRICS)}, or a template file in UTF-8. Got {name_or_path!r}"
+            f"rubric must be one of {', '.join(RUBRICS)}, or a template file in UTF-8. Got {name_or_path!r} ({error})"
         ) from None
+    return parse_rubric(path.stem, text)
 
 
 def parse_rubric(name: str, text: str) -> Rubric:
@@ -147,13 +149,8 @@ def parse_rubric(name: str, text: str) -> Rubric:
     Raises:
         ConfigError: It is no rubric; the message says what it lacks.
     """
-    import yaml
-
     parts = _HEAD.match(text.replace("\r\n", "\n"))
-    try:
-        head = yaml.safe_load(parts[1]) if parts else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"rubric {name}: its head is not readable YAML: {error}") from None
+    head = parse_yaml(parts[1], f"rubric {name}: its head") if parts else None
     if parts is None or not isinstance(head, dict) or not {"menu", "score"} <= head.keys() <= _HEAD_KEYS:
         raise ConfigError(f"rubric {name}: it must start with a head between lines of ---, with menu and score")
     _check_body(name, parts[2])
@@ -214,6 +211,8 @@ def _pick(given: Any, menu: Sequence[Value]) -> Value | None:
 
 def _decode(reply: str) -> dict[str, Any] | str:
     """Returns the one JSON object that a reply holds, or why it holds none."""
+    if len(reply) > MAX_RULE_CHARACTERS:
+        return f"the reply is not one JSON object: it has {len(reply)} characters, over {MAX_RULE_CHARACTERS}"
     text = answer_after_thoughts(reply)
     if text is None:
         return "the reply ends within its thoughts"

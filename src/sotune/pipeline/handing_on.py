@@ -1,0 +1,147 @@
+"""What a run made, for other tools: kept rows in their shapes, repositories on the Hub, a merged model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sotune.artifacts import RunFolder, library_versions, write_text
+from sotune.errors import ArtifactError
+from sotune.exporting import TARGETS, Exported, ExportFacts, Upload, export_rows, push, uploads
+from sotune.freshness import is_fresh, require_fresh
+from sotune.methods import method_named
+from sotune.models import ModelSpec, load_adapted
+from sotune.monitoring import Monitor, Silent
+from sotune.pipeline.base_model import base_model
+from sotune.pipeline.gating import found_in
+from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.unseen_rows import run_config
+from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, SELECTION
+from sotune.settings import ExportSettings, RunConfig
+
+_EXPORTS, _MERGED = "exports", "merged"
+_NO_MODEL = "BASE_MODEL"
+"""Stands where a configuration names the model, and the run names none or one that lies on this machine alone."""
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """An export, and what goes or went to the Hub.
+
+    Attributes:
+        exported: The rows.
+        uploads: What is sent where.
+        sent: Addresses of the commits; empty where nothing was sent.
+    """
+
+    exported: Exported
+    uploads: tuple[Upload, ...] = ()
+    sent: tuple[str, ...] = ()
+
+
+def export(run: RunFolder, settings: ExportSettings, monitor: Monitor | None = None, *, write: bool = True) -> HandedOn:
+    """Writes the kept rows of a run for another tool, and sends them to the Hub where that is asked for.
+
+    Args:
+        run: A run whose rows are selected.
+        settings: For which tool, and how.
+        monitor: Receives progress.
+        write: Whether to write and send; without, only says what would be.
+
+    Raises:
+        ArtifactError: The rows of the run are not selected.
+        DataError: The tool has a place for none of the rows.
+        ConfigError: The name of the repository is none.
+        SotuneError: The Hub refuses.
+    """
+    watch = monitor or Silent()
+    watch.stage(f"export to {TARGETS[settings.to].title}", "running")
+    require_fresh(run, "selection")
+    config = run_config(run)
+    kept = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
+    weights = {row["id"]: row["loss_weight"] for row in kept}
+    records = [record for record in read_records(run, "downstream")["downstream"] if record.id in weights]
+    folder = Path(settings.out) if settings.out else run.file(f"{_EXPORTS}/{settings.to}")
+    exported = export_rows(
+        records, weights, TARGETS[settings.to], _facts(run, config), folder,
+        draw=settings.resample, plain=settings.plain, seed=settings.seed, write=write,
+    )  # fmt: skip
+    if settings.push_to_hub is None:
+        return HandedOn(exported)
+    adapter = run.file(ADAPTER) if settings.adapter and is_fresh(run, "training") else None
+    planned = tuple(uploads(settings.push_to_hub, folder, adapter, private=not settings.public))
+    return HandedOn(exported, planned, tuple(push(planned)) if settings.yes and write else ())
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A model with an adapter merged into it.
+
+    Attributes:
+        folder: Where it lies.
+        dtype: The number type of its weights, which is the checkpoint's own.
+        files: What was written.
+    """
+
+    folder: str
+    dtype: str
+    files: tuple[str, ...]
+
+
+def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = None) -> Merged:
+    """Writes the base model of a run with its adapter merged into it; the folder appears whole or not at all.
+
+    Raises:
+        ArtifactError: The run has no adapter, or the folder holds something else.
+        ConfigError: The base model could not be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    (monitor or Silent()).stage("merge", "running")
+    require_fresh(run, "training")
+    folder, adapter = out or run.file(_MERGED), run.file(ADAPTER)
+    if folder.exists() and not (folder / "config.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} is there and is no model; name a new folder with --out")
+    model = load_adapted(base_model(run_config(run)), adapter).merge_and_unload(safe_merge=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(partial)
+    write_text(partial / CARD, _merged_card((adapter / CARD).read_text(encoding="utf-8")))
+    allowed = (partial / CARD).stat().st_mode & 0o777
+    for path in partial.iterdir():
+        path.chmod(allowed)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    files = tuple(str(path) for path in sorted(folder.iterdir()))
+    return Merged(str(folder), str(model.dtype).removeprefix("torch."), files)
+
+
+def _merged_card(card: str) -> str:
+    """Returns the card of an adapter as that of the whole model."""
+    head, use, rest = card.partition("## Use\n")
+    safety = rest[rest.index(CARD_FIGURES[0]) :] if CARD_FIGURES[0] in rest else ""
+    head = head.replace("library_name: peft\n", "library_name: transformers\n")
+    return f"{head.replace('# LoRA adapter for', '# Merged model: LoRA adapter for')}{safety}" if use else card
+
+
+def _facts(run: RunFolder, config: RunConfig) -> ExportFacts:
+    selected = SELECTION.columns_of(run, "kept")["kept"]
+    spec = ModelSpec(config.model, config.revision) if config.model else None
+    return ExportFacts(
+        base=spec.name if spec and spec.folder is None else _NO_MODEL,
+        revision=config.revision,
+        method=method_named(config.method).title,
+        finding=" ".join(one.sentence for one in found_in(run.path)),
+        n_rows=len(selected),
+        n_kept=sum(selected),
+        seed=config.seed,
+        max_length=config.max_length,
+        learning_rate=config.learning_rate,
+        epochs=config.num_train_epochs,
+        r=config.r,
+        alpha=config.lora_alpha,
+        version=library_versions("sotune")["sotune"],
+    )

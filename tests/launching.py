@@ -1,0 +1,32 @@
+"""Starts one program in several processes, as torchrun would."""
+
+import os
+import socket
+import subprocess
+import sys
+
+TIMEOUT = 300
+
+
+def launch(script, *arguments, n=2):
+    """Runs a Python script in n processes that work together; returns their exit statuses, outputs and errors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(n)
+    ]
+    try:
+        told = [process.communicate(timeout=TIMEOUT) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [process.returncode for process in started], [out for out, _ in told], [err for _, err in told]
