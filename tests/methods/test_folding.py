@@ -60,7 +60,9 @@ def test_safe_lora_reads_the_model_before_alignment(train_inputs, tiny_model, tm
     before = load_layers(result.adapter)
     shutil.copytree(folder, tmp_path / "unaligned")
     weights = load_file(folder / "model.safetensors")
-    layer = next(name for name, update in before.items() if len(update.b) == update.a.shape[1] or architecture == "gpt2")
+    layer = next(
+        name for name, update in before.items() if len(update.b) == update.a.shape[1] or architecture == "gpt2"
+    )
     own = layer.removeprefix("base_model.model.")
     name = next(key for key in weights if own.endswith(key.removesuffix(".weight")) and key.endswith(".weight"))
     weights[name] = weights[name] - torch.eye(*weights[name].shape)

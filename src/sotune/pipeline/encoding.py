@@ -86,7 +86,7 @@ def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
 def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> EncodedSet:
     """Encodes any records with the encoder that the run chose, through its cache."""
     encoder = chosen_encoder(config, run)
-    return encode_with_cache(encoder, records, _cache(config, run), progress=_told(monitor, "encoding"))
+    return encode_with_cache(encoder, records, _cache(config, run), **_told(monitor, "encoding"))
 
 
 def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> EncodedSet:
@@ -162,16 +162,16 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     sets, engine = read_records(run), engine_of(config, threads=config.threads, device=config.device)
     encoder, choice = group.members[0], None
     if len(group.members) > 1:
-        choice = choose_encoder(group, sets, cache, progress=_told(monitor, "comparing representations"), engine=engine)
+        choice = choose_encoder(group, sets, cache, **_told(monitor, "comparing representations"), engine=engine)
         # Main's choice: elsewhere the last bits of a figure may differ.
         encoder = group.members[processes.gather(group.members.index(choice.encoder))[0]]
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
-    filled = fill_cache(encoder, everything, cache, progress=_told(monitor, "encoding"), engine=engine)
+    filled = fill_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
     prompts: Iterator[EncodedSet] = iter(())
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         alone = [record for rows in sample_prompts(sets).values() for record in rows]
-        prompts = fill_cache(encoder, alone, cache, progress=_told(monitor, "encoding prompts alone"), engine=engine)
+        prompts = fill_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
     return _Encoded(encoder, choice, filled, prompts)
 
 
@@ -215,8 +215,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 
-def _told(monitor: Monitor, label: str) -> Any:
-    return lambda done, total: monitor.progress(label, done, total)
+def _told(monitor: Monitor, label: str) -> dict[str, Any]:
+    """Returns how the work speaks: how far it is and, if it takes minutes, one line about them."""
+    return {
+        "progress": lambda done, total: monitor.progress(label, done, total),
+        "announce": lambda line: monitor.stage(f"{label}: {line}", "running"),
+    }
 
 
 def _summarize(run: RunFolder) -> Figures:
