@@ -22,7 +22,6 @@ from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
 
-
 _ASKED_AGAIN = 48  # prompts of the safe reference that no step looks at
 
 
