@@ -39,7 +39,7 @@ def test_resta_subtracts_half_of_harm(train_inputs):
 
 
 def test_an_update_within_the_subspace_of_alignment_stays():
-    """By hand: V = [[3, 0], [0, 0]], so C = V Vᵀ / 3 = [[3, 0], [0, 0]], which keeps threefold what is along the first."""
+    """By hand: V = [[3, 0], [0, 0]], so C = V Vᵀ / 3 = V, which keeps threefold what is along the first."""
     shift = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
     along = LowRank(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0], [0.0]]))  # cosine 1
     assert projected(along, shift, below=0.5) is along
