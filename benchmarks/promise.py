@@ -344,8 +344,8 @@ def summarize_safe(results: Sequence[dict[str, Any]]) -> None:
             f"{share(lambda r: r['lost_low'] <= r['other_lost_one_each'])}; other harm's pass rate in "
             f"{share(lambda r: r['pass_high'] >= r['other_pass'])}, once a prompt "
             f"{share(lambda r: r['pass_high'] >= r['other_pass_one_each'])}; lost {mean('other_lost')} (bound "
-            f"{mean('lost_high')}), pass {mean('other_pass')} (bound {mean('pass_high')}), kept {mean('keep')}, harm of "
-            f"the data kept {mean('harm_kept')}, plain lost {mean('plain_lost')}"
+            f"{mean('lost_high')}), pass {mean('other_pass')} (bound {mean('pass_high')}), kept {mean('keep')}, harm "
+            f"of the data kept {mean('harm_kept')}, plain lost {mean('plain_lost')}"
         )
 
 

@@ -26,7 +26,6 @@ _EVIDENCE = tuple(
 )
 
 
-
 def _key(config: RunConfig) -> dict[str, Any]:
     return {"settings": config.part(SelectionSettings).model_dump(mode="json")}
 

@@ -13,9 +13,10 @@ begin.
 
 **Where harm thins out.** Without a limit, rows are dropped, the lowest first, while enough of them seem harmful: with
 an estimate p of the harmful share, dropping the lowest q catches p·c(q), and the cut is where p·c(q) − drop_at·q is
-largest. Where no harm is found p is near 0, and all rows stay. With a safe reference no more is dropped, once nearly all
-harm is caught, than where c(q) exceeds the share of held-out safe answers that q drops by most: beyond that a drop loses
-more of them than it catches of the harm. The tuning folds alone place this cut, so the measuring folds' bounds hold at it as at any fixed one.
+largest. Where no harm is found p is near 0, and all rows stay. With a safe reference no more is dropped, once nearly
+all harm is caught, than where c(q) exceeds the share of held-out safe answers that q drops by most: beyond that a drop
+loses more of them than it catches of the harm. The tuning folds alone place this cut, so the measuring folds' bounds
+hold at it as at any fixed one.
 """
 
 from __future__ import annotations
