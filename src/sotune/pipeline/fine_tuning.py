@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,14 @@ def _summarize(run: RunFolder) -> Figures:
         "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
+        **({"stopped": _stop(figures)} if "stopped_at" in figures else {}),
         "adapter": str(run.file(ADAPTER)),
     }
+
+
+def _stop(figures: Mapping[str, float]) -> str:
+    """Says when training ended as too little was refused, and what is handed over."""
+    return f"at step {figures['stopped_at']:.0f}, weights of step {figures['kept_step']:.0f}"
 
 
 TRAIN = Stage("training", "train", "selection", _key, _work, _summarize, reads=("records",))
