@@ -72,7 +72,8 @@ def views_of(record: Record, *, window: int, most: int) -> Views:
         for number, text in enumerate(parts, 1)
     ]
     shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
-    views = [View(part, place) for part, place in shown] if len(pieces) > 1 else []
+    long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
+    views = [View(part, place) for part, place in shown] if long else []
     read = views or [View(record, "whole")]
     views += [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
     return Views(tuple(views), complete=len(shown) == len(pieces))
