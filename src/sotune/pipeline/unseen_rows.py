@@ -14,7 +14,7 @@ from sotune.errors import ArtifactError, ConfigError
 from sotune.freshness import SCORED, require_fresh
 from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
-from sotune.pipeline.encoding import encode_records
+from sotune.pipeline.encoding import encode_worst
 from sotune.pipeline.record_sets import source_options
 from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
@@ -110,7 +110,7 @@ def score(
     config = run_config(run)
 
     def help_encoding(records: Sequence[Record]) -> None:
-        encode_records(config, run, records, Silent())
+        encode_worst(config, run, records, Silent())
 
     def work() -> ScoreSummary:
         with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
@@ -135,12 +135,12 @@ def _score(
     for message in loaded.warnings:
         watch.warn(message)
     records = loaded.records
-    encoded = processes.together("scoring", lambda: encode_records(config, run, records, watch), records)
-    scores = scorer.score(encoded.values)
+    values = processes.together("scoring", lambda: encode_worst(config, run, records, watch), records)
+    scores = scorer.score(values)
     cut = read_cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]
     columns = {
-        "id": encoded.ids,
+        "id": [record.id for record in records],
         "weight": scores.weights.double().numpy(),
         "relative_weight": (scores.weights.double() * scorer.n).numpy(),
         "would_keep": would_keep,

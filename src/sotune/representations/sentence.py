@@ -81,6 +81,16 @@ class SentenceEncoder(Encoder):
         """The second half of a vector is the completion's, where the parts are encoded apart."""
         return 0.5 if self._parts == "apart" else 0.0
 
+    @property
+    def window(self) -> int:
+        """Characters of an answer that one vector stands for well: about as many as the model reads."""
+        return 4 * self._max_tokens
+
+    @property
+    def parts_alike(self) -> bool:
+        """Both halves of a vector are sentence embeddings, where the parts are encoded apart."""
+        return self._parts == "apart"
+
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of what is read of the record, in hexadecimal."""
         return _key(self._texts(record))
