@@ -62,10 +62,11 @@ def views_of(record: Record, *, window: int, most: int) -> Views:
 
     Args:
         record: The row.
-        window: Characters that a part shows of a learned turn.
+        window: Characters of what is learned that one look takes in; of more, each part shows half as many.
         most: How many windows a row may have; of more, as many are taken at even distances.
     """
-    turns = [(place, split_evenly(record.messages[place].text, window)) for place in record.learned]
+    # Half of what one look takes in, so that little else stands beside what a part shows.
+    turns = [(place, split_evenly(record.messages[place].text, window // 2)) for place in record.learned]
     pieces = [
         (_standing_alone(record, text), f"turn {place + 1}, part {number} of {len(parts)}")
         for place, parts in turns
@@ -76,7 +77,7 @@ def views_of(record: Record, *, window: int, most: int) -> Views:
     views = [View(part, place) for part, place in shown] if long else []
     read = views or [View(record, "whole")]
     views += [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
-    return Views(tuple(views), complete=len(shown) == len(pieces))
+    return Views(tuple(views), complete=not long or len(shown) == len(pieces))
 
 
 def split_evenly(text: str, size: int) -> list[str]:

