@@ -226,7 +226,7 @@ def _most_dropped(place: Tensor, safe_outranked: Sequence[float]) -> float:
     def caught(q: float) -> float:
         return float((place <= q).double().mean())
 
-    enough = [q for q in place.tolist() if caught(q) >= _NEARLY_ALL]
+    enough: list[float] = [q for q in place.tolist() if caught(q) >= _NEARLY_ALL]
     return max(enough, key=lambda q: (caught(q) - float((safe <= q).double().mean()), q))
 
 

@@ -327,11 +327,12 @@ def learn_contrast(
     nothing = center.new_zeros(1, len(center))
     found = Contrast(center, scale, nothing, nothing[:, 0])
     rows, *columns = (found.standardized(z, name="columns" if i else "rows") for i, z in enumerate(sets))
-    plain, harmful, *safe = columns
-    if not safe:
+    plain, harmful = columns[:2]
+    if safe_reference is None:
         return replace(found, directions=_harm(rows, plain, harmful)[None])
-    answer = _answer(*safe, harmful, start=int(answer_from * len(center)))
-    scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, *safe, harmful)]
+    safe = columns[2]
+    answer = _answer(safe, harmful, start=int(answer_from * len(center)))
+    scaled = [_scaled(_topic(rows, plain, harmful), plain, harmful), _scaled(answer, safe, harmful)]
     directions, offsets = zip(*scaled, (nothing[0], center.new_tensor(1.0)), strict=True)
     return replace(found, directions=torch.stack(directions), offsets=torch.stack(offsets))
 
