@@ -59,3 +59,11 @@ def test_the_page_shows_it(make_run):
     assert "Safety while training" in page.text
     assert "within its limit of 0.02" in page.text
     assert "limit 0.02" in page.text
+
+
+def test_refusals_before_and_now_are_rows():
+    asked = {"risky_asked": 48.0, "risky_refused_before": 0.75, "risky_refused": 0.5}
+    rows = dict(hold_view({"title": "KL", "figures": FIGURES | asked}, STEPS)["rows"])
+    found = rows["refused of 48 risky prompts, before and now"]
+    assert [part.strip("\u202f %") for part in found.split(",")] == ["75", "50"]
+    assert not any("safe reference" in name for name in rows)

@@ -11,7 +11,7 @@ from sotune.training.change import StepChange
 
 EXTRA_TOKENS = "extra_tokens"
 """The figure: tokens that the model read besides those of the rows, in units of these. What was asked of another copy
-of the model before training is not in it."""
+of the model before training is not in it. With several processes both are those of one."""
 
 
 class Counted(StepChange):
