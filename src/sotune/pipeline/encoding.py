@@ -48,6 +48,7 @@ from sotune.settings import RepresentationSettings, RunConfig
 from sotune.weights import fit_harm_score
 
 _SHARDS = "representations"
+_CPU_BATCH_TOKENS = 1024
 _SENTENCE_PREFIX = "sentence-transformers:"
 
 
@@ -63,12 +64,12 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
         return SentenceEncoder(
             config.encoder.removeprefix(_SENTENCE_PREFIX),
             device=str(resolve_device(config.device)),
-            batch_tokens=config.batch_tokens,
+            batch_tokens=_batch_tokens(config),
             parts=config.encoder_parts,
         )
     if config.model is None:
         raise ConfigError("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
-    model = FrozenCausalLM(base_model(config), config, batch_tokens=config.batch_tokens)
+    model = FrozenCausalLM(base_model(config), config, batch_tokens=_batch_tokens(config))
     with_safe_reference = config.safe_reference is not None or config.references is not None
     return CausalLMReadings(  # the paper's reading comes first
         model,
@@ -77,6 +78,12 @@ def make_encoders(config: RunConfig) -> EncoderGroup:
         if config.pooling == "auto"
         else (config.pooling,),
     )
+
+
+def _batch_tokens(config: RunConfig) -> int:
+    """Returns how many tokens a pass may hold; on a CPU no more than its caches do."""
+    on_cpu = resolve_device(config.device).type == "cpu"
+    return min(config.batch_tokens, _CPU_BATCH_TOKENS) if on_cpu else config.batch_tokens
 
 
 def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:

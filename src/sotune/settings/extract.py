@@ -144,7 +144,11 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         description="How states become a vector: last token (paper), mean, mean minus the prompt's end, the prompt's "
         "mean and the completion's joined, or auto.",
     )
-    batch_tokens: int = Field(8192, ge=16, description="Token limit of a forward pass, padding included.")
+    batch_tokens: int = Field(
+        8192,
+        ge=16,
+        description="Token limit of a forward pass, padding included; on a CPU at most 1024, which is faster.",
+    )
     cache: bool = Field(
         True,
         description="Share representations between runs, in ~/.cache/sotune or the folder that SOTUNE_CACHE names.",
