@@ -96,7 +96,8 @@ def save_adapter(
     else:
         _save_whole(model, partial, base)
     _save_tokenizer(renderer, partial)
-    write_text(partial / CARD, _card(renderer, base, settings, n_rows=n_rows, n_steps=n_steps))
+    whole = not isinstance(model, PeftModel)
+    write_text(partial / CARD, _card(renderer, base, settings, n_rows=n_rows, n_steps=n_steps, whole=whole))
     allowed = (partial / CARD).stat().st_mode & 0o777
     for path in partial.iterdir():
         path.chmod(allowed)  # some writers keep what they write from everyone else
@@ -104,10 +105,12 @@ def save_adapter(
     os.replace(partial, folder)
 
 
-def _card(renderer: Renderer, base: ModelSpec, settings: TrainingSettings, *, n_rows: int, n_steps: int) -> str:
+def _card(
+    renderer: Renderer, base: ModelSpec, settings: TrainingSettings, *, n_rows: int, n_steps: int, whole: bool
+) -> str:
     """Returns the adapter's card, with metadata as the Hub reads it, before anything is measured."""
     end = renderer.end_of_turn_id
-    whole, name = not isinstance(model, PeftModel), base.folder.name if base.folder else base.name
+    name = base.folder.name if base.folder else base.name
     revision = f", at revision `{base.revision}`" if base.revision else ""
     metadata = {
         **({} if base.folder else {"base_model": base.name}),
