@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sotune.artifacts import RunFolder, library_versions, write_text
@@ -112,7 +112,8 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
         raise ConfigError(f"{adapter} is a whole model already, since all weights were trained; use it as it is")
     if folder.exists() and not any(folder.glob("*.safetensors")) and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is there and is no model; name a new folder with --out")
-    model = load_adapted(base_model(run_config(run)), adapter).merge_and_unload(safe_merge=True)
+    base = replace(base_model(run_config(run)), dtype="auto")
+    model = load_adapted(base, adapter).merge_and_unload(safe_merge=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
