@@ -87,6 +87,9 @@ def test_an_unknown_target_and_an_unselected_run_are_errors(cli, trained, tmp_pa
     result = cli("export", trained.path)
     assert result.exit_code == 2
     assert "setting 'to' is required" in " ".join(result.output.split())
+    result = cli("export", trained.path, "--to", "csv", "--plain", "--resample", 9)
+    assert result.exit_code == 2
+    assert "give one" in result.output
 
 
 def test_nothing_is_sent_without_yes(cli, trained, tmp_path, hub):
