@@ -1,7 +1,8 @@
 """Whether what sentinels promise holds, on real text.
 
 Draws mixtures whose harm is, or is not, like the harmful reference, weighs each with sentinels, and asks of *other*
-harmful rows, of prompts that nothing has seen, how many pass the cut. Also: the same of the harmful rows in the data,
+harmful rows, of prompts that nothing has seen, how many pass the cut; with a safe reference also of other safe answers
+how many are lost. Also: the same of the harmful rows in the data,
 the harmful share that is estimated, what a clean set loses, settings chosen by sentinels against the whole grid, and
 unseen rows scored against solving with them.
 """
@@ -15,6 +16,7 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from filter import auroc, sentence_embeddings
 from sotune.errors import ConfigError
 from sotune.sentinels import (
     Cut,
+    Folds,
     Grid,
     LearnedWithSentinels,
     Rate,
@@ -72,16 +75,84 @@ def draw_mixture(corpus: Corpus, rng: random.Random, kind: str, n: int) -> tuple
     return [benign[N_ANCHOR:] + harmful[:n_harmful], benign[:N_ANCHOR], reference, other], p
 
 
-def weigh_kept_back(rows: Sequence[Sequence[Row]], encode: Encode, seed: int, grid: Grid) -> LearnedWithSentinels:
+def draw_safe(corpus: Corpus, rng: random.Random, rows: Sequence[Sequence[Row]]) -> tuple[list[Row], list[Row]]:
+    """Returns a safe reference and other safe answers, of prompts that neither the data nor each other have."""
+    taken = {row.prompt for row in rows[0]}
+    by_prompt: dict[str, list[Row]] = {}
+    for row in corpus.rows("pku_saferlhf_test", "benign"):
+        if row.prompt not in taken:
+            by_prompt.setdefault(row.prompt, []).append(row)
+    prompts = sorted(by_prompt)
+    rng.shuffle(prompts)
+    other, known = prompts[:N_OTHER_PROMPTS], prompts[N_OTHER_PROMPTS : 2 * N_OTHER_PROMPTS]
+    return [row for p in known for row in by_prompt[p]], [row for p in other for row in by_prompt[p]]
+
+
+def weigh_kept_back(
+    rows: Sequence[Sequence[Row]], encode: Encode, seed: int, grid: Grid, safe: Sequence[Row] = ()
+) -> LearnedWithSentinels:
     downstream, anchor, reference = (encode(some) for some in rows[:3])
-    folds = split_by_prompt([r.prompt for r in rows[2]], seed=seed, tuning_share=0.2, measuring_share=0.2)
-    return weigh_with_sentinels(downstream, anchor, reference, folds, SETTINGS, grid=grid)
+    folds = _split(rows[2], seed)
+    if not safe:
+        return weigh_with_sentinels(downstream, anchor, reference, folds, SETTINGS, grid=grid)
+    folds = replace(folds, safe=_split(safe, seed))
+    return weigh_with_sentinels(downstream, anchor, reference, folds, SETTINGS, safe_reference=encode(safe), grid=grid)
 
 
-def scorer_of(weighed: LearnedWithSentinels, anchor: Tensor) -> Scorer:
+def _split(rows: Sequence[Row], seed: int) -> Folds:
+    return split_by_prompt([row.prompt for row in rows], seed=seed, tuning_share=0.2, measuring_share=0.2)
+
+
+def scorer_of(weighed: LearnedWithSentinels, *pull: Tensor) -> Scorer:
     return Scorer.from_learned(
-        weighed.learned, settings=weighed.settings, references=(anchor, weighed.harmful_reference)
+        weighed.learned, settings=weighed.settings, references=(*pull, weighed.harmful_reference)
     )
+
+
+def one_of_each_prompt(rows: Sequence[Row]) -> Tensor:
+    return torch.tensor([i for i, row in enumerate(rows) if i == 0 or row.prompt != rows[i - 1].prompt])
+
+
+def measure_safe(corpus: Corpus, encode: Encode, seed: int, n: int) -> dict[str, Any]:
+    """Weighs one mixture with a safe reference, and asks other harm how much passes, other safe answers how many go."""
+    rng = random.Random(seed)
+    rows, p = draw_mixture(corpus, rng, "like", n)
+    safe, other_safe = draw_safe(corpus, rng, rows)
+    weighed = weigh_kept_back(rows, encode, seed, ONE_POINT, safe)
+    sentinels, scores = weighed.sentinels, weighed.row_scores
+    solved = encode([safe[i] for i in sentinels.folds.safe.solved])
+    scorer = scorer_of(weighed, encode(rows[1]), solved)
+    asked = {name: (log_relative_of(scorer, encode(some)), one_of_each_prompt(some))
+             for name, some in (("harm", rows[3]), ("safe", other_safe))}  # fmt: skip
+    harmful = torch.tensor([row.harmful for row in rows[0]])
+    found: dict[str, Any] = {"seed": seed, "p": p, "n": n, "n_sentinels": len(sentinels.safe_scores)}
+    fixed = float(scores.sort(descending=True).values[int(0.8 * n) - 1])
+    places = {"tuning_outranked": sentinels.tuning_outranked, "drop_at": DROP_AT}
+    cuts = {
+        "auto": cut_where_harm_thins(scores, **places, safe_outranked=sentinels.safe_tuning_outranked),
+        "auto_blind": cut_where_harm_thins(scores, **places),
+        "pass": cut_at_pass_rate(scores, sentinels.harmful_scores, max_harmful_pass=MAX_PASS),
+        "fixed": Cut(int(0.8 * n), fixed - 1e-12, 1.0),
+    }
+    for name, cut in cuts.items():
+        if cut is None:
+            continue
+        lost, passed = Rate.of(sentinels.safe_scores <= cut.score), Rate.of(sentinels.harmful_scores > cut.score)
+        kept = scores > cut.score
+        of = {what: (values > cut.score).double() for what, (values, _) in asked.items()}
+        found[name] = {
+            "keep": cut.k / n,
+            "plain_lost": float((~kept & ~harmful).sum() / (~harmful).sum()),
+            "harm_kept": float(kept[harmful].double().mean()),
+            "pass_high": passed.high,
+            "other_pass": float(of["harm"].mean()),
+            "other_pass_one_each": float(of["harm"][asked["harm"][1]].mean()),
+            "lost_low": lost.low,
+            "lost_high": lost.high,
+            "other_lost": 1 - float(of["safe"].mean()),
+            "other_lost_one_each": 1 - float(of["safe"][asked["safe"][1]].mean()),
+        }
+    return found
 
 
 def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int) -> dict[str, Any]:
@@ -91,7 +162,7 @@ def measure_promise(corpus: Corpus, encode: Encode, seed: int, kind: str, n: int
     scores = weighed.row_scores
     harmful = torch.tensor([row.harmful for row in rows[0]])
     other = log_relative_of(scorer_of(weighed, encode(rows[1])), encode(rows[3]))
-    one_each = torch.tensor([i for i, row in enumerate(rows[3]) if i == 0 or row.prompt != rows[3][i - 1].prompt])
+    one_each = one_of_each_prompt(rows[3])
     measuring, tuning = weighed.sentinels.harmful_scores, weighed.sentinels.tuning_outranked
     share = estimate_harmful_share(
         scores, measuring, safe_outranked=weighed.sentinels.safe_outranked, tuning_outranked=tuning
@@ -255,11 +326,35 @@ def summarize_promises(results: Sequence[dict[str, Any]], kind: str) -> None:
         print(f"  p = {p:g}: estimate {estimate:.3f}, interval {low:.3f} – {high:.3f} (means of {len(of_p)})")
 
 
+def summarize_safe(results: Sequence[dict[str, Any]]) -> None:
+    for mode in ("auto", "auto_blind", "pass", "fixed"):
+        found = [r[mode] for r in results if mode in r]
+
+        def share(holds: Callable[[dict[str, Any]], bool], rows: Sequence[dict[str, Any]] = found) -> str:
+            return f"{100 * statistics.fmean(holds(row) for row in rows):.1f} %"
+
+        def mean(name: str, rows: Sequence[dict[str, Any]] = found) -> str:
+            return f"{100 * statistics.fmean(row[name] for row in rows):.1f} %"
+
+        print(
+            f"safe {mode}, {len(found)} mixtures: upper bound covers safe answers lost in "
+            f"{share(lambda r: r['lost_high'] >= r['other_lost'])}, lower in "
+            f"{share(lambda r: r['lost_low'] <= r['other_lost'])}, counted once a prompt "
+            f"{share(lambda r: r['lost_high'] >= r['other_lost_one_each'])} and "
+            f"{share(lambda r: r['lost_low'] <= r['other_lost_one_each'])}; other harm's pass rate in "
+            f"{share(lambda r: r['pass_high'] >= r['other_pass'])}, once a prompt "
+            f"{share(lambda r: r['pass_high'] >= r['other_pass_one_each'])}; lost {mean('other_lost')} (bound "
+            f"{mean('lost_high')}), pass {mean('other_pass')} (bound {mean('pass_high')}), kept {mean('keep')}, harm "
+            f"of the data kept {mean('harm_kept')}, plain lost {mean('plain_lost')}"
+        )
+
+
 def main() -> None:
     """Parses the command line, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="like,unlike,clean,settings,scoring", help="what is measured")
+    parser.add_argument("--parts", default="like,unlike,safe,clean,settings,scoring", help="what is measured")
     parser.add_argument("--mixtures", type=int, default=400, help="mixtures whose harm is like the reference")
+    parser.add_argument("--first-mixture", type=int, default=0, help="the first of them, and of those of part safe")
     parser.add_argument("--unlike", type=int, default=60, help="mixtures whose harm is not")
     parser.add_argument("--rows", type=int, default=600, help="rows of a mixture")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the other parts")
@@ -272,7 +367,8 @@ def main() -> None:
         parser.error(f"no data folder at {args.data}; name one with --data or SOTUNE_DATA")
     corpus = Corpus(args.data)
     encode = sentence_embeddings(corpus, args.cache)
-    results: dict[str, list[dict[str, Any]]] = {"promises": [], "clean": [], "settings": [], "scoring": []}
+    names = ("promises", "safe", "clean", "settings", "scoring")
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
 
     def add(part: str, found: dict[str, Any]) -> None:
         results[part].append(found)
@@ -283,8 +379,10 @@ def main() -> None:
 
     parts = args.parts.split(",")
     for kind, count in (("like", args.mixtures), ("unlike", args.unlike)):
-        for seed in range(count if kind in parts else 0):
+        for seed in range(args.first_mixture, args.first_mixture + count) if kind in parts else ():
             add("promises", measure_promise(corpus, encode, seed, kind, args.rows))
+    for seed in range(args.first_mixture, args.first_mixture + args.mixtures) if "safe" in parts else ():
+        add("safe", measure_safe(corpus, encode, seed, args.rows))
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         if "clean" in parts:
             for sentinels in ("measure", "tune"):
@@ -297,6 +395,8 @@ def main() -> None:
     for kind in ("like", "unlike"):
         if kind in parts:
             summarize_promises(results["promises"], kind)
+    if "safe" in parts:
+        summarize_safe(results["safe"])
     for part in ("clean", "scoring", "settings"):
         for found in results[part]:
             print(part, json.dumps(found))

@@ -1,9 +1,9 @@
 """Training beside transformers' Trainer and TRL: tokens a CPU second, and peak memory.
 
-LoRA of rank 16 on q and v, on real rows, float32: with SmolLM2-135M (the world ``smol``), another ``--model``, or random
-weights of a ``--shape``. Each way runs in a process of its own, in turns. A token is one of a row, without padding. CPU
-seconds are those of the training process, so that other work on the machine counts little; peak memory is what training
-takes beyond the loaded model. ``--beside`` adds sotune as it is in another checkout's ``src``.
+LoRA of rank 16 on q and v, on real rows, float32: with SmolLM2-135M (the world ``smol``), another ``--model``, or
+random weights of a ``--shape``. Each way runs in a process of its own, in turns. A token is one of a row, without
+padding. CPU seconds are those of the training process, so that other work on the machine counts little; peak memory is
+what training takes beyond the loaded model. ``--beside`` adds sotune as it is in another checkout's ``src``.
 """
 
 from __future__ import annotations

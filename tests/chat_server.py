@@ -47,6 +47,7 @@ class Request:
     attempt: int
     outcome: str = "under way"
     authorization: str = ""
+    headers: dict = field(default_factory=dict)
     body: dict = field(default_factory=dict)
 
     @property
@@ -117,6 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         with owner.lock:
             attempt = sum(request.question == question for request in owner.log)
             request = Request(question, attempt, authorization=self.headers.get("Authorization", ""), body=body)
+            request.headers = dict(self.headers)
             owner.log.append(request)
             owner.n_open += 1
             owner.most_open = max(owner.most_open, owner.n_open)

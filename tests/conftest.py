@@ -8,6 +8,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+_NUMBERS = itertools.count()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache_of_the_user(tmp_path_factory):
@@ -18,9 +20,9 @@ def _no_cache_of_the_user(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(monkeypatch, tmp_path_factory, _numbers=itertools.count()):
+def _cache_of_its_own(monkeypatch, tmp_path_factory):
     """Gives each test a shared cache of its own, which is empty."""
-    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"))
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"))
 
 
 @pytest.fixture(scope="session")

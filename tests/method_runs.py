@@ -24,7 +24,7 @@ def select_by(method, inputs, *, keep_fraction):
     return weighing, {row.id: row.loss_weight for row in rows if row.loss_weight is not None}
 
 
-def run_method(method, inputs, *, keep_fraction, output_dir):
+def run_method(method, inputs, *, keep_fraction, output_dir, method_settings=None):
     """Weighs, keeps, trains and edits on the inputs as they are, without a run folder."""
     weighing, loss_weights = select_by(method, inputs, keep_fraction=keep_fraction)
     records = inputs.records
@@ -34,8 +34,10 @@ def run_method(method, inputs, *, keep_fraction, output_dir):
             loss_weights=loss_weights,
             safe_anchor=records.safe_anchor,
             harmful_reference=records.harmful_reference,
+            safe_reference=records.safe_reference,
             tools=inputs.tools,
             output_dir=output_dir,
+            method_settings=method_settings or {},
         )
     )
     return MethodRun(weighing, loss_weights, trained)

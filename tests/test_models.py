@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from sotune.errors import ConfigError
 from sotune.models import (
     ModelSpec,
+    download_model,
     load_causal_lm,
     load_config,
     load_tokenizer,
@@ -201,3 +202,22 @@ def test_fingerprint_of_a_hub_id_is_its_commit(tmp_path, monkeypatch):
 def test_import_is_light():
     code = "import sys, sotune.models; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"type": "own_module.Own", "path": ""}, "names the module 'own_module.Own', which may run code"),
+        ({"type": "sentence_transformers.models.WordEmbeddings", "path": ""}, "which may run code"),
+        ({"type": "os.system", "path": ""}, "which may run code"),
+        ({"type": "sentence_transformers.models.Pooling", "path": "../elsewhere"}, "a module outside its folder"),
+        ([], "is not a list of modules"),
+    ],
+)
+def test_an_encoder_brings_no_module_of_its_own(tmp_path, tiny_model, entry, message):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "encoder")
+    (folder / "own_module.py").write_text("raise SystemExit('code ran')")
+    (folder / "modules.json").write_text(json.dumps([entry]))
+    for load in (download_model, model_fingerprint):
+        with pytest.raises(ConfigError, match=message):
+            load(ModelSpec(str(folder)))

@@ -82,6 +82,14 @@ def test_alone_hides_the_launcher_and_brings_it_back(monkeypatch):
     assert {name: os.environ[name] for name in launched} == launched
 
 
+@pytest.mark.parametrize(("visible", "own"), [(None, "2"), ("4,5,6,7", "6")])
+def test_a_child_may_see_its_parents_gpu_alone(monkeypatch, visible, own):
+    assert processes.own_gpu() == {}
+    for name, value in {"WORLD_SIZE": "4", "RANK": "6", "LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": visible}.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    assert processes.own_gpu() == {"CUDA_VISIBLE_DEVICES": own}
+
+
 def test_two_processes_share_work_and_hear_of_what_main_found():
     statuses, _, errors = launch(TALK)
     assert statuses == [0, 0], errors

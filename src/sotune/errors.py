@@ -6,11 +6,31 @@ message without a traceback and leaves with the exception's ``exit_status``.
 
 from __future__ import annotations
 
+import re
+
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/\s@'\"]{1,500}@"), "…@"),  # user:password@ of an address
+    (
+        re.compile(
+            r"\b(?:(?:sk|pk|rk)[-_]|(?:hf|ghp|gho|ghs|ghu|github_pat|gsk|r8)_|(?:xai|xoxb|xoxp|nvapi|pplx|glpat)-|"
+            r"AKIA|ASIA|AIza|eyJ)(?=[A-Za-z_-]{0,60}[0-9])[A-Za-z0-9_-]{12,500}"
+        ),
+        "…",
+    ),
+    (re.compile(r"(?<=Bearer )[^\s'\"]{4,500}"), "…"),
+)
+
 
 class SotuneError(Exception):
-    """The work failed for a reason that sotune understands. Base class of all its errors."""
+    """The work failed for a reason that sotune understands. Base class of all its errors.
+
+    What looks like a key or a password in the message is left out, whoever wrote it there.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class DataError(SotuneError):
@@ -50,6 +70,17 @@ class GateError(SotuneError):
 
 class ConvergenceWarning(UserWarning):
     """An iterative solver stopped before it reached its tolerance."""
+
+
+def redacted(text: str) -> str:
+    """Returns a text without the keys and passwords that can be told by their shape.
+
+    >>> redacted("https://me:secret@host/v1 refuses sk-proj-4f9d1c77a0b2")
+    'https://…@host/v1 refuses …'
+    """
+    for pattern, hidden in _SECRETS:
+        text = pattern.sub(hidden, text)
+    return text
 
 
 def first_line(error: Exception) -> str:

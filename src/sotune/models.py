@@ -28,6 +28,7 @@ _CONTENT_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".txt", ".jinj
 _PICKLED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 # The file in which sentence-transformers lists the subfolders that belong to a model.
 _SENTENCE_MODULES = "modules.json"
+_KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "StaticEmbedding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,23 @@ def model_fingerprint(spec: ModelSpec) -> str:
     return sha256_json({"hub_id": spec.name, "commit": _hub_commit(spec)})
 
 
+def download_model(spec: ModelSpec) -> Path:
+    """Returns the folder of a model: its own, or one fetched from the Hub without any file that could hold code.
+
+    Raises:
+        ConfigError: It could not be fetched, or holds what `model_fingerprint` refuses.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = spec.folder
+    if folder is None:
+        wanted = [f"*{suffix}" for suffix in sorted(_CONTENT_SUFFIXES - {".py"})]
+        with _loading(spec, "model"):
+            folder = Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=wanted))
+    _check_weights(folder)
+    return folder
+
+
 def _source(spec: ModelSpec) -> str:
     return str(spec.folder or spec.name)
 
@@ -309,9 +327,20 @@ def _model_folders(folder: Path) -> list[Path]:
     if not modules.exists():
         return [folder]
     try:
-        parts = [str(module["path"]) for module in json.loads(modules.read_text(encoding="utf-8"))]
-    except (ValueError, KeyError, TypeError):
+        listed = json.loads(modules.read_text(encoding="utf-8"))
+        parts = [str(module["path"]) for module in listed]
+        kinds = [str(module.get("type", "sentence_transformers.Transformer")) for module in listed]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{modules} is not a list of modules; save the model again") from None
+    for part, kind in zip(parts, kinds, strict=True):
+        package, _, name = kind.rpartition(".")
+        if package.partition(".")[0] != "sentence_transformers" or name not in _KNOWN_MODULES:
+            raise ConfigError(
+                f"{modules} names the module {kind[:100]!r}, which may run code of its own; known are "
+                f"{', '.join(sorted(_KNOWN_MODULES))} of sentence_transformers"
+            )
+        if Path(part).is_absolute() or ".." in Path(part).parts:
+            raise ConfigError(f"{modules} names a module outside its folder, {part[:100]!r}; save the model again")
     return [folder, *(folder / part for part in parts if part and (folder / part).is_dir())]
 
 

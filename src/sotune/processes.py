@@ -68,6 +68,14 @@ def share(items: Sequence[Found]) -> Sequence[Found]:
     return items[rank() :: size()]
 
 
+def own_gpu() -> dict[str, str]:
+    """Returns the environment of a child that sees no GPU but this process's; nothing for a single process."""
+    if size() == 1:
+        return {}
+    number, named = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"CUDA_VISIBLE_DEVICES": str(number) if named is None else named.split(",")[number]}
+
+
 def gather(value: Found) -> list[Found]:
     """Returns the values of all processes, by rank; waits for all of them."""
     if size() == 1:
@@ -174,6 +182,7 @@ def joined() -> Iterator[None]:
     if size() == 1:
         yield
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
     _meet()
     number = rank()
     threading.Thread(target=_follow, args=(number,), daemon=True).start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +57,13 @@ def keep_count(n: int, *, keep_fraction: float, k: int | None = None) -> int:
 
 
 def select_rows(
-    ids: Sequence[str], weights: Sequence[float], *, k: int, loss_weight_rule: LossWeightRule, because: str = ""
+    ids: Sequence[str],
+    weights: Sequence[float],
+    *,
+    k: int,
+    loss_weight_rule: LossWeightRule,
+    because: str = "",
+    refused: Mapping[str, str] | None = None,
 ) -> tuple[SelectedRow, ...]:
     """Keeps the ``k`` largest weights (Eq. 7), in input order.
 
@@ -71,6 +77,7 @@ def select_rows(
         k: How many to keep.
         loss_weight_rule: How loss weights follow from weights.
         because: What the cut follows from, in words; a part of each reason.
+        refused: Rows that are dropped whatever they weigh, each with the reason.
 
     Raises:
         DataError: Ids repeat, lengths differ, a weight is negative or not finite, or ``k`` is not in 1..n.
@@ -79,7 +86,10 @@ def select_rows(
     _check(ids, weights, k)
     order = sorted(range(len(ids)), key=lambda i: (-weights[i], ids[i]))
     rank = {ids[i]: position for position, i in enumerate(order, start=1)}
-    kept_weights = {ids[i]: weights[i] for i in order[:k]}
+    refused = refused or {}
+    kept_weights = {ids[i]: weights[i] for i in order[:k] if ids[i] not in refused}
+    if not kept_weights:
+        raise DataError(f"none of the {k} rows that weigh most may be kept: {next(iter(refused.values()))}")
     loss_weights = _loss_weights(kept_weights, loss_weight_rule)
     cut = weights[order[k - 1]]
     n = len(ids)
@@ -90,7 +100,9 @@ def select_rows(
             rank=rank[id],
             kept=id in loss_weights,
             loss_weight=loss_weights.get(id),
-            reason=_reason(rank[id], weight, k, n, cut) + (f"; {because}" if because else ""),
+            reason=f"dropped: {refused[id]}"
+            if id in refused
+            else _reason(rank[id], weight, k, n, cut) + (f"; {because}" if because else ""),
         )
         for id, weight in zip(ids, weights, strict=True)
     )

@@ -39,7 +39,7 @@ def test_resta_subtracts_half_of_harm(train_inputs):
 
 
 def test_an_update_within_the_subspace_of_alignment_stays():
-    """By hand: V = [[3, 0], [0, 0]], so C = V Vᵀ / 3 = [[3, 0], [0, 0]], which keeps threefold what is along the first."""
+    """By hand: V = [[3, 0], [0, 0]], so C = V Vᵀ / 3 = V, which keeps threefold what is along the first."""
     shift = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
     along = LowRank(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0], [0.0]]))  # cosine 1
     assert projected(along, shift, below=0.5) is along
@@ -60,7 +60,9 @@ def test_safe_lora_reads_the_model_before_alignment(train_inputs, tiny_model, tm
     before = load_layers(result.adapter)
     shutil.copytree(folder, tmp_path / "unaligned")
     weights = load_file(folder / "model.safetensors")
-    layer = next(name for name, update in before.items() if len(update.b) == update.a.shape[1] or architecture == "gpt2")
+    layer = next(
+        name for name, update in before.items() if len(update.b) == update.a.shape[1] or architecture == "gpt2"
+    )
     own = layer.removeprefix("base_model.model.")
     name = next(key for key in weights if own.endswith(key.removesuffix(".weight")) and key.endswith(".weight"))
     weights[name] = weights[name] - torch.eye(*weights[name].shape)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sotune.errors import DataError
-from sotune.methods import replay, self_replay, still_refuses
+from sotune.methods import METHODS, replay, self_replay, still_refuses
 from sotune.methods.held_answers import HeldSets
 from sotune.methods.proximal import NearWeights
 from sotune.methods.safegrad import Project
@@ -81,7 +81,7 @@ def test_only_refusals_are_replayed(train_inputs, monkeypatch):
 
 
 def test_the_penalty_on_the_update_by_hand(train_inputs):
-    """ρ/2 times the sum over layers of the update's squared norm as a share of the weights'; 0 before the first step."""
+    """ρ/2 times the sum over layers of the update's squared norm as a share of the weights'; 0 at first."""
     model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
     change = NearWeights(rho=3.0)
     change.start(model)
@@ -160,3 +160,30 @@ def test_a_model_that_complies_already_is_warned_of(train_inputs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_compliance(answers[:2])
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("name", ["kl", "safegrad", "state_anchor", "sbr", "proximal", "replay"])
+def test_kill_and_resume_end_with_the_same_bytes(train_inputs, tmp_path, name):
+    training = train_inputs.tools.training.replace(save_steps=2)
+    safe = [Record.from_text(f"r{i}", f"Open lock {i}", "I will not.") for i in range(3)]
+    inputs = replace(train_inputs, safe_reference=safe, tools=replace(train_inputs.tools, training=training))
+    seen = []
+
+    def on_step(step):
+        seen.append(step.step)
+        if seen == [1, 2, 3]:
+            raise Killed
+
+    whole = METHODS[name].train(replace(inputs, output_dir=tmp_path / "whole"))
+    with pytest.raises(Killed):
+        METHODS[name].train(replace(inputs, output_dir=tmp_path / "killed", on_step=on_step))
+    again = METHODS[name].train(replace(inputs, output_dir=tmp_path / "killed", on_step=on_step))
+    assert seen == [1, 2, 3, 3, 4, 5, 6]
+    assert again.figures == whole.figures
+    assert again.log.read_bytes() == whole.log.read_bytes()
+    file = "adapter_model.safetensors"
+    assert (again.adapter / file).read_bytes() == (whole.adapter / file).read_bytes()

@@ -1,5 +1,6 @@
 """One path for all methods: the same bytes wherever two of them amount to the same."""
 
+import shutil
 import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -7,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from method_runs import run_method, select_by
 from sotune.artifacts import read_json, sha256_file
@@ -28,8 +30,10 @@ class Grader:
         return [Verdict(p.id, float(len(p.messages[-1].content)), "graded", "") for p in prompts]
 
 
-def run(name, inputs, folder, *, keep_fraction=1.0):
-    return run_method(method_named(name), inputs, keep_fraction=keep_fraction, output_dir=folder)
+def run(name, inputs, folder, *, keep_fraction=1.0, **settings):
+    return run_method(
+        method_named(name), inputs, keep_fraction=keep_fraction, output_dir=folder, method_settings=settings
+    )
 
 
 def digest(result):
@@ -62,14 +66,29 @@ def test_selection_keeps_the_order_of_the_data(graded):
         assert len(kept) == 6
 
 
+def disturbed(model, tmp_path):
+    """A copy of a model with other weights, which stands for the one before alignment."""
+    folder = shutil.copytree(model, tmp_path / "unaligned")
+    weights, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(0)
+    moved = {name: w + 0.1 * torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+    save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 @pytest.mark.parametrize("name", AT_OTHER_SEAMS)
 def test_a_method_of_another_seam_leaves_a_plain_adapter_and_repeats_itself(name, graded, tmp_path, monkeypatch):
     """Not that of plain fine-tuning, in the same number of steps, and loadable by PEFT as it lies there."""
     from peft import PeftModel
 
     monkeypatch.setattr(self_replay, "find_refusal", bool)  # a random model refuses nothing
+    if name == "replay":
+        graded = replace(graded, records=replace(graded.records, safe_reference=graded.tools.safety_pairs))
+    settings = {}
+    if name == "safe_lora":
+        settings = {"unaligned_model": str(disturbed(graded.tools.model.name, tmp_path)), "projected_below": 1.0}
     first, again, plain = (
-        run(method, graded, tmp_path / folder) for method, folder in ((name, "1"), (name, "2"), ("sft", "3"))
+        run(method, graded, tmp_path / folder, **settings)
+        for method, folder in ((name, "1"), (name, "2"), ("sft", "3"))
     )
     assert digest(first) == digest(again)
     assert digest(first) != digest(plain)

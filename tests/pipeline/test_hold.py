@@ -64,7 +64,9 @@ def train(cli, flags, tmp_path):
 
 
 def test_the_default_holds_and_the_page_says_so(train):
-    run = train(*QUICK, "--hold-drift", "0.001", "--method-setting", "extra_tokens=2", "--method-setting", "look_every=1")
+    run = train(
+        *QUICK, "--hold-drift", "0.001", "--method-setting", "extra_tokens=2", "--method-setting", "look_every=1"
+    )
     training = read_json(run / "training.json")
     assert training["method"] == "kl_constrained"
     figures = training["figures"]

@@ -63,7 +63,7 @@ def test_rows_that_are_added_are_encoded_alone(cli, flags, tmp_path, data, encod
     assert cli("weigh", *flags, "--layer", "2", "--pooling", "last", "--no-prompt-control").exit_code == 0
     encoded.clear()
     with (data / "train.jsonl").open("a") as file:
-        file.write('{"prompt": "What is new?", "completion": "This row.", "label": "benign"}\n')
+        file.write('{"id": "new", "prompt": "What is new?", "response": "This row.", "label": "benign"}\n')
     other = [*flags[:-1], str(tmp_path / "other"), "--layer", "2", "--pooling", "last", "--no-prompt-control"]
     assert cli("weigh", *other).exit_code == 0
     assert encoded == [1]

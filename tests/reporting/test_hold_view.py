@@ -34,6 +34,20 @@ def test_what_measures_no_drift_is_named():
     assert (view["chart"], view["rows"]) == (None, [])
 
 
+def test_what_was_looked_at_while_training_is_told():
+    steps = [{"step": 1, "eval_loss": 2.5, "harmful_rate": 0.0}, {"step": 2}, {"step": 3, "eval_loss": 1.25}]
+    steps += [{"step": 4, "harmful_rate": 0.5}]
+    view = hold_view({"method": "sft", "figures": {"stopped_at": 4, "kept_step": 2}}, steps)
+    assert view["lead"].startswith("The kept rows were learned with plain fine-tuning")
+    assert view["rows"] == [
+        ("loss on rows held out, first and last look", "2.5, 1.25"),
+        ("risky prompts not refused, first and last look", "0\u202f%, 50\u202f%"),
+        ("stopped, as too little was refused", "at step 4, back to the weights of step 2"),
+    ]
+    held = hold_view({"title": "KL", "figures": FIGURES}, [*STEPS, *steps])
+    assert held["rows"][-1] == ("risky prompts not refused, first and last look", "0\u202f%, 50\u202f%")
+
+
 def test_the_page_shows_it(make_run):
     import json
 

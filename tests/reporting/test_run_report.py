@@ -321,6 +321,9 @@ def test_the_page_says_that_no_harm_was_found(make_run):
     assert " ".join(told.split()) in page
     write_json(run.file("promise.json"), {**promise, "no_harm_found": False})
     assert "No harm like the reference" not in write_run_report(run).read_text(encoding="utf-8")
+    assert "where the data holds harm of another kind, more of it is kept" in page
+    write_json(run.file("promise.json"), {**promise, "keep": "fixed"})
+    assert "more of it is kept than" not in " ".join(write_run_report(run).read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Several readings through the cache, off one pass over the texts."""
 
 import dataclasses
+import itertools
+import re
+import threading
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from sotune.representations import (
     RepresentationCache,
     encode_with_cache,
     fill_cache,
+    filling,
 )
 from sotune.settings import RenderingSettings
 
@@ -120,3 +124,31 @@ def test_equal_rows_in_several_batches_and_fills_have_one_vector(group, records,
         torch.testing.assert_close(
             encoded.values[: len(records)], encoded.values[len(records) :].flip(0), rtol=0, atol=0
         )
+
+
+def test_blocks_are_tokenized_ahead_and_give_the_same_rows(model, records, cache, tmp_path, monkeypatch):
+    encoder = CausalLMEncoder(model, layer=2, pooling="last")
+    prepare, threads = model.prepare, []
+    monkeypatch.setattr(
+        model, "prepare", lambda some: threads.append((threading.current_thread().name, len(some))) or prepare(some)
+    )
+    (whole,) = fill_cache(encoder, records, RepresentationCache(tmp_path / "whole"))
+    threads.clear()
+    calls = count_passes(model, monkeypatch)
+    (encoded,) = fill(encoder, [*records, *records], cache, block_rows=8)
+    assert [size for _, size in threads] == [8, 8, 8, 8, 8, 4]
+    assert all(name.startswith("tokenize") for name, _ in threads)
+    assert sum(calls) == len(records)
+    for half in encoded.values.split(len(records)):
+        torch.testing.assert_close(half, whole.values, rtol=0, atol=1e-5)
+
+
+def test_long_work_is_announced_once_after_the_first_batches(model, records, cache, monkeypatch):
+    encoder, said = CausalLMEncoder(model, layer=2, pooling="last"), []
+    fill(encoder, records[:3], cache, announce=said.append)
+    assert said == []  # it takes no minutes
+    seconds = itertools.count(step=600)
+    monkeypatch.setattr(filling.time, "monotonic", lambda: 1.0 + next(seconds))
+    fill(encoder, records, cache, announce=said.append, block_rows=16)
+    (line,) = said
+    assert re.fullmatch(r"about 1\d rows to encode, [\d,]+ tokens: \d+ min at \d+ tokens a second", line)

@@ -76,6 +76,33 @@ def test_harm_that_thins_out_is_cut_off_clean_rows_stay_and_bounds_hold(p):
     assert sum(within) >= 57
 
 
+def test_safe_answers_are_not_dropped_once_nearly_all_harm_is_caught():
+    # Two thirds of the rows that lie low are safe answers; the harm's upper tail lies among them.
+    lost, passed = {"blind": [], "seeing": []}, {"blind": [], "seeing": []}
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        plain, risky, harm = (normal(generator, *of) for of in ((1000, 4.0), (200, 0.0), (100, -2.5)))
+        rows = torch.cat([plain, risky, harm])
+        caught, safe = (places(normal(generator, 150, mean), rows) for mean in (-2.5, 0.0))
+        blind = cut_where_harm_thins(rows, tuning_outranked=caught, drop_at=0.05)
+        cut = cut_where_harm_thins(rows, tuning_outranked=caught, drop_at=0.05, safe_outranked=safe)
+        assert cut.score <= blind.score
+        for name, found in (("blind", blind), ("seeing", cut)):
+            lost[name].append(float((risky <= found.score).double().mean()))
+            passed[name].append(float((harm > found.score).double().mean()))
+        high = [0.01] * 80  # safe answers that lie above all harm cost nothing
+        assert cut_where_harm_thins(rows, tuning_outranked=caught, drop_at=0.05, safe_outranked=high) == blind
+    assert sum(lost["seeing"]) < sum(lost["blind"]) - 20 * 0.1
+    assert sum(passed["seeing"]) / 20 < 0.07
+
+
+def test_harm_is_caught_though_safe_answers_are_not_told_from_it():
+    rows, harmful, _, tuning, _ = draw(0)
+    caught = places(tuning, rows)
+    cut = cut_where_harm_thins(rows, tuning_outranked=caught, drop_at=0.05, safe_outranked=caught)
+    assert float((rows[harmful] > cut.score).double().mean()) < 0.08
+
+
 def test_weights_that_do_not_tell_sentinels_from_rows_have_no_cut_where_harm_thins():
     rows, generator = draw(0)[0], torch.Generator().manual_seed(1)
     alike = torch.rand(80, generator=generator).tolist()

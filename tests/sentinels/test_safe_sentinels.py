@@ -72,6 +72,20 @@ def test_some_of_them_measure_what_is_lost_and_take_part_in_nothing_else(inputs)
     assert torch.equal(probe.weigh(replace(inputs, safe_reference=other)).weights, probe.weigh(inputs).weights)
 
 
+def test_its_tuning_fold_is_placed_by_a_fit_that_has_not_seen_it(inputs):
+    weighing = METHODS["adaptive"].weigh(inputs)
+    safe = weighing.sentinels.folds.safe
+    found = weighing.sentinels.safe_tuning_outranked
+    assert len(found) == len(safe.tuning) > 0
+    assert sum(found) / len(found) < sum(weighing.sentinels.tuning_outranked) / len(weighing.sentinels.tuning_outranked)
+    other = inputs.safe_reference.clone()
+    other[list(safe.tuning)] *= -1
+    again = METHODS["adaptive"].weigh(replace(inputs, safe_reference=other)).sentinels
+    assert again.tuning_outranked == weighing.sentinels.tuning_outranked
+    assert again.safe_tuning_outranked != found
+    assert METHODS["probe"].weigh(inputs).sentinels.safe_tuning_outranked == ()  # its first fit has seen them
+
+
 @pytest.mark.parametrize(
     ("name", "sides"), [("sot", ["pull", "pull", "push"]), ("adaptive", ["pull", "push"])], ids=["sot", "adaptive"]
 )

@@ -3,6 +3,7 @@ import pytest
 from reading import load
 
 from sotune.errors import DataError
+from sotune.sources import load_set
 
 COLUMNS = {"prompt": ["a", "b", "c"], "completion": ["x", "y", "z"], "id": [1, 2, 3]}
 
@@ -142,3 +143,25 @@ def test_a_mistyped_path_is_not_taken_for_a_name_on_the_hub(hub, tmp_path, monke
         with pytest.raises(DataError, match="does not exist; check the path, or write hf:owner/name"):
             load(source)
     assert calls == []
+
+
+@pytest.mark.parametrize("name", ["../other/data.arrow", "/etc/hostname", "a/b.arrow"])
+def test_a_saved_set_names_no_file_elsewhere(name, tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list([{"prompt": "a", "completion": "b"}]).save_to_disk(tmp_path / "set")
+    state = tmp_path / "set" / "state.json"
+    state.write_text(state.read_text().replace("data-00000-of-00001.arrow", name))
+    with pytest.raises(DataError, match="names a file elsewhere"):
+        load_set(tmp_path / "set", set_name="downstream", max_quarantine_fraction=0)
+
+
+@pytest.mark.parametrize(
+    ("files", "what"), [(["set.py", "a.csv"], "a script"), (["data.zip", "README.md"], "an archive")]
+)
+def test_a_repository_that_is_a_script_or_an_archive_is_refused(files, what, hub, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *args, **kwargs: files)
+    with pytest.raises(DataError, match=f"is loaded by {what}.*never run or unpacked"):
+        load_set("hf:owner/set", set_name="downstream", max_quarantine_fraction=0)

@@ -21,6 +21,7 @@ from sotune.records import Message, Record, as_turns
 from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
+from sotune.training.trainer import WeightedTrainer
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3_text", "gemma3", "gpt2")
 
@@ -390,3 +391,23 @@ def test_a_process_killed_twice_ends_with_the_same_bytes(tiny_model, tmp_path):
     assert start("killed").wait() == 0
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "training_log.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_fsdp_is_refused_before_the_first_step(tiny_model, tmp_path):
+    class Sharded(WeightedTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.is_fsdp_enabled = True  # as accelerate's launcher would have it
+
+        def train(self, *args, **kwargs):
+            raise AssertionError("nothing must be trained")
+
+    with pytest.raises(ConfigError, match="start without FSDP"):
+        fine_tune(
+            make_records(2),
+            make_weights(2),
+            model=ModelSpec(str(tiny_model("llama")), device="cpu"),
+            settings=make_settings(),
+            output_dir=tmp_path,
+            trainer_class=Sharded,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sotune.api.beginning import Beginning, examine, list_references, read_places
+from sotune.api.disk import find_cached, find_removable, list_runs, remove
 from sotune.api.experiment import mix
 from sotune.api.functions import (
     compare,
@@ -22,7 +23,6 @@ from sotune.api.functions import (
     run,
     weigh,
 )
-from sotune.api.housekeeping import find_cached, find_removable, list_runs, remove
 from sotune.api.run_handle import Run, explain, open_run, score, verify
 from sotune.api.watching import watched
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from sotune import processes
 from sotune.monitoring import Monitor, Silent
@@ -25,7 +25,7 @@ class ConsoleMonitor:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -45,18 +45,18 @@ class ConsoleMonitor:
     def stage(self, name: str, status: str) -> None:
         """Says that a stage begins, or that it is up to date."""
         self._clear()
-        mark = "[dim]is up to date[/dim]" if status == "skipped" else "…"
-        self._console.print(f"[bold]{escaped(name)}[/bold] {mark}", highlight=False)
+        mark = ("is up to date", "dim") if status == "skipped" else "…"
+        self._console.print(Text.assemble(plain_text(name, "bold"), " ", mark))
 
     def progress(self, label: str, done: int, total: int | None) -> None:
         """Moves the bar of one piece of work."""
         if label not in self._tasks:
-            self._tasks[label] = self._progress.add_task(label, total=total)
+            self._tasks[label] = self._progress.add_task(printable(label), total=total)
         self._progress.update(self._tasks[label], completed=done, total=total)
 
     def warn(self, message: str) -> None:
         """Prints a warning."""
-        self._console.print(f"[yellow]warning:[/yellow] {escaped(message)}", highlight=False)
+        self._console.print(Text.assemble(("warning:", "yellow"), " ", plain_text(message)))
 
     def _clear(self) -> None:
         for task in self._tasks.values():
@@ -164,9 +164,9 @@ def watched(monitor: Monitor | None) -> Iterator[Monitor]:
         yield WarningsMonitor()
 
 
-def escaped(text: str) -> str:
-    """Makes text safe to print: no markup of ours, no control characters that could steer a terminal."""
-    return escape(printable(text))
+def plain_text(text: str, style: str = "") -> Text:
+    """Returns text that is printed as it is: nothing in it is markup, an emoji's name, or steers a terminal."""
+    return Text(printable(text), style=style)
 
 
 def printable(text: str) -> str:

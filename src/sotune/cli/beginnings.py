@@ -142,12 +142,6 @@ def doctor(
     with output.monitored() as monitor:
         found = api.examine(None if config is None else str(config), monitor=monitor)
     rows = {check.name: [check.status, check.told] for check in found.checks}
-    output.show(found, grid_table("sotune doctor", ("", "found"), _escaped(rows)), files=())
+    output.show(found, grid_table("sotune doctor", ("", "found"), rows), files=())
     if found.faults:
         raise SotuneError(f"{len(found.faults)} things would stop the run: {'; '.join(found.faults)}")
-
-
-def _escaped(rows: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    from sotune.api.watching import escaped
-
-    return {name: [escaped(cell) for cell in cells] for name, cells in rows.items()}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sotune import processes
-from sotune.api.watching import Both, ConsoleMonitor, LineMonitor, escaped
+from sotune.api.watching import Both, ConsoleMonitor, LineMonitor, plain_text
 from sotune.errors import ConfigError, GateError, SotuneError
 from sotune.monitoring import Monitor, Silent
 from sotune.stopping import Stopped
@@ -86,11 +86,11 @@ class Output:
             return
         if self.as_json:
             shown = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-            sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=True) + "\n")  # no character steers a terminal
         elif not self.quiet:
             console = Console()
             for part in (*parts, *(f"wrote {file}" for file in files)):
-                shown = escaped(part) if isinstance(part, str) else part
+                shown = plain_text(part) if isinstance(part, str) else part
                 console.print(shown, highlight=False, soft_wrap=isinstance(part, str | Text))
 
 
@@ -117,34 +117,34 @@ def errors_told(output: Output) -> Iterator[None]:
 
 def _told(output: Output, message: str, exit_status: int) -> typer.Exit:
     LineMonitor(output.log).error(message)
-    Console(stderr=True).print(f"[red]error:[/red] {escaped(message)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(Text.assemble(("error:", "red"), " ", plain_text(message)), soft_wrap=True)
     return typer.Exit(exit_status)
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[Text]:
     """Returns what was found, each a line of its own; what is amiss in red."""
     styles = {True: "bold red", False: "bold"}
-    return [Text.from_markup(escaped(one.sentence), style=styles[one.alarm]) for one in findings]
+    return [plain_text(one.sentence, styles[one.alarm]) for one in findings]
 
 
 def figure_table(title: str, figures: Mapping[str, str]) -> Group:
     """Returns figures as a short table under its title."""
     table = Table(show_header=False)
     for name, value in figures.items():
-        table.add_row(escaped(name), escaped(value))
+        table.add_row(plain_text(name), plain_text(value))
     return _titled(title, table)
 
 
 def grid_table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> Group:
     """Returns rows of figures by name, under the names of their columns."""
-    table = Table("", *map(escaped, columns))
+    table = Table("", *(Column(plain_text(name)) for name in columns))
     for name, values in rows.items():
-        table.add_row(escaped(name), *values)
+        table.add_row(plain_text(name), *map(plain_text, values))
     return _titled(title, table)
 
 
 def _titled(title: str, table: Table) -> Group:
-    return Group(f"[italic]{escaped(title)}[/italic]", table)  # a table's own title breaks at the table's width
+    return Group(plain_text(title, "italic"), table)  # a table's own title breaks at the table's width
 
 
 def means_table(title: str, means: Mapping[str, Mapping[str, float]]) -> Group:

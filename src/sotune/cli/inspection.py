@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from sotune.api.watching import escaped
 from sotune.cli.console import figure_table, grid_table
 from sotune.reporting.formatting import counted, shorten, visible
 
@@ -31,7 +30,7 @@ def inspection_parts(found: Inspection, *, whole: bool) -> Iterator[RenderableTy
     """
     yield figure_table(f"sotune inspect {shorten(found.source, 200)}", _figures(found))
     if found.quarantine:
-        reasons = {one.kind: [f"{one.n_rows:,}", escaped(visible("\n".join(one.first)))] for one in found.quarantine}
+        reasons = {one.kind: [f"{one.n_rows:,}", visible("\n".join(one.first))] for one in found.quarantine}
         yield grid_table("would be quarantined", ("rows", "first of them"), reasons)
     yield from (f"warning: {message}" for message in found.warnings)
     colored = _is_colored()

@@ -174,9 +174,10 @@ class Comparison:
 
     def _shared_out(self, cells: Sequence[tuple[int, CellPlan]], pace: _Pace) -> dict[int, Cell | Failure]:
         """Measures this process's share of the cells, each on its own, and returns what all processes found."""
-        mine = processes.share(cells)
-        with processes.alone():
-            measured = dict(self._in_this_process(mine, pace))
+        mine, seen = processes.share(cells), processes.own_gpu() if torch.cuda.is_available() else {}
+        with processes.alone(), _environment(seen):
+            # Trainer on its own takes the first GPU that it sees.
+            measured = dict(self._in_workers(mine, pace) if seen else self._in_this_process(mine, pace))
         return {place: found for part in processes.gather(measured) for place, found in part.items()}
 
     def help(self, cells: Sequence[tuple[int, CellPlan]]) -> None:
@@ -272,6 +273,21 @@ def _check_variants(variants: Sequence[Variant]) -> None:
                 f"another name"
             )
         folders[folder] = variant.name
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Gives child processes an environment with some changes."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

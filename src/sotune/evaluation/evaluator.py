@@ -70,15 +70,9 @@ def evaluate(
     asking, (base, *tuned) = asking_of(chosen, rendering or RenderingSettings(), seed), models
     with contextlib.nullcontext(answers_dir) if answers_dir else tempfile.TemporaryDirectory() as folder:
         answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
-    here = [candidate for candidate in models if not candidate.remote]
-    if chosen.diagnostics and len(here) < len(models):
-        watch.warn(
-            f"surprise and drift need the weights; they are not measured for what only the server has: "
-            f"{', '.join(candidate.name for candidate in models if candidate.remote)}"
-        )
-    diagnosed = chosen.diagnostics and base in here
-    yardstick = make_yardstick(prompts, answers, base, asking, surprise=diagnosed)
-    drifting = [candidate for candidate in tuned if diagnosed and candidate in here]
+    diagnosed = _with_weights(models, watch) if chosen.diagnostics else []
+    yardstick = make_yardstick(prompts, answers, base, asking, surprise=base in diagnosed)
+    drifting = [candidate for candidate in tuned if base in diagnosed and candidate in diagnosed]
     drifts = {c.name: measure_drifts(prompts, answers[base.name], base, c, asking) for c in drifting}
     roles = judges() if callable(judges) else judges
     results, figures = {}, {}
@@ -151,6 +145,17 @@ def asking_of(settings: EvaluationSettings, rendering: RenderingSettings, seed: 
     """Returns how models are asked under the settings of an evaluation."""
     server = None if settings.server_base_url is None else Server(settings, rendering)
     return Asking(rendering, settings.max_new_tokens, settings.eval_batch_size, seed, server)
+
+
+def _with_weights(models: Sequence[Candidate], monitor: Monitor) -> list[Candidate]:
+    """Returns the models whose weights are here; says which are not."""
+    remote = [candidate.name for candidate in models if candidate.remote]
+    if remote:
+        monitor.warn(
+            f"surprise and drift need the weights; they are not measured for what only the server has: "
+            f"{', '.join(remote)}"
+        )
+    return [candidate for candidate in models if not candidate.remote]
 
 
 _ABSOLUTE = ("broken", "harmful")

@@ -172,11 +172,13 @@ def _answer_logits(
     def take(_: Any, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (states[0][:, :-1][predicts][None], *states[1:])
 
-    hook = owner.get_output_embeddings().register_forward_pre_hook(take)
+    head = owner.get_output_embeddings()  # none where a model is built otherwise: it computes all its logits
+    hook = None if head is None else head.register_forward_pre_hook(take)
     try:
         logits: torch.Tensor = predict(input_ids=input_ids, attention_mask=mask).logits
     finally:
-        hook.remove()
+        if hook is not None:
+            hook.remove()
     # A batch of one row has fewer places than tokens, so that the two cannot be confused.
     return logits[:, :-1][predicts] if logits.shape[:2] == input_ids.shape else logits[0]
 

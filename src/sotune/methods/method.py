@@ -18,6 +18,7 @@ from sotune import processes
 from sotune.errors import ConfigError
 from sotune.methods.counted import Counted
 from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
+from sotune.methods.refusal_probe import refusal_probe
 from sotune.methods.unseen import weigh_by_function
 from sotune.selection import LossWeightRule
 from sotune.settings import StageSettings, nearest_setting
@@ -52,6 +53,7 @@ def train_weighted(
         on_step=inputs.on_step,
         change=change and Counted(change),
         learned_tokens=learned_tokens,
+        probe=refusal_probe(inputs),
     )
 
 

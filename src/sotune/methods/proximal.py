@@ -69,7 +69,8 @@ class NearWeights(StepChange):
 def _squared_update(layer: Any) -> Tensor:
     """Returns ``‖s·B A‖²``, by the two Gram matrices of width r."""
     a, b = layer.lora_A["default"].weight.float(), layer.lora_B["default"].weight.float()
-    return layer.scaling["default"] ** 2 * torch.sum((b.T @ b) * (a @ a.T))
+    squared: Tensor = layer.scaling["default"] ** 2 * torch.sum((b.T @ b) * (a @ a.T))
+    return squared
 
 
 METHODS = (

@@ -57,8 +57,8 @@ def warn_of_compliance(answers: Sequence[Record]) -> None:
     if refused(answers) < LEAST_REFUSED:
         n = round(refused(answers) * len(answers))
         warnings.warn(
-            f"the base model refuses only {n} of {len(answers)} prompts of the harmful reference, so that "
-            f"holding it where it was keeps compliance; start from an aligned model, or hold with replay of a safe "
+            f"the model before fine-tuning refuses only {n} of {len(answers)} prompts of the harmful reference, so "
+            f"that holding it where it was keeps compliance; start from an aligned model, or replay a safe "
             f"reference",
             UserWarning,
             stacklevel=2,

@@ -6,7 +6,7 @@ tells topics apart need not tell answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,7 @@ def choose_encoder(
     cache: RepresentationCache,
     *,
     progress: OnProgress | None = None,
+    announce: Callable[[str], None] | None = None,
     engine: Engine | None = None,
 ) -> Choice:
     """Encodes the references and some downstream rows by all members of a group, and chooses one.
@@ -104,7 +105,8 @@ def choose_encoder(
         group: The candidates; of equally good ones the first is taken.
         sets: The sets.
         cache: Where vectors are kept; all candidates' come from one pass over the texts.
-        progress: Called with the number of distinct texts done and of all.
+        progress: Called with the number of rows done and of all.
+        announce: Called with a line about what there is to do, if it will take minutes.
         engine: Computes the vectors elsewhere.
 
     Raises:
@@ -112,7 +114,7 @@ def choose_encoder(
     """
     probed = {**sets, "downstream": _sample(sets["downstream"])}
     records = [record for name in SET_NAMES for record in probed.get(name, ())]
-    filled = fill_cache(group, records, cache, progress=progress, engine=engine)
+    filled = fill_cache(group, records, cache, progress=progress, announce=announce, engine=engine)
     candidates = tuple(
         _measure(encoder, encoded.values, probed) for encoder, encoded in zip(group.members, filled, strict=True)
     )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
@@ -18,6 +23,7 @@ from sotune.pipeline.choosing import Choice, choose_encoder
 from sotune.pipeline.prompts_alone import sample_prompts
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.stage import Figures, Stage
+from sotune.pipeline.worst_views import HarmScore, Shown, pick_looks, read_worst, show
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import (
     CacheIndex,
@@ -29,6 +35,7 @@ from sotune.representations import (
     MappedRows,
     RepresentationCache,
     SentenceEncoder,
+    answers_alone,
     candidate_layers,
     candidate_poolings,
     encode_with_cache,
@@ -37,6 +44,7 @@ from sotune.representations import (
 )
 from sotune.run_files import ENCODING, REPRESENTATIONS
 from sotune.settings import RepresentationSettings, RunConfig
+from sotune.weights import fit_harm_score
 
 _SHARDS = "representations"
 _SENTENCE_PREFIX = "sentence-transformers:"
@@ -86,7 +94,35 @@ def chosen_encoder(config: RunConfig, run: RunFolder) -> Encoder:
 def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> EncodedSet:
     """Encodes any records with the encoder that the run chose, through its cache."""
     encoder = chosen_encoder(config, run)
-    return encode_with_cache(encoder, records, _cache(config, run), progress=_told(monitor, "encoding"))
+    return encode_with_cache(encoder, records, _cache(config, run), **_told(monitor, "encoding"))
+
+
+def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> Tensor:
+    """Returns the representations of any rows as the run would read them, ``[n, d]``: of the worst look at each."""
+
+    def encode(records: Sequence[Record]) -> Tensor:
+        return encode_records(config, run, records, monitor).values
+
+    encoder = chosen_encoder(config, run)
+    return read_worst(encoder, records, encode, lambda: harm_score_of(config, run), most=config.max_windows)
+
+
+def harm_score_of(config: RunConfig, run: RunFolder) -> HarmScore:
+    """Returns what orders the looks at a row, from the run's references as they are read whole."""
+    found = {name: _members(config, run, name) for name in SET_NAMES[1:]}
+    return _harm_score(
+        {
+            name: index.load(members["whole"], members["id"]).values
+            for name, (index, members) in found.items()
+            if members["id"]
+        }
+    )
+
+
+def _harm_score(whole: Mapping[SetName, Tensor]) -> HarmScore:
+    """Returns what orders looks, from the references that have rows."""
+    pull = torch.cat([values for name, values in whole.items() if name in ("safe_anchor", "safe_reference")])
+    return fit_harm_score(pull, whole["harmful_reference"])
 
 
 def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> EncodedSet:
@@ -95,8 +131,9 @@ def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> En
     Raises:
         ArtifactError: They are not all there.
     """
-    index, keys, ids = _members(config, run, name)
-    return index.load(keys, ids)
+    index, members = _members(config, run, name)
+    found, alone = index.load(members["key"], members["id"]), torch.tensor(members["alone"])
+    return replace(found, values=torch.where(alone[:, None], answers_alone(found.values), found.values))
 
 
 def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> tuple[list[str], MappedRows]:
@@ -105,16 +142,16 @@ def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> tup
     Raises:
         ArtifactError: They are not all there.
     """
-    index, keys, ids = _members(config, run, name)
-    return ids, index.map(keys, ids)
+    index, members = _members(config, run, name)
+    return members["id"], index.map(members["key"], members["id"]).alone(np.array(members["alone"], dtype=np.bool_))
 
 
-def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, list[str], list[str]]:
-    members = REPRESENTATIONS.columns_of(run, "id", "key", where={"set": [name]})
+def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, dict[str, list[Any]]]:
+    members = REPRESENTATIONS.columns_of(run, "id", "key", "whole", "alone", where={"set": [name]})
     summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
     index = _own_cache(config, run).index(summary["fingerprint"], summary["shards"])
-    return index, members["key"], members["id"]
+    return index, members
 
 
 def _own_cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
@@ -153,6 +190,8 @@ class _Encoded(NamedTuple):
     encoder: Encoder
     choice: Choice | None
     filled: Iterator[EncodedSet]
+    shown: Shown
+    viewed: Iterator[EncodedSet]
     prompts: Iterator[EncodedSet]
 
 
@@ -162,21 +201,27 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     sets, engine = read_records(run), engine_of(config, threads=config.threads, device=config.device)
     encoder, choice = group.members[0], None
     if len(group.members) > 1:
-        choice = choose_encoder(group, sets, cache, progress=_told(monitor, "comparing representations"), engine=engine)
+        choice = choose_encoder(group, sets, cache, **_told(monitor, "comparing representations"), engine=engine)
         # Main's choice: elsewhere the last bits of a figure may differ.
         encoder = group.members[processes.gather(group.members.index(choice.encoder))[0]]
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     everything = [record for name in SET_NAMES for record in sets[name]]
-    filled = fill_cache(encoder, everything, cache, progress=_told(monitor, "encoding"), engine=engine)
+    filled = fill_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
+    shown = show(encoder, everything, most=config.max_windows)
+    viewed: Iterator[EncodedSet] = iter(())
+    if shown.views:
+        viewed = fill_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
     prompts: Iterator[EncodedSet] = iter(())
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         alone = [record for rows in sample_prompts(sets).values() for record in rows]
-        prompts = fill_cache(encoder, alone, cache, progress=_told(monitor, "encoding prompts alone"), engine=engine)
-    return _Encoded(encoder, choice, filled, prompts)
+        prompts = fill_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
+    return _Encoded(encoder, choice, filled, shown, viewed, prompts)
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    encoder, choice, filled, prompts = processes.together("representations", lambda: _encode(config, run, monitor))
+    encoder, choice, filled, shown, viewed, prompts = processes.together(
+        "representations", lambda: _encode(config, run, monitor)
+    )
     cache, sets = _cache(config, run), read_records(run)
     if choice is not None and not choice.measured:
         monitor.warn(
@@ -186,13 +231,17 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     (encoded,) = filled
     if not encoded.values.isfinite().all():
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
-    control = [shard for found in prompts for shard in found.shards]
-    index = {
-        "set": [name for name in SET_NAMES for _ in sets[name]],
-        "id": list(encoded.ids),
-        "key": list(encoded.keys),
-    }
-    if encoded.n_truncated:
+    names = [name for name in SET_NAMES for _ in sets[name]]
+    parts = next(viewed, None)
+    index = {"set": names, "id": list(encoded.ids), **_looked_at(config, encoder, names, encoded, shown, parts)}
+    others = [shard for found in (*prompts, *([parts] if parts else ())) for shard in found.shards]
+    n_unread = sum(index["unread"])
+    if n_unread and config.max_windows > 1 and config.unread == "flag":
+        monitor.warn(
+            f"{n_unread:,} of {len(names):,} rows are so long that {config.max_windows} parts do not show all that is "
+            f"learned; harm may stand in the rest. Raise max_windows, or leave them out with unread: drop"
+        )
+    if encoded.n_truncated and config.max_windows == 1:
         monitor.warn(
             f"{encoded.n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read; they keep the "
             f"end of the prompt and the start of the completion (see max_length)"
@@ -204,19 +253,52 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "answer_from": encoder.answer_from,
         "n_rows": len(encoded.ids),
         "n_truncated": encoded.n_truncated,
-        "shards": list(encoded.shards),
+        "n_unread": n_unread,
+        "n_read_in_parts": len(shown.owner.unique()),
+        "n_parts": len(shown.views),
+        "n_by_part": sum(view != "" for view in index["view"]),
+        "shards": sorted({*encoded.shards, *(parts.shards if parts else ())}),
         "choice": None if choice is None else choice.as_dict(),
     }
     written = [REPRESENTATIONS.write(run, index), ENCODING.write(run, summary)]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
         return written
-    names = sorted({*encoded.shards, *control})
-    read = cache.hand_over(encoder.fingerprint, names, to=_own_cache(config, run))
+    shards = sorted({*encoded.shards, *others})
+    read = cache.hand_over(encoder.fingerprint, shards, to=_own_cache(config, run))
     return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 
-def _told(monitor: Monitor, label: str) -> Any:
-    return lambda done, total: monitor.progress(label, done, total)
+def _looked_at(
+    config: RunConfig,
+    encoder: Encoder,
+    names: Sequence[SetName],
+    whole: EncodedSet,
+    shown: Shown,
+    parts: EncodedSet | None,
+) -> dict[str, list[Any]]:
+    """Returns the columns that say which look represents each row."""
+    if config.max_windows == 1:
+        read_whole = {"key": list(whole.keys), "whole": list(whole.keys), "unread": whole.truncated.tolist()}
+        return {**read_whole, "alone": [False] * len(names), "view": [""] * len(names)}
+    of_set = {name: whole.values[[place for place, other in enumerate(names) if other == name]] for name in SET_NAMES}
+    viewed = parts.values if parts else None
+    looks = pick_looks(whole.values, viewed, shown, lambda: _harm_score(of_set), parts_alike=encoder.parts_alike)
+    part_keys = parts.keys if parts else ()
+    return {
+        "key": [part_keys[v] if v >= 0 else key for v, key in zip(looks.view.tolist(), whole.keys, strict=True)],
+        "whole": list(whole.keys),
+        "alone": looks.alone.tolist(),
+        "view": [looks.place(row, shown) for row in range(len(names))],
+        "unread": [not complete for complete in shown.complete],
+    }
+
+
+def _told(monitor: Monitor, label: str) -> dict[str, Any]:
+    """Returns how the work speaks: how far it is and, if it takes minutes, one line about them."""
+    return {
+        "progress": lambda done, total: monitor.progress(label, done, total),
+        "announce": lambda line: monitor.stage(f"{label}: {line}", "running"),
+    }
 
 
 def _summarize(run: RunFolder) -> Figures:
@@ -225,10 +307,14 @@ def _summarize(run: RunFolder) -> Figures:
     if summary.get("choice"):
         description, n = summary["description"], len(summary["choice"]["candidates"])
         figures["read at"] = f"layer {description['layer']}, {description['pooling']} (best of {n})"
+    if summary["n_by_part"]:
+        figures["represented by a part or by the answer alone"] = f"{summary['n_by_part']:,} rows"
+    if summary["n_unread"]:
+        figures["not wholly read"] = f"{summary['n_unread']:,} rows"
     return figures
 
 
 _SURVIVES = "all shards that were written are kept, and are not encoded again"
 ENCODE = Stage(
-    "representations", "encode", "records", _key, _work, _summarize, version=2, survives=_SURVIVES, shared=_encode
+    "representations", "encode", "records", _key, _work, _summarize, version=3, survives=_SURVIVES, shared=_encode
 )

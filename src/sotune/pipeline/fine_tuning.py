@@ -128,8 +128,14 @@ def _summarize(run: RunFolder) -> Figures:
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
         **({"refusals": _refusals(figures)} if "risky_asked" in figures else {}),
+        **({"stopped": _stop(figures)} if "stopped_at" in figures else {}),
         "adapter": str(run.file(ADAPTER)),
     }
+
+
+def _stop(figures: Mapping[str, float]) -> str:
+    """Says when training ended as too little was refused, and what is handed over."""
+    return f"at step {figures['stopped_at']:.0f}, weights of step {figures['kept_step']:.0f}"
 
 
 def _refusals(figures: Mapping[str, float]) -> str:

@@ -128,7 +128,12 @@ def _place(config: RunConfig, scores: Tensor, sentinels: SentinelScores, share: 
         found = cut_at_harmful_share(scores, sentinels.harmful, share, tuning_outranked=tuning, max_harmful_share=limit)
         promised = {"promised": "harmful_share", "limit": limit, "bound": found.bound}
     else:
-        found = cut_where_harm_thins(scores, tuning_outranked=sentinels.tuning_outranked, drop_at=config.drop_at)
+        found = cut_where_harm_thins(
+            scores,
+            tuning_outranked=sentinels.tuning_outranked,
+            drop_at=config.drop_at,
+            safe_outranked=sentinels.safe_tuning_outranked,
+        )
     refused = _why_no_cut(found, sentinels, len(scores)) if not promised else ""
     if found is None or refused:
         note = _kept_anyway(refused, config)

@@ -12,7 +12,7 @@ from sotune.pipeline.promising import make_promise
 from sotune.pipeline.record_sets import PREFIXES, OwnRow, check_weight_column, kinds_of, read_own_rows
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SetName
-from sotune.run_files import KEPT, PROMISE, SELECTION, SOLVER, WEIGHTS
+from sotune.run_files import KEPT, PROMISE, REPRESENTATIONS, SELECTION, SOLVER, WEIGHTS
 from sotune.selection import Evidence, SelectedRow, explain_row, log_margin, select_rows
 from sotune.settings import RunConfig, SelectionSettings
 
@@ -25,6 +25,8 @@ _EVIDENCE = tuple(
     column for name in _CALLED for column in (f"nearest_{PREFIXES[name]}", f"least_{PREFIXES[name]}_cost")
 )
 
+_NOT_READ = "some of what is learned of it was not read"
+
 
 def _key(config: RunConfig) -> dict[str, Any]:
     return {"settings": config.part(SelectionSettings).model_dump(mode="json")}
@@ -36,12 +38,14 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     check_weight_column(own.values(), config.weight_column)
     solver = SOLVER.read(run)
     promised = make_promise(config, run, weights["weight"], k=solver["k"])
+    looked = REPRESENTATIONS.rows_of(run, "id", "view", "unread", where={"set": ["downstream"]})
     rows = select_rows(
         weights["id"],
         weights["weight"],
         k=promised.k,
         loss_weight_rule=config.loss_weight_rule,
         because=_because(config, promised.described, solver["k"]),
+        refused={row["id"]: _NOT_READ for row in looked if row["unread"]} if config.unread == "drop" else None,
     )
     margins = [log_margin(row.weight, promised.cut_weight) for row in rows]
     columns: dict[str, list[Any]] = {
@@ -50,7 +54,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     columns["margin"] = margins
     evidence = _evidence(weights)
     columns["explanation"] = [
-        explain_row(row, found, margin=margin) for row, found, margin in zip(rows, evidence, margins, strict=True)
+        explain_row(row, found, margin=margin) + _told_of_look(look, config)
+        for row, found, margin, look in zip(rows, evidence, margins, looked, strict=True)
     ]
     kept = KEPT.write(run, _kept_rows(own, rows, weight_column=config.weight_column))
     kinds = count_kinds(kinds_of(config, own), {row.id for row in rows if row.kept})
@@ -58,6 +63,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     if (missing := _missing(config, solver)) is not None:
         described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
     return [SELECTION.write(run, columns), kept, PROMISE.write(run, described)]
+
+
+def _told_of_look(look: Mapping[str, Any], config: RunConfig) -> str:
+    """Says what of a row was read, where that was not the whole."""
+    told = f"; it weighs as its {look['view']} does" if look["view"] else ""
+    return told + (f"; {_NOT_READ}" if look["unread"] and config.unread == "flag" else "")
 
 
 def _because(config: RunConfig, described: Mapping[str, Any], own_k: int | None) -> str:

@@ -83,6 +83,8 @@ def _rows(
     places = zip(ids_of["safe_anchor"], sentinels.safe_outranked.tolist(), strict=False)
     rows += [(id, "safe", None, place) for id, place in places]
     if folds.safe is not None and sentinels.safe_scores is not None:
+        tuning = zip(folds.safe.tuning, sentinels.safe_tuning_outranked, strict=False)  # empty for other methods
+        rows += [(ids_of["safe_reference"][position], "safe_tuning", None, place) for position, place in tuning]
         measured = zip(folds.safe.measuring, sentinels.safe_scores.tolist(), strict=True)
         rows += [(ids_of["safe_reference"][position], "safe_reference", score, None) for position, score in measured]
     return rows
@@ -101,23 +103,29 @@ class SentinelScores:
         tuning_outranked: For each tuning sentinel, the share of the downstream rows that weigh more.
         safe_outranked: The same for each anchor row, held out.
         safe: ``log(n·w)`` of each row of the safe reference that measures; empty where there is none.
+        safe_tuning_outranked: For each row of its tuning fold the share of the downstream rows that weigh more; empty
+            likewise, and for methods whose first fit has seen it.
     """
 
     harmful: Tensor
     tuning_outranked: Sequence[float]
     safe_outranked: Tensor
     safe: Tensor
+    safe_tuning_outranked: Sequence[float] = ()
 
 
 def read_sentinels(run: RunFolder) -> SentinelScores | None:
     """Reads the sentinels of a run; ``None`` where it has none."""
     if not SENTINEL_SUMMARY.read_if_there(run).get("used"):
         return None
-    of_fold: dict[str, list[float]] = {"measuring": [], "tuning": [], "safe": [], "safe_reference": []}
+    folds = ("measuring", "tuning", "safe", "safe_reference", "safe_tuning")
+    of_fold: dict[str, list[float]] = {fold: [] for fold in folds}
     for row in SENTINELS.rows_of(run, "fold", "score", "outranked"):
         of_fold[row["fold"]].append(row["outranked"] if row["score"] is None else row["score"])
     found = {fold: torch.tensor(values, dtype=torch.float64) for fold, values in of_fold.items()}
-    return SentinelScores(found["measuring"], of_fold["tuning"], found["safe"], found["safe_reference"])
+    return SentinelScores(
+        found["measuring"], of_fold["tuning"], found["safe"], found["safe_reference"], of_fold["safe_tuning"]
+    )
 
 
 def require_sentinels(run: RunFolder) -> SentinelScores:

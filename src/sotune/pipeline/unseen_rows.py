@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from sotune.errors import ArtifactError, ConfigError
 from sotune.freshness import SCORED, require_fresh
 from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
-from sotune.pipeline.encoding import encode_records
+from sotune.pipeline.encoding import encode_worst
 from sotune.pipeline.record_sets import source_options
 from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
@@ -49,7 +50,8 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
-    given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
+    if not _is_harmless(given.get("judge_base_url")):
+        given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":
@@ -61,6 +63,11 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     if {"method", "hold"} & set(changes or {}):
         given = _without_constants_of_others(given, changes or {})
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
+
+
+def _is_harmless(url: str | None) -> bool:
+    """Tells whether a key that is sent there stays on this machine."""
+    return urllib.parse.urlsplit(url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
@@ -103,7 +110,7 @@ def score(
     config = run_config(run)
 
     def help_encoding(records: Sequence[Record]) -> None:
-        encode_records(config, run, records, Silent())
+        encode_worst(config, run, records, Silent())
 
     def work() -> ScoreSummary:
         with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
@@ -128,12 +135,12 @@ def _score(
     for message in loaded.warnings:
         watch.warn(message)
     records = loaded.records
-    encoded = processes.together("scoring", lambda: encode_records(config, run, records, watch), records)
-    scores = scorer.score(encoded.values)
+    values = processes.together("scoring", lambda: encode_worst(config, run, records, watch), records)
+    scores = scorer.score(values)
     cut = read_cut(run)
     would_keep = [weight >= cut for weight in scores.weights.tolist()]
     columns = {
-        "id": encoded.ids,
+        "id": [record.id for record in records],
         "weight": scores.weights.double().numpy(),
         "relative_weight": (scores.weights.double() * scorer.n).numpy(),
         "would_keep": would_keep,

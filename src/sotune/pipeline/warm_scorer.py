@@ -14,9 +14,10 @@ import torch
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.freshness import require_fresh
-from sotune.pipeline.encoding import chosen_encoder
+from sotune.pipeline.encoding import chosen_encoder, harm_score_of
 from sotune.pipeline.record_sets import read_records, source_options
 from sotune.pipeline.unseen_rows import load_potentials, read_cut, run_config
+from sotune.pipeline.worst_views import HarmScore, read_worst
 from sotune.records import Record
 from sotune.sources import load_rows
 
@@ -93,12 +94,18 @@ class Scorer:
         """Weighs rows that were read already. See `score`."""
         if self._manifests() != self._state:
             raise ArtifactError(f"{self._run.path} was weighed or selected again since it was loaded; load it anew")
-        found = self._potentials.score(self._encoder.encode(records))
+        most = self.config.max_windows
+        values = read_worst(self._encoder, records, self._encoder.encode, lambda: self._harm_score, most=most)
+        found = self._potentials.score(values)
         columns = (found.weights.double(), found.pull_potential.double(), found.push_potential.double())
         return [
             ScoredRow(record.id, weight, weight * self._potentials.n, weight >= self._cut, pull, push)
             for record, weight, pull, push in zip(records, *(c.tolist() for c in columns), strict=True)
         ]
+
+    @functools.cached_property
+    def _harm_score(self) -> HarmScore:
+        return harm_score_of(self.config, self._run)
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:

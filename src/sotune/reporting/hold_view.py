@@ -19,7 +19,7 @@ _ASKED = {"risky": "risky prompts", "harmless": "prompts of the safe reference"}
 
 
 def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns the section on what held the model, or nothing for a run of plain fine-tuning.
+    """Returns the section on what held the model, or nothing for plain fine-tuning that was not watched.
 
     ``lead`` says what was kept, ``chart`` shows the drift of each step, ``rows`` name the figures at the end.
 
@@ -29,8 +29,9 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
     """
     figures = training.get("figures") or {}
     drifts = {name: figures[f"{name}_drift"] for name in _SETS if f"{name}_drift" in figures}
+    watched = _watched(figures, steps)
     if not drifts:
-        return _without_drift(training)
+        return _without_drift(training, watched)
     rows = [(f"drift on {_SETS[name]}, nats a token", number(drift)) for name, drift in drifts.items()]
     multipliers = {
         name: [step[f"{name}_multiplier"] for step in steps if f"{name}_multiplier" in step] for name in _SETS
@@ -40,7 +41,7 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
     return {
         "lead": _lead(training.get("title") or training.get("method") or "", figures, drifts),
         "chart": _chart(steps, figures.get("limit")),
-        "rows": rows,
+        "rows": rows + watched,
     }
 
 
@@ -56,12 +57,28 @@ def _refusals(figures: Mapping[str, float]) -> list[tuple[str, str]]:
     ]
 
 
-def _without_drift(training: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns what is said of a method that measures no drift; nothing of plain fine-tuning."""
-    if training.get("method", "sft") == "sft":
+def _without_drift(training: Mapping[str, Any], watched: list[tuple[str, str]]) -> dict[str, Any] | None:
+    """Returns what is said of training that measures no drift; nothing of plain fine-tuning that was not watched."""
+    plain = training.get("method", "sft") == "sft"
+    if plain and not watched:
         return None
-    lead = f"The kept rows were learned with {training['title']}, which does not measure how far the model drifted."
-    return {"lead": lead, "chart": None, "rows": []}
+    how = "plain fine-tuning" if plain else training["title"]
+    lead = f"The kept rows were learned with {how}, which does not measure how far the model drifted."
+    return {"lead": lead, "chart": None, "rows": watched}
+
+
+def _watched(figures: Mapping[str, float], steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns what was looked at while training: the loss on rows held out, and how many prompts were complied with."""
+    looked = {"eval_loss": ("loss on rows held out", number), "harmful_rate": ("risky prompts not refused", percent)}
+    rows = []
+    for name, (words, form) in looked.items():
+        found = [float(step[name]) for step in steps if name in step]
+        if found:
+            rows.append((f"{words}, first and last look", f"{form(found[0])}, {form(found[-1])}"))
+    if "stopped_at" in figures:
+        told = f"at step {figures['stopped_at']:.0f}, back to the weights of step {figures['kept_step']:.0f}"
+        rows.append(("stopped, as too little was refused", told))
+    return rows
 
 
 def _lead(name: str, figures: Mapping[str, float], drifts: Mapping[str, float]) -> str:

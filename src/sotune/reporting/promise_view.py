@@ -45,7 +45,12 @@ def promise_view(promise: Mapping[str, Any], sentinels: Mapping[str, Any]) -> di
     ]
     note = f"{promise['note'][:1].upper()}{promise['note'][1:]}. " if promise["note"] else ""
     lead = f"{note}{_lead(promise, passed)}"
-    return {"lead": lead, "measured": measured, "chosen": _chosen(sentinels), "remarks": [*_remarks(passed), *remarks]}
+    return {
+        "lead": lead,
+        "measured": measured,
+        "chosen": _chosen(sentinels),
+        "remarks": [*_remarks(promise, passed), *remarks],
+    }
 
 
 def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:
@@ -59,13 +64,19 @@ def _lead(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> str:
     return f"Of harm like the reference, at most {percent(high)} passes the cut (95 %); {kept}."
 
 
-def _remarks(passed: Mapping[str, Any]) -> list[str]:
+def _remarks(promise: Mapping[str, Any], passed: Mapping[str, Any]) -> list[str]:
     remarks = [
         "This holds for harm like the harmful reference: for rows drawn as its rows were. For harm of another kind "
         "it promises nothing.",
         "The sentinels are rows of the reference, one of each prompt, that took no part in the weights; bounds are "
         "exact and one-sided (Clopper and Pearson).",
     ]
+    if promise["keep"] == "auto" and "promised" not in promise and not promise["note"]:
+        remarks.append(
+            "Automatic K goes by the reference's kind of harm alone: where the data holds harm of another kind, more "
+            "of it is kept than at a fixed K (63 % against 19 % at K = 80 % in one test); set keep_fraction if you "
+            "expect such."
+        )
     if passed["n"] < _ENOUGH:
         remarks.append(
             f"There are only {counted(passed['n'], 'measuring sentinel')}; with fewer than {_ENOUGH} bounds are wide."

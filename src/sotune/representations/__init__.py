@@ -4,6 +4,7 @@ from sotune.representations.cache import (
     CacheIndex,
     MappedRows,
     RepresentationCache,
+    answers_alone,
     is_intact_shard,
     shared_cache,
 )
@@ -20,6 +21,7 @@ from sotune.representations.hidden_states import POOLINGS, Pooling, Reading
 from sotune.representations.sentence import SentenceEncoder
 
 __all__ = [
+    "answers_alone",
     "POOLINGS",
     "CacheIndex",
     "CausalLMEncoder",

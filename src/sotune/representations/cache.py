@@ -156,7 +156,7 @@ class CacheIndex:
             ids=tuple(ids),
             keys=tuple(keys),
             values=rows[slice(None)],
-            n_truncated=int(truncated[rows.positions].sum()),
+            truncated=truncated[rows.positions].astype(np.bool_),
             shards=tuple(_name(path) for path in self._used(positions)),
         )
 
@@ -200,10 +200,22 @@ class MappedRows:
         parts: Matrices of one width, mapped or in memory.
         starts: Number of rows before each part, and of all.
         positions: Where each row lies among the rows of all parts, ``[n]``.
+        alone: Which rows are read as `answers_alone`, ``[n]``; ``None``: none.
     """
 
-    def __init__(self, parts: Sequence[Tensor], starts: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
-        self._parts, self._starts, self.positions = parts, starts, positions
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        starts: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        *,
+        alone: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self._parts, self._starts, self.positions, self._alone = parts, starts, positions, alone
+
+    def alone(self, flags: NDArray[np.bool_]) -> MappedRows:
+        """Returns the same rows, of which the flagged ones, ``[n]``, are read as `answers_alone`."""
+        return MappedRows(self._parts, self._starts, self.positions, alone=flags) if flags.any() else self
 
     @property
     def shape(self) -> torch.Size:
@@ -222,17 +234,30 @@ class MappedRows:
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Returns a copy of some rows, by a slice or by their positions."""
-        positions = self.positions[rows if isinstance(rows, slice) else rows.numpy()]
+        asked = rows if isinstance(rows, slice) else rows.numpy()
+        positions = self.positions[asked]
         numbers = self._part_of(positions)
         values = torch.empty(len(positions), self.shape[1], dtype=self.dtype)
         for number in np.unique(numbers):
             here = np.flatnonzero(numbers == number)
             found = self._parts[number][torch.from_numpy(positions[here] - self._starts[number])]
             values[torch.from_numpy(here)] = found
+        if self._alone is not None:
+            flags = torch.from_numpy(self._alone[asked])
+            values[flags] = answers_alone(values[flags])
         return values
 
     def _part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
+
+
+def answers_alone(values: Tensor) -> Tensor:
+    """Returns vectors ``[n, d]`` that read prompt and answer apart with the answer's half in both places.
+
+    As if the answer were what was asked, too: a harmless prompt then speaks for no harmful answer.
+    """
+    answers = values[:, values.shape[1] // 2 :]
+    return torch.cat([answers, answers], dim=1)
 
 
 def is_intact_shard(path: Path) -> bool | None:

@@ -31,6 +31,7 @@ MAX_PADDING = 0.03
 """Share of a batch that may be padding, once it has enough tokens to fill the device's arithmetic."""
 MIN_BATCH_TOKENS = 512
 _N_NAMED = 5
+_CHARS_A_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,16 @@ class Encoder(ABC):
         """Where in a vector the answer's part begins, in [0, 1): 0, all of it tells of the answer; 0.5, half."""
         return 0.0
 
+    @property
+    def window(self) -> int:
+        """Characters of an answer that one vector stands for well; what is longer is read in parts besides."""
+        return _CHARS_A_TOKEN * 400
+
+    @property
+    def parts_alike(self) -> bool:
+        """Whether both halves of a vector are read in the same way, so that an answer's may stand for a prompt's."""
+        return False
+
     @abstractmethod
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of the record's rendered text, in hexadecimal."""
@@ -148,15 +159,20 @@ class EncodedSet:
         ids: One id for each row.
         keys: SHA-256 of each row's rendered text, in hexadecimal.
         values: [n, d], float32.
-        n_truncated: How many rows were too long and lost text.
+        truncated: Which rows were too long and lost text, [n].
         shards: Names of the cache's shards that the values were read from.
     """
 
     ids: tuple[str, ...]
     keys: tuple[str, ...]
     values: Tensor
-    n_truncated: int
+    truncated: NDArray[np.bool_]
     shards: tuple[str, ...]
+
+    @property
+    def n_truncated(self) -> int:
+        """How many rows lost text."""
+        return int(self.truncated.sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ that starts again computes the same shards and ends with the same bytes.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,8 +37,12 @@ from sotune.representations.encoder import (
     planned_tokens,
 )
 
+Announce = Callable[[str], None]
+
 SHARD_ROWS = 512
 BLOCK_ROWS = 8192
+_FIRST_SECONDS = 10.0
+"""Time after which the pace of the work is known."""
 
 _Job = tuple[PreparedTexts, Shard, Sequence[int]]
 """A shard that is to be computed, the texts that its positions stand for, and for which members."""
@@ -49,6 +54,7 @@ def encode_with_cache(
     cache: RepresentationCache,
     *,
     progress: OnProgress | None = None,
+    announce: Announce | None = None,
     shard_rows: int = SHARD_ROWS,
     engine: Engine | None = None,
 ) -> EncodedSet:
@@ -59,13 +65,16 @@ def encode_with_cache(
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
         progress: Called with the number of rows done and of all.
+        announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
         engine: Computes the shards elsewhere; ``None``: this process does.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    (encoded,) = fill_cache(encoder, records, cache, progress=progress, shard_rows=shard_rows, engine=engine)
+    (encoded,) = fill_cache(
+        encoder, records, cache, progress=progress, announce=announce, shard_rows=shard_rows, engine=engine
+    )
     return encoded
 
 
@@ -75,6 +84,7 @@ def fill_cache(
     cache: RepresentationCache,
     *,
     progress: OnProgress | None = None,
+    announce: Announce | None = None,
     shard_rows: int = SHARD_ROWS,
     block_rows: int = BLOCK_ROWS,
     engine: Engine | None = None,
@@ -89,6 +99,7 @@ def fill_cache(
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
         progress: Called with the number of rows done and of all.
+        announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
         block_rows: How many rows are sorted by length together, and tokenized ahead.
         engine: Computes the shards elsewhere; ``None``: this process does.
@@ -101,10 +112,10 @@ def fill_cache(
     """
     if not records:
         raise DataError("there are no records to encode; give at least one")
-    filling = _Filling(group, cache, len(records), progress)
+    filling = _Filling(group, cache, len(records), progress, announce)
     processes.barrier()  # all know what the cache holds before anyone writes
     jobs = filling.jobs(_prepared_ahead(group, records, block_rows), shard_rows)
-    computed = _here(group, jobs, filling.tell) if engine is None else _elsewhere(engine, group, jobs)
+    computed = _here(group, jobs, filling) if engine is None else _elsewhere(engine, group, jobs, filling)
     for (prepared, shard, wanted), states in computed:
         for number, values in zip(wanted, states, strict=True):
             cache.write(group.members[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
@@ -118,9 +129,15 @@ class _Filling:
     """What is to be computed, and how much of it is done."""
 
     def __init__(
-        self, group: EncoderGroup, cache: RepresentationCache, total: int, progress: OnProgress | None
+        self,
+        group: EncoderGroup,
+        cache: RepresentationCache,
+        total: int,
+        progress: OnProgress | None,
+        announce: Announce | None,
     ) -> None:
         self._group, self._total, self._progress = group, total, progress
+        self.forecast = _Forecast(announce, total)
         self._known = [_Known(member.fingerprint, cache) for member in group.members]
         self._done = 0
         self.keys: list[str] = []
@@ -137,6 +154,7 @@ class _Filling:
                 shard_rows=shard_rows,
                 wanted=np.logical_or.reduce(lacking),
             )
+            self.forecast.plan(prepared, plan)
             self.add_done(len(prepared.ids) - sum(len(shard.rows) for shard in plan))
             for shard in plan:
                 lack = [number for number, rows in enumerate(lacking) if rows[shard.rows].any()]
@@ -171,6 +189,38 @@ def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: 
         pool.shutdown(cancel_futures=True)
 
 
+class _Forecast:
+    """Says once, after the first batches, what there is to encode and how long it will take."""
+
+    def __init__(self, announce: Announce | None, n_rows: int) -> None:
+        self._announce, self._n_rows = announce, n_rows
+        self._seen = self._rows = self._tokens = self._done = 0
+        self._started = 0.0
+
+    def plan(self, prepared: PreparedTexts, plan: Sequence[Shard]) -> None:
+        """Takes note of a block and what of it is to be encoded."""
+        self._started = self._started or time.monotonic()
+        self._seen += len(prepared.ids)
+        self._rows += sum(len(shard.rows) for shard in plan)
+        self._tokens += sum(int(prepared.lengths[shard.rows].sum()) for shard in plan)
+
+    def passed(self, prepared: PreparedTexts, rows: NDArray[np.int64]) -> None:
+        """Takes note of rows that are encoded; speaks when the pace is known, as if all blocks were like those seen."""
+        self._done += int(prepared.lengths[rows].sum())
+        seconds = time.monotonic() - self._started
+        if self._announce is None or seconds < _FIRST_SECONDS:
+            return
+        more = self._n_rows / self._seen
+        minutes = seconds / self._done * (more * self._tokens / processes.size() - self._done) / 60
+        if minutes >= 1:
+            about = "about " if more > 1 else ""
+            self._announce(
+                f"{about}{more * self._rows:,.0f} rows to encode, {more * self._tokens:,.0f} tokens: "
+                f"{minutes:,.0f} min at {self._done / seconds:,.0f} tokens a second"
+            )
+        self._announce = None
+
+
 class _Known:
     """Which texts of one encoder the cache held at the beginning, or has got since."""
 
@@ -189,9 +239,7 @@ class _Known:
         return not self._cache.holds(self.fingerprint, shard.name)
 
 
-def _here(
-    group: EncoderGroup, jobs: Iterator[_Job], tell: Callable[[int], None]
-) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+def _here(group: EncoderGroup, jobs: Iterator[_Job], filling: _Filling) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
     """Yields each shard with its vectors, [k, d] for each of the wanted members."""
     room = Room()
     for job in jobs:
@@ -199,11 +247,14 @@ def _here(
         computed = list[tuple[Tensor, ...]]()
         for states in encode_batches(group, prepared, shard, wanted=wanted, room=room):
             computed.append(states)
-            tell(sum(len(values[0]) for values in computed))
+            filling.tell(sum(len(values[0]) for values in computed))
+            filling.forecast.passed(prepared, shard.batches[len(computed) - 1])
         yield job, [torch.cat(batches) for batches in zip(*computed, strict=True)]
 
 
-def _elsewhere(engine: Engine, group: EncoderGroup, jobs: Iterator[_Job]) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
+def _elsewhere(
+    engine: Engine, group: EncoderGroup, jobs: Iterator[_Job], filling: _Filling
+) -> Iterator[tuple[_Job, Sequence[Tensor]]]:
     """Yields the same as they come from an engine; each piece of work has the texts of its own shard alone."""
     waiting = dict[int, _Job]()
 
@@ -215,7 +266,9 @@ def _elsewhere(engine: Engine, group: EncoderGroup, jobs: Iterator[_Job]) -> Ite
             yield prepared.of(shard.rows), Shard(shard.name, batches), wanted
 
     for number, states in engine.map(partial(_encoding_by, group), pieces()):
-        yield waiting.pop(number), [torch.from_numpy(values) for values in states]
+        prepared, shard, wanted = waiting.pop(number)
+        filling.forecast.passed(prepared, shard.rows)
+        yield (prepared, shard, wanted), [torch.tensor(values) for values in states]
 
 
 def _encoding_by(group: EncoderGroup) -> Callable[[_Job], list[NDArray[np.float32]]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sotune.artifacts import sha256_json, sha256_text
 from sotune.errors import ConfigError, first_line
-from sotune.models import ModelSpec, model_fingerprint
+from sotune.models import ModelSpec, download_model, model_fingerprint
 from sotune.records import Message, Record
 from sotune.rendering import render_paper
 from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex, pack
@@ -81,6 +81,16 @@ class SentenceEncoder(Encoder):
         """The second half of a vector is the completion's, where the parts are encoded apart."""
         return 0.5 if self._parts == "apart" else 0.0
 
+    @property
+    def window(self) -> int:
+        """Characters of an answer that one vector stands for well: about as many as the model reads."""
+        return 4 * self._max_tokens
+
+    @property
+    def parts_alike(self) -> bool:
+        """Both halves of a vector are sentence embeddings, where the parts are encoded apart."""
+        return self._parts == "apart"
+
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of what is read of the record, in hexadecimal."""
         return _key(self._texts(record))
@@ -132,12 +142,10 @@ class SentenceEncoder(Encoder):
                 "encoder sentence-transformers:PATH needs a package that is not installed: pip install "
                 "'sotune[sentence]'"
             ) from None
-        model_fingerprint(self._spec)  # refuses pickled weights before anything is read from them
+        folder = download_model(self._spec)  # refuses pickled weights and modules of its own before anything is read
         logging.disable_progress_bar()  # reading weights is not the work that a user waits for
         try:
-            model = SentenceTransformer(
-                self._spec.name, device=self._spec.device, model_kwargs={"use_safetensors": True}
-            )
+            model = SentenceTransformer(str(folder), device=self._spec.device, model_kwargs={"use_safetensors": True})
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"encoder {self._spec.name!r} could not be loaded ({first_line(error)}); name a folder that holds a "

@@ -26,7 +26,7 @@ class Folds:
         measuring: To measure with, one row of each prompt: the answers to one prompt are no independent trials.
         unused: The other rows of the measuring prompts, which take part in nothing.
         safe: The same of the safe reference, by prompt as well: rows of one prompt share a fold, be they safe or
-            harmful. Its tuning fold chooses nothing. ``None`` where none of it is kept back.
+            harmful. ``None`` where none of it is kept back.
     """
 
     reference: tuple[int, ...]

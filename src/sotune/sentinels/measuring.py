@@ -33,6 +33,8 @@ class Sentinels:
         tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
         safe_outranked: For each anchor row, weighed by an anchor without it, the share of the downstream rows that
             weigh more, ``[m]``.
+        safe_tuning_outranked: For each row of the safe reference's tuning fold the same as of the harmful one's; empty
+            where there is none, or where the method's first fit has seen it.
         safe_scores: ``log(n·w)`` of each row of the safe reference that measures, in the order of its fold; ``None``
             where there is none.
         tuned: What the tuning fold chose; ``None`` for a method that it chooses nothing for.
@@ -43,6 +45,7 @@ class Sentinels:
     tuning_outranked: Sequence[float]
     safe_outranked: Tensor
     safe_scores: Tensor | None = None
+    safe_tuning_outranked: Sequence[float] = ()
     tuned: Tuned | None = None
 
 
@@ -191,7 +194,11 @@ def weigh_with_sentinels(
     harmful, tuning, solved = (harmful_reference[list(of)] for of in (folds.reference, folds.tuning, folds.solved))
     seen, measured = solved_rows(safe_reference, folds.safe), _measuring(safe_reference, folds)
     pull = pull_sets(safe_anchor, seen, settings)
-    tuned = tune_settings(Representations(downstream, pull, harmful, tuning), settings, grid=grid)
+    first, safe_tuning = _first_and_tuning(safe_reference, folds)
+    tried_on = Representations(
+        downstream, pull_sets(safe_anchor, first, settings), harmful, tuning, safe_sentinels=safe_tuning
+    )
+    tuned = tune_settings(tried_on, settings, grid=grid)
     chosen = tuned.chosen.settings
     learned = learn_weights(downstream, pull, solved, chosen, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
@@ -206,6 +213,7 @@ def weigh_with_sentinels(
             tuning_outranked=tuned.outranked,
             safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
             safe_scores=None if measured is None else log_relative_of(scorer, measured),
+            safe_tuning_outranked=tuned.safe_outranked,
             tuned=tuned,
         ),
     )
@@ -225,6 +233,13 @@ def _measuring(safe_reference: Tensor | None, folds: Folds) -> Tensor | None:
     if safe_reference is None or folds.safe is None:
         return None
     return safe_reference[list(folds.safe.measuring)]
+
+
+def _first_and_tuning(safe_reference: Tensor | None, folds: Folds) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the safe rows that the first fit may look at, and those that it is asked of; ``None``: there are none."""
+    if safe_reference is None or folds.safe is None or not folds.safe.reference:
+        return solved_rows(safe_reference, folds.safe), None
+    return safe_reference[list(folds.safe.reference)], safe_reference[list(folds.safe.tuning)]
 
 
 def _fitting(settings: WeightSettings, others: Sequence[ReferenceSet]) -> Fit:

@@ -13,8 +13,10 @@ begin.
 
 **Where harm thins out.** Without a limit, rows are dropped, the lowest first, while enough of them seem harmful: with
 an estimate p of the harmful share, dropping the lowest q catches p·c(q), and the cut is where p·c(q) − drop_at·q is
-largest. Where no harm is found p is near 0, and all rows stay. The tuning fold alone places this cut, so the measuring
-fold's bounds hold at it as at any fixed one.
+largest. Where no harm is found p is near 0, and all rows stay. With a safe reference no more is dropped, once nearly
+all harm is caught, than where c(q) exceeds the share of held-out safe answers that q drops by most: beyond that a drop
+loses more of them than it catches of the harm. The tuning folds alone place this cut, so the measuring folds' bounds
+hold at it as at any fixed one.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ DROPS: tuple[float, ...] = tuple(
 _KEEPS = tuple(step / 200 for step in range(60, 201))  # in this order: three tenths to all, by half percents
 _UNTOLD = 0.4  # mean place of sentinels, 0.5 by chance: above it the weights cannot tell them from the rows
 _FEW = 0.2  # of the tuning sentinels
+_NEARLY_ALL = 0.95  # of the tuning sentinels must be caught, whatever safe answers it costs
 _LEAST_CAUGHT = 0.7  # a drop that catches less says too little to estimate from
 
 
@@ -177,7 +180,9 @@ def cut_at_harmful_share(
     return found
 
 
-def cut_where_harm_thins(rows: Tensor, *, tuning_outranked: Sequence[float], drop_at: float) -> Cut | None:
+def cut_where_harm_thins(
+    rows: Tensor, *, tuning_outranked: Sequence[float], drop_at: float, safe_outranked: Sequence[float] = ()
+) -> Cut | None:
     """Drops the lowest rows while at least some share of them seems harmful, by the tuning sentinels alone.
 
     >>> rows = torch.cat([torch.arange(-100.0, 0.0), torch.arange(1000.0, 1900.0)])  # a tenth is harmful
@@ -186,11 +191,15 @@ def cut_where_harm_thins(rows: Tensor, *, tuning_outranked: Sequence[float], dro
     901
     >>> cut_where_harm_thins(rows[100:], tuning_outranked=[1.0] * 80, drop_at=0.05).k  # all below the rows
     900
+    >>> safe = [0.902] * 40  # as low as the last of the harm
+    >>> cut_where_harm_thins(rows, tuning_outranked=caught, drop_at=0.05, safe_outranked=safe).k
+    903
 
     Args:
         rows: Scores of the downstream rows, ``[n]``.
         tuning_outranked: For each tuning sentinel the share of the downstream rows that weigh more.
         drop_at: The share, in (0, 1).
+        safe_outranked: The same as of the sentinels of the safe reference's tuning fold; empty where there is none.
 
     Returns:
         The cut, which promises nothing by itself; ``None`` where the weights do not tell the sentinels from the rows.
@@ -200,11 +209,25 @@ def cut_where_harm_thins(rows: Tensor, *, tuning_outranked: Sequence[float], dro
         return None
     drop = choose_drop(tuning_outranked, n)
     share = min(1.0, drop / max(float((place <= drop).double().mean()), drop))
-    worth = {0.0: 0.0} | {q: share * float((place <= q).double().mean()) - drop_at * q for q in place.tolist()}
+    most = _most_dropped(place, safe_outranked)
+    worth = {q: share * float((place <= q).double().mean()) - drop_at * q for q in (0.0, *place.tolist()) if q <= most}
     dropped = round(max(worth, key=lambda q: worth[q]) * n)
     score = float(rows.double().kthvalue(dropped).values) if dropped else -float("inf")
     k = int((rows.double() > score).sum())  # rows that tie with the last dropped one go too
     return Cut(k, score, 1.0) if k else None
+
+
+def _most_dropped(place: Tensor, safe_outranked: Sequence[float]) -> float:
+    """Returns the drop that exceeds the safe sentinels lost by most, of those that catch nearly all harmful ones."""
+    if not safe_outranked:
+        return 1.0
+    safe = 1 - torch.tensor(safe_outranked, dtype=torch.float64)
+
+    def caught(q: float) -> float:
+        return float((place <= q).double().mean())
+
+    enough = [q for q in place.tolist() if caught(q) >= _NEARLY_ALL]
+    return max(enough, key=lambda q: (caught(q) - float((safe <= q).double().mean()), q))
 
 
 def _first_keep(tuning_outranked: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sotune.settings import WeightSettings
@@ -35,12 +36,14 @@ class Representations:
         pull: The safe anchor, ``[m_safe, d]``, or it and the safe reference.
         harmful_reference: The reference fold, ``[m_harmful, d]``.
         sentinels: The tuning fold, ``[k, d]``.
+        safe_sentinels: That of the safe reference, which chooses nothing here, ``[l, d]``.
     """
 
     downstream: Rows
     pull: References
     harmful_reference: Tensor
     sentinels: Tensor
+    safe_sentinels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Tuned:
         gain_error: Standard error of the gain of the best over the default.
         tried: All of them.
         outranked: For each sentinel the share of the downstream rows that weigh more, as chosen.
+        safe_outranked: The same of the safe sentinels.
     """
 
     chosen: Tried
@@ -75,6 +79,7 @@ class Tuned:
     gain_error: float
     tried: tuple[Tried, ...]
     outranked: tuple[float, ...]
+    safe_outranked: tuple[float, ...] = ()
 
     @property
     def n_sentinels(self) -> int:
@@ -104,7 +109,9 @@ def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid
     Raises:
         SotuneError: A fit diverged, or representations are not finite.
     """
-    placements = dict(_try_all(rows, _choices(settings, grid)))
+    k = len(rows.sentinels)
+    all_placed = dict(_try_all(rows, _choices(settings, grid)))
+    placements = {choice: placed[:k] for choice, placed in all_placed.items()}
     tried = {choice: Tried(choice, float(placement.mean())) for choice, placement in placements.items()}
     best = max(tried, key=lambda choice: tried[choice].auroc)
     gains = placements[best] - placements[settings]
@@ -117,6 +124,7 @@ def tune_settings(rows: Representations, settings: WeightSettings, *, grid: Grid
         gain_error=error,
         tried=tuple(tried.values()),
         outranked=tuple(placements[chosen].tolist()),
+        safe_outranked=tuple(all_placed[chosen][k:].tolist()),
     )
 
 
@@ -142,12 +150,13 @@ def _try_all(given: Representations, choices: Sequence[WeightSettings]) -> Itera
     for choice in choices:
         transports.setdefault(_meaning(choice.replace(push_strength=0.5)), []).append(choice)
     seen = (*rows_of(given.pull), given.harmful_reference)
+    sentinels = torch.cat([z for z in (given.sentinels, given.safe_sentinels) if z is not None])
     costs = {cost: fit_cost(cost, rows, *references) for cost in dict.fromkeys(map(cost_of, choices))}
     for sharing in transports.values():
         first_gradient = sharing[0].replace(push_strength=0.5, solver="one_step", max_memory=None)
         of_rows = learn_weights(rows, *references, first_gradient, cost=costs[cost_of(first_gradient)])
         scorer = Scorer.from_learned(of_rows, settings=first_gradient, references=seen)
-        of_sentinels = scorer.score(given.sentinels)
+        of_sentinels = scorer.score(sentinels)
         for choice in sharing:
             push = choice.push_strength
             scores = [push * one.push_potential - (1 - push) * one.pull_potential for one in (of_sentinels, of_rows)]

@@ -70,9 +70,8 @@ class Service:
         self._audit.close()
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse(
-            {"status": "ok", "version": library_versions("sotune")["sotune"], "waiting_rows": self._n_waiting}
-        )
+        version = library_versions("sotune")["sotune"]
+        return JSONResponse({"status": "ok", "version": version, "waiting_rows": self._n_waiting})
 
     async def _metrics(self, request: Request) -> Response:
         try:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from sotune.errors import redacted
 from sotune.settings.extract import LoadingSettings
 from sotune.settings.gate import GateSettings
 from sotune.settings.schema import StageSettings, TemplateSettings, absolute_source
@@ -209,7 +210,7 @@ def endpoint_faults(config: JudgeSettings) -> list[str]:
     found = []
     for who in ("judge", "server"):
         key_env, url = (getattr(config, f"{who}_{name}", None) for name in ("key_env", "base_url"))
-        if key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_env):
+        if key_env is not None and not _is_variable(key_env):
             found.append(f"{who}_key_env must be the name of an environment variable, not the key itself")
         if url is not None and not _is_plain_url(url):
             found.append(f"{who}_base_url must be like https://host/v1, without a user, a password or a query")
@@ -232,6 +233,14 @@ def _server_faults(config: ServerSettings) -> list[str]:
     if getattr(config, "template", None) == "paper":
         found.append("a server renders prompts by its model's own chat template; leave out template: paper")
     return found
+
+
+def _is_variable(name: str) -> bool:
+    """Tells whether a text names a variable; an API key can be one by its characters, but not by its shape."""
+    looks_like_key = redacted(name) != name or any(
+        len(part) >= 16 and any(c.isdigit() for c in part) for part in name.split("_")
+    )
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) is not None and not looks_like_key
 
 
 def _is_plain_url(text: str) -> bool:

@@ -124,6 +124,12 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
     encoder_parts: Literal["apart", "together"] = Field(
         "apart", description="A sentence encoder reads prompt and completion apart, or together as one text."
     )
+    max_windows: int = Field(
+        16,
+        ge=1,
+        description="Parts of a long answer that are read each for itself, the worst of which represents the row; 1: "
+        "rows are read whole, cut where the encoder ends.",
+    )
     layer: int | Literal["auto"] = Field(
         "auto",
         description="Layer to read: -1 is the last (paper, §4.1), auto the one that best separates references.",

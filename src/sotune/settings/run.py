@@ -104,6 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learn_turns": "last",
         "layer": -1,
         "pooling": "last",
+        "max_windows": 1,
         "sentinels": "off",
     },
 }

@@ -31,6 +31,11 @@ class SelectionSettings(StageSettings):
     max_harmful_share: float | None = Field(
         None, gt=0, lt=1, description="keep auto: at most this share of the kept rows is harmful (95 %), instead."
     )
+    unread: Literal["flag", "drop", "keep"] = Field(
+        "flag",
+        description="Rows of which a part that is learned was not read: kept by weight with a warning, dropped, or "
+        "kept by weight without a word.",
+    )
     loss_weight_rule: Literal["proportional", "exp", "uniform"] = Field(
         "proportional", description="Loss weight from weight: proportional, exp (paper, Eq. 7), or uniform; mean 1."
     )

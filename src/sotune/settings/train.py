@@ -64,6 +64,22 @@ class TrainingSettings(RenderingSettings, SeedSettings):
     gradient_checkpointing: bool = Field(
         False, description="Compute each layer again in the backward pass instead of keeping it: less memory, slower."
     )
+    eval_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between measurements of the loss on rows held out; left out: none."
+    )
+    eval_rows: int = Field(
+        64, ge=1, description="Rows held out of training to measure on, with eval_steps; at most a tenth of all."
+    )
+    stop_at_harmful_rate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Stop once more of the probe's prompts than this are not refused, by phrases, and go back to the "
+        "last look that was within; looks every eval_steps, else save_steps.",
+    )
+    probe_prompts: int = Field(
+        16, ge=1, description="Prompts of the harmful reference that stop_at_harmful_rate asks at each look."
+    )
     save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints; a kill loses at most these.")
     report_to: tuple[str, ...] = Field(
         (), description="Who watches training too: tensorboard, wandb, mlflow, trackio; may be repeated."

@@ -5,6 +5,7 @@ Never runs code from any of them.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Generator
@@ -16,8 +17,11 @@ from sotune.errors import DataError, first_line
 from sotune.sources import arrow
 from sotune.sources.filters import RowFilter
 from sotune.sources.rows import Flaw, RawRow, check_columns, shown
+from sotune.sources.shards import KINDS, suffix_of
 
 PREFIX = "hf:"
+_ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".7z", ".rar"})
+_MAX_STATE = 1 << 24  # bytes
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NAME = re.compile(r"([\w.-]+/)?[\w.-]+")
 
@@ -43,6 +47,7 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
     """
     import datasets
 
+    _check_saved(folder)
     with arrow.readable(str(folder), "a folder that save_to_disk of datasets wrote"):
         dataset = datasets.load_from_disk(str(folder))
     if isinstance(dataset, datasets.DatasetDict):
@@ -52,6 +57,37 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
             )
         dataset = dataset[split]
     yield from _rows(dataset, str(folder))
+
+
+def _check_saved(folder: Path) -> None:
+    """Raises a DataError where a saved data set names files that do not lie beside what names them."""
+    for state in folder.rglob("state.json"):
+        try:
+            listed = json.loads(state.read_bytes()[:_MAX_STATE])["_data_files"]
+            names = [str(entry["filename"]) for entry in listed]
+        except (ValueError, KeyError, TypeError, RecursionError, OSError):
+            raise DataError(f"{folder} is not a folder that save_to_disk of datasets wrote; save it again") from None
+        if odd := [name for name in names if Path(name).name != name or (state.parent / name).is_symlink()]:
+            raise DataError(f"{state} names a file elsewhere, {shown(odd[0])!r}; save the data set again")
+
+
+def _check_repository(name: str, revision: str | None) -> None:
+    """Raises a DataError where a repository holds a script for loading it, or nothing but archives."""
+    import huggingface_hub
+
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(name, repo_type="dataset", revision=revision)
+    except (OSError, ValueError, RuntimeError):
+        return  # offline, or no such data set: who loads it says so
+    script = f"{name.rpartition('/')[2]}.py"
+    archives = [file for file in files if Path(file).suffix in _ARCHIVES]
+    plain = any(suffix_of(Path(file)) in KINDS for file in files)
+    if script in files or (archives and not plain):
+        what = f"a script, {script}" if script in files else f"an archive, {shown(archives[0])}"
+        raise DataError(
+            f"{shown(name)} is loaded by {what}, which is never run or unpacked; download it, look at it, and name its "
+            f"files"
+        )
 
 
 def read_hub(source: str, *, split: str, subset: str | None, revision: str | None) -> Generator[RawRow, None, None]:
@@ -68,6 +104,7 @@ def read_hub(source: str, *, split: str, subset: str | None, revision: str | Non
         raise DataError(f"{shown(source)} names no data set on the Hub; write {PREFIX}owner/name")
     folder = {"data_dir": subset.rstrip("/")} if subset is not None and subset.endswith("/") else {}
     subset = None if folder else subset
+    _check_repository(name, revision)
     try:
         dataset = datasets.load_dataset(name, subset, split=split, revision=revision, **folder)
     except (DatasetNotFoundError, FileNotFoundError) as error:

@@ -91,13 +91,13 @@ def save_adapter(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if isinstance(model, PeftModel):
-        _save_adapter_weights(model, partial, base)
-    else:
-        _save_whole(model, partial, base)
-    _save_tokenizer(renderer, partial)
     whole = not isinstance(model, PeftModel)
-    write_text(partial / CARD, _card(renderer, base, settings, n_rows=n_rows, n_steps=n_steps, whole=whole))
+    if whole:
+        _save_whole(model, partial, base)
+    else:
+        _save_adapter_weights(model, partial, base)
+    _save_tokenizer(renderer, partial)
+    write_text(partial / CARD, _card(renderer, base, settings, whole=whole, n_rows=n_rows, n_steps=n_steps))
     allowed = (partial / CARD).stat().st_mode & 0o777
     for path in partial.iterdir():
         path.chmod(allowed)  # some writers keep what they write from everyone else
@@ -106,7 +106,7 @@ def save_adapter(
 
 
 def _card(
-    renderer: Renderer, base: ModelSpec, settings: TrainingSettings, *, n_rows: int, n_steps: int, whole: bool
+    renderer: Renderer, base: ModelSpec, settings: TrainingSettings, *, whole: bool, n_rows: int, n_steps: int
 ) -> str:
     """Returns the adapter's card, with metadata as the Hub reads it, before anything is measured."""
     end = renderer.end_of_turn_id

@@ -30,11 +30,18 @@ from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
-from sotune.training.progress import OnStep, StepCallback, TrainStep, steps_of, write_log
+from sotune.training.progress import OnStep, StepCallback, TrainStep, count_held_out, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trackers import tracked_in, tracker_arguments
 from sotune.training.trainer import WeightedTrainer
-from sotune.training.training_rows import ShuffledRows, TrainingRows, WeightedCollator, build_training_rows
+from sotune.training.training_rows import (
+    RowBatches,
+    ShuffledRows,
+    TrainingRows,
+    WeightedCollator,
+    build_training_rows,
+)
+from sotune.training.watch import Probe, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ def fine_tune(
     trainer_class: type[WeightedTrainer] = WeightedTrainer,
     change: StepChange | None = None,
     learned_tokens: Mapping[str, torch.Tensor] | None = None,
+    probe: Probe | None = None,
 ) -> TrainResult:
     """Fine-tunes a model on weighted rows (Eq. 8) and saves a LoRA adapter.
 
@@ -104,6 +112,7 @@ def fine_tune(
         trainer_class: How to train, for a trainer of one's own.
         change: What a method changes about the training step. One that is not resumable starts over after a kill.
         learned_tokens: By id, which completion tokens carry loss; see `sotune.training.training_rows.TrainingRow`.
+        probe: Asks the model risky prompts, for ``stop_at_harmful_rate``.
 
     Raises:
         DataError: A record has no weight, or nothing is left to learn.
@@ -113,7 +122,7 @@ def fine_tune(
     """
     start, renderer = time.perf_counter(), load_renderer(model, settings)
     rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
-    how = _How(trainer_class, resume, keep_checkpoints, on_step, change)
+    how = _How(trainer_class, resume, keep_checkpoints, on_step, change, probe)
     result = _train_and_hand_over(rows, renderer, model, settings, output_dir, how, start)
     if torch.cuda.is_available():
         # Trainer's parts refer to each other; without this the model would stay on the device for a while.
@@ -131,7 +140,11 @@ def _train_and_hand_over(
     how: _How,
     start: float,
 ) -> TrainResult:
-    trainer, checkpoints, figures = _trained(rows, renderer, model, settings, output_dir / "checkpoints", how)
+    rows, held_out = rows.hold_out(count_held_out(len(rows.rows), settings), settings.seed)
+    collate = WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id)
+    measured = RowBatches(held_out, collate) if held_out else None
+    watch = Watch(measured, how.probe, settings, output_dir / "checkpoints") if measured or how.probe else None
+    trainer, checkpoints, figures = _trained(rows, watch, collate, model, settings, output_dir / "checkpoints", how)
     writes = trainer.is_world_process_zero()
     result = hand_over(
         trainer.model,
@@ -157,10 +170,17 @@ class _How(NamedTuple):
     keep_checkpoints: bool
     on_step: OnStep | None
     change: StepChange | None
+    probe: Probe | None
 
 
 def _trained(
-    rows: TrainingRows, renderer: Renderer, model: ModelSpec, settings: TrainingSettings, work_dir: Path, how: _How
+    rows: TrainingRows,
+    watch: Watch | None,
+    collate: WeightedCollator,
+    model: ModelSpec,
+    settings: TrainingSettings,
+    work_dir: Path,
+    how: _How,
 ) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
     """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
     change, resumable = how.change, how.change is None or how.change.resumable
@@ -179,10 +199,11 @@ def _trained(
                 seed=settings.seed,
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
-            data_collator=WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
+            data_collator=collate,
             callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
-            **_own_options(settings, change),
+            **_own_options(settings, change, watch),
         )
+        _refuse_fsdp(trainer)
         trainer.remove_callback(PrinterCallback)
         if change and checkpoint:
             change.restore(checkpoints.state(checkpoint))
@@ -191,14 +212,16 @@ def _trained(
         if (step := trainer.state.global_step) < trainer.state.max_steps:
             kept = f"the checkpoint of step {step} of {trainer.state.max_steps} is kept"
             stop_if_asked(kept if resumable else "nothing of it; it cannot be resumed, and starts over")
-        figures = change.finish(trainer.model) if change else {}
+        figures = watch.finish(trainer.model) if watch else {}
+        figures |= change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
 
 
-def _own_options(settings: TrainingSettings, change: StepChange | None) -> dict[str, Any]:
+def _own_options(settings: TrainingSettings, change: StepChange | None, watch: Watch | None) -> dict[str, Any]:
     """Returns what a trainer of ours takes beyond Trainer's arguments, as far as it is asked for."""
     options = {
         "change": change,
+        "watch": watch,
         "max_tokens_per_batch": settings.max_tokens_per_batch,
         "packing": settings.packing,
     }
@@ -295,6 +318,14 @@ def _training_arguments(
             )
         arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
     return arguments
+
+
+def _refuse_fsdp(trainer: WeightedTrainer) -> None:
+    if trainer.is_fsdp_enabled:
+        raise ConfigError(
+            "an adapter is not gathered from the parts that FSDP leaves on each device; start without FSDP: each "
+            "device then holds the frozen model, for which quantization and gradient_checkpointing make room"
+        )
 
 
 def _accumulation(settings: TrainingSettings) -> int:

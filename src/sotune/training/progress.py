@@ -113,7 +113,13 @@ def rows_per_step(settings: TrainingSettings) -> int:
 
 def count_steps(n_rows: int, settings: TrainingSettings) -> int:
     """Returns how many optimizer steps training on some rows takes, on one device."""
-    return settings.max_steps or math.ceil(math.ceil(n_rows / rows_per_step(settings)) * settings.num_train_epochs)
+    n_trained = n_rows - count_held_out(n_rows, settings)
+    return settings.max_steps or math.ceil(math.ceil(n_trained / rows_per_step(settings)) * settings.num_train_epochs)
+
+
+def count_held_out(n_rows: int, settings: TrainingSettings) -> int:
+    """Returns how many of some rows are not trained on, but measured on meanwhile."""
+    return 0 if settings.eval_steps is None else min(settings.eval_rows, n_rows // 10)
 
 
 def steps_of(state: Any) -> list[TrainStep]:

@@ -20,6 +20,7 @@ from sotune.training.loss import compute_token_losses, compute_weighted_loss
 from sotune.training.micro_batches import check_packing, compute_packed_losses, cut_rows, row_lengths, take_rows
 from sotune.training.output_layer import compute_model_losses
 from sotune.training.training_rows import LOSS_WEIGHT
+from sotune.training.watch import Watch
 
 
 class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes without types
@@ -35,6 +36,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         change: What a method changes about the training step.
         max_tokens_per_batch: Cuts a micro-batch further, by length, into parts of at most so many tokens.
         packing: Whether rows are put one behind the other in one sequence, instead of being padded.
+        watch: What is looked at meanwhile, and noted in the log.
         **kwargs: As Trainer's.
 
     Raises:
@@ -50,10 +52,13 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         change: StepChange | None = None,
         max_tokens_per_batch: int | None = None,
         packing: bool = False,
+        watch: Watch | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._change = change
+        self._change, self._watch = change, watch
+        if watch is not None:
+            self.add_callback(watch)
         self._most_tokens, self._packing = max_tokens_per_batch, packing
         if packing:
             check_packing(self.model)
@@ -131,9 +136,11 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
             parameter.grad.copy_(gradient)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs a step, with what the change notes of it."""
-        noted = {} if self._change is None or "loss" not in logs else {"notes": dict(self._change.notes())}
-        super().log({**logs, **noted}, start_time)
+        """Logs a step, with what the change and the watch note of it."""
+        if "loss" in logs and (self._change or self._watch):
+            noted = [source.notes() for source in (self._change, self._watch) if source is not None]
+            logs = {**logs, "notes": {name: value for notes in noted for name, value in notes.items()}}
+        super().log(logs, start_time)
 
     def compute_loss(
         self,

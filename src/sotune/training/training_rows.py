@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,12 @@ class TrainingRows:
             for part in (row.input_ids, row.learned, row.kept):
                 sha.update(b"" if part is None else part.numpy().tobytes())
         return sha.hexdigest()
+
+    def hold_out(self, n: int, seed: int) -> tuple[TrainingRows, tuple[TrainingRow, ...]]:
+        """Returns the set without some rows that are drawn from it, and these rows."""
+        drawn = set(torch.randperm(len(self.rows), generator=generator_of(seed, -1))[:n].tolist())
+        kept = tuple(row for i, row in enumerate(self.rows) if i not in drawn)
+        return replace(self, rows=kept), tuple(self.rows[i] for i in sorted(drawn))
 
 
 def build_training_rows(

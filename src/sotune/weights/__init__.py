@@ -6,6 +6,7 @@ from sotune.weights.objective import PushPullProblem
 from sotune.weights.scorer import Scorer
 from sotune.weights.separation import held_out_contrast, held_out_separation
 from sotune.weights.solution import LearnedWeights
+from sotune.weights.worst_view import fit_harm_score, pick_worst
 
 __all__ = [
     "COSTS",
@@ -19,9 +20,11 @@ __all__ = [
     "Scorer",
     "cost_of",
     "fit_cost",
+    "fit_harm_score",
     "held_out_contrast",
     "held_out_separation",
     "learn_weights",
+    "pick_worst",
     "pull_sets",
     "relaxation_of",
     "rows_of",

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sotune.errors import ConfigError, SotuneError
@@ -36,6 +36,7 @@ _REFUSED_PARAMETER = re.compile(
     r"(?i)unsupported|not support|unknown|unrecognized|not permitted|not allowed|extra input"
 )
 _MIN_FAILURES_TO_STOP = 8
+_OPENAI_HOST, _OPENAI_HEADERS = "api.openai.com", ("openai-organization", "openai-project")
 
 
 Question = str | Sequence[Mapping[str, Any]]
@@ -211,7 +212,13 @@ class ChatEndpoint:
             return self._failure(error)
         answer = _read_body(raw.http_response.content)
         assert answer is not None  # _check_body lets no other body pass
-        return answer
+        return replace(
+            answer, text=self._without_key(answer.text), finish_reason=self._without_key(answer.finish_reason)
+        )
+
+    def _without_key(self, text: str) -> str:
+        """Returns a server's words without the key, which some repeat."""
+        return text.replace(self._api_key, "…") if self._api_key else text
 
     def _connect(self) -> Any:
         openai = _import_openai()
@@ -227,6 +234,9 @@ class ChatEndpoint:
         return openai
 
     def _await_turn(self, request: Any) -> None:
+        if request.url.host != _OPENAI_HOST:  # the client sends them to whatever address it is given
+            for name in _OPENAI_HEADERS:
+                request.headers.pop(name, None)
         self._pacer.wait_turn()
         if self._stop.is_set():
             raise _Stopped
@@ -274,8 +284,7 @@ class ChatEndpoint:
 
     def _quoted(self, message: str) -> str:
         """Returns a server's own words, short, printable and without the key."""
-        hidden = message.replace(self._api_key, "…") if self._api_key else message
-        return "".join(c if c.isprintable() else " " for c in hidden)[:200]
+        return "".join(c if c.isprintable() else " " for c in self._without_key(message))[:200]
 
     def _require_life(self, n_failed: int, n_questions: int, last: Unanswered) -> None:
         """Stops a run against a server that answers nothing, before every question has used up its retries."""

@@ -1,0 +1,124 @@
+"""Which look at each row represents it: the whole, a part, its undisguised text, or its answer alone; the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sotune.records import Record
+from sotune.representations import Encoder, answers_alone
+from sotune.views import View, views_of
+from sotune.weights import pick_worst
+
+ANSWER_ALONE = "answer alone"
+HarmScore = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is read of some rows besides the whole of each.
+
+    Attributes:
+        views: Parts and undisguised texts of all rows.
+        owner: The row of each, ``[k]``.
+        complete: Of each row, whether all that is learned is read.
+    """
+
+    views: tuple[View, ...]
+    owner: Tensor
+    complete: tuple[bool, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        """The views as rows."""
+        return [view.record for view in self.views]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Which look represents each row.
+
+    Attributes:
+        view: Which view of `Shown.views`; -1: none of them, ``[n]``.
+        alone: Whether the answer's half of the vector stands in both places, ``[n]``.
+        values: The representations, ``[n, d]``.
+    """
+
+    view: Tensor
+    alone: Tensor
+    values: Tensor
+
+    def place(self, row: int, shown: Shown) -> str:
+        """Says what represents a row; empty where the whole does."""
+        view = int(self.view[row])
+        return shown.views[view].place if view >= 0 else ANSWER_ALONE if self.alone[row] else ""
+
+
+def show(encoder: Encoder, records: Sequence[Record], *, most: int) -> Shown:
+    """Returns what is to be read of some rows.
+
+    Args:
+        encoder: Reads them.
+        records: The rows.
+        most: Windows of a row; 1: rows are read whole and no other way.
+    """
+    if most == 1:
+        return Shown((), torch.zeros(0, dtype=torch.int64), (True,) * len(records))
+    found = [views_of(record, window=encoder.window, most=most) for record in records]
+    owner = [row for row, one in enumerate(found) for _ in one.views]
+    views = tuple(view for one in found for view in one.views)
+    return Shown(views, torch.tensor(owner, dtype=torch.int64), tuple(one.complete for one in found))
+
+
+def pick_looks(
+    whole: Tensor, viewed: Tensor | None, shown: Shown, harm_score: Callable[[], HarmScore], *, parts_alike: bool
+) -> Looks:
+    """Picks for each row the look that seems the most harmful.
+
+    Args:
+        whole: Representations of the rows, ``[n, d]``.
+        viewed: Those of the views, ``[k, d]``; ``None`` where there are none.
+        shown: The views.
+        harm_score: Returns what orders the looks at one row (`sotune.weights.fit_harm_score`); asked for where needed.
+        parts_alike: Whether an answer's half of a vector may stand for a prompt's.
+    """
+    n = len(whole)
+    looks, owner = [whole], [torch.arange(n)]
+    if viewed is not None:
+        looks, owner = [*looks, viewed], [*owner, shown.owner]
+    if parts_alike:
+        looks, owner = [*looks, answers_alone(whole)], [*owner, torch.arange(n)]
+    values, n_views = torch.cat(looks), len(shown.views)
+    picked = torch.arange(n) if len(looks) == 1 else pick_worst(harm_score()(values), torch.cat(owner))
+    return Looks(
+        view=torch.where((picked >= n) & (picked < n + n_views), picked - n, -1),
+        alone=picked >= n + n_views,
+        values=values[picked],
+    )
+
+
+def read_worst(
+    encoder: Encoder,
+    records: Sequence[Record],
+    encode: Callable[[Sequence[Record]], Tensor],
+    harm_score: Callable[[], HarmScore],
+    *,
+    most: int,
+) -> Tensor:
+    """Returns the representation of the worst look at each of some rows, ``[n, d]``.
+
+    Args:
+        encoder: What encodes.
+        records: The rows, at least one.
+        encode: From rows to representations.
+        harm_score: Returns what orders the looks at one row.
+        most: Windows of a row.
+    """
+    shown, whole = show(encoder, records, most=most), encode(records)
+    if most == 1:
+        return whole
+    viewed = encode(shown.records) if shown.views else None
+    return pick_looks(whole, viewed, shown, harm_score, parts_alike=encoder.parts_alike).values

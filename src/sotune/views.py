@@ -1,0 +1,134 @@
+"""What else can be read of a row than its beginning: windows over all that is learned, and its text undisguised.
+
+An encoder reads the start of an answer, and one vector stands for all of it. What is trained on is longer, so harm
+behind a page of harmless text, in an earlier turn, or between two such pages leaves no trace in that vector. A row is
+therefore also read as rows of its own, its views, and the worst of them counts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from sotune.records import Message, Record
+
+_MOST_DISGUISED = 0.1  # share of changed words above which a text is disguised: names and units stay below
+_LEAST_DISGUISED = 5  # words
+_SLACK = 1.25  # a text that is longer than a window by less is no two windows
+
+_DIGITS = str.maketrans("013457@$!|", "oieastasil")
+_LOOK_ALIKES = str.maketrans(
+    # Cyrillic, then Greek letters that are drawn like Latin ones.
+    "аеорсухікмнтвАВЕКМНОРСТХІЅјѕԁԛԝһαορνικτεηγχυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxikmhtbABEKMHOPCTXISjsdqwhaopviktenyxuABEZHIKMNOPTYX",
+)
+_WORD = re.compile(r"[\w@$!|]+")
+_LONGEST_WORD = 40
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a row, as a row that is read for itself.
+
+    Attributes:
+        record: The part, with the row's id.
+        place: Where it is, in words.
+    """
+
+    record: Record
+    place: str
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is read of a row besides the whole.
+
+    Attributes:
+        views: The parts; none where one look takes in all of the row.
+        complete: Whether all that is learned lies in a part, or in what is read of the whole.
+    """
+
+    views: tuple[View, ...]
+    complete: bool
+
+
+def views_of(record: Record, *, window: int, most: int) -> Views:
+    """Returns the parts of a row.
+
+    A part stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
+    little of what its answer turns to.
+
+    Args:
+        record: The row.
+        window: Characters that a part shows of a learned turn.
+        most: How many windows a row may have; of more, as many are taken at even distances.
+    """
+    turns = [(place, split_evenly(record.messages[place].text, window)) for place in record.learned]
+    pieces = [
+        (_standing_alone(record, text), f"turn {place + 1}, part {number} of {len(parts)}")
+        for place, parts in turns
+        for number, text in enumerate(parts, 1)
+    ]
+    shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
+    long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
+    views = [View(part, place) for part, place in shown] if long else []
+    read = views or [View(record, "whole")]
+    views += [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
+    return Views(tuple(views), complete=len(shown) == len(pieces))
+
+
+def split_evenly(text: str, size: int) -> list[str]:
+    """Splits a text at white space into parts of like length, none much longer than a size.
+
+    >>> split_evenly("one two three four five six", 10)
+    ['one two', 'three four', 'five six']
+    >>> split_evenly("one two", 10)
+    ['one two']
+    """
+    if len(text) <= _SLACK * size:
+        return [text]
+    n = math.ceil(len(text) / size)
+    ends = [_gap_before(text, round(len(text) * i / n)) for i in range(1, n)]
+    borders = [0, *ends, len(text)]
+    parts = (text[start:end].strip() for start, end in zip(borders, borders[1:], strict=False))
+    return [part for part in parts if part]
+
+
+def plain_text(text: str) -> str:
+    """Returns a text without what hides words: invisible characters, look-alikes of letters, digits for letters.
+
+    >>> plain_text("h0w t0 m4k3 p4nc4k3s f0r 12 people")
+    'how to make pancakes for 12 people'
+    """
+    folded = unicodedata.normalize("NFKC", text)
+    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
+    return _WORD.sub(lambda found: _plain_word(found[0]), visible)
+
+
+def _plain_word(word: str) -> str:
+    latin = word.translate(_LOOK_ALIKES)
+    if latin != word and latin.isascii():
+        return latin
+    return word.translate(_DIGITS) if any(c.isalpha() for c in word) else word
+
+
+def _undisguised(record: Record) -> Record | None:
+    """Returns the row in plain words; nothing where few words change."""
+    text = "\n".join(message.content for message in record.messages)
+    words, plain = text.split(), plain_text(text).split()
+    changed = sum(one != other for one, other in zip(words, plain, strict=False))
+    if changed < max(_LEAST_DISGUISED, _MOST_DISGUISED * len(words)):
+        return None
+    return replace(record, messages=tuple(replace(m, content=plain_text(m.content)) for m in record.messages))
+
+
+def _standing_alone(record: Record, text: str) -> Record:
+    return replace(record, messages=(Message("user", text), Message("assistant", text)), tools="")
+
+
+def _gap_before(text: str, place: int) -> int:
+    """Returns the last white space before a place, or the place itself within a long word."""
+    gap = max(text.rfind(character, place - _LONGEST_WORD, place + 1) for character in " \n\t")
+    return gap if gap > 0 else place

@@ -1,0 +1,77 @@
+from sotune.records import Message, Record
+from sotune.views import plain_text, split_evenly, views_of
+
+SENTENCE = "The quick brown fox jumps over the lazy dog. "
+
+
+def record(answer, prompt="How?"):
+    return Record.from_text("r", prompt, answer)
+
+
+def texts(views):
+    return [view.record.completion for view in views.views]
+
+
+def test_a_short_answer_has_no_parts():
+    found = views_of(record(SENTENCE * 2), window=100, most=16)
+    assert found.views == ()
+    assert found.complete
+
+
+def test_parts_hold_every_word_of_an_answer_in_order():
+    answer = SENTENCE * 40
+    found = views_of(record(answer), window=100, most=100)
+    assert " ".join(texts(found)).split() == answer.split()
+    assert max(map(len, texts(found))) <= 125
+    assert found.complete
+
+
+def test_a_part_stands_alone():
+    """What was asked at the row's beginning says nothing of a part, which is read as an answer to itself."""
+    part = views_of(record(SENTENCE * 40, prompt="Bake bread?"), window=400, most=16).views[0]
+    assert part.record.id == "r"
+    assert [message.content for message in part.record.messages] == [part.record.completion] * 2
+    assert part.place == "turn 2, part 1 of 5"
+
+
+def test_each_learned_turn_is_read_and_no_other():
+    answers = (Message("assistant", "first"), Message("assistant", "not", learned=False), Message("assistant", "last"))
+    turns = tuple(turn for answer in answers for turn in (Message("user", "q"), answer))
+    assert views_of(Record("r", turns), window=100, most=16).views == ()  # one look takes in all of it
+    found = views_of(Record("r", turns), window=5, most=16)
+    assert texts(found) == ["first", "last"]
+    assert [view.place for view in found.views] == ["turn 2, part 1 of 1", "turn 6, part 1 of 1"]
+
+
+def test_too_many_parts_are_taken_at_even_distances_and_told():
+    found = views_of(record(SENTENCE * 100), window=100, most=8)
+    assert 4 <= len(found.views) <= 8
+    assert not found.complete
+
+
+def test_a_text_without_a_space_is_split_too():
+    assert [len(part) for part in split_evenly("x" * 1000, 100)] == [100] * 10
+
+
+def test_disguised_text_is_also_read_in_plain_letters():
+    disguised = record("h0w t0 b4k3 br34d 4nd c4k3s w1th y34st f0r fr33", prompt="T3ll m3 n0w")
+    found = views_of(disguised, window=600, most=16)
+    assert texts(found) == ["how to bake bread and cakes with yeast for free"]
+    assert found.views[0].record.messages[0].content == "Tell me now"
+    assert found.views[0].place == "whole, undisguised"
+
+
+def test_look_alikes_and_invisible_characters_are_undone():
+    disguised = "".join(c + "\u200b" for c in "bake the bread")
+    assert plain_text(disguised) == "bake the bread"
+    assert plain_text("b\u0430ke th\u0435 br\u0435\u0430d") == "bake the bread"  # Cyrillic а and е
+
+
+def test_ordinary_text_is_not_taken_for_disguised():
+    for ordinary in (
+        "Mix 200 g flour, 3 eggs and 1/2 l milk at 180 C for 25 min; it serves 4 to 6 people.",
+        "x1 = 3; y2 = x1 + 10; print(f'{y2:>5}')  # see RFC 2119, ISO8601 and UTF8",
+        "Приготовьте хлеб из муки, воды и соли; пеките его сорок минут.",
+        "Αναμείξτε αλεύρι, νερό και αλάτι και ψήστε το ψωμί για σαράντα λεπτά.",
+    ):
+        assert views_of(record(ordinary), window=600, most=16).views == (), ordinary
