@@ -152,6 +152,11 @@ def test_rows_without_weights_are_refused(folder, tmp_path):
         trainer(folder, tmp_path, bare)
 
 
+def test_rows_of_another_kind_are_refused(folder, tmp_path, kept):
+    with pytest.raises(DataError, match="a file or a datasets.Dataset. Got list"):
+        trainer(folder, tmp_path, [{"prompt": "a", "completion": "b", "weight": 1.0}])
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("packing", True), ("padding_free", True), ("assistant_only_loss", True), ("loss_type", "dft"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataError, SotuneError
+from sotune.errors import ArtifactError, ConfigError, ConvergenceWarning, DataError, GateError, SotuneError
 
 if TYPE_CHECKING:
     from sotune.api import (
@@ -40,6 +40,7 @@ __all__ = [
     "ConfigError",
     "ConvergenceWarning",
     "DataError",
+    "GateError",
     "Run",
     "Scorer",
     "SotuneError",

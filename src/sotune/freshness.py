@@ -41,6 +41,9 @@ _CALLED = {
 _GONE = "?"
 SCORED = "scores"
 """The stage of its own that scoring new rows is."""
+MERGED = "merged"
+"""That of the model with the adapter merged into it; each export is one too, see `exported`."""
+_EXPORT = "export-"
 _NOTE = "STALE.txt"
 _OLD_PAGE = "report.stale.html"
 _SUFFIX = ".manifest.json"
@@ -93,6 +96,11 @@ def _outputs(manifest: Mapping[str, Any]) -> Mapping[str, str]:
     return manifest.get("outputs") or {}
 
 
+def exported(target: str) -> str:
+    """Returns the stage of its own that an export for a tool is."""
+    return f"{_EXPORT}{target}"
+
+
 def is_fresh(run: RunFolder, stage: str, *, files: bool = True) -> bool:
     """Tells whether a stage has finished, from what the run holds now; with ``files``, also that its files stand."""
     found = Freshness(run)
@@ -124,7 +132,7 @@ def stale_stages(run: RunFolder) -> dict[str, str]:
     return {
         stage: _told(run, stage, fault)
         for stage in found.finished
-        if stage in _CALLED and (fault := found.fault(stage)) is not None
+        if _is_known(stage) and (fault := found.fault(stage)) is not None
     }
 
 
@@ -164,12 +172,24 @@ def check_adapter(folder: Path) -> None:
         raise ArtifactError(f"{said}, or copy the adapter to a folder of its own to use it as it is")
 
 
+def _is_known(stage: str) -> bool:
+    return stage in (*_CALLED, MERGED) or stage.startswith(_EXPORT)
+
+
+def _called(stage: str) -> str:
+    return f"export to {stage.removeprefix(_EXPORT)}" if stage.startswith(_EXPORT) else _CALLED.get(stage, "merging")
+
+
 def _told(run: RunFolder, stage: str, changed: str) -> str:
     why = f"the {_CALLED[changed]} has been done again since" if changed in _CALLED else "what it was made from is gone"
-    return f"the {_CALLED[stage]} of {run.path} is stale: {why}; {_mend(run, stage)}"
+    return f"the {_called(stage)} of {run.path} is stale: {why}; {_mend(run, stage)}"
 
 
 def _mend(run: RunFolder, stage: str) -> str:
     if stage == SCORED:
         return f"run `sotune score {run.path}` again with the same rows"
+    if stage.startswith(_EXPORT):
+        return f"run `sotune export {run.path} --to {stage.removeprefix(_EXPORT)}` again"
+    if stage == MERGED:
+        return f"run `sotune merge {run.path}` again"
     return f"run `sotune {_MENDED_BY[stage]} {run.path}`"

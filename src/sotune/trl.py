@@ -232,6 +232,8 @@ class _Reader:
                 path = Path(folder, "rows.jsonl")
                 source.to_json(path)
                 return self._read(path, SourceOptions(), RenderingSettings(), self._weight_column, weighted=weighted)
+        if not isinstance(source, str | PathLike):
+            raise DataError(f"rows must be a file or a datasets.Dataset. Got {type(source).__name__}")
         path = Path(source)
         if path.name == KEPT.name and path.with_name(CONFIG.name).exists():
             config = run_config(RunFolder.open(path.parent))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,9 @@ def test_an_unknown_target_and_an_unselected_run_are_errors(cli, trained, tmp_pa
     result = cli("export", trained.path)
     assert result.exit_code == 2
     assert "setting 'to' is required" in " ".join(result.output.split())
+    result = cli("export", trained.path, "--to", "csv", "--plain", "--resample", 9)
+    assert result.exit_code == 2
+    assert "give one" in result.output
 
 
 def test_nothing_is_sent_without_yes(cli, trained, tmp_path, hub):
@@ -208,6 +212,26 @@ def test_what_was_never_trained_cannot_be_merged(cli, flags, tmp_path):
     result = cli("merge", tmp_path / "run")
     assert result.exit_code == 2
     assert "run `sotune train` first" in " ".join(result.output.split())
+
+
+def test_after_another_selection_nothing_that_was_handed_on_counts_as_current(cli, trained, hub, tmp_path):
+    """The adapter is neither merged nor sent, and exports and the merged model are said to be stale."""
+    run = shutil.copytree(trained.path, tmp_path / "run")
+    assert cli("export", run, "--to", "csv").exit_code == 0
+    assert cli("merge", run).exit_code == 0
+    assert json.loads(cli("select", run, "--k", 20, "--json").stdout)["stale"]
+    stale = read_json(run / "stale.json")
+    assert f"run `sotune export {run} --to csv` again" in stale["export-csv"]
+    assert f"run `sotune merge {run}` again" in stale["merged"]
+    assert cli("merge", run).exit_code == 2
+    result = cli("export", run, "--to", "csv", "--push-to-hub", "me/rows", "--yes")
+    assert result.exit_code == 0, result.output
+    assert hub.sent.keys() == {"dataset"}
+    assert "the adapter is not sent: the training of" in " ".join(result.output.split())
+    assert len((run / "exports" / "csv" / "train.csv").read_text().splitlines()) == 21
+    assert "Nothing was measured" not in (run / "exports" / "csv" / "README.md").read_text()
+    assert cli("select", run, "--k", 20).exit_code == 0
+    assert "export-csv" not in read_json(run / "stale.json")  # it was written anew
 
 
 def first_line(result):

@@ -43,8 +43,9 @@ def _told(done: HandedOn, *, dry_run: bool) -> Iterator[Any]:
     for upload in done.uploads:
         size = sum(upload.files.values()) / 1e6
         seen = "private" if upload.private else "public"
+        files = f"{len(upload.files)} files, {size:.1f} MB: {', '.join(upload.files)}; " if upload.files else ""
         figures[f"{'sent' if done.sent else 'would send'}: {upload.kind} {upload.repository}"] = (
-            f"{len(upload.files)} files, {size:.1f} MB, {seen} if it is new: {', '.join(upload.files)}"
+            f"{files}{seen} if it is new"
         )
     yield figure_table("would export" if dry_run else "sotune export", figures)
     if done.uploads and not done.sent:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sotune.artifacts import RunFolder, library_versions, write_text
-from sotune.errors import ArtifactError
+from sotune.errors import ArtifactError, ConfigError
 from sotune.exporting import TARGETS, Exported, ExportFacts, Upload, export_rows, push, uploads
-from sotune.freshness import is_fresh, require_fresh
+from sotune.freshness import MERGED, is_fresh, require_fresh, stale_stages
+from sotune.freshness import exported as named_export
 from sotune.methods import method_named
 from sotune.models import ModelSpec, load_adapted
 from sotune.monitoring import Monitor, Silent
@@ -21,7 +23,7 @@ from sotune.pipeline.unseen_rows import run_config
 from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, SELECTION
 from sotune.settings import ExportSettings, RunConfig
 
-_EXPORTS, _MERGED = "exports", "merged"
+_EXPORTS = "exports"
 _NO_MODEL = "BASE_MODEL"
 """Stands where a configuration names the model, and the run names none or one that lies on this machine alone."""
 
@@ -68,9 +70,13 @@ def export(run: RunFolder, settings: ExportSettings, monitor: Monitor | None = N
         records, weights, TARGETS[settings.to], _facts(run, config), folder,
         draw=settings.resample, plain=settings.plain, seed=settings.seed, write=write,
     )  # fmt: skip
+    if write:
+        _note(run, named_export(settings.to), "selection", [Path(name) for name in exported.files])
     if settings.push_to_hub is None:
         return HandedOn(exported)
     adapter = run.file(ADAPTER) if settings.adapter and is_fresh(run, "training") else None
+    if adapter is None and settings.adapter and (said := stale_stages(run).get("training")):
+        watch.warn(f"the adapter is not sent: {said}")
     planned = tuple(uploads(settings.push_to_hub, folder, adapter, private=not settings.public))
     return HandedOn(exported, planned, tuple(push(planned)) if settings.yes and write else ())
 
@@ -101,10 +107,13 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
 
     (monitor or Silent()).stage("merge", "running")
     require_fresh(run, "training")
-    folder, adapter = out or run.file(_MERGED), run.file(ADAPTER)
+    folder, adapter = out or run.file(MERGED), run.file(ADAPTER)
+    if not (adapter / "adapter_config.json").exists():
+        raise ConfigError(f"{adapter} is a whole model already, since all weights were trained; use it as it is")
     if folder.exists() and not any(folder.glob("*.safetensors")) and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is there and is no model; name a new folder with --out")
-    model = load_adapted(base_model(run_config(run)), adapter).merge_and_unload(safe_merge=True)
+    base = replace(base_model(run_config(run)), dtype="auto")
+    model = load_adapted(base, adapter).merge_and_unload(safe_merge=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -115,8 +124,17 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
         path.chmod(allowed)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    files = tuple(str(path) for path in sorted(folder.iterdir()))
-    return Merged(str(folder), str(model.dtype).removeprefix("torch."), files)
+    files = sorted(folder.iterdir())
+    _note(run, MERGED, "training", files)
+    return Merged(str(folder), str(model.dtype).removeprefix("torch."), tuple(map(str, files)))
+
+
+def _note(run: RunFolder, stage: str, made_from: str, files: Sequence[Path]) -> None:
+    """Notes what lies in the run of what was handed on, so that it is known to be stale one day."""
+    inside, home = [path.resolve() for path in files], run.path.resolve()
+    if all(path.is_relative_to(home) for path in inside):
+        outputs = [str(path.relative_to(home)) for path in inside]
+        run.commit(stage, {"upstream": run.digests(made_from)}, outputs)
 
 
 def _merged_card(card: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sotune.settings.schema import SeedSettings
 
@@ -27,3 +27,9 @@ class ExportSettings(SeedSettings):
     adapter: bool = Field(True, description="With push_to_hub: send the adapter too.")
     public: bool = Field(False, description="With push_to_hub: new repositories are public, not private.")
     yes: bool = Field(False, description="With push_to_hub: send it; without, say only what would be sent.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.plain and self.resample is not None:
+            raise ValueError("plain leaves weights out, and resample draws by them; give one")
+        return self
