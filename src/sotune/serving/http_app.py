@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from sotune import __version__
+from sotune.artifacts import library_versions
 from sotune.errors import ArtifactError, DataError, SotuneError
 from sotune.pipeline import Scorer
 from sotune.serving.audit_log import AuditLog
@@ -70,7 +70,7 @@ class Service:
         self._audit.close()
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": __version__, "waiting_rows": self._n_waiting})
+        return JSONResponse({"status": "ok", **library_versions("sotune"), "waiting_rows": self._n_waiting})
 
     async def _metrics(self, request: Request) -> Response:
         try:
