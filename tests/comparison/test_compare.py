@@ -12,9 +12,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from sotune.api.watching import LineMonitor
 from sotune.artifacts import read_json
 from sotune.cli import app
 from sotune.run_files import WEIGHTS
+from sotune.stopping import stops_handled
 
 RATES = ("harmful_rate", "refusal_rate", "utility", "over_refusal", "coherence", "avg")
 SMALL = {"n": 60, "n_anchor": 10, "n_reference": 20, "n_eval": 4, "num_train_epochs": 1}
@@ -67,6 +69,39 @@ def test_a_comparison_from_its_file_to_its_page(tmp_path):
     # Another budget is another cell; the base model's stands too, since its answers would be longer.
     changed = write_config(tmp_path / "d.yaml", learning_rate=1e-3)
     assert json.loads(invoke(changed, "--out", out, "--dry-run", "--json").stdout)["n_done"] == 0
+
+
+def test_a_cell_that_somebody_selected_again_is_not_reported_as_it_was(tmp_path):
+    config, out = write_config(tmp_path / "c.yaml", methods=["sft", "random"]), tmp_path / "out"
+    assert invoke(config, "--out", out).exit_code == 0
+    cell = out / "cells" / "miniature-verdict-p0.1-s0" / "random"
+    before = digests(out)
+    assert CliRunner().invoke(app, ["select", str(cell), "--k", "20"]).exit_code == 0
+    planned = json.loads(invoke(config, "--out", out, "--dry-run", "--json").stdout)
+    assert {c["variant"]: c["status"] for c in planned["cells"]} == {"sft": "done", "random": "to do"}
+    assert invoke(config, "--out", out).exit_code == 0
+    assert digests(out) == before
+
+
+def test_a_stopped_comparison_says_what_is_kept_and_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+    config, out = write_config(tmp_path / "c.yaml", methods=["base", "sft"]), tmp_path / "out"
+
+    class Signalling(LineMonitor):
+        def progress(self, label, done, total):
+            if label == "training" and done == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched, stops_handled():
+        patched.setattr("sotune.cli.console.LineMonitor", Signalling)
+        stopped = invoke(config, "--out", out)
+    assert stopped.exit_code == 143
+    said = " ".join(stopped.output.split())
+    assert "train: the checkpoint of step 2 of " in said
+    assert "compare: all cells that are done are kept" in said
+    assert json.loads(invoke(config, "--out", out, "--dry-run", "--json").stdout)["n_done"] == 1
+    assert invoke(config, "--out", out).exit_code == 0
+    assert invoke(config, "--out", tmp_path / "whole").exit_code == 0
+    assert digests(out) == digests(tmp_path / "whole")
 
 
 def test_a_cell_is_a_run_folder(tmp_path):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,11 @@ def propose_anchor(
     return [Proposal(compared[place], size, like) for (place, size), like in zip(medoids, similar, strict=True)]
 
 
-def _similarity(words: object, vectors: object, harmful: Sequence[Record]) -> list[float | None]:
+def _similarity(words: Any, vectors: Any, harmful: Sequence[Record]) -> list[float | None]:
     if not harmful:
-        return [None] * vectors.shape[0]  # type: ignore[attr-defined]
-    against = words.transform([_text(record) for record in harmful[:_MOST_ROWS]])  # type: ignore[attr-defined]
-    return [float(row.max()) for row in (vectors @ against.T).toarray()]  # type: ignore[operator]
+        return [None] * vectors.shape[0]
+    against = words.transform([_text(record) for record in harmful[:_MOST_ROWS]])
+    return [float(row.max()) for row in (vectors @ against.T).toarray()]
 
 
 def _text(record: Record) -> str:
