@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sotune.artifacts import RunFolder, library_versions
+from sotune.artifacts import RunFolder, disk_faults_told, library_versions
 from sotune.errors import ArtifactError
 from sotune.monitoring import Monitor
 from sotune.run_files import CONFIG
@@ -100,7 +100,7 @@ def run_stages(
             if not current:
                 if damaged := run.damaged(stage.name):
                     monitor.warn(f"{', '.join(damaged)} in {run.path} changed since it was written; it is made anew")
-                with forwarded_warnings(monitor):
+                with forwarded_warnings(monitor), disk_faults_told(run.path):
                     outputs = stage.work(config, run, monitor)
                 if stage.full_key(config, run) != key:
                     raise ArtifactError(
@@ -110,8 +110,9 @@ def run_stages(
                 # Only now is what came after it stale: a command that fails must not cost what stood there before.
                 for name in later[stage.name]:
                     run.discard(name)
-                run.commit(stage.name, key, outputs)
-                run.commit_config(CONFIG, config.model_dump(mode="json"))
+                with disk_faults_told(run.path):
+                    run.commit(stage.name, key, outputs)
+                    run.commit_config(CONFIG, config.model_dump(mode="json"))
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
             outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, disk_faults_told
 from sotune.errors import ArtifactError, ConfigError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor, Silent
@@ -91,7 +91,7 @@ def score(
         DataError: The new rows cannot be read.
     """
     run = RunFolder.open(Path(folder))
-    with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
+    with run.lock(), disk_faults_told(run.path):  # scoring writes: into the cache, and by default beside the artefacts
         return _score(run, data, out, where, monitor or Silent())
 
 
