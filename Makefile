@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint check bench demo slow clean
+.PHONY: test lint check bench demo slow audit clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
@@ -29,8 +29,13 @@ bench: $(VENV)/.installed  ## real-text benchmark; needs the data folder, see be
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	$(BIN)/python benchmarks/filter.py --cases A,B,C,D,E --methods all --seeds 3 --json .bench-cache/filter.json
 
+audit: $(VENV)/.installed  ## licences, a CycloneDX list of all packages, and known vulnerabilities of the pinned ones
+	$(BIN)/python .ci/inventory.py sbom.json sentence judge
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip --requirement constraints.txt
+
 demo: $(VENV)/.installed  ## the main job on the embedded world
 	$(BIN)/sotune demo --out runs/demo
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) sbom.json .pytest_cache .mypy_cache .ruff_cache build dist

@@ -69,6 +69,41 @@ def library_versions(*names: str) -> dict[str, str]:
     return {name: metadata.version(name) for name in names}
 
 
+_DISK_FAULTS = re.compile(
+    r"no space left|disk quota|file too large|read-only file system|input/output error|PytorchStreamWriter failed|"
+    r"inline_container",  # the last two are PyTorch's
+    re.IGNORECASE,
+)
+"""How the libraries that write files put what the system said; most of them keep no number of it."""
+
+
+@contextlib.contextmanager
+def disk_faults_told(folder: Path) -> Iterator[None]:
+    """Turns what a full, read-only or broken disk makes any library raise into one error.
+
+    Raises:
+        ArtifactError: Something could not be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ArtifactError) or (fault := _disk_fault(error)) is None:
+            raise
+        raise ArtifactError(
+            f"something could not be written for {folder} ({fault}); free or mend the disk and run the same command "
+            f"again: it goes on where it stopped"
+        ) from None
+
+
+def _disk_fault(error: BaseException | None) -> str | None:
+    """Returns what the system said, wherever in a chain of errors; None where it is about no disk."""
+    while error is not None:
+        if found := _DISK_FAULTS.search(str(error)):
+            return found[0].lower()
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renames it to ``path`` when the block ends well.

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 from sotune.errors import ArtifactError
 
@@ -90,7 +90,7 @@ def check_contained(folder: Path) -> None:
                     )
 
 
-def _open_plain(path: Path) -> BinaryIO:
+def _open_plain(path: Path) -> io.BufferedReader:
     """Opens a regular file for reading without following a link to it, or waiting for the other end of a pipe."""
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):  # not every system has each
@@ -112,7 +112,7 @@ def _check(path: Path, wanted: Collection[str], found: str) -> None:
         )
 
 
-def _digest(file: BinaryIO) -> str:
+def _digest(file: io.BufferedReader) -> str:
     identity, now = _identity(file), time.time_ns()
     if identity in _known:
         return _known[identity]
@@ -124,7 +124,7 @@ def _digest(file: BinaryIO) -> str:
     return digest
 
 
-def _identity(file: BinaryIO) -> _Identity:
+def _identity(file: io.BufferedReader) -> _Identity:
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

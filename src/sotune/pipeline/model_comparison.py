@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from sotune import processes
-from sotune.artifacts import RunFolder, library_versions
+from sotune.artifacts import RunFolder, disk_faults_told, library_versions
 from sotune.errors import ConfigError, GateError
 from sotune.evaluation.candidates import Candidate, find_candidates
 from sotune.evaluation.evaluator import load_eval_prompts
@@ -145,5 +145,5 @@ def _opened(settings: ModelEvaluation) -> Iterator[RunFolder]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     run = RunFolder(Path(settings.out))
-    with run.lock():
+    with run.lock(), disk_faults_told(run.path):
         yield run

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sotune import processes
-from sotune.artifacts import RunFolder, library_versions
+from sotune.artifacts import RunFolder, disk_faults_told, library_versions
 from sotune.errors import ArtifactError
 from sotune.freshness import clear_marks, is_fresh, mark_stale
 from sotune.monitoring import Monitor, Silent
@@ -128,7 +128,7 @@ def bring_up_to_date(stages: Sequence[Stage], config: RunConfig, monitor: Monito
                             f"{', '.join(damaged)} in {run.path} changed since it was written; it is made anew"
                         )
                     clear_marks(run)
-                    with forwarded_warnings(monitor):
+                    with forwarded_warnings(monitor), disk_faults_told(run.path):
                         outputs = stage.work(config, run, monitor)
             if not current:
                 if stage.full_key(config, run) != key:
@@ -136,8 +136,9 @@ def bring_up_to_date(stages: Sequence[Stage], config: RunConfig, monitor: Monito
                         f"the data or the model changed while they were read ({stage.title}); run again when nothing "
                         f"else writes to them"
                     )
-                run.commit(stage.name, key, outputs)
-                run.commit_config(CONFIG, without_gate(config))
+                with disk_faults_told(run.path):
+                    run.commit(stage.name, key, outputs)
+                    run.commit_config(CONFIG, without_gate(config))
                 mark_stale(run)
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sotune import processes
-from sotune.artifacts import Lines, RunFolder
+from sotune.artifacts import Lines, RunFolder, disk_faults_told
 from sotune.errors import ArtifactError, ConfigError
 from sotune.freshness import SCORED, require_fresh
 from sotune.methods import method_named, method_of
@@ -113,7 +113,8 @@ def score(
         encode_worst(config, run, records, Silent())
 
     def work() -> ScoreSummary:
-        with run.lock():  # scoring writes: into the cache, and by default beside the artefacts
+        # Scoring writes: into the cache, and by default beside the artefacts.
+        with run.lock(), disk_faults_told(run.path):
             return _score(run, config, data, out=out, where=where, watch=monitor or Silent())
 
     return processes.lead(work, {"scoring": help_encoding})

@@ -73,7 +73,7 @@ def _check_size(events: Iterator[Any], what: str) -> None:
     n_values = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
-            n_values += sizes.get(event.anchor, MAX_VALUES + 1)  # one that holds itself is not known yet
+            n_values += sizes.get(str(event.anchor), MAX_VALUES + 1)  # one that holds itself is not known yet
         elif isinstance(event, yaml.CollectionStartEvent):
             open_anchors.append((event.anchor, n_values))
             n_values += 1
