@@ -25,7 +25,7 @@ def cluster():
 
 
 def contents(folder):
-    told = ("config.json", "report.html", "report.manifest.json", ".lock")
+    told = ("config.json", "config.manifest.json", "report.html", "report.manifest.json", ".lock")
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

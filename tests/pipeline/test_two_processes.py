@@ -93,7 +93,7 @@ def command(tmp_path, monkeypatch):
 
 def contents(folder):
     """Returns the digest of each file that must not depend on how many processes there were."""
-    told = ("config.json", "report.html", "report.manifest.json", ".lock", "evaluation.json")
+    told = ("config.json", "config.manifest.json", "report.html", "report.manifest.json", ".lock", "evaluation.json")
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
