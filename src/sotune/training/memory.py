@@ -74,7 +74,7 @@ def estimate(
         n_trained = _n_weights(model) if full else sum(_adapter_size(layer, settings) for layer in adapted)
         kept = _kept_bytes(model, tokens, half)
     # An adapter keeps its input in the type that is computed in, and what comes between its two matrices.
-    kept += size * tokens * sum(layer.weight.shape.numel() // _width_out(layer) + settings.r for layer in adapted)
+    kept += size * tokens * sum(layer.weight.numel() // _width_out(layer) + settings.r for layer in adapted)
     text = config.get_text_config()
     if settings.gradient_checkpointing:
         kept = kept // text.num_hidden_layers + size * tokens * text.hidden_size * text.num_hidden_layers
@@ -98,13 +98,13 @@ def _n_weights(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _adapter_size(layer: nn.Module, settings: TrainingSettings) -> int:
+def _adapter_size(layer: Any, settings: TrainingSettings) -> int:
     out = _width_out(layer)
     magnitude = out if settings.finetuning_type == "dora" else 0
-    return settings.r * (layer.weight.numel() // out + out) + magnitude
+    return int(settings.r * (layer.weight.numel() // out + out)) + magnitude
 
 
-def _width_out(layer: nn.Module) -> int:
+def _width_out(layer: Any) -> int:
     return int(layer.weight.shape[1 if isinstance(layer, Conv1D) else 0])
 
 
@@ -138,4 +138,4 @@ def _kept_bytes(model: Any, tokens: int, half: bool) -> int:
 def _logit_bytes(text: Any, tokens: int, size: int) -> int:
     """Returns what the output layer holds: a part's logits in float32, in half precision twice too; a state a token."""
     at_once = min(CHUNK_ELEMENTS, tokens * text.vocab_size)
-    return at_once * (4 if size == 4 else 8) + tokens * text.hidden_size * size
+    return int(at_once * (4 if size == 4 else 8) + tokens * text.hidden_size * size)

@@ -131,22 +131,23 @@ class _Head:
         return logits[0]
 
     def learn(
-        self, states: Tensor, targets: Tensor, shares: Tensor | None, learned: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Computes the losses of some states, and the gradient of their sum with respect to the states and more.
+        self, states: Tensor, targets: Tensor, shares: Tensor | None = None, *, learned: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """Computes the losses of some states, and the gradients of their sum: of the states, and of more.
 
         Args:
             states: ``[tokens, width]``.
             targets: Their tokens.
             shares: What each loss counts in the sum; ``None`` for 1.
-            learned: With respect to what else.
+            learned: What else.
         """
         with torch.enable_grad():
             states = states.detach().requires_grad_()
             losses, gradient, logits = self._score(states, targets)
         if shares is not None:
             gradient.mul_(shares[:, None])
-        return losses, torch.autograd.grad(logits, (states, *learned), gradient.to(logits), allow_unused=True)
+        of_states, *more = torch.autograd.grad(logits, (states, *learned), gradient.to(logits), allow_unused=True)
+        return losses, of_states, tuple(more)
 
     def _score(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns losses, their gradient with respect to the logits, and the logits' place in the graph."""
@@ -171,9 +172,9 @@ class _StateLosses(torch.autograd.Function):
             return head.losses(states, targets)
         losses, gradients = [], []
         for part in head.parts(states, targets):
-            found, (gradient,) = head.learn(*part, None, ())
+            found, of_part, _ = head.learn(*part)
             losses.append(found)
-            gradients.append(gradient)
+            gradients.append(of_part)
         ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)
 
@@ -183,11 +184,12 @@ class _StateLosses(torch.autograd.Function):
         if not ctx.learned:
             (gradient,) = ctx.saved_tensors
             return None, (grad_losses[:, None] * gradient).to(gradient), None
-        of_states, of_learned = [], [None] * len(ctx.learned)
+        of_states: list[Tensor] = []
+        of_learned: list[Tensor | None] = [None] * len(ctx.learned)
         with ctx.autocast:
             for part in ctx.head.parts(*ctx.saved_tensors, grad_losses):
-                _, (gradient, *more) = ctx.head.learn(*part, ctx.learned)
-                of_states.append(gradient)
+                _, of_part, more = ctx.head.learn(*part, learned=ctx.learned)
+                of_states.append(of_part)
                 of_learned = [_added(total, now) for total, now in zip(of_learned, more, strict=True)]
         return None, torch.cat(of_states), None, *of_learned
 

@@ -27,7 +27,7 @@ class LoraTargets:
 
     target_modules: list[str] | str
     fan_in_fan_out: bool
-    layers: list[nn.Module]
+    layers: list[Any]
 
 
 def resolve_target_modules(model: Any, requested: tuple[str, ...]) -> LoraTargets:

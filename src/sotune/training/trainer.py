@@ -139,8 +139,10 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         """Logs a step, with what the change and the watch note of it."""
         if "loss" in logs and (self._change or self._watch):
             noted = [source.notes() for source in (self._change, self._watch) if source is not None]
-            logs = {**logs, "notes": {name: value for notes in noted for name, value in notes.items()}}
-        super().log(logs, start_time)
+            notes = {name: value for found in noted for name, value in found.items()}
+            super().log({**logs, "notes": notes}, start_time)
+        else:
+            super().log(logs, start_time)
 
     def compute_loss(
         self,
