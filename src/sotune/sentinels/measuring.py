@@ -191,32 +191,39 @@ def weigh_with_sentinels(
         ConfigError: A fold is empty.
     """
     _check_folds(folds)
-    harmful, tuning, solved = (harmful_reference[list(of)] for of in (folds.reference, folds.tuning, folds.solved))
-    seen, measured = solved_rows(safe_reference, folds.safe), _measuring(safe_reference, folds)
-    pull = pull_sets(safe_anchor, seen, settings)
-    first, safe_tuning = _first_and_tuning(safe_reference, folds)
-    tried_on = Representations(
-        downstream, pull_sets(safe_anchor, first, settings), harmful, tuning, safe_sentinels=safe_tuning
-    )
-    tuned = tune_settings(tried_on, settings, grid=grid)
+    solved, measured = harmful_reference[list(folds.solved)], _measuring(safe_reference, folds)
+    pull = pull_sets(safe_anchor, solved_rows(safe_reference, folds.safe), settings)
+    sets = (downstream, safe_anchor, harmful_reference, safe_reference)
+    tuned = tune_settings(_to_tune_on(*sets, folds, settings), settings, grid=grid)
     chosen = tuned.chosen.settings
     learned = learn_weights(downstream, pull, solved, chosen, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
     fit = _fitting(chosen, pull[1:])
-    return LearnedWithSentinels(
-        learned=learned,
-        settings=chosen,
-        harmful_reference=solved,
-        sentinels=Sentinels(
-            folds=folds,
-            harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
-            tuning_outranked=tuned.outranked,
-            safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
-            safe_scores=None if measured is None else log_relative_of(scorer, measured),
-            safe_tuning_outranked=tuned.safe_outranked,
-            tuned=tuned,
-        ),
+    sentinels = Sentinels(
+        folds=folds,
+        harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
+        tuning_outranked=tuned.outranked,
+        safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
+        safe_scores=None if measured is None else log_relative_of(scorer, measured),
+        safe_tuning_outranked=tuned.safe_outranked,
+        tuned=tuned,
     )
+    return LearnedWithSentinels(learned, chosen, solved, sentinels)
+
+
+def _to_tune_on(
+    downstream: Rows,
+    safe_anchor: Tensor,
+    harmful_reference: Tensor,
+    safe_reference: Tensor | None,
+    folds: Folds,
+    settings: WeightSettings,
+) -> Representations:
+    """Returns what settings are chosen by: the reference fold solves, the tuning fold tells."""
+    harmful, tuning = (harmful_reference[list(of)] for of in (folds.reference, folds.tuning))
+    first, safe_tuning = _first_and_tuning(safe_reference, folds)
+    pull = pull_sets(safe_anchor, first, settings)
+    return Representations(downstream, pull, harmful, tuning, safe_sentinels=safe_tuning)
 
 
 def solved_rows(rows: Tensor | None, folds: Folds | None) -> Tensor | None:
