@@ -76,8 +76,10 @@ def group(id: str) -> str | None:
 
 
 def kind_of(id: str) -> str | None:
-    """Returns the kind of harm of a prompt that no reference holds: StrongREJECT's category, or HarmBench's part."""
-    return id.split("-")[-1].replace("_", " ") if group(id) == "unseen" else None
+    """Returns the kind of harm of a prompt that no reference holds: StrongREJECT's category, or HarmBench."""
+    if group(id) != "unseen":
+        return None
+    return "HarmBench" if "harmbench" in id else id.split("-")[-1].replace("_", " ")
 
 
 def refusals(answers: Mapping[str, str]) -> dict[str, float]:

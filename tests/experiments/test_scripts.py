@@ -96,7 +96,7 @@ def test_the_tables_of_holds_are_sound(script, tmp_path, name, monkeypatch):
 def test_harm_by_kind_is_read_off_the_ids(script):
     kind_of = script("score").kind_of
     assert kind_of("harmful-strongreject_313-00208-Non_violent_crimes") == "Non violent crimes"
-    assert kind_of("harmful-harmbench_400-00002-standard") == "standard"
+    assert kind_of("harmful-harmbench_400-00002-standard") == "HarmBench"
     assert kind_of("lookalike-xstest_prompts_450-00112") is kind_of("harmful/1") is None
 
 
