@@ -1,6 +1,6 @@
 """The command line: flags are the settings of `sotune.settings`, under the same names."""
 
-from sotune.cli import studies, verifying
+from sotune.cli import studies, verification
 from sotune.cli.commands import app, main
 
-__all__ = ["app", "main", "studies", "verifying"]
+__all__ = ["app", "main", "studies", "verification"]
