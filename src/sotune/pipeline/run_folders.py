@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sotune.artifacts import RunFolder, read_json
+from sotune.artifacts import MARKER, RunFolder, read_json
 from sotune.errors import ArtifactError, SotuneError
 from sotune.freshness import is_fresh, stale_stages
 from sotune.run_files import CONFIG, EVALUATION, PROMISE
 
-MARKER = ".sotune-run"
 _CHECKPOINTS, _PARTS, _SHARDS = "checkpoints", "evaluation-parts", "representations"
 _OLD_PAGE = "report.stale.html"
 _NEW_ENOUGH = 3600.0  # seconds that a file of an unfinished write is left alone
