@@ -72,13 +72,12 @@ def evaluate(
         answers = ask_models(prompts, models, asking=asking, answers_dir=Path(folder), on_progress=watch.progress)
     diagnosed = _with_weights(models, watch) if chosen.diagnostics else []
     yardstick = make_yardstick(prompts, answers, base, asking, surprise=base in diagnosed)
-    drifting = [candidate for candidate in tuned if base in diagnosed and candidate in diagnosed]
-    drifts = {c.name: measure_drifts(prompts, answers[base.name], base, c, asking) for c in drifting}
+    drifting = [one for one in tuned if base in diagnosed and one in diagnosed]
+    drifts = {one.name: measure_drifts(prompts, answers[base.name], base, one, asking) for one in drifting}
     roles = judges() if callable(judges) else judges
     results, figures = {}, {}
     for name, responses in answers.items():
-        own = with_surprise(roles, yardstick, name)
-        results[name] = judge_responses(prompts, responses, own, seed=seed)
+        results[name] = judge_responses(prompts, responses, with_surprise(roles, yardstick, name), seed=seed)
         measured = measure_figures(prompts, responses, results[name].verdicts, yardstick, name=name, seed=seed)
         figures[name] = measured | drifts.get(name, {})
     verdicts = {name: result.verdicts for name, result in results.items()}
@@ -88,10 +87,7 @@ def evaluate(
         judges=results[base.name].judges,
         assessments=_assess(prompts, results),
         diagnostics=describe_diagnostics(prompts, verdicts, figures, yardstick),
-        judging={
-            "usage": describe_usage(roles, prompts, answers, chosen),
-            "unscored": count_unscored(verdicts, watch),
-        },
+        judging={"usage": describe_usage(roles, prompts, answers, chosen), "unscored": count_unscored(verdicts, watch)},
     )
 
 
