@@ -1,7 +1,8 @@
-"""Runs the comparison of table.yaml, or of another table, on a GPU: a `sotune.compare` for each task and share, together, until a deadline.
+"""Runs the comparison of table.yaml, or of another table, on a GPU, until a deadline.
 
-``grid.py OUT --deadline SECONDS --workers N [--table FILE] [--judge FOLDER] [--tiny]``. Each comparison goes seed by seed, so that all
-conditions have equally many when time is up; what is done stays, and the same call goes on where it stood.
+``grid.py OUT --deadline SECONDS --workers N [--table FILE] [--judge FOLDER] [--tiny]``: a `sotune.compare` for each
+task and share, together. Each goes seed by seed, so that all conditions have equally many when time is up; what is done
+stays, and the same call goes on where it stood.
 """
 
 from __future__ import annotations
