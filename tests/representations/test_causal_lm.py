@@ -250,13 +250,16 @@ def out_of_memory_beyond(decoder, most_tokens, monkeypatch):
 def test_a_batch_that_memory_does_not_hold_is_halved_and_its_shard_keeps_its_name(
     tiny_model, records, monkeypatch, tmp_path
 ):
+    monkeypatch.setattr("sotune.representations.encoder.MAX_PADDING", 1.0)  # batches are as full as they may be
     encoder = make_encoder(tiny_model("llama"))
     whole = encode_with_cache(encoder, records, RepresentationCache(tmp_path / "whole"), shard_rows=8)
     sizes = out_of_memory_beyond(encoder.model.decoder, 300, monkeypatch)
     halved = encode_with_cache(encoder, records, RepresentationCache(tmp_path / "halved"), shard_rows=8)
     assert halved.shards == whole.shards
     torch.testing.assert_close(halved.values, whole.values, rtol=0, atol=1e-6)
-    assert sum(size > 300 for size in sizes) <= 2  # what failed once is not tried again at that size
+    failed = [size for size in sizes if size > 300]
+    assert 0 < len(failed) < len(sizes) / 2
+    assert failed == sorted(set(failed), reverse=True)  # what failed once is not tried again at that size
 
 
 def test_a_row_that_memory_does_not_hold_names_the_setting(tiny_model, records, monkeypatch):

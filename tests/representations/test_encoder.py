@@ -39,6 +39,26 @@ def test_plan_covers_each_text_once_within_the_budget(lengths, batch_tokens, sha
         assert len(shard.rows) - len(shard.batches[-1]) < shard_rows
 
 
+def test_batches_are_bounded_by_padding_once_they_are_worth_a_pass():
+    lengths = [10] * 100 + [11] * 2 + [100] * 20 + [300]
+    (shard,) = plan_shards(prepared_texts(lengths), batch_tokens=4000, shard_rows=1000)
+    found = [[lengths[row] for row in batch] for batch in shard.batches]
+    # Two short rows are no batch of their own; five long ones beside them are enough tokens to leave it at that.
+    assert found == [[10] * 100, [11, 11, *[100] * 5], [100] * 15, [300]]
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=80), data=st.data())
+def test_without_some_whole_shards_the_others_are_planned_as_before(lengths, data):
+    prepared = prepared_texts(lengths)
+    plan = plan_shards(prepared, batch_tokens=60, shard_rows=7)
+    gone = data.draw(st.sets(st.sampled_from(range(len(plan)))))
+    wanted = np.ones(len(lengths), dtype=np.bool_)
+    for number in gone:
+        wanted[plan[number].rows] = False
+    left = plan_shards(prepared, batch_tokens=60, shard_rows=7, wanted=wanted)
+    assert [shard.name for shard in left] == [s.name for number, s in enumerate(plan) if number not in gone]
+
+
 @given(order=st.permutations(range(12)))
 def test_plan_does_not_depend_on_the_order_of_the_rows(order):
     lengths = [3, 3, 5, 1, 9, 9, 2, 2, 2, 7, 4, 4]

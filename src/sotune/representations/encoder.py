@@ -27,9 +27,9 @@ from sotune.records import Record
 OnProgress = Callable[[int, int], None]
 """Called with the number of texts that are done and the number of all texts."""
 
-MAX_PADDING = 0.03
-"""Share of a batch that may be padding, once it has enough tokens to fill the device's arithmetic."""
-MIN_BATCH_TOKENS = 512
+MAX_PADDING = 0.02
+"""Share of a batch that may be padding, once it has an eighth of the tokens that it may have: a pass has its own cost."""
+MIN_BATCH_TOKENS = 128
 _N_NAMED = 5
 _CHARS_A_TOKEN = 4
 
@@ -248,8 +248,10 @@ def pack(lengths: NDArray[np.int64], batch_tokens: float, *, most_rows: float = 
     for end, length in enumerate(lengths[1:].tolist(), 1):
         n_tokens += int(lengths[end - 1])
         padded = (end + 1 - start) * length  # with the next row, which would be the longest
-        wasteful = n_tokens >= MIN_BATCH_TOKENS and padded * (1 - MAX_PADDING) > n_tokens + length
-        if padded > batch_tokens or (wasteful and batch_tokens < math.inf) or end - start >= most_rows:
+        wasteful = (
+            n_tokens >= max(MIN_BATCH_TOKENS, batch_tokens / 8) and padded * (1 - MAX_PADDING) > n_tokens + length
+        )
+        if padded > batch_tokens or wasteful or end - start >= most_rows:
             yield slice(start, end)
             start, n_tokens = end, 0
     if len(lengths):
