@@ -42,6 +42,19 @@ if trainer.is_world_process_zero():
     save_file({{"end": end}}, {out!r} + "/end.safetensors")
 """
 
+CUT = """
+import sys
+from functools import partial
+sys.path.insert(0, {tests!r})
+from tiny_trainer import make_rows, train
+from safetensors.torch import save_file
+from sotune.training.trainer import WeightedTrainer
+cut = partial(WeightedTrainer, max_tokens_per_batch=14, packing=True)
+trainer, end = train(make_rows(16), {out!r}, per_device_train_batch_size=4, max_steps=2, trainer_class=cut)
+if trainer.is_world_process_zero():
+    save_file({{"end": end}}, {out!r} + "/end.safetensors")
+"""
+
 FINE_TUNE = """
 import sys
 from pathlib import Path
@@ -80,6 +93,13 @@ def test_two_processes_agree_with_one(tmp_path):
         assert (two.get_tensor("end") - expected).abs().max() < 1e-6
         losses = json.loads(two.metadata()["losses"])
     assert losses == pytest.approx([e["loss"] for e in one.state.log_history if "loss" in e], abs=1e-5)
+
+
+def test_processes_whose_rows_are_cut_and_packed_agree_with_one(tmp_path):
+    """Rows of different lengths need different numbers of parts; both processes take as many."""
+    run_two_processes(CUT.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
+    _, expected = train(make_rows(16), tmp_path, per_device_train_batch_size=8, max_steps=2)
+    assert (load_file(tmp_path / "end.safetensors")["end"] - expected).abs().max() < 1e-6
 
 
 def test_a_change_counts_once_in_two_processes(tmp_path):
