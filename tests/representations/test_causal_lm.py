@@ -256,7 +256,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_its_shard_keeps_its_nam
     sizes = out_of_memory_beyond(encoder.model.decoder, 300, monkeypatch)
     halved = encode_with_cache(encoder, records, RepresentationCache(tmp_path / "halved"), shard_rows=8)
     assert halved.shards == whole.shards
-    torch.testing.assert_close(halved.values, whole.values, rtol=0, atol=1e-6)
+    torch.testing.assert_close(halved.values, whole.values, rtol=0, atol=1e-5)  # last bits may differ
     failed = [size for size in sizes if size > 300]
     assert 0 < len(failed) < len(sizes) / 2
     assert failed == sorted(set(failed), reverse=True)  # what failed once is not tried again at that size

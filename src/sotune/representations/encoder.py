@@ -28,7 +28,7 @@ OnProgress = Callable[[int, int], None]
 """Called with the number of texts that are done and the number of all texts."""
 
 MAX_PADDING = 0.02
-"""Share of a batch that may be padding, once it has an eighth of the tokens that it may have: a pass has its own cost."""
+"""Share of a batch that may be padding, once it has an eighth of its tokens: a pass has a cost of its own."""
 MIN_BATCH_TOKENS = 128
 _N_NAMED = 5
 _CHARS_A_TOKEN = 4
