@@ -21,7 +21,7 @@ from sotune import processes
 from sotune.evaluation import asking
 from sotune.representations import filling
 from sotune.representations.causal_lm import FrozenCausalLM
-import sotune.evaluation.generate as generating
+from sotune.errors import DataError
 
 seen, fails = {"encoded": [], "asked": []}, sys.argv.pop(1)
 filling.fill_cache.__kwdefaults__["shard_rows"] = 8
@@ -30,7 +30,7 @@ encode, answer, rank = FrozenCausalLM.encode_batch, asking.generate, processes.r
 
 def encode_batch(self, inputs, readings):
     if fails == f"encoding in {rank}":
-        raise generating.DataError("the model returned nonsense")
+        raise DataError("the model returned nonsense")
     if fails == f"dying in {rank}":
         import os
         os.kill(os.getpid(), 9)
