@@ -334,18 +334,19 @@ def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Reads a manifest, and checks that it is as it was written and names no file elsewhere."""
-    manifest = read_json(path)
-    parts = isinstance(manifest, dict) and (manifest.get("key"), manifest.get("outputs"))
-    if not parts or not all(isinstance(part, dict) for part in parts) or not isinstance(manifest.get("format"), int):
+    manifest: Any = read_json(path)
+    parts = [manifest.get(name) for name in ("key", "outputs")] if isinstance(manifest, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(manifest.get("format"), int):
         raise ArtifactError(f"{path} is not a manifest of sotune; delete it and run again")
-    outputs = parts[1]
+    found: dict[str, Any] = manifest
+    outputs = found["outputs"]
     if not all(isinstance(digest, str) and _is_inside(name) for name, digest in outputs.items()):
         raise ArtifactError(f"{path} lists files outside its folder; delete it and run again")
-    if manifest["format"] == FORMAT:  # others had no seal
-        seal = manifest.pop(_SEAL, None)
-        if seal != sha256_json(manifest) or path.read_text(encoding="utf-8") != _json_text({**manifest, _SEAL: seal}):
+    if found["format"] == FORMAT:  # others had no seal
+        seal = found.pop(_SEAL, None)
+        if seal != sha256_json(found) or path.read_text(encoding="utf-8") != _json_text({**found, _SEAL: seal}):
             raise ArtifactError(f"{path} was changed since it was written; delete it and run again")
-    return manifest
+    return found
 
 
 def _is_inside(name: str) -> bool:

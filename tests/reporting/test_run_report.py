@@ -135,7 +135,7 @@ def test_hostile_texts_are_shown_and_never_obeyed(make_run, hostile):
     )
     lines = [{"set_name": text, "file": text, "line": 1, "reason": text} for text in hostile]
     run.file("quarantine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run.path / "weigh.manifest.json").write_text(json.dumps({"key": {"versions": dict.fromkeys(hostile, hostile[0])}}))
+    run.commit("weigh", {"versions": dict.fromkeys(texts, texts[0])}, [])
     html = write_run_report(run).read_text(encoding="utf-8")
     page = Page(html)
     assert not {"script", "img"} & set(page.tags)
@@ -178,7 +178,7 @@ def test_texts_that_the_run_does_not_hold_are_not_promised(make_run):
 def test_versions_and_encoding(make_run):
     run = make_run()
     for stage, version in (("weights", "2.10.0"), ("representations", "2.11.0")):
-        write_json(run.manifest_path(stage), {"key": {"libraries": {"torch": version}, "versions": {"sotune": "1"}}})
+        run.commit(stage, {"libraries": {"torch": version}, "versions": {"sotune": "1"}}, [])
     write_json(run.file("representations.json"), {"n_rows": 1234, "dimension": 384, "n_truncated": 5})
     page = read(write_run_report(run))
     assert "2.10.0, 2.11.0 (stages differ)" in page.text
