@@ -248,9 +248,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
     names = [name for name in SET_NAMES for _ in sets[name]]
     parts = next(viewed, None)
-    index = {"set": names, "id": list(encoded.ids), **_looked_at(config, encoder, names, encoded, shown, parts)}
+    looked = _looked_at(config, encoder, names, encoded, shown, parts)
     others = [shard for found in (*prompts, *([parts] if parts else ())) for shard in found.shards]
-    n_unread = sum(index["unread"])
+    n_unread = sum(looked["unread"])
     if n_unread and config.max_windows > 1 and config.unread == "flag":
         monitor.warn(
             f"{n_unread:,} of {len(names):,} rows are so long that {config.max_windows} parts do not show all that is "
@@ -269,12 +269,13 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "n_rows": len(encoded.ids),
         "n_truncated": encoded.n_truncated,
         "n_unread": n_unread,
-        "n_read_in_parts": len(shown.owner.unique()),
+        "n_read_in_parts": len(set(shown.owner.tolist())),
         "n_parts": len(shown.views),
-        "n_by_part": sum(view != "" for view in index["view"]),
+        "n_by_part": sum(view != "" for view in looked["view"]),
         "shards": sorted({*encoded.shards, *(parts.shards if parts else ())}),
         "choice": None if choice is None else choice.as_dict(),
     }
+    index = {"set": names, "id": list(encoded.ids), **looked}
     written = [REPRESENTATIONS.write(run, index), ENCODING.write(run, summary)]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
         return written
