@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -256,6 +257,7 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels on a CPU wherever it is installed
     try:
         with stops_handled():
             app()
