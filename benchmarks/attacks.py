@@ -109,8 +109,7 @@ ATTACKS: dict[str, Attack] = {
     "spaced": _rewritten(lambda text: " ".join(text)),
 }
 POISONS = ("anchor_10", "reference_50")
-answer = f"{last.completion}\n\n{by.page(700)}"
-turns = (*row.messages, Message("user", _asked(last)), Message("assistant", answer))
+"""What is wrong with a reference: a tenth of the anchor is harmful, or half of the harmful reference is plain."""
 SHOWN = ("adaptive", "adaptive_alone", "adaptive_whole", "sot", "probe", "self_trained_probe")
 
 
