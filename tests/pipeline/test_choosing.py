@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sotune.artifacts import read_json
+from sotune.artifacts import RunFolder, read_json
 from sotune.pipeline import choosing
 from sotune.pipeline.choosing import choose_encoder
 from sotune.records import Record
@@ -219,10 +219,13 @@ def test_representations_of_another_model_are_refused(cli, flags, tmp_path, data
     path = tmp_path / "run" / "representations.json"
     found = summary(tmp_path / "run")
     path.write_text(json.dumps({**found, "fingerprint": "0" * 16}))
-    manifest = tmp_path / "run" / "representations.manifest.json"
-    content = read_json(manifest)
+    run = RunFolder(tmp_path / "run")
+    for stage in ("representations", "weights"):  # as if they had been made so
+        made = run.manifest(stage)
+        key = {**made["key"], "upstream": run.digests("representations")} if stage == "weights" else made["key"]
+        run.commit(stage, key, list(made["outputs"]))
+        assert made["outputs"]
     result = cli("score", tmp_path / "run", data / "train.jsonl")
-    assert content["outputs"]
     assert result.exit_code != 0
     assert "came from another model" in result.output
 

@@ -54,7 +54,7 @@ def test_the_page_shows_it(make_run):
     run = make_run()
     write_json(run.file("training.json"), {"title": "KL within a limit", "figures": FIGURES})
     write_text(run.file("training_log.jsonl"), "".join(json.dumps(step) + "\n" for step in STEPS))
-    write_json(run.manifest_path("training"), {"key": {}, "files": []})
+    run.commit("training", {}, [])
     page = read(write_run_report(run))
     assert "Safety while training" in page.text
     assert "within its limit of 0.02" in page.text
