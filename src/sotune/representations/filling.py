@@ -139,7 +139,7 @@ class _Filling:
         self._group, self._total, self._progress = group, total, progress
         self.forecast = _Forecast(announce, total)
         self._known = [_Known(member.fingerprint, cache) for member in group.members]
-        self._done = 0
+        self._done = self._told = 0
         self.keys: list[str] = []
 
     def jobs(self, blocks: Iterator[PreparedTexts], shard_rows: int) -> Iterator[_Job]:
@@ -166,8 +166,9 @@ class _Filling:
 
     def tell(self, n: int) -> None:
         """Tells that of what is being computed n rows are done."""
-        if self._progress is not None:
-            self._progress(self._done + n, self._total)
+        if self._progress is not None and self._done + n > self._told:
+            self._told = self._done + n
+            self._progress(self._told, self._total)
 
     def add_done(self, n: int) -> None:
         """Tells that n more rows are done."""
