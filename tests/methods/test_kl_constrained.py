@@ -11,6 +11,7 @@ from sotune.methods.kl_constrained import (
     Multiplier,
     answers_a_look,
     largest_scale,
+    most_looked_at,
     train,
 )
 from sotune.training.finetune import load_with_adapter
@@ -76,6 +77,14 @@ def test_a_look_keeps_to_its_share_of_tokens(train_inputs, share, every, n):
 
     own = KlConstrainedSettings(extra_tokens=share, look_every=every)
     assert answers_a_look(HeldSets(Long(), None, None), train_inputs, own) == n
+
+
+def test_a_short_run_asks_for_no_more_than_it_looks_at(train_inputs):
+    """By hand: ten steps are three looks, at steps 0, 4 and 8, of at most eight answers each."""
+    training = train_inputs.tools.training.replace(max_steps=10)
+    inputs = replace(train_inputs, tools=replace(train_inputs.tools, training=training))
+    assert most_looked_at(inputs, KlConstrainedSettings()) == 24
+    assert most_looked_at(inputs, KlConstrainedSettings(look_every=1, prompts_per_step=2)) == 20
 
 
 def test_a_look_counts_for_the_steps_up_to_the_next(train_inputs):

@@ -20,6 +20,7 @@ end, where the drift on any of the sets exceeds δ, the adapter is scaled down t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ Measured = TypeVar("Measured")
 _MOST = 100.0
 _HALVINGS = 6
 _MEASUREMENTS = 10
+_LEAST_HELD = 32
 _SAMPLED = 64  # rows that tell how long a row is
 
 
@@ -72,7 +74,8 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     own, training = inputs.own(KlConstrainedSettings), inputs.tools.training
-    sets = ask_first(inputs, inputs.safe_reference, own)
+    held = min(own.risky_prompts, max(_LEAST_HELD, most_looked_at(inputs, own)))
+    sets = ask_first(inputs, inputs.safe_reference, own.replace(risky_prompts=held))
     change = KeepWithin(
         sets,
         limit=inputs.hold_drift,
@@ -82,6 +85,12 @@ def train(inputs: TrainInputs) -> TrainResult:
         seed=training.seed,
     )
     return train_weighted(inputs, change=change)
+
+
+def most_looked_at(inputs: TrainInputs, own: KlConstrainedSettings) -> int:
+    """Returns how many answers all looks together take in at most: to ask for more of a short run would be wasted."""
+    steps = count_steps(len(inputs.records), inputs.tools.training)
+    return math.ceil(steps / own.look_every) * own.prompts_per_step
 
 
 def answers_a_look(sets: HeldSets, inputs: TrainInputs, own: KlConstrainedSettings) -> int:
