@@ -8,6 +8,7 @@ process none of this happens: no group is made, and torch is not imported for it
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -194,8 +195,12 @@ def joined() -> Iterator[None]:
     except BaseException as error:
         if _is_lost(error):
             time.sleep(4 * _POLL_SECONDS)  # whoever broke the connection has the reason
-        if not _claim(number, getattr(error, "exit_status", 1)):
-            raise SystemExit((_failure() or (-1, 1))[1]) from None
+        status, first = getattr(error, "exit_status", 1), True
+        if not _claim(number, status):
+            status, first = (_failure() or (-1, 1))[1], False
+        atexit.register(_end, status)
+        if not first:
+            raise SystemExit(status) from None
         if _is_lost(error):
             raise SotuneError(
                 "another process ended without a word, probably because memory ran out; what is finished is kept: "
@@ -324,6 +329,13 @@ def _follow(number: int) -> None:
             time.sleep(4 * _POLL_SECONDS)  # it may notice by itself and clean up
             if _Meeting.store is not None:
                 os._exit(failed[1])
+
+
+def _end(status: int) -> None:
+    """Ends this process when all is said, before threads of the broken group abort it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _is_lost(error: BaseException) -> bool:
