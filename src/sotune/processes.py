@@ -29,7 +29,9 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _LAUNCHED_WITH = ("ACCELERATE_", "FSDP_")  # what accelerate's launcher says of a group
 _PATIENCE = timedelta(days=30)  # the others wait for as long as main solves or judges
 _FAILED = "failed"
+_LEFT = "left"
 _POLL_SECONDS = 0.5
+_GRACE_SECONDS = 10.0
 
 
 class _Word(NamedTuple):
@@ -185,7 +187,7 @@ def joined() -> Iterator[None]:
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
     _meet()
-    number = rank()
+    number, count = rank(), size()
     threading.Thread(target=_follow, args=(number,), daemon=True).start()
     if not is_main():
         warnings.simplefilter("ignore")  # main says the same
@@ -198,8 +200,9 @@ def joined() -> Iterator[None]:
         status, first = getattr(error, "exit_status", 1), True
         if not _claim(number, status):
             status, first = (_failure() or (-1, 1))[1], False
-        atexit.register(_end, status)
+        atexit.register(_end, status, others=count - 1 if first else 0)
         if not first:
+            _leave_word()
             raise SystemExit(status) from None
         if _is_lost(error):
             raise SotuneError(
@@ -328,14 +331,28 @@ def _follow(number: int) -> None:
         if failed is not None and failed[0] != number:
             time.sleep(4 * _POLL_SECONDS)  # it may notice by itself and clean up
             if _Meeting.store is not None:
+                _leave_word()
                 os._exit(failed[1])
 
 
-def _end(status: int) -> None:
-    """Ends this process when all is said, before threads of the broken group abort it."""
+def _end(status: int, *, others: int) -> None:
+    """Ends this process when all is said, before threads of the broken group abort it.
+
+    It may keep the store in which the others read that it failed: they get some seconds for that.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    latest = time.monotonic() + _GRACE_SECONDS
+    with contextlib.suppress(RuntimeError):
+        while _Meeting.store.add(_LEFT, 0) < others and time.monotonic() < latest:
+            time.sleep(_POLL_SECONDS)
     os._exit(status)
+
+
+def _leave_word() -> None:
+    """Tells the process that failed first that this one has read of it."""
+    with contextlib.suppress(RuntimeError):
+        _Meeting.store.add(_LEFT, 1)
 
 
 def _is_lost(error: BaseException) -> bool:
