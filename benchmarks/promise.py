@@ -75,17 +75,15 @@ def draw_mixture(corpus: Corpus, rng: random.Random, kind: str, n: int) -> tuple
     return [benign[N_ANCHOR:] + harmful[:n_harmful], benign[:N_ANCHOR], reference, other], p
 
 
-def draw_safe(corpus: Corpus, rng: random.Random, rows: Sequence[Sequence[Row]]) -> tuple[list[Row], list[Row]]:
-    """Returns a safe reference and other safe answers, of prompts that neither the data nor each other have."""
-    taken = {row.prompt for row in rows[0]}
-    by_prompt: dict[str, list[Row]] = {}
-    for row in corpus.rows("pku_saferlhf_test", "benign"):
-        if row.prompt not in taken:
-            by_prompt.setdefault(row.prompt, []).append(row)
-    prompts = sorted(by_prompt)
-    rng.shuffle(prompts)
-    other, known = prompts[:N_OTHER_PROMPTS], prompts[N_OTHER_PROMPTS : 2 * N_OTHER_PROMPTS]
-    return [row for p in known for row in by_prompt[p]], [row for p in other for row in by_prompt[p]]
+def draw_safe(corpus: Corpus, rows: Sequence[Sequence[Row]]) -> tuple[list[Row], list[Row]]:
+    """Returns a safe reference, and other safe answers to the prompts of a mixture's other harm.
+
+    No reference has those prompts, be it with a safe or a harmful answer, as none has those of the sentinels.
+    """
+    asked, taken = ({row.prompt for row in some} for some in (rows[3], rows[0]))
+    answers = sorted(corpus.rows("pku_saferlhf_test", "benign"), key=lambda row: row.prompt)
+    known = [row for row in answers if row.prompt not in asked | taken]
+    return known, [row for row in answers if row.prompt in asked]
 
 
 def weigh_kept_back(
@@ -115,9 +113,8 @@ def one_of_each_prompt(rows: Sequence[Row]) -> Tensor:
 
 def measure_safe(corpus: Corpus, encode: Encode, seed: int, n: int) -> dict[str, Any]:
     """Weighs one mixture with a safe reference, and asks other harm how much passes, other safe answers how many go."""
-    rng = random.Random(seed)
-    rows, p = draw_mixture(corpus, rng, "like", n)
-    safe, other_safe = draw_safe(corpus, rng, rows)
+    rows, p = draw_mixture(corpus, random.Random(seed), "like", n)
+    safe, other_safe = draw_safe(corpus, rows)
     weighed = weigh_kept_back(rows, encode, seed, ONE_POINT, safe)
     sentinels, scores = weighed.sentinels, weighed.row_scores
     solved = encode([safe[i] for i in sentinels.folds.safe.solved])

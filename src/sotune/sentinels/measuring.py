@@ -137,7 +137,7 @@ def fit_with_sentinels(
         folds=folds,
         harmful_scores=_log_relative_to(fitted, harmful_reference[list(folds.measuring)]),
         tuning_outranked=tuple(places.tolist()),
-        safe_outranked=_score_safe_rows(fit, sample, safe_anchor, solved),
+        safe_outranked=_score_safe_rows(fit, downstream, safe_anchor, solved),
         safe_scores=None if safe is None else _log_relative_to(fitted, safe),
     )
     return FittedWithSentinels(fitted, sentinels)
@@ -193,37 +193,25 @@ def weigh_with_sentinels(
     _check_folds(folds)
     solved, measured = harmful_reference[list(folds.solved)], _measuring(safe_reference, folds)
     pull = pull_sets(safe_anchor, solved_rows(safe_reference, folds.safe), settings)
-    sets = (downstream, safe_anchor, harmful_reference, safe_reference)
-    tuned = tune_settings(_to_tune_on(*sets, folds, settings), settings, grid=grid)
+    tried_on = _to_try(downstream, safe_anchor, harmful_reference, safe_reference, folds, settings)
+    tuned = tune_settings(tried_on, settings, grid=grid)
     chosen = tuned.chosen.settings
     learned = learn_weights(downstream, pull, solved, chosen, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
-    fit = _fitting(chosen, pull[1:])
-    sentinels = Sentinels(
-        folds=folds,
-        harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
-        tuning_outranked=tuned.outranked,
-        safe_outranked=_score_safe_rows(fit, sample_rows(downstream, MOST_ROWS), safe_anchor, solved),
-        safe_scores=None if measured is None else log_relative_of(scorer, measured),
-        safe_tuning_outranked=tuned.safe_outranked,
-        tuned=tuned,
+    return LearnedWithSentinels(
+        learned=learned,
+        settings=chosen,
+        harmful_reference=solved,
+        sentinels=Sentinels(
+            folds=folds,
+            harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
+            tuning_outranked=tuned.outranked,
+            safe_outranked=_score_safe_rows(_fitting(chosen, pull[1:]), downstream, safe_anchor, solved),
+            safe_scores=None if measured is None else log_relative_of(scorer, measured),
+            safe_tuning_outranked=tuned.safe_outranked,
+            tuned=tuned,
+        ),
     )
-    return LearnedWithSentinels(learned, chosen, solved, sentinels)
-
-
-def _to_tune_on(
-    downstream: Rows,
-    safe_anchor: Tensor,
-    harmful_reference: Tensor,
-    safe_reference: Tensor | None,
-    folds: Folds,
-    settings: WeightSettings,
-) -> Representations:
-    """Returns what settings are chosen by: the reference fold solves, the tuning fold tells."""
-    harmful, tuning = (harmful_reference[list(of)] for of in (folds.reference, folds.tuning))
-    first, safe_tuning = _first_and_tuning(safe_reference, folds)
-    pull = pull_sets(safe_anchor, first, settings)
-    return Representations(downstream, pull, harmful, tuning, safe_sentinels=safe_tuning)
 
 
 def solved_rows(rows: Tensor | None, folds: Folds | None) -> Tensor | None:
@@ -242,11 +230,20 @@ def _measuring(safe_reference: Tensor | None, folds: Folds) -> Tensor | None:
     return safe_reference[list(folds.safe.measuring)]
 
 
-def _first_and_tuning(safe_reference: Tensor | None, folds: Folds) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the safe rows that the first fit may look at, and those that it is asked of; ``None``: there are none."""
-    if safe_reference is None or folds.safe is None or not folds.safe.reference:
-        return solved_rows(safe_reference, folds.safe), None
-    return safe_reference[list(folds.safe.reference)], safe_reference[list(folds.safe.tuning)]
+def _to_try(
+    downstream: Rows,
+    safe_anchor: Tensor,
+    harmful_reference: Tensor,
+    safe_reference: Tensor | None,
+    folds: Folds,
+    settings: WeightSettings,
+) -> Representations:
+    """Returns what settings are tried on: the reference folds, and the tuning folds to ask."""
+    first, safe_tuning = solved_rows(safe_reference, folds.safe), None
+    if safe_reference is not None and folds.safe is not None and folds.safe.reference:
+        first, safe_tuning = (safe_reference[list(of)] for of in (folds.safe.reference, folds.safe.tuning))
+    harmful, tuning = (harmful_reference[list(of)] for of in (folds.reference, folds.tuning))
+    return Representations(downstream, pull_sets(safe_anchor, first, settings), harmful, tuning, safe_tuning)
 
 
 def _fitting(settings: WeightSettings, others: Sequence[ReferenceSet]) -> Fit:
@@ -280,9 +277,9 @@ def _check_folds(folds: Folds) -> None:
         )
 
 
-def _score_safe_rows(fit: Fit, rows: Tensor, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
+def _score_safe_rows(fit: Fit, downstream: Rows, safe_anchor: Tensor, harmful_reference: Tensor) -> Tensor:
     """Weighs each part of the anchor by the rest; a small anchor has no rows to spare for folds of its own."""
-    m = len(safe_anchor)
+    m, rows = len(safe_anchor), sample_rows(downstream, MOST_ROWS)
     place = torch.full((m,), float("nan"), dtype=torch.float64)
     fold = torch.arange(m) % min(_SAFE_FOLDS, m)
     for held_out in range(int(fold.max()) + 1 if m > 1 else 0):
