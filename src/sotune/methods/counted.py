@@ -15,7 +15,7 @@ of the model before training is not in it. With several processes both are those
 
 
 class Counted(StepChange):
-    """A change, and a count of the tokens that pass through the model from its start to its end, padding included.
+    """A change, and a count of the tokens that pass through the model from its start to its end, without padding.
 
     Args:
         change: Does all the rest.
@@ -39,12 +39,12 @@ class Counted(StepChange):
 
     def _count(self, _module: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         ids = named.get("input_ids", arguments[0] if arguments else None)
-        self._all += 0 if ids is None else ids.numel()
+        self._all += 0 if ids is None else _n_tokens(ids, named.get("attention_mask"))
 
     def batch(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
         """Counts a batch of rows."""
         found = self._change.batch(batch, step)
-        self._of_rows += found["input_ids"].numel()
+        self._of_rows += _n_tokens(found["input_ids"], found.get("attention_mask"))
         return found
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
@@ -73,3 +73,8 @@ class Counted(StepChange):
         figures = self._change.finish(model)
         self._hook.remove()
         return {**figures, EXTRA_TOKENS: self._all / self._of_rows - 1}
+
+
+def _n_tokens(ids: Tensor, mask: Tensor | None) -> int:
+    """Counts the tokens of a batch, however it is padded, cut or packed."""
+    return int(mask.sum()) if mask is not None and mask.shape == ids.shape else ids.numel()
