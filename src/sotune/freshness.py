@@ -120,6 +120,7 @@ def require_fresh(run: RunFolder, *stages: str) -> None:
         if stage not in found.finished:
             made_by = _MADE_BY.get(stage) or _MENDED_BY[stage]
             raise ArtifactError(f"{run.path} holds no finished {_CALLED[stage]}; run `sotune {made_by}` first")
+        run.manifest(stage)  # which must be as it was written
         if (fault := found.fault(stage)) is not None:
             raise ArtifactError(_told(run, stage, fault))
         if (name := found.changed_file(stage)) is not None:

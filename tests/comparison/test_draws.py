@@ -111,7 +111,8 @@ def test_files_are_dealt_to_roles(files):
     assert all("(pairs " in record.prompt[0].content for record in draw.safety_pairs)
     assert not draw.safe_reference
     safe = draws.redraw(draw, Variant("v", "sot", references=References(n_safe_reference=8)))
-    assert replace(safe, safe_reference=[]) == draw
+    assert replace(safe, safe_reference=draw.safe_reference) == draw
+    assert not draw.safe_reference
     assert sum("(refused " in record.prompt[0].content for record in safe.safe_reference) == 8
     check_disjoint(safe)
     replaced = draws.redraw(draw, Variant("v", "sot", references=References(reference=other)))

@@ -98,14 +98,14 @@ def test_each_of_500_flipped_bits_is_noticed(run):
 @pytest.mark.parametrize("name", [WEIGHTS.name, SELECTION.name, "weights.manifest.json"])
 def test_explanations_rest_on_no_changed_file(run, name):
     flip(run / name, 4 * (run / name).stat().st_size)
-    with pytest.raises(ArtifactError, match=r"not what was written|was changed|not readable"):
+    with pytest.raises(ArtifactError, match=r"is not as `sotune|was changed|not readable"):
         sotune.explain(run, ["benign-1-1"])
 
 
 @pytest.mark.parametrize("name", [CONFIG.name, "potentials.safetensors", "representations.json", SELECTION.name])
 def test_scores_rest_on_no_changed_file(run, world, name):
     flip(run / name, 4 * (run / name).stat().st_size)
-    with pytest.raises(ArtifactError, match="not what was written"):
+    with pytest.raises(ArtifactError, match="is not as `sotune|not what was written|was changed"):
         sotune.score(run, world / "train.jsonl")
     assert not (run / "scores.parquet").exists()
 

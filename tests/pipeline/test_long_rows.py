@@ -50,7 +50,7 @@ def test_scoring_reads_rows_as_the_run_did(cli, long_flags, tmp_path, data):
 
 
 def test_what_is_not_read_is_told_and_can_be_dropped(cli, long_flags, tmp_path):
-    few = [*long_flags, "--max-windows", "4"]
+    few = [*long_flags, "--max-windows", "6"]
     result = cli("weigh", *few)
     assert result.exit_code == 0, result.output
     assert "do not show all that is learned" in " ".join(result.output.split())

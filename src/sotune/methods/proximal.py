@@ -77,7 +77,7 @@ METHODS = (
     Method(
         "proximal",
         "proximal",
-        kind="control",
+        kind="rival",
         citation="Li et al., Explicit inductive bias for transfer learning with convolutional networks (ICML 2018)",
         link="https://arxiv.org/abs/1802.01483",
         trainer=train,

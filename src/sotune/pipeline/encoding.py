@@ -256,10 +256,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             f"{n_unread:,} of {len(names):,} rows are so long that {config.max_windows} parts do not show all that is "
             f"learned; harm may stand in the rest. Raise max_windows, or leave them out with unread: drop"
         )
-    if encoded.n_truncated and config.max_windows == 1:
+    if encoded.n_truncated:
+        parts_too = "" if config.max_windows == 1 else "; the rest of the answers is read in parts"
         monitor.warn(
-            f"{encoded.n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read; they keep the "
-            f"end of the prompt and the start of the completion (see max_length)"
+            f"{encoded.n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read at once; they "
+            f"keep the end of the prompt and the start of the completion (see max_length){parts_too}"
         )
     summary = {
         "fingerprint": encoder.fingerprint,
