@@ -17,7 +17,7 @@ from sotune.freshness import clear_marks, is_fresh, mark_stale
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.gating import without_gate
 from sotune.reporting.finding import Finding
-from sotune.run_files import CONFIG
+from sotune.run_files import CONFIG, PAGE
 from sotune.settings import RunConfig
 from sotune.stopping import Stopped, stop_if_asked
 
@@ -123,7 +123,7 @@ def bring_up_to_date(stages: Sequence[Stage], config: RunConfig, monitor: Monito
             with _stops_told(stage):
                 monitor.stage(stage.title, "skipped" if current else "running")
                 if not current:
-                    if damaged := run.damaged(stage.name):
+                    if damaged := [name for name in run.damaged(stage.name) if name != PAGE or run.file(name).exists()]:
                         monitor.warn(
                             f"{', '.join(damaged)} in {run.path} changed since it was written; it is made anew"
                         )
