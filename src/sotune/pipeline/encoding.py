@@ -204,6 +204,7 @@ class _Encoded(NamedTuple):
 
     encoder: Encoder
     choice: Choice | None
+    names: list[SetName]
     filled: Iterator[EncodedSet]
     shown: Shown
     viewed: Iterator[EncodedSet]
@@ -220,6 +221,7 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
         # Main's choice: elsewhere the last bits of a figure may differ.
         encoder = group.members[processes.gather(group.members.index(choice.encoder))[0]]
     # One call for all sets, so that rows of like length share batches whatever set they are in.
+    names = [name for name in SET_NAMES for _ in sets[name]]
     everything = [record for name in SET_NAMES for record in sets[name]]
     filled = fill_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
     shown = show(encoder, everything, most=config.max_windows)
@@ -230,14 +232,14 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         alone = [record for rows in sample_prompts(sets).values() for record in rows]
         prompts = fill_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
-    return _Encoded(encoder, choice, filled, shown, viewed, prompts)
+    return _Encoded(encoder, choice, names, filled, shown, viewed, prompts)
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    encoder, choice, filled, shown, viewed, prompts = processes.together(
+    encoder, choice, names, filled, shown, viewed, prompts = processes.together(
         "representations", lambda: _encode(config, run, monitor)
     )
-    cache, sets = _cache(config, run), read_records(run)
+    cache = _cache(config, run)
     if choice is not None and not choice.measured:
         monitor.warn(
             f"no layer or pooling could be chosen ({choice.candidates[0].reason}); the last layer's last token "
@@ -246,7 +248,6 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     (encoded,) = filled
     if not encoded.values.isfinite().all():
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
-    names = [name for name in SET_NAMES for _ in sets[name]]
     parts = next(viewed, None)
     looked = _looked_at(config, encoder, names, encoded, shown, parts)
     others = [shard for found in (*prompts, *([parts] if parts else ())) for shard in found.shards]
