@@ -29,6 +29,7 @@ from sotune.settings import RenderingSettings
 from sotune.sources import SourceOptions, load_set
 from sotune.sources.options import DEFAULT_SPLIT
 from sotune.training.loss import IGNORE_INDEX, shift_labels
+from sotune.training.trainer import count_rows
 from sotune.training.training_rows import LOSS_WEIGHT, build_training_rows
 
 try:
@@ -126,10 +127,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
         batches, n_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self._by_rows:
             return batches, n_items
-        n_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            n_rows = self.accelerator.gather(n_rows).sum()
-        return batches, n_rows
+        return batches, count_rows(self, batches, device)
 
     def compute_loss(
         self,

@@ -11,9 +11,8 @@ from torch import Tensor
 from sotune.methods.inputs import WeighInputs
 from sotune.methods.method import Method
 from sotune.settings import StageSettings
-from sotune.transport.cost import normalize_rows
+from sotune.weights import fit_harm_score
 from sotune.weights.ground_cost import PROBE_REGULARIZATION
-from sotune.weights.logistic import fit_balanced
 
 
 class ProbeSettings(StageSettings):
@@ -39,9 +38,8 @@ def safe_log_odds(inputs: WeighInputs) -> Callable[[Tensor], Tensor]:
         SotuneError: The fit diverged.
     """
     c = inputs.own(ProbeSettings).inverse_regularization
-    safe, harmful = (normalize_rows(z.double()) for z in (inputs.pull, inputs.harmful_reference))
-    harm = fit_balanced(safe, harmful, inverse_regularization=c, tolerance=1e-9)
-    return lambda z: -harm(normalize_rows(z.double()))
+    harm = fit_harm_score(inputs.pull, inputs.harmful_reference, inverse_regularization=c, tolerance=1e-9)
+    return lambda z: -harm(z)
 
 
 METHODS = (Method("probe", "logistic probe", learner=learn, own_settings=(ProbeSettings,)),)

@@ -107,11 +107,11 @@ def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record],
 
 def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> Tensor:
     """Returns the representations of any rows as the run would read them, ``[n, d]``: of the worst look at each."""
+    encoder, cache = chosen_encoder(config, run), _cache(config, run)
 
     def encode(records: Sequence[Record]) -> Tensor:
-        return encode_records(config, run, records, monitor).values
+        return encode_with_cache(encoder, records, cache, **_told(monitor, "encoding")).values
 
-    encoder = chosen_encoder(config, run)
     alone = reads_answers_alone(config, encoder)
     score = functools.partial(harm_score_of, config, run)
     return read_worst(encoder, records, encode, score, most=config.max_windows, alone=alone)
@@ -298,10 +298,13 @@ def _looked_at(
     if config.max_windows == 1:
         read_whole = {"key": list(whole.keys), "whole": list(whole.keys), "unread": whole.truncated.tolist()}
         return {**read_whole, "alone": [False] * len(names), "view": [""] * len(names)}
-    of_set = {name: whole.values[[place for place, other in enumerate(names) if other == name]] for name in SET_NAMES}
+
+    def harm_score() -> HarmScore:
+        places = {name: [place for place, other in enumerate(names) if other == name] for name in SET_NAMES[1:]}
+        return _harm_score({name: whole.values[of_set] for name, of_set in places.items() if of_set})
+
     viewed = parts.values if parts else None
-    alone = reads_answers_alone(config, encoder)
-    looks = pick_looks(whole.values, viewed, shown, lambda: _harm_score(of_set), alone=alone)
+    looks = pick_looks(whole.values, viewed, shown, harm_score, alone=reads_answers_alone(config, encoder))
     part_keys = parts.keys if parts else ()
     return {
         "key": [part_keys[v] if v >= 0 else key for v, key in zip(looks.view.tolist(), whole.keys, strict=True)],

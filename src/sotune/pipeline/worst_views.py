@@ -86,13 +86,15 @@ def pick_looks(
         alone: Whether one look at a row is its answer without its prompt (`answers_alone`).
     """
     n = len(whole)
+    if viewed is None and not alone:
+        return Looks(view=torch.full((n,), -1), alone=torch.zeros(n, dtype=torch.bool), values=whole)
     looks, owner = [whole], [torch.arange(n)]
     if viewed is not None:
         looks, owner = [*looks, viewed], [*owner, shown.owner]
     if alone:
         looks, owner = [*looks, answers_alone(whole)], [*owner, torch.arange(n)]
     values, n_views = torch.cat(looks), len(shown.views)
-    picked = torch.arange(n) if len(looks) == 1 else pick_worst(harm_score()(values), torch.cat(owner))
+    picked = pick_worst(harm_score()(values), torch.cat(owner))
     return Looks(
         view=torch.where((picked >= n) & (picked < n + n_views), picked - n, -1),
         alone=picked >= n + n_views,

@@ -7,7 +7,7 @@ column of weights would vanish without a word. `WeightedTrainer` keeps it, and r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,14 @@ from sotune.training.micro_batches import check_packing, compute_packed_losses, 
 from sotune.training.output_layer import compute_model_losses
 from sotune.training.training_rows import LOSS_WEIGHT
 from sotune.training.watch import Watch
+
+
+def count_rows(trainer: Trainer, batches: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+    """Returns how many rows the micro-batches of one optimizer step hold, in all processes that share the step."""
+    n_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
+    if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
+        n_rows = trainer.accelerator.gather(n_rows).sum()
+    return n_rows
 
 
 class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes without types
@@ -89,10 +97,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
         """Takes the micro-batches of one optimizer step, and counts their *rows* (Trainer counts tokens)."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        n_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            n_rows = self.accelerator.gather(n_rows).sum()
-        return batches, n_rows
+        return batches, count_rows(self, batches, device)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

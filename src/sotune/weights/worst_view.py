@@ -12,14 +12,20 @@ from sotune.weights.ground_cost import PROBE_REGULARIZATION
 from sotune.weights.logistic import fit_balanced
 
 
-def fit_harm_score(pull: Tensor, harmful_reference: Tensor) -> Callable[[Tensor], Tensor]:
+def fit_harm_score(
+    pull: Tensor,
+    harmful_reference: Tensor,
+    *,
+    inverse_regularization: float = PROBE_REGULARIZATION,
+    tolerance: float = 1e-5,
+) -> Callable[[Tensor], Tensor]:
     """Returns a logistic probe on the references: from representations ``[k, d]`` to log-odds of harm ``[k]``.
-
-    It only orders the views of one row; the weights are learned from what it picks.
 
     Args:
         pull: Representations of the safe anchor and of the safe reference, where there is one, ``[m, d]``.
         harmful_reference: Those of the harmful reference.
+        inverse_regularization: C of the logistic regression.
+        tolerance: See `sotune.weights.logistic.fit_logistic`.
 
     Raises:
         SotuneError: The fit diverged.
@@ -29,7 +35,7 @@ def fit_harm_score(pull: Tensor, harmful_reference: Tensor) -> Callable[[Tensor]
     True
     """
     sides = (normalize_rows(z.double()) for z in (pull, harmful_reference))
-    harm = fit_balanced(*sides, inverse_regularization=PROBE_REGULARIZATION)
+    harm = fit_balanced(*sides, inverse_regularization=inverse_regularization, tolerance=tolerance)
     return lambda z: harm(normalize_rows(z.double()))
 
 
