@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
 from sotune.freshness import is_fresh, stale_stages
+from sotune.record_store import Picked, Texts
 from sotune.records import SET_NAMES, Message, load_messages
 from sotune.run_files import (
     CONFIG,
@@ -53,6 +58,45 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedRows:
+    """All downstream rows by rank, the largest weight first, in columns.
+
+    Attributes:
+        run: Where they lie.
+        ids: Their ids.
+        relative_weight: See `Row`, ``[n]``.
+        pull_cost: See `Row`; NaN where there is none.
+        push_cost: Likewise.
+        kept: Whether each is trained on, ``[n]``.
+    """
+
+    run: RunFolder
+    ids: Sequence[str]
+    relative_weight: NDArray[np.float64]
+    pull_cost: NDArray[np.float64]
+    push_cost: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def some(self, places: slice) -> list[Row]:
+        """Returns the rows of some places, with what explains them."""
+        ids = [*self.ids[places]]
+        told = {
+            row["id"]: row["explanation"] for row in SELECTION.rows_of(self.run, "id", "explanation", where={"id": ids})
+        }
+        return [self._row(place, id, told[id]) for place, id in zip(range(len(self))[places], ids, strict=True)]
+
+    def _row(self, place: int, id: str, explanation: str) -> Row:
+        pull, push = (
+            None if math.isnan(cost[place]) else float(cost[place]) for cost in (self.pull_cost, self.push_cost)
+        )
+        weight, kept = float(self.relative_weight[place]), bool(self.kept[place])
+        return Row(id, weight, pull, push, rank=place + 1, kept=kept, explanation=explanation)
+
+
+@dataclass(frozen=True, slots=True)
 class RunArtifacts:
     """The artefacts of one run.
 
@@ -78,7 +122,7 @@ class RunArtifacts:
     rendering: Mapping[str, Any]
     quarantine_reasons: Mapping[str, int]
     quarantined: Sequence[Mapping[str, Any]]
-    rows: Sequence[Row]
+    rows: RankedRows
     representations: Mapping[str, Any]
     solver: Mapping[str, Any]
     sentinels: Mapping[str, Any]
@@ -127,28 +171,27 @@ def _in_order(sets: Mapping[str, Any]) -> dict[str, Any]:
     return {name: sets[name] for name in (*SET_NAMES, *sorted(sets.keys() - set(SET_NAMES))) if name in sets}
 
 
-def _read_rows(run: RunFolder) -> list[Row]:
-    weights = {row["id"]: row for row in WEIGHTS.rows_of(run, "id", "weight", "pull_cost", "push_cost")}
-    selection = SELECTION.rows_of(run, "id", "rank", "kept", "explanation")
-    if not weights or weights.keys() != {row["id"] for row in selection}:
+def _read_rows(run: RunFolder) -> RankedRows:
+    weights, selection = (
+        WEIGHTS.read(run, "id", "weight", "pull_cost", "push_cost"),
+        SELECTION.read(run, "id", "rank", "kept"),
+    )
+    n = len(weights)
+    if not n or not weights["id"].equals(selection["id"]):
         raise ArtifactError(
-            f"{run.path}: {WEIGHTS.name} holds {len(weights)} rows and {SELECTION.name} "
+            f"{run.path}: {WEIGHTS.name} holds {n} rows and {SELECTION.name} "
             f"{len(selection)}, which must be the same, and at least one; run weigh and select again"
         )
-    rows = [
-        Row(
-            id=selected["id"],
-            relative_weight=len(weights) * weighed["weight"],
-            pull_cost=weighed["pull_cost"],
-            push_cost=weighed["push_cost"],
-            rank=selected["rank"],
-            kept=selected["kept"],
-            explanation=selected["explanation"],
-        )
-        for selected in selection
-        for weighed in (weights[selected["id"]],)
-    ]
-    return sorted(rows, key=lambda row: row.rank)
+    order = np.argsort(selection["rank"].to_numpy(), kind="stable")
+    pull_cost, push_cost = (weights[name].to_numpy().astype(np.float64)[order] for name in ("pull_cost", "push_cost"))
+    return RankedRows(
+        run,
+        Picked(Texts.of([weights["id"]]), order),
+        n * weights["weight"].to_numpy()[order],
+        pull_cost,
+        push_cost,
+        selection["kept"].to_numpy()[order],
+    )
 
 
 def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
