@@ -238,4 +238,3 @@ def test_records_are_read_by_column_and_part_and_never_whole(cli, flags, monkeyp
     assert sorted(own) == [0, 1, 2]  # to write the kept ones: of each set's part whether it is asked for
     assert set(texts) == {0, 1, 2}
     assert max(texts.values()) == 2  # to encode, and to hand to the method
-

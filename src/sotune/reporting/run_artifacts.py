@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from sotune.run_files import (
     TRAINING_LOG,
     WEIGHTS,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _N_QUARANTINED_SHOWN = 20
 
@@ -172,26 +175,31 @@ def _in_order(sets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_rows(run: RunFolder) -> RankedRows:
-    weights, selection = (
-        WEIGHTS.read(run, "id", "weight", "pull_cost", "push_cost"),
-        SELECTION.read(run, "id", "rank", "kept"),
-    )
-    n = len(weights)
-    if not n or not weights["id"].equals(selection["id"]):
+    weights = WEIGHTS.read(run, "id", "weight", "pull_cost", "push_cost")
+    selection = SELECTION.read(run, "id", "rank", "kept")
+    places = _places(selection["id"], among=weights["id"])
+    if not len(weights) or len(weights) != len(selection) or places.null_count:
         raise ArtifactError(
-            f"{run.path}: {WEIGHTS.name} holds {n} rows and {SELECTION.name} "
+            f"{run.path}: {WEIGHTS.name} holds {len(weights)} rows and {SELECTION.name} "
             f"{len(selection)}, which must be the same, and at least one; run weigh and select again"
         )
     order = np.argsort(selection["rank"].to_numpy(), kind="stable")
-    pull_cost, push_cost = (weights[name].to_numpy().astype(np.float64)[order] for name in ("pull_cost", "push_cost"))
-    return RankedRows(
-        run,
-        Picked(Texts.of([weights["id"]]), order),
-        n * weights["weight"].to_numpy()[order],
-        pull_cost,
-        push_cost,
-        selection["kept"].to_numpy()[order],
+    of_rank = places.to_numpy()[order]
+    weight, pull_cost, push_cost = (
+        weights[name].to_numpy().astype(np.float64)[of_rank] for name in ("weight", "pull_cost", "push_cost")
     )
+    ids = Picked(Texts.of([selection["id"]]), order)
+    return RankedRows(run, ids, len(weights) * weight, pull_cost, push_cost, selection["kept"].to_numpy()[order])
+
+
+def _places(ids: pa.ChunkedArray, *, among: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the place of each id among others, null where it has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if ids.equals(among):  # as a run writes them: no table of them is needed
+        return pa.chunked_array([pa.array(np.arange(len(ids)))])
+    return pc.index_in(ids, value_set=among.combine_chunks())
 
 
 def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:
