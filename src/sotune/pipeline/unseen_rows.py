@@ -24,7 +24,7 @@ from sotune.settings import RunConfig, make_config, override
 from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
-_ROWS_AT_ONCE = 65_536  # whole blocks of the encoder's, so that its batches are those of all rows at once
+_ROWS_AT_ONCE = 16_384  # whole blocks of the encoder's, so that its batches are those of all rows at once
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _scored(
     """Yields the scores of some rows, part by part; counts those that would be kept, and would not."""
     cut = read_cut(run)
     for start in range(0, len(records), _ROWS_AT_ONCE):
-        part = [*records[start : start + _ROWS_AT_ONCE]]
+        part = records[start : start + _ROWS_AT_ONCE]
         values = processes.together("scoring", lambda part=part: encode_worst(config, run, part, watch), part)
         scores = scorer.score(values)
         would_keep = [weight >= cut for weight in scores.weights.tolist()]
