@@ -148,10 +148,19 @@ def _as_call(call: ToolCall) -> dict[str, Any]:
 
 def dump_messages(messages: Sequence[Message]) -> str:
     """Returns turns as JSON text, which `load_messages` reads back; what a turn lacks is left out."""
-    blank = asdict(Message("user", ""))
-    kept = ("role", "content")
-    turns = [{k: v for k, v in asdict(m).items() if k in kept or v != blank[k]} for m in messages]
-    return json.dumps(turns, ensure_ascii=False)
+    return json.dumps([_dumped(message) for message in messages], ensure_ascii=False)
+
+
+def _dumped(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    for name, blank in _BLANK.items():
+        if (value := getattr(message, name)) != blank:
+            turn[name] = [asdict(call) for call in value] if name == "tool_calls" else value
+    return turn
+
+
+_BLANK = {name: value for name, value in asdict(Message("user", "")).items() if name not in ("role", "content")}
+"""What a turn has that says nothing else, by the names of its parts."""
 
 
 def load_messages(text: str) -> tuple[Message, ...]:
