@@ -98,7 +98,7 @@ def test_parquet_is_read_back_and_the_same_bytes_each_time(tmp_path):
     for name in ("a", "b"):
         table.named(f"{name}.parquet").write(tmp_path, columns)
     assert table.columns_of(tmp_path) == columns
-    assert table.rows_of(tmp_path, "id") == [{"id": "a"}, {"id": "b"}]
+    assert [*table.rows_of(tmp_path, "id")] == [{"id": "a"}, {"id": "b"}]
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     empty = Table("empty.parquet", {"id": "string"}, verb="weigh")
     empty.write(tmp_path, {"id": []})
@@ -248,7 +248,7 @@ def test_a_table_is_read_by_column_and_by_row(run):
 
 def test_a_column_that_may_hold_nulls_may_be_left_out(run):
     ROWS.write(run, {"set": ["a"], "id": ["1"]})
-    assert ROWS.rows_of(run) == [{"set": "a", "id": "1", "weight": None, "near": None}]
+    assert [*ROWS.rows_of(run)] == [{"set": "a", "id": "1", "weight": None, "near": None}]
 
 
 @pytest.mark.parametrize(

@@ -17,34 +17,36 @@ import functools
 import hashlib
 import itertools
 import json
-import operator
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
 from sotune.errors import ArtifactError
-from sotune.integrity import check_contained, is_unchanged, unchanged
+from sotune.integrity import HeldFile, check_contained, is_unchanged, unchanged
 from sotune.integrity import sha256_file as sha256_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
+Item = TypeVar("Item")
 MARKER = ".sotune-run"
 LOCK = ".lock"
 _MANIFEST = ".manifest.json"
 _SEAL = "sha256"  # of the rest of a manifest
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.tmp(\.[^.]+)?")
 FORMAT = 2
+TABLE_ROWS = 8192
+"""Rows of a table that are written, and can be read, together."""
 CACHE_VARIABLE = "SOTUNE_CACHE"
 """Environment variable: the folder of all that runs share. Default: ``~/.cache/sotune``."""
 
@@ -427,8 +429,38 @@ class Table(_Artefact):
         Raises:
             ArtifactError: The columns are others than the table's, differ in length, or do not fit their types.
         """
+        return self.write_parts(folder, (columns,))
+
+    def write_parts(self, folder: str | PathLike[str], parts: Iterable[Mapping[str, Any]]) -> str:
+        """Writes the table part by part, so that one alone is in memory; see `write`."""
+        with self.writing(folder) as writer:
+            for columns in parts:
+                writer.add(columns)
+        return self.name
+
+    def write_rows(self, folder: str | PathLike[str], rows: Iterable[Mapping[str, Any]]) -> str:
+        """Writes the table from rows, each by column name, some thousands at a time; see `write`."""
+        parts = batched(rows, TABLE_ROWS)
+        return self.write_parts(folder, ({name: [row[name] for row in part] for name in part[0]} for part in parts))
+
+    @contextlib.contextmanager
+    def writing(self, folder: str | PathLike[str]) -> Iterator[TableWriter]:
+        """Yields what writes the table part by part; the file is there when the block ends well."""
+        with atomic_path(Path(folder) / self.name) as temporary:
+            writer = TableWriter(self, temporary)
+            try:
+                yield writer
+            finally:
+                writer.close()
+        self._noted(folder)
+
+    def as_arrow(self, columns: Mapping[str, Any]) -> pa.Table:
+        """Returns columns as the table has them.
+
+        Raises:
+            ArtifactError: The columns are others than the table's, differ in length, or do not fit their types.
+        """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         needed = {name for name, kind in self.columns.items() if not kind.endswith("?")}
         odd = (needed - columns.keys()) | (columns.keys() - self.columns.keys())
@@ -436,17 +468,44 @@ class Table(_Artefact):
             raise ArtifactError(
                 f"{self.name} must have the columns {list(self.columns)}; these are amiss: {sorted(odd)}"
             )
-        schema = pa.schema([(name, _arrow_type(kind)) for name, kind in self.columns.items()])
         empty = [None] * len(next(iter(columns.values())))
         try:
-            table = pa.table({name: columns.get(name, empty) for name in self.columns}, schema=schema)
+            table = pa.table({name: columns.get(name, empty) for name in self.columns}, schema=self.schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise ArtifactError(f"{self.name} does not fit its columns {dict(self.columns)}: {error}") from error
         if nulls := sorted(name for name in needed if table.column(name).null_count):
             raise ArtifactError(f"{self.name} does not fit its columns {dict(self.columns)}: {nulls} hold nulls")
-        with atomic_path(Path(folder) / self.name) as temporary:
-            pq.write_table(table, temporary)
-        return self._noted(folder)
+        return table
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns and their types."""
+        import pyarrow as pa
+
+        return pa.schema([(name, _arrow_type(kind)) for name, kind in self.columns.items()])
+
+    def parts_of(
+        self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yields some columns part by part, so that a few thousand rows are in memory; see `read`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, wanted = Path(folder) / self.name, names or tuple(self.columns)
+        if not path.exists():
+            raise self._missing(path)
+        asked = {name: self._among(name, values) for name, values in (where or {}).items()}
+        try:
+            with self._opened(folder) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+                faults = [name for name in {*wanted, *asked} if not self._fits(parquet.schema_arrow, name)]
+                if faults:
+                    raise self._broken(path, f"lacks the columns {sorted(faults)} or their types")
+                for number in range(parquet.num_row_groups):
+                    found = _read_part(parquet, number, wanted, asked)
+                    if found is not None:
+                        yield found
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(path, f"is not readable Parquet ({error})") from error
 
     def read(
         self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
@@ -457,23 +516,11 @@ class Table(_Artefact):
             ArtifactError: The file is missing, is not Parquet, or lacks a column or its type.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        path, wanted = Path(folder) / self.name, names or tuple(self.columns)
-        if not path.exists():
-            raise self._missing(path)
-        try:
-            with self._opened(folder) as file:
-                found = pq.read_schema(file)
-                faults = [name for name in {*wanted, *(where or ())} if not self._fits(found, name)]
-                if faults:
-                    raise self._broken(path, f"lacks the columns {sorted(faults)} or their types")
-                filters = [self._is_among(name, values) for name, values in (where or {}).items()]
-                kept = functools.reduce(operator.and_, filters) if filters else None
-                file.seek(0)
-                return pq.read_table(file, columns=list(wanted), filters=kept)
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(path, f"is not readable Parquet ({error})") from error
+        wanted = names or tuple(self.columns)
+        parts = [*self.parts_of(folder, *wanted, where=where)]
+        fields = [(name, _arrow_type(self.columns[name])) for name in wanted]
+        return pa.concat_tables(parts) if parts else pa.schema(fields).empty_table()
 
     def columns_of(
         self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
@@ -484,19 +531,122 @@ class Table(_Artefact):
 
     def rows_of(
         self, folder: str | PathLike[str], *names: str, where: Mapping[str, Iterable[Any]] | None = None
-    ) -> list[dict[str, Any]]:
-        """Reads rows, each by column name; see `read`."""
-        rows: list[dict[str, Any]] = self.read(folder, *names, where=where).to_pylist()
-        return rows
+    ) -> Iterator[dict[str, Any]]:
+        """Yields rows, each by column name, of which a few thousand are in memory; see `read`."""
+        for part in self.parts_of(folder, *names, where=where):
+            yield from part.to_pylist()
 
-    def _is_among(self, name: str, values: Iterable[Any]) -> pc.Expression:
+    def hold(self, folder: str | PathLike[str]) -> HeldTable:
+        """Opens the table to read parts of it in any order; it must not change meanwhile.
+
+        Raises:
+            ArtifactError: The file is missing, is not Parquet, or lacks a column or its type.
+        """
         import pyarrow as pa
-        import pyarrow.compute as pc
 
-        return pc.field(name).isin(pa.array(list(values), type=_arrow_type(self.columns[name])))
+        path = Path(folder) / self.name
+        try:
+            held = HeldTable(HeldFile(path, listed_digests(Path(folder), self.name)))
+        except FileNotFoundError:
+            raise self._missing(path) from None
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(path, f"is not readable Parquet ({error})") from error
+        if faults := [name for name in self.columns if not self._fits(held.schema, name)]:
+            raise self._broken(path, f"lacks the columns {sorted(faults)} or their types")
+        return held
+
+    def _among(self, name: str, values: Iterable[Any]) -> pa.Array:
+        import pyarrow as pa
+
+        return pa.array(list(values), type=_arrow_type(self.columns[name]))
 
     def _fits(self, schema: pa.Schema, name: str) -> bool:
         return name in schema.names and schema.field(name).type == _arrow_type(self.columns[name])
+
+
+class TableWriter:
+    """Writes a table part by part, each in groups of rows that can be read alone.
+
+    Args:
+        table: Its columns.
+        path: Where to.
+    """
+
+    def __init__(self, table: Table, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._table, self.path = table, path
+        self._writer = pq.ParquetWriter(path, table.schema)
+        self._is_empty = True
+
+    def add(self, columns: Mapping[str, Any]) -> None:
+        """Writes some rows; see `Table.write`."""
+        self._writer.write_table(self._table.as_arrow(columns), row_group_size=TABLE_ROWS)
+        self._is_empty = False
+
+    def close(self) -> None:
+        """Ends the file, which can then be read."""
+        if self._is_empty:
+            self._writer.write_table(self._table.schema.empty_table())
+            self._is_empty = False
+        self._writer.close()
+
+
+class HeldTable:
+    """A table that stays open and is read part by part, in any order, also by several threads.
+
+    Attributes:
+        starts: Number of rows before each part, and of all.
+    """
+
+    def __init__(self, held: HeldFile) -> None:
+        import pyarrow.parquet as pq
+
+        self._held, self._lock = held, threading.Lock()
+        self._parquet = pq.ParquetFile(held.file, pre_buffer=False)
+        sizes = [self._parquet.metadata.row_group(n).num_rows for n in range(self._parquet.num_row_groups)]
+        self.starts = [0, *itertools.accumulate(sizes)]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns and their types."""
+        return self._parquet.schema_arrow
+
+    def part(self, number: int, *names: str) -> pa.Table:
+        """Reads some columns of a part.
+
+        Raises:
+            ArtifactError: The file was changed since it was opened.
+        """
+        with self._lock:
+            found = _read_part(self._parquet, number, names, {})
+            self._held.check()
+        return found
+
+
+def _read_part(parquet: Any, number: int, wanted: Sequence[str], asked: Mapping[str, pa.Array]) -> pa.Table | None:
+    """Reads the asked rows of a group of rows; ``None``: it has none of them."""
+    import pyarrow.compute as pc
+
+    if not asked:
+        return parquet.read_row_group(number, columns=[*wanted]).select([*wanted])
+    found = parquet.read_row_group(number, columns=[*asked])
+    masks = [pc.is_in(found.column(name), value_set=values) for name, values in asked.items()]
+    mask = functools.reduce(pc.and_, masks)
+    if not pc.any(mask).as_py():
+        return None
+    return parquet.read_row_group(number, columns=[*wanted]).select([*wanted]).filter(mask)
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yields items in lists of a size, the last of which may be shorter.
+
+    >>> [*batched("abcde", 2)]
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    rest = iter(items)
+    while part := [*itertools.islice(rest, size)]:
+        yield part
 
 
 @dataclass(frozen=True)

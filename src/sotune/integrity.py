@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO
 
 from sotune.errors import ArtifactError
 
-_WHOLE = 1 << 26
+_WHOLE = 1 << 24
 """Bytes of a file up to which it is read once: what was checked in memory is what is parsed."""
 
 _SETTLED_NS = 2_000_000_000
@@ -61,7 +62,36 @@ def unchanged(path: Path, digests: Collection[str]) -> Iterator[IO[bytes]]:
             file.seek(0)
         yield file
         if _identity(file) != before:
-            raise ArtifactError(f"{path} was changed while it was read; run again when nothing else writes to it")
+            raise _changed(path)
+
+
+class HeldFile:
+    """A file that stays open and is read piece by piece, if it is no link and holds what it must.
+
+    Args:
+        path: The file.
+        digests: SHA-256 of its bytes, one of these; empty where nobody has noted it.
+
+    Raises:
+        ArtifactError: It holds something else, or is no ordinary file.
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path, digests: Collection[str]) -> None:
+        self.path, self.file = path, _open_plain(path)
+        self._closed = weakref.finalize(self, self.file.close)
+        self._before = _identity(self.file)
+        if digests:
+            _check(path, digests, _digest(self.file))
+
+    def check(self) -> None:
+        """Raises an ArtifactError where something has touched the file since it was opened; ask after each read."""
+        if _identity(self.file) != self._before:
+            raise _changed(self.path)
+
+
+def _changed(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} was changed while it was read; run again when nothing else writes to it")
 
 
 def is_unchanged(path: Path, digest: str) -> bool:

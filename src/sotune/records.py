@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from sotune.errors import DataError
+from sotune.seen import SeenMap
 
 SetName = Literal["downstream", "safe_anchor", "harmful_reference", "safe_reference", "safety_pairs"]
 SET_NAMES: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference", "safe_reference")
 """The sets that are encoded, the last of which may be empty; safety pairs are only trained on, by methods that ask."""
+DIGEST_BYTES = 16
+"""Of a conversation's digest."""
+_LINE_BITS = 40  # of a row's place; the others number the file
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -145,10 +148,19 @@ def _as_call(call: ToolCall) -> dict[str, Any]:
 
 def dump_messages(messages: Sequence[Message]) -> str:
     """Returns turns as JSON text, which `load_messages` reads back; what a turn lacks is left out."""
-    blank = asdict(Message("user", ""))
-    kept = ("role", "content")
-    turns = [{k: v for k, v in asdict(m).items() if k in kept or v != blank[k]} for m in messages]
-    return json.dumps(turns, ensure_ascii=False)
+    return json.dumps([_dumped(message) for message in messages], ensure_ascii=False)
+
+
+def _dumped(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    for name, blank in _BLANK.items():
+        if (value := getattr(message, name)) != blank:
+            turn[name] = [asdict(call) for call in value] if name == "tool_calls" else value
+    return turn
+
+
+_BLANK = {name: value for name, value in asdict(Message("user", "")).items() if name not in ("role", "content")}
+"""What a turn has that says nothing else, by the names of its parts."""
 
 
 def load_messages(text: str) -> tuple[Message, ...]:
@@ -158,8 +170,8 @@ def load_messages(text: str) -> tuple[Message, ...]:
     return tuple(Message(**turn, tool_calls=of_turn) for turn, of_turn in zip(turns, calls, strict=True))
 
 
-def content_hash(messages: Sequence[Message], tools: str = "") -> str:
-    """Returns 16 hexadecimal digits that name a conversation by its content.
+def content_digest(messages: Sequence[Message], tools: str = "") -> bytes:
+    """Returns 16 bytes that name a conversation by its content.
 
     What a plain turn lacks is not hashed, so that conversations of plain turns keep the names that they have always
     had.
@@ -167,7 +179,12 @@ def content_hash(messages: Sequence[Message], tools: str = "") -> str:
     *prompt, completion = [_hashed(message) for message in messages]
     last: Any = completion[1] if len(completion) == 2 else completion
     parts = [prompt, last, tools] if tools else [prompt, last]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).digest()[:DIGEST_BYTES]
+
+
+def content_hash(messages: Sequence[Message], tools: str = "") -> str:
+    """Returns the first half of `content_digest` as 16 hexadecimal digits, which ids are made of."""
+    return content_digest(messages, tools)[:8].hex()
 
 
 def _hashed(message: Message) -> list[Any]:
@@ -186,22 +203,31 @@ class IdAssigner:
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._seen: dict[str, str] = {}
-        self._occurrences: Counter[str] = Counter()
+        self._seen, self._occurrences = SeenMap(), SeenMap()
+        self._parts: dict[str, int] = {}
 
     def assign(self, own: str | None, digest: str, *, origin: str) -> str:
         """Returns the id of the next row, whose content hash is given.
+
+        Args:
+            own: The id that the row itself has.
+            digest: Its content hash.
+            origin: Where it is from, as ``file:line``.
 
         Raises:
             DataError: The id occurred earlier in the same file.
         """
         if own is None:
-            self._occurrences[digest] += 1
-            own = f"{digest}-{self._occurrences[digest]}"
-        if own in self._seen:
+            occurrence = self._occurrences.swap(digest.encode(), 1) + 1
+            if occurrence > 1:
+                self._occurrences.swap(digest.encode(), occurrence)
+            own = f"{digest}-{occurrence}"
+        part, _, line = origin.rpartition(":")
+        number = self._parts.setdefault(part, len(self._parts))
+        if before := self._seen.swap(own.encode(), number << _LINE_BITS | int(line)):
+            first = f"{[*self._parts][before >> _LINE_BITS]}:{before & ((1 << _LINE_BITS) - 1)}"
             raise DataError(
-                f"{self._file}: id {own!r} occurs twice, at {self._seen[own]} and {origin}; ids must be unique "
+                f"{self._file}: id {own!r} occurs twice, at {first} and {origin}; ids must be unique "
                 f"within one set: fix the ids, name another column with --id-column, or none: --id-column none"
             )
-        self._seen[own] = origin
         return own

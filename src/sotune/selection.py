@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sotune.errors import ConfigError, DataError
+from sotune.seen import SeenMap
 
 LossWeightRule = Literal["proportional", "exp", "uniform"]
 LOSS_WEIGHT_RULES: tuple[LossWeightRule, ...] = ("proportional", "exp", "uniform")
@@ -56,15 +61,73 @@ def keep_count(n: int, *, keep_fraction: float, k: int | None = None) -> int:
     return count
 
 
+class Selection(Sequence[SelectedRow]):
+    """The decisions about all rows, in input order; each is put into words when it is asked for.
+
+    Args:
+        ids: Row ids.
+        weights: Their weights, ``[n]``.
+        order: Places of the rows, the largest weight first, ``[n]``.
+        loss_weights: Their weights in the loss, ``[n]``; NaN for a dropped row.
+        k: How many are kept unless they are refused.
+        because: What the cut follows from, in words.
+        refused: Rows that are dropped whatever they weigh, each with the reason.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        weights: NDArray[np.float64],
+        order: NDArray[np.int64],
+        loss_weights: NDArray[np.float64],
+        *,
+        k: int,
+        because: str,
+        refused: Mapping[str, str],
+    ) -> None:
+        self._ids, self._weights, self._loss_weights = ids, weights, loss_weights
+        self._k, self._cut, self._because, self._refused = k, float(weights[order[k - 1]]), because, refused
+        self._ranks = np.empty(len(order), dtype=np.int64)
+        self._ranks[order] = np.arange(1, len(order) + 1)
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    @overload
+    def __getitem__(self, place: int) -> SelectedRow: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[SelectedRow]: ...
+    def __getitem__(self, place: int | slice) -> SelectedRow | Sequence[SelectedRow]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        place = range(len(self))[place]
+        return self._row(place, self._ids[place])
+
+    def __iter__(self) -> Iterator[SelectedRow]:
+        return (self._row(place, id) for place, id in enumerate(self._ids))
+
+    def _row(self, place: int, id: str) -> SelectedRow:
+        rank, weight, loss_weight = int(self._ranks[place]), float(self._weights[place]), self._loss_weights[place]
+        reason = _reason(rank, weight, self._k, len(self), self._cut) + (f"; {self._because}" if self._because else "")
+        return SelectedRow(
+            id=id,
+            weight=weight,
+            rank=rank,
+            kept=not math.isnan(loss_weight),
+            loss_weight=None if math.isnan(loss_weight) else float(loss_weight),
+            reason=f"dropped: {self._refused[id]}" if id in self._refused else reason,
+        )
+
+
 def select_rows(
     ids: Sequence[str],
-    weights: Sequence[float],
+    weights: Sequence[float] | NDArray[np.float64],
     *,
     k: int,
     loss_weight_rule: LossWeightRule,
     because: str = "",
     refused: Mapping[str, str] | None = None,
-) -> tuple[SelectedRow, ...]:
+) -> Selection:
     """Keeps the ``k`` largest weights (Eq. 7), in input order.
 
     Loss weights over the kept rows are proportional to the weight, or to ``exp(weight)`` (the paper's rule, Eq. 7,
@@ -83,55 +146,57 @@ def select_rows(
         DataError: Ids repeat, lengths differ, a weight is negative or not finite, or ``k`` is not in 1..n.
         ConfigError: The rule is unknown.
     """
-    _check(ids, weights, k)
-    order = sorted(range(len(ids)), key=lambda i: (-weights[i], ids[i]))
-    rank = {ids[i]: position for position, i in enumerate(order, start=1)}
-    refused = refused or {}
-    kept_weights = {ids[i]: weights[i] for i in order[:k] if ids[i] not in refused}
-    if not kept_weights:
+    found, refused = np.asarray(weights, dtype=np.float64), refused or {}
+    _check(ids, found, k)
+    order = _by_rank(ids, found)
+    kept = np.sort(order[:k])
+    if refused:
+        kept = kept[[ids[place] not in refused for place in kept]]
+    if not len(kept):
         raise DataError(f"none of the {k} rows that weigh most may be kept: {next(iter(refused.values()))}")
-    loss_weights = _loss_weights(kept_weights, loss_weight_rule)
-    cut = weights[order[k - 1]]
-    n = len(ids)
-    return tuple(
-        SelectedRow(
-            id=id,
-            weight=weight,
-            rank=rank[id],
-            kept=id in loss_weights,
-            loss_weight=loss_weights.get(id),
-            reason=f"dropped: {refused[id]}"
-            if id in refused
-            else _reason(rank[id], weight, k, n, cut) + (f"; {because}" if because else ""),
-        )
-        for id, weight in zip(ids, weights, strict=True)
-    )
+    loss_weights = np.full(len(found), math.nan)
+    loss_weights[kept] = _loss_weights(found[kept], loss_weight_rule)
+    return Selection(ids, found, order, loss_weights, k=k, because=because, refused=refused)
 
 
-def _check(ids: Sequence[str], weights: Sequence[float], k: int) -> None:
+def _by_rank(ids: Sequence[str], weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the places of rows, the largest weight first; of equal weights by id."""
+    order = np.argsort(-weights, kind="stable")
+    ordered = weights[order]
+    borders = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(order)]
+    for start, stop in itertools.pairwise(borders):
+        if stop - start > 1:
+            tied = order[start:stop]
+            order[start:stop] = tied[sorted(range(len(tied)), key=lambda i: ids[tied[i]])]
+    return order
+
+
+def _check(ids: Sequence[str], weights: NDArray[np.float64], k: int) -> None:
     if len(ids) != len(weights):
         raise DataError(f"each row needs one weight. Got {len(ids)} ids and {len(weights)} weights")
-    if len(set(ids)) != len(ids):
+    seen = SeenMap()
+    if any(seen.swap(id.encode(), 1) for id in ids):
         raise DataError("ids must be unique; a repeated id cannot be joined to its weight")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+    if not (np.isfinite(weights) & (weights >= 0)).all():
         raise DataError("weights must be finite and non-negative; run the solver again with a larger epsilon")
     if not 1 <= k <= len(ids):
         raise DataError(f"k must be between 1 and {len(ids)}, the number of records. Got {k}")
 
 
-def _loss_weights(kept: dict[str, float], rule: LossWeightRule) -> dict[str, float]:
+def _loss_weights(kept: NDArray[np.float64], rule: LossWeightRule) -> NDArray[np.float64]:
     if rule == "proportional":
-        raw = dict(kept)
+        raw = kept
     elif rule == "exp":
-        raw = {id: math.exp(weight) for id, weight in kept.items()}
+        raw = np.fromiter(map(math.exp, kept), dtype=np.float64)
     elif rule == "uniform":
-        raw = dict.fromkeys(kept, 1.0)
+        raw = np.ones(len(kept))
     else:
         raise ConfigError(f"loss_weight_rule must be one of {', '.join(LOSS_WEIGHT_RULES)}. Got {rule!r}")
-    total = math.fsum(raw.values())
+    total = math.fsum(raw)
     if total == 0:
         raise DataError("all kept rows have weight 0; raise tau or effective_sample_size")
-    return {id: value * len(raw) / total for id, value in raw.items()}
+    scaled: NDArray[np.float64] = raw * len(raw) / total
+    return scaled
 
 
 def _reason(rank: int, weight: float, k: int, n: int, cut: float) -> str:

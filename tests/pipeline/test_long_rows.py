@@ -94,7 +94,7 @@ def test_harm_behind_a_page_weighs_less_than_the_page(cli, tmp_path):
     for windows in ("1", "16"):
         result = cli("weigh", *common, "--out", str(tmp_path / windows), "--max-windows", windows)
         assert result.exit_code == 0, result.output
-        selection = SELECTION.rows_of(tmp_path / windows)
+        selection = [*SELECTION.rows_of(tmp_path / windows)]
         ranks[windows] = [row["rank"] for row in selection if row["id"] < "06"]
     assert min(ranks["16"]) > 30  # all of the harm behind all of the rest
     assert min(ranks["1"]) <= 30

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
 import sotune
+from sotune import artifacts
 from sotune.artifacts import read_json
 from sotune.run_files import RECORDS, SCORES, SELECTION, WEIGHTS
 
@@ -218,17 +220,21 @@ def test_a_run_killed_at_ten_moments_ends_with_the_same_bytes(flags, tmp_path):
     kill_test(flags, tmp_path, moments=10)
 
 
-def test_records_are_read_by_column_and_set_and_never_whole(cli, flags, monkeypatch):
-    read, calls = RECORDS.__class__.read, []
+def test_records_are_read_by_column_and_part_and_never_whole(cli, flags, monkeypatch):
+    read, calls = artifacts._read_part, []
 
-    def noted(table, folder, *names, where=None):
-        if table.name == RECORDS.name:
-            calls.append((set(names), where))
-        return read(table, folder, *names, where=where)
+    def noted(parquet, number, wanted, asked):
+        if parquet.schema_arrow.names == list(RECORDS.columns):
+            calls.append((number, set(wanted), asked))
+        return read(parquet, number, wanted, asked)
 
-    monkeypatch.setattr(RECORDS.__class__, "read", noted)
+    monkeypatch.setattr(artifacts, "_read_part", noted)
     assert cli("weigh", *flags, "--quiet").exit_code == 0
     assert calls
-    assert all(names and names < set(RECORDS.columns) and "set" in where for names, where in calls)
-    assert sum("messages" in names for names, _ in calls) == 2  # to encode, and to hand to the method
-    assert sum("row" in names for names, _ in calls) == 1  # to write the kept ones
+    assert all(names and names < set(RECORDS.columns) for _, names, _ in calls)
+    assert not any({"messages", "row"} <= names for _, names, _ in calls)
+    own = [number for number, names, asked in calls if "row" in names and "set" in asked]
+    texts = Counter(number for number, names, _ in calls if "messages" in names)
+    assert sorted(own) == [0, 1, 2]  # to write the kept ones: of each set's part whether it is asked for
+    assert set(texts) == {0, 1, 2}
+    assert max(texts.values()) == 2  # to encode, and to hand to the method

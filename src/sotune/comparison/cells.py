@@ -24,7 +24,7 @@ from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.model_comparison import compare_models
-from sotune.pipeline.record_sets import kinds_of, read_own_rows
+from sotune.pipeline.record_sets import kinds_of
 from sotune.pipeline.verbs import STAGES, run
 from sotune.run_files import EVALUATION, METRICS, PROMISE, RESPONSES, TRAINING, WEIGHTS
 from sotune.settings import (
@@ -169,7 +169,7 @@ class CellPlan:
         return Cell(row, kept, relative, self._examples(RESPONSES.name))
 
     def _kinds(self) -> dict[str, str]:
-        return kinds_of(self.config, read_own_rows(RunFolder.open(self.out)))
+        return kinds_of(self.config, RunFolder.open(self.out))
 
     def _row(self, metrics: Mapping[str, Any], meter: _Meter, *, seconds: float) -> dict[str, Any]:
         ends = {"": "value", "_low": "low", "_high": "high"}

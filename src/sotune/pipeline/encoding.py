@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune import processes
@@ -23,8 +26,10 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.choosing import Choice, choose_encoder
 from sotune.pipeline.prompts_alone import sample_prompts
 from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.shown_rows import ShownRows
 from sotune.pipeline.stage import Figures, Stage
-from sotune.pipeline.worst_views import HarmScore, Shown, pick_looks, read_worst, show
+from sotune.pipeline.worst_views import HarmScore, pick_looks, read_worst
+from sotune.record_store import Joined, Texts
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import (
     CacheIndex,
@@ -33,14 +38,15 @@ from sotune.representations import (
     Encoder,
     EncoderGroup,
     FrozenCausalLM,
-    MappedRows,
+    MappedSet,
     RepresentationCache,
     SentenceEncoder,
-    answers_alone,
     candidate_layers,
     candidate_poolings,
     encode_with_cache,
-    fill_cache,
+    hex_keys,
+    keys_from_hex,
+    map_cache,
     shared_cache,
 )
 from sotune.run_files import ENCODING, REPRESENTATIONS
@@ -49,6 +55,8 @@ from sotune.weights import fit_harm_score
 
 _SHARDS = "representations"
 _CPU_BATCH_TOKENS = 1024
+BLOCK_ROWS = 8192
+"""Rows that are looked at together where all of them would not fit into memory."""
 _SENTENCE_PREFIX = "sentence-transformers:"
 
 
@@ -126,11 +134,7 @@ def harm_score_of(config: RunConfig, run: RunFolder) -> HarmScore:
     """Returns what orders the looks at a row, from the run's references as they are read whole."""
     found = {name: _members(config, run, name) for name in SET_NAMES[1:]}
     return _harm_score(
-        {
-            name: index.load(members["whole"], members["id"]).values
-            for name, (index, members) in found.items()
-            if members["id"]
-        }
+        {name: index.map(rows.whole, rows.ids).load().values for name, (index, rows) in found.items() if len(rows.ids)}
     )
 
 
@@ -146,27 +150,42 @@ def load_representations(config: RunConfig, run: RunFolder, name: SetName) -> En
     Raises:
         ArtifactError: They are not all there.
     """
-    index, members = _members(config, run, name)
-    found, alone = index.load(members["key"], members["id"]), torch.tensor(members["alone"])
-    return replace(found, values=torch.where(alone[:, None], answers_alone(found.values), found.values))
+    return map_representations(config, run, name).load()
 
 
-def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> tuple[list[str], MappedRows]:
-    """Returns the ids of one set of a run, and its representations as rows that are read when they are needed.
+def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> MappedSet:
+    """Returns the representations of one set of a run as rows that are read when they are needed.
 
     Raises:
         ArtifactError: They are not all there.
     """
-    index, members = _members(config, run, name)
-    return members["id"], index.map(members["key"], members["id"]).alone(np.array(members["alone"], dtype=np.bool_))
+    index, rows = _members(config, run, name)
+    found = index.map(rows.keys, rows.ids)
+    return replace(found, values=found.values.alone(rows.alone))
 
 
-def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, dict[str, list[Any]]]:
-    members = REPRESENTATIONS.columns_of(run, "id", "key", "whole", "alone", where={"set": [name]})
+class _Members(NamedTuple):
+    """The rows of one set, as the run's table of representations has them."""
+
+    ids: Sequence[str]
+    keys: NDArray[np.uint8]
+    whole: NDArray[np.uint8]
+    alone: NDArray[np.bool_]
+
+
+def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, _Members]:
+    parts = [*REPRESENTATIONS.parts_of(run, "id", "key", "whole", "alone", where={"set": [name]})]
     summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
     index = _own_cache(config, run).index(summary["fingerprint"], summary["shards"])
-    return index, members
+    # The hexadecimal texts of a part at a time become bytes.
+    keys, whole = ([keys_from_hex(part[column].to_pylist()) for part in parts] for column in ("key", "whole"))
+    alone = [part["alone"].to_numpy() for part in parts]
+    ids = Texts.of(part["id"] for part in parts)
+    nothing = np.zeros((0, 32), np.uint8)
+    return index, _Members(
+        ids, np.concatenate([nothing, *keys]), np.concatenate([nothing, *whole]), np.concatenate([[], *alone]) > 0
+    )
 
 
 def _own_cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
@@ -204,11 +223,11 @@ class _Encoded(NamedTuple):
 
     encoder: Encoder
     choice: Choice | None
-    names: list[SetName]
-    filled: Iterator[EncodedSet]
-    shown: Shown
-    viewed: Iterator[EncodedSet]
-    prompts: Iterator[EncodedSet]
+    sizes: dict[SetName, int]
+    filled: Iterator[MappedSet]
+    shown: ShownRows
+    viewed: Iterator[MappedSet]
+    prompts: Iterator[MappedSet]
 
 
 def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
@@ -221,22 +240,21 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
         # Main's choice: elsewhere the last bits of a figure may differ.
         encoder = group.members[processes.gather(group.members.index(choice.encoder))[0]]
     # One call for all sets, so that rows of like length share batches whatever set they are in.
-    names = [name for name in SET_NAMES for _ in sets[name]]
-    everything = [record for name in SET_NAMES for record in sets[name]]
-    filled = fill_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
-    shown = show(encoder, everything, most=config.max_windows)
-    viewed: Iterator[EncodedSet] = iter(())
-    if shown.views:
-        viewed = fill_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
-    prompts: Iterator[EncodedSet] = iter(())
+    sizes, everything = {name: len(sets[name]) for name in SET_NAMES}, Joined(sets[name] for name in SET_NAMES)
+    filled = map_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
+    shown = ShownRows(encoder, everything, most=config.max_windows)
+    viewed: Iterator[MappedSet] = iter(())
+    if len(shown.records):
+        viewed = map_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
+    prompts: Iterator[MappedSet] = iter(())
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         alone = [record for rows in sample_prompts(sets).values() for record in rows]
-        prompts = fill_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
-    return _Encoded(encoder, choice, names, filled, shown, viewed, prompts)
+        prompts = map_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
+    return _Encoded(encoder, choice, sizes, filled, shown, viewed, prompts)
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    encoder, choice, names, filled, shown, viewed, prompts = processes.together(
+    encoder, choice, sizes, filled, shown, viewed, prompts = processes.together(
         "representations", lambda: _encode(config, run, monitor)
     )
     cache = _cache(config, run)
@@ -246,21 +264,22 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             f"represents the rows, unless layer or pooling say otherwise"
         )
     (encoded,) = filled
-    if not encoded.values.isfinite().all():
+    if not all(encoded.values[rows].isfinite().all() for rows in _blocks(len(encoded.ids))):
         raise ArtifactError(f"the cache in {cache.folder} holds values that are not finite; delete it and run again")
     parts = next(viewed, None)
-    looked = _looked_at(config, encoder, names, encoded, shown, parts)
+    looked = _looked_at(config, encoder, sizes, encoded, shown, parts)
     others = [shard for found in (*prompts, *([parts] if parts else ())) for shard in found.shards]
-    n_unread = sum(looked["unread"])
+    n_unread = int(looked.unread.sum())
     if n_unread and config.max_windows > 1 and config.unread == "flag":
         monitor.warn(
-            f"{n_unread:,} of {len(names):,} rows are so long that {config.max_windows} parts do not show all that is "
-            f"learned; harm may stand in the rest. Raise max_windows, or leave them out with unread: drop"
+            f"{n_unread:,} of {len(encoded.ids):,} rows are so long that {config.max_windows} parts do not show all "
+            f"that is learned; harm may stand in the rest. Raise max_windows, or leave them out with unread: drop"
         )
-    if encoded.n_truncated:
+    n_truncated = int(encoded.truncated.sum())
+    if n_truncated:
         parts_too = "" if config.max_windows == 1 else "; the rest of the answers is read in parts"
         monitor.warn(
-            f"{encoded.n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read at once; they "
+            f"{n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read at once; they "
             f"keep the end of the prompt and the start of the completion (see max_length){parts_too}"
         )
     summary = {
@@ -269,16 +288,16 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "dimension": encoded.values.shape[1],
         "answer_from": encoder.answer_from,
         "n_rows": len(encoded.ids),
-        "n_truncated": encoded.n_truncated,
+        "n_truncated": n_truncated,
         "n_unread": n_unread,
-        "n_read_in_parts": len(set(shown.owner.tolist())),
-        "n_parts": len(shown.views),
-        "n_by_part": sum(view != "" for view in looked["view"]),
+        "n_read_in_parts": len(shown.owner.unique()),
+        "n_parts": len(shown.records),
+        "n_by_part": sum(view != "" for view in looked.view),
         "shards": sorted({*encoded.shards, *(parts.shards if parts else ())}),
         "choice": None if choice is None else choice.as_dict(),
     }
-    index = {"set": names, "id": list(encoded.ids), **looked}
-    written = [REPRESENTATIONS.write(run, index), ENCODING.write(run, summary)]
+    index = REPRESENTATIONS.write_parts(run, _index(sizes, encoded, looked))
+    written = [index, ENCODING.write(run, summary)]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
         return written
     shards = sorted({*encoded.shards, *others})
@@ -286,33 +305,67 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return [*written, *(str(path.relative_to(run.path)) for path in read)]
 
 
+def _blocks(n: int) -> Iterator[slice]:
+    """Yields slices of some rows, which are looked at one after another."""
+    return (slice(start, min(n, start + BLOCK_ROWS)) for start in range(0, n, BLOCK_ROWS))
+
+
+class _Looked(NamedTuple):
+    """Which look represents each row: the columns of the run's table of representations that say so."""
+
+    keys: NDArray[np.uint8]
+    alone: NDArray[np.bool_]
+    view: Sequence[str]
+    unread: NDArray[np.bool_]
+
+
 def _looked_at(
     config: RunConfig,
     encoder: Encoder,
-    names: Sequence[SetName],
-    whole: EncodedSet,
-    shown: Shown,
-    parts: EncodedSet | None,
-) -> dict[str, list[Any]]:
-    """Returns the columns that say which look represents each row."""
+    sizes: Mapping[SetName, int],
+    whole: MappedSet,
+    shown: ShownRows,
+    parts: MappedSet | None,
+) -> _Looked:
+    """Returns which look represents each row."""
+    n = len(whole.ids)
     if config.max_windows == 1:
-        read_whole = {"key": list(whole.keys), "whole": list(whole.keys), "unread": whole.truncated.tolist()}
-        return {**read_whole, "alone": [False] * len(names), "view": [""] * len(names)}
+        return _Looked(whole.hashes, np.zeros(n, np.bool_), [""] * n, whole.truncated)
 
+    @functools.cache
     def harm_score() -> HarmScore:
-        places = {name: [place for place, other in enumerate(names) if other == name] for name in SET_NAMES[1:]}
-        return _harm_score({name: whole.values[of_set] for name, of_set in places.items() if of_set})
+        ends = dict(zip(SET_NAMES, itertools.accumulate(sizes[name] for name in SET_NAMES), strict=True))
+        return _harm_score(
+            {name: whole.values[ends[name] - sizes[name] : ends[name]] for name in SET_NAMES[1:] if sizes[name]}
+        )
 
-    viewed = parts.values if parts else None
-    looks = pick_looks(whole.values, viewed, shown, harm_score, alone=reads_answers_alone(config, encoder))
-    part_keys = parts.keys if parts else ()
-    return {
-        "key": [part_keys[v] if v >= 0 else key for v, key in zip(looks.view.tolist(), whole.keys, strict=True)],
-        "whole": list(whole.keys),
-        "alone": looks.alone.tolist(),
-        "view": [looks.place(row, shown) for row in range(len(names))],
-        "unread": [not complete for complete in shown.complete],
-    }
+    hashes, flags, view = whole.hashes.copy(), np.zeros(n, np.bool_), list[str]()
+    for rows in _blocks(n):
+        some, first, last = shown.of(rows)
+        viewed = parts.values[first:last] if parts is not None and first < last else None
+        alone = reads_answers_alone(config, encoder)
+        looks = pick_looks(whole.values[rows], viewed, some, harm_score, alone=alone)
+        picked = np.flatnonzero(looks.view.numpy() >= 0)
+        if parts is not None and len(picked):
+            hashes[rows.start + picked] = parts.hashes[first + looks.view.numpy()[picked]]
+        flags[rows] = looks.alone.numpy()
+        view += [sys.intern(looks.place(row, some)) for row in range(len(looks.view))]
+    return _Looked(hashes, flags, view, ~shown.complete)
+
+
+def _index(sizes: Mapping[SetName, int], encoded: MappedSet, looked: _Looked) -> Iterator[dict[str, Any]]:
+    """Yields the run's table of representations, part by part."""
+    names = Joined([name] * sizes[name] for name in SET_NAMES)
+    for rows in _blocks(len(names)):
+        yield {
+            "set": [*names[rows]],
+            "id": [*encoded.ids[rows]],
+            "key": hex_keys(looked.keys[rows]),
+            "whole": hex_keys(encoded.hashes[rows]),
+            "alone": looked.alone[rows],
+            "view": looked.view[rows],
+            "unread": looked.unread[rows],
+        }
 
 
 def _told(monitor: Monitor, label: str) -> dict[str, Any]:

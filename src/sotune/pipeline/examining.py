@@ -21,11 +21,13 @@ from sotune.models import ModelSpec, load_config, resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.method_tools import check_needs
-from sotune.pipeline.record_sets import check_sets, check_weight_column, read_sources
+from sotune.pipeline.record_sets import OwnRow, check_sets, check_weight_column, read_sources
+from sotune.record_store import kept_on_disk
 from sotune.records import Record, SetName
 from sotune.rendering import load_renderer
 from sotune.sentinels import LEAST_SENTINELS, normalize_prompt, split_by_prompt
 from sotune.settings import RunConfig, make_config, read_config
+from sotune.sources import LoadedSet
 
 Status = Literal["ok", "note", "stops"]
 _EXTRAS = {
@@ -174,7 +176,11 @@ def _method(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
 
 
 def _data(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
-    loaded = read_sources(config, monitor)
+    with kept_on_disk() as keep:
+        yield from _rows(config, read_sources(config, monitor, lambda _: keep))
+
+
+def _rows(config: RunConfig, loaded: Mapping[SetName, LoadedSet]) -> Iterator[Check]:
     sets = {name: one.records for name, one in loaded.items()}
     for name, one in loaded.items():
         told = f"{len(one.records):,} rows ({one.format})"
@@ -184,24 +190,12 @@ def _data(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
             "note" if one.quarantined or one.warnings else "ok",
             "; ".join((told, *one.warnings)),
         )
-    check_weight_column((_Own(record) for record in sets["downstream"]), config.weight_column)  # type: ignore[misc]
-    notes = check_sets(sets, config.min_reference_rows)
+    for record in sets["downstream"]:
+        check_weight_column(OwnRow(record.meta, record.origin), config.weight_column)
+    notes = check_sets(loaded, config.min_reference_rows)
     yield Check("overlap", "note" if notes else "ok", "; ".join(notes) or "no row is in two sets, word for word")
     yield from _sentinels(config, sets["harmful_reference"])
     yield from _asked_before(config, sets)
-
-
-@dataclass(frozen=True)
-class _Own:
-    record: Record
-
-    @property
-    def row(self) -> Mapping[str, Any]:
-        return self.record.meta
-
-    @property
-    def origin(self) -> str:
-        return self.record.origin
 
 
 def _sentinels(config: RunConfig, harmful: Sequence[Record]) -> Iterator[Check]:

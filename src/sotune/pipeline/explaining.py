@@ -10,7 +10,7 @@ from typing import Any
 from sotune.artifacts import RunFolder
 from sotune.errors import DataError
 from sotune.freshness import require_fresh
-from sotune.pipeline.record_sets import PREFIXES, read_records
+from sotune.pipeline.record_sets import PREFIXES, read_some_records
 from sotune.records import SetName
 from sotune.run_files import SELECTION, WEIGHTS
 
@@ -63,7 +63,7 @@ def explain(folder: str | Path, ids: Sequence[str], *, show_text: bool = False) 
     """
     run = RunFolder.open(Path(folder))
     require_fresh(run, "weights", "selection")
-    n = WEIGHTS.read(run, "id").num_rows
+    n = sum(part.num_rows for part in WEIGHTS.parts_of(run, "id"))
     weighed, selected = ({row["id"]: row for row in t.rows_of(run, where={"id": ids})} for t in (WEIGHTS, SELECTION))
     unknown = [id for id in ids if id not in weighed or id not in selected]
     if unknown:
@@ -104,5 +104,5 @@ def _texts(run: RunFolder, cited: Mapping[SetName, Sequence[str]]) -> dict[str, 
     return {
         f"{name}/{record.id}": "\n".join(f"{m.role}: {m.content}" for m in record.messages)
         for name, ids in cited.items()
-        for record in sorted(read_records(run, name, ids=ids)[name], key=lambda record: ids.index(record.id))
+        for record in sorted(read_some_records(run, name, ids), key=lambda record: ids.index(record.id))
     }

@@ -19,10 +19,10 @@ from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import NO_MODEL, base_model
 from sotune.pipeline.method_tools import input_records, make_tools
-from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.record_sets import read_kept, read_records
 from sotune.pipeline.stage import Figures, Stage
 from sotune.records import SET_NAMES
-from sotune.run_files import ADAPTER, CARD, SELECTION, TRAINING, WEIGHTS
+from sotune.run_files import ADAPTER, CARD, TRAINING, WEIGHTS
 from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
 from sotune.training import TrainResult
 from sotune.training.adapter import name_local_base
@@ -45,8 +45,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 def _train(config: RunConfig, run: RunFolder, monitor: Monitor) -> TrainResult:
     """Trains in all processes at once."""
-    selected = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
-    loss_weights = {row["id"]: row["loss_weight"] for row in selected}
+    kept, loss_weights = read_kept(run)
     method, read = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
     sets = input_records(read)
     with _work_dir(run) as folder:
@@ -55,7 +54,7 @@ def _train(config: RunConfig, run: RunFolder, monitor: Monitor) -> TrainResult:
             raise ConfigError(NO_MODEL)
         return method.train(
             TrainInputs(
-                records=[record for record in sets.downstream if record.id in loss_weights],
+                records=kept,
                 loss_weights=loss_weights,
                 safe_anchor=sets.safe_anchor,
                 harmful_reference=sets.harmful_reference,
@@ -106,10 +105,10 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
 
 def _dropped_mass(run: RunFolder, kept: Mapping[str, float]) -> dict[str, float]:
     """Returns how many dropped rows' mass went to each row of the safe reference, by the nearest that are on file."""
-    columns = WEIGHTS.columns_of(run, "id", "nearest_safe_reference", "nearest_safe_reference_shares")
     mass: dict[str, float] = defaultdict(float)
-    for id, nearest, shares in zip(*columns.values(), strict=True):
-        if id not in kept and nearest:
+    for row in WEIGHTS.rows_of(run, "id", "nearest_safe_reference", "nearest_safe_reference_shares"):
+        nearest, shares = row["nearest_safe_reference"], row["nearest_safe_reference_shares"]
+        if row["id"] not in kept and nearest:
             for reference, share in zip(nearest, shares, strict=True):
                 mass[reference] += share / sum(shares)
     return dict(mass)

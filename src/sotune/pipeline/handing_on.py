@@ -18,7 +18,7 @@ from sotune.models import ModelSpec, load_adapted
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.gating import found_in
-from sotune.pipeline.record_sets import read_records
+from sotune.pipeline.record_sets import read_kept
 from sotune.pipeline.unseen_rows import run_config
 from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, SELECTION
 from sotune.settings import ExportSettings, RunConfig
@@ -62,9 +62,7 @@ def export(run: RunFolder, settings: ExportSettings, monitor: Monitor | None = N
     watch.stage(f"export to {TARGETS[settings.to].title}", "running")
     require_fresh(run, "selection")
     config = run_config(run)
-    kept = SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
-    weights = {row["id"]: row["loss_weight"] for row in kept}
-    records = [record for record in read_records(run, "downstream")["downstream"] if record.id in weights]
+    records, weights = read_kept(run)
     folder = Path(settings.out) if settings.out else run.file(f"{_EXPORTS}/{settings.to}")
     exported = export_rows(
         records, weights, TARGETS[settings.to], _facts(run, config), folder,

@@ -14,7 +14,7 @@ from sotune.methods import InputRecords, Method, Seam, Tools
 from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
-from sotune.pipeline.record_sets import kinds_of, read_own_rows
+from sotune.pipeline.record_sets import kinds_of
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.settings import RunConfig, TrainingSettings
 
@@ -31,7 +31,7 @@ def read_truth(config: RunConfig, run: RunFolder) -> dict[str, bool] | None:
     """Returns whether each row is harmful, by id; ``None`` where no column says so."""
     if config.truth_column is None:
         return None
-    return {id: kind == HARMFUL for id, kind in kinds_of(config, read_own_rows(run)).items()}
+    return {id: kind == HARMFUL for id, kind in kinds_of(config, run).items()}
 
 
 def make_tools(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune.artifacts import RunFolder
@@ -47,13 +49,13 @@ class Promise:
     described: dict[str, Any]
 
 
-def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *, k: int | None) -> Promise:
+def make_promise(config: RunConfig, run: RunFolder, weights: NDArray[np.float64], *, k: int | None) -> Promise:
     """Finds the cut that the settings ask for, and measures it with the run's sentinels.
 
     Args:
         config: The settings.
         run: Holds the sentinels.
-        weights: Of the downstream rows, on the simplex.
+        weights: Of the downstream rows, on the simplex, ``[n]``.
         k: How many the method itself keeps; ``None`` where it leaves that to the settings.
 
     Raises:
@@ -70,7 +72,7 @@ def make_promise(config: RunConfig, run: RunFolder, weights: Sequence[float], *,
         if asked is None:
             asked, note = _count(config, n), _kept_anyway(note, config)
         described = {**about, "k": asked, "note": note}
-        return Promise(asked, sorted(weights, reverse=True)[asked - 1], described)
+        return Promise(asked, float(np.sort(weights)[len(weights) - asked]), described)
     scores = log_relative(torch.tensor(weights, dtype=torch.float64))
     share = estimate_harmful_share(
         scores,

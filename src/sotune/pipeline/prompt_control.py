@@ -12,7 +12,7 @@ from sotune.artifacts import RunFolder
 from sotune.errors import ConfigError, DataError
 from sotune.methods import Method, WeighInputs
 from sotune.monitoring import Monitor
-from sotune.pipeline.encoding import encode_records, load_representations
+from sotune.pipeline.encoding import encode_records, map_representations
 from sotune.pipeline.prompts_alone import sample_places, sample_prompts
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
@@ -45,7 +45,9 @@ def measure_prompts_alone(
         sampled rows (`held_out_separation`); ``None`` for a method that reads more than representations.
     """
     places = {name: sample_places(len(sets[name])) for name in SET_NAMES if sets[name]}
-    whole = {name: load_representations(config, run, name).values[chosen] for name, chosen in places.items()}
+    whole = {
+        name: map_representations(config, run, name).values[torch.tensor(chosen)] for name, chosen in places.items()
+    }
     if _weigh(config, method, whole) is None:  # before the long work of encoding
         return None
     records = sample_prompts(sets)

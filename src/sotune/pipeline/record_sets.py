@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, sha256_file
+import numpy as np
+
+from sotune.artifacts import RunFolder, TableWriter, sha256_file
 from sotune.errors import DataError
 from sotune.models import model_fingerprint
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.stage import Figures, Stage
-from sotune.records import SET_NAMES, Record, SetName, dump_messages, load_messages
+from sotune.record_store import Deferred, Keep, Picked, RecordWriter, digests_as_array, ids_of, open_records
+from sotune.records import SET_NAMES, Record, SetName, load_messages
 from sotune.rendering import Trial, load_renderer
-from sotune.run_files import QUARANTINE, READING, RECORDS
+from sotune.run_files import QUARANTINE, READING, RECORDS, SELECTION
 from sotune.settings import DataSettings, RenderingSettings, RunConfig, SourceSettings
 from sotune.sources import LoadedSet, SourceOptions, choose_side, load_set, source_files
 
@@ -31,29 +35,45 @@ class OwnRow:
     origin: str
 
 
-def read_records(run: RunFolder, *names: SetName, ids: Sequence[str] | None = None) -> dict[SetName, list[Record]]:
-    """Reads the texts of record sets of a run, those that are encoded unless some are named, or of some rows.
+def read_records(run: RunFolder, *names: SetName) -> dict[SetName, Sequence[Record]]:
+    """Returns the texts of record sets of a run, those that are encoded unless some are named.
 
-    The user's own rows, which may tell what is harmful, stay where they are; see `read_own_rows`.
+    They are read as they are asked for. The user's own rows, which may tell what is harmful, stay where they are; see
+    `read_own_rows`.
     """
-    sets: dict[SetName, list[Record]] = {name: [] for name in names or SET_NAMES}
-    where = {"set": sets} if ids is None else {"set": sets, "id": ids}
-    for row in RECORDS.rows_of(run, "set", "id", "messages", "tools", where=where):
-        sets[row["set"]].append(Record(row["id"], load_messages(row["messages"]), row["tools"]))
-    return sets
+    return open_records(run.path, *(names or SET_NAMES))
 
 
-def read_own_rows(run: RunFolder) -> dict[str, OwnRow]:
-    """Reads the user's own downstream rows, by id."""
-    rows = RECORDS.rows_of(run, "id", "row", "origin", where={"set": ["downstream"]})
-    return {row["id"]: OwnRow(json.loads(row["row"]), row["origin"]) for row in rows}
+def read_kept(run: RunFolder) -> tuple[Sequence[Record], dict[str, float]]:
+    """Returns the texts of the rows that are trained on, read as they are asked for, and their loss weights by id."""
+    weights = {
+        row["id"]: row["loss_weight"] for row in SELECTION.rows_of(run, "id", "loss_weight", where={"kept": [True]})
+    }
+    records = read_records(run, "downstream")["downstream"]
+    places = [place for place, id in enumerate(ids_of(records)) if id in weights]
+    return Picked(records, np.array(places, dtype=np.int64)), weights
 
 
-def kinds_of(config: RunConfig, rows: Mapping[str, OwnRow]) -> dict[str, str]:
+def read_some_records(run: RunFolder, name: SetName, ids: Sequence[str]) -> list[Record]:
+    """Reads the texts of some rows of a set of a run."""
+    rows = RECORDS.rows_of(run, "id", "messages", "tools", where={"set": [name], "id": ids})
+    return [Record(row["id"], load_messages(row["messages"]), row["tools"]) for row in rows]
+
+
+def read_own_rows(run: RunFolder) -> Iterator[tuple[str, OwnRow]]:
+    """Yields the user's own downstream rows, each with its id, in their order."""
+    for row in RECORDS.rows_of(run, "id", "row", "origin", where={"set": ["downstream"]}):
+        yield row["id"], OwnRow(json.loads(row["row"]), row["origin"])
+
+
+def kind_of(config: RunConfig, own: OwnRow) -> str:
+    """Returns what a row is, by the column that says so."""
+    return sys.intern(str(own.row.get(config.truth_column or "", "unknown")))
+
+
+def kinds_of(config: RunConfig, run: RunFolder) -> dict[str, str]:
     """Returns what each row is, by id; nothing where no column says so."""
-    if config.truth_column is None:
-        return {}
-    return {id: str(own.row.get(config.truth_column, "unknown")) for id, own in rows.items()}
+    return {} if config.truth_column is None else {id: kind_of(config, own) for id, own in read_own_rows(run)}
 
 
 def source_options(config: RunConfig, name: SetName) -> SourceOptions:
@@ -143,12 +163,15 @@ def _source_digest(source: str, options: SourceOptions) -> Any:
     return source
 
 
-def read_sources(config: RunConfig, monitor: Monitor, trial: Trial | None = None) -> dict[SetName, LoadedSet]:
+def read_sources(
+    config: RunConfig, monitor: Monitor, keep: Callable[[SetName], Keep], trial: Trial | None = None
+) -> dict[SetName, LoadedSet]:
     """Reads all sets that the settings name.
 
     Args:
         config: The settings.
         monitor: Receives progress.
+        keep: Where the records of a set are kept.
         trial: Renders each row, and refuses those that cannot be; ``None``: all that can be read are taken.
 
     Raises:
@@ -164,21 +187,23 @@ def read_sources(config: RunConfig, monitor: Monitor, trial: Trial | None = None
             max_quarantine_fraction=config.max_quarantine_fraction,
             progress=partial(_report_reading, monitor, name),
             check=trial,
+            keep=keep(name),
         )
     return sets
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
-    sets = read_sources(config, monitor, trial)
-    own = [OwnRow(record.meta, record.origin) for record in sets["downstream"].records]
-    check_weight_column(own, config.weight_column)  # before the long work, not after it
-    _check_truth_column(own, config.truth_column)
-    quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
-    # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
-    quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
-    warnings = [note for loaded in sets.values() for note in loaded.warnings]
-    warnings += check_sets({name: loaded.records for name, loaded in sets.items()}, config.min_reference_rows)
+    with RECORDS.writing(run) as table:
+        written = _Written(config, table)
+        sets = read_sources(config, monitor, written.keep, trial)
+        table.close()
+        _check_truth_column(sets["downstream"].records, config.truth_column, found=written.has_truth)
+        quarantined = [row for loaded in sets.values() for row in loaded.quarantined]
+        # Before the sets are checked: whoever has too few rows left wants to see which could not be read.
+        quarantine = QUARANTINE.write(run, (asdict(row) for row in quarantined))
+        warnings = [note for loaded in sets.values() for note in loaded.warnings]
+        warnings += check_sets(sets, config.min_reference_rows)
     warnings += [] if trial is None else trial.warnings()
     for message in warnings:
         monitor.warn(message)
@@ -188,14 +213,42 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "rendering": None if trial is None else trial.as_dict(),
         "warnings": warnings,
     }
-    return [_write_records(run, sets), READING.write(run, summary), quarantine]
+    return [RECORDS.name, READING.write(run, summary), quarantine]
+
+
+class _Written:
+    """Where records go as they are read: into the run's table, which can be read when it is closed."""
+
+    def __init__(self, config: RunConfig, table: TableWriter) -> None:
+        self._config, self._table, self._writer = config, table, RecordWriter(table)
+        self.has_truth = False
+
+    def keep(self, name: SetName) -> Keep:
+        """Returns what takes the records of a set."""
+
+        def keep(records: Iterable[Record]) -> Sequence[Record]:
+            seen = self._looked_at(records) if name == "downstream" else records
+            n = self._writer.add(name, seen)
+            return Deferred(n, partial(self._read, name))
+
+        return keep
+
+    def _looked_at(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            check_weight_column(OwnRow(record.meta, record.origin), self._config.weight_column)
+            self.has_truth = self.has_truth or self._config.truth_column in record.meta
+            yield record
+
+    def _read(self, name: SetName) -> Sequence[Record]:
+        table = RECORDS.named(self._table.path.name)
+        return open_records(self._table.path.parent, name, table=table, own=True)[name]
 
 
 def _report_reading(monitor: Monitor, name: SetName, done: int) -> None:
     monitor.progress(f"reading {name}", done, None)
 
 
-def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int) -> list[str]:
+def check_sets(sets: Mapping[SetName, LoadedSet], min_reference_rows: int) -> list[str]:
     """Checks that the sets can be weighed against each other.
 
     Returns:
@@ -206,59 +259,49 @@ def check_sets(sets: Mapping[SetName, Sequence[Record]], min_reference_rows: int
     """
     references = [name for name in PREFIXES if name in sets]
     for name in references:
-        if len(sets[name]) < min_reference_rows:
+        if len(sets[name].records) < min_reference_rows:
             raise DataError(
-                f"the {name} has {len(sets[name])} usable rows, fewer than min_reference_rows={min_reference_rows}; "
-                f"add rows, or lower min_reference_rows if you accept noisier weights"
+                f"the {name} has {len(sets[name].records)} usable rows, fewer than "
+                f"min_reference_rows={min_reference_rows}; add rows, or lower min_reference_rows if you accept noisier "
+                f"weights"
             )
-    content = {
-        name: {(record.messages, record.tools): record.id for record in records} for name, records in sets.items()
-    }
     for name in references:
-        shared = content[name].keys() & content["harmful_reference"].keys() if name != "harmful_reference" else ()
-        if shared:
-            ids, of = sorted(content[name][key] for key in shared), name.partition("_")[2]
+        shared = [] if name == "harmful_reference" else _shared(sets[name], sets["harmful_reference"])
+        if len(shared):
+            ids, of = sorted(sets[name].records[place].id for place in shared), name.partition("_")[2]
             raise DataError(
                 f"{len(shared)} rows are both in the {name.replace('_', ' ')} and in the harmful reference "
                 f"({of} ids {ids[:5]}); a row cannot both pull and push: remove it from one of them"
             )
     found = []
     for name in references:
-        both = content["downstream"].keys() & content[name].keys()
-        if both:
-            found.append(f"{len(both)} downstream rows are also in the {name.replace('_', ' ')}, word for word")
+        if n_both := len(_shared(sets[name], sets["downstream"])):
+            found.append(f"{n_both} downstream rows are also in the {name.replace('_', ' ')}, word for word")
     return found
 
 
-def check_weight_column(rows: Iterable[OwnRow], weight_column: str) -> None:
+def _shared(one: LoadedSet, other: LoadedSet) -> list[int]:
+    """Returns which records of a set are in another, too; of those with one content the last."""
+    digests = digests_as_array(one.digests)[::-1]
+    _, places, _ = np.intersect1d(digests, digests_as_array(other.digests), return_indices=True)
+    return [len(digests) - 1 - int(place) for place in places]
+
+
+def check_weight_column(own: OwnRow, weight_column: str) -> None:
     """Raises a DataError where a row has a column already of the name that kept.jsonl would add."""
-    for own in rows:
-        if weight_column in own.row:
-            raise DataError(
-                f"{own.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
-                f"overwritten; name another with --weight-column"
-            )
-
-
-def _check_truth_column(rows: Sequence[OwnRow], truth_column: str | None) -> None:
-    if truth_column is not None and not any(truth_column in own.row for own in rows):
+    if weight_column in own.row:
         raise DataError(
-            f"{rows[0].origin}: neither this row nor any other has the column {truth_column!r} that truth_column "
-            f"names; name one that says what a row is"
+            f"{own.origin}: the row has a column {weight_column!r} already, and nothing of yours is "
+            f"overwritten; name another with --weight-column"
         )
 
 
-def _write_records(run: RunFolder, sets: Mapping[SetName, LoadedSet]) -> str:
-    rows = [(name, record) for name, loaded in sets.items() for record in loaded.records]
-    columns = {
-        "set": [name for name, _ in rows],
-        "id": [record.id for _, record in rows],
-        "messages": [dump_messages(record.messages) for _, record in rows],
-        "tools": [record.tools for _, record in rows],
-        "row": [json.dumps(dict(record.meta), ensure_ascii=True) for _, record in rows],
-        "origin": [record.origin for _, record in rows],
-    }
-    return RECORDS.write(run, columns)
+def _check_truth_column(records: Sequence[Record], truth_column: str | None, *, found: bool) -> None:
+    if truth_column is not None and not found:
+        raise DataError(
+            f"{records[0].origin}: neither this row nor any other has the column {truth_column!r} that truth_column "
+            f"names; name one that says what a row is"
+        )
 
 
 def _describe(loaded: LoadedSet, source: str) -> dict[str, Any]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sotune.artifacts import RunFolder
+from sotune.errors import ArtifactError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor
 from sotune.pipeline.promising import make_promise
-from sotune.pipeline.record_sets import PREFIXES, OwnRow, check_weight_column, kinds_of, read_own_rows
+from sotune.pipeline.record_sets import PREFIXES, OwnRow, check_weight_column, kind_of, read_own_rows
 from sotune.pipeline.stage import Figures, Stage
-from sotune.records import SetName
+from sotune.record_store import Texts, digests_as_array
+from sotune.records import DIGEST_BYTES, SetName
 from sotune.run_files import KEPT, PROMISE, REPRESENTATIONS, SELECTION, SOLVER, WEIGHTS
 from sotune.selection import Evidence, SelectedRow, explain_row, log_margin, select_rows
 from sotune.settings import RunConfig, SelectionSettings
@@ -33,36 +40,49 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    weights = WEIGHTS.columns_of(run, "id", "weight", *_EVIDENCE)
-    own = read_own_rows(run)
-    check_weight_column(own.values(), config.weight_column)
-    solver = SOLVER.read(run)
-    promised = make_promise(config, run, weights["weight"], k=solver["k"])
-    looked = REPRESENTATIONS.rows_of(run, "id", "view", "unread", where={"set": ["downstream"]})
+    weights = WEIGHTS.read(run, "id", "weight")
+    ids, solver = Texts.of([weights["id"]]), SOLVER.read(run)
+    promised = make_promise(config, run, weights["weight"].to_numpy(), k=solver["k"])
     rows = select_rows(
-        weights["id"],
-        weights["weight"],
+        ids,
+        weights["weight"].to_numpy(),
         k=promised.k,
         loss_weight_rule=config.loss_weight_rule,
         because=_because(config, promised.described, solver["k"]),
-        refused={row["id"]: _NOT_READ for row in looked if row["unread"]} if config.unread == "drop" else None,
+        refused=_refused(run) if config.unread == "drop" else None,
     )
-    margins = [log_margin(row.weight, promised.cut_weight) for row in rows]
-    columns: dict[str, list[Any]] = {
-        name: [getattr(row, name) for row in rows] for name in ("id", "weight", "loss_weight", "rank", "kept", "reason")
-    }
-    columns["margin"] = margins
-    evidence = _evidence(weights)
-    columns["explanation"] = [
-        explain_row(row, found, margin=margin) + _told_of_look(look, config)
-        for row, found, margin, look in zip(rows, evidence, margins, looked, strict=True)
-    ]
-    kept = KEPT.write(run, _kept_rows(own, rows, weight_column=config.weight_column))
-    kinds = count_kinds(kinds_of(config, own), {row.id for row in rows if row.kept})
-    described = {**promised.described, **({"kinds": kinds} if kinds else {})}
+    explained = SELECTION.write_rows(run, _explained(config, run, rows, promised.cut_weight))
+    counts: dict[str, dict[str, int]] = {}
+    kept = KEPT.write(run, _kept_rows(config, read_own_rows(run), rows, counts))
+    described = {**promised.described, **({"kinds": counts} if counts else {})}
     if (missing := _missing(config, solver)) is not None:
         described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
-    return [SELECTION.write(run, columns), kept, PROMISE.write(run, described)]
+    return [explained, kept, PROMISE.write(run, described)]
+
+
+def _refused(run: RunFolder) -> dict[str, str]:
+    """Returns the rows of which something was not read, each with that as a reason."""
+    unread = REPRESENTATIONS.rows_of(run, "id", where={"set": ["downstream"], "unread": [True]})
+    return {row["id"]: _NOT_READ for row in unread}
+
+
+def _explained(
+    config: RunConfig, run: RunFolder, rows: Sequence[SelectedRow], cut_weight: float
+) -> Iterator[dict[str, Any]]:
+    """Yields the decision about each row with what it follows from."""
+    evidence = WEIGHTS.rows_of(run, "id", *_EVIDENCE)
+    looked = REPRESENTATIONS.rows_of(run, "id", "view", "unread", where={"set": ["downstream"]})
+    for row, weighed, look in zip(rows, evidence, looked, strict=True):
+        _check_joined(row.id, weighed["id"], look["id"])
+        margin = log_margin(row.weight, cut_weight)
+        told = explain_row(row, _evidence(weighed), margin=margin) + _told_of_look(look, config)
+        yield {**asdict(row), "margin": margin, "explanation": told}
+
+
+def _check_joined(*ids: str) -> None:
+    """Raises an ArtifactError where the tables of a run do not have their rows in one order."""
+    if len({*ids}) > 1:
+        raise ArtifactError(f"the tables of the run hold other rows, {ids}, in one place; run `sotune weigh` again")
 
 
 def _told_of_look(look: Mapping[str, Any], config: RunConfig) -> str:
@@ -84,11 +104,13 @@ def _because(config: RunConfig, described: Mapping[str, Any], own_k: int | None)
     return f"below the cut at least {config.drop_at:.0%} of the rows seem harmful by the sentinels (drop_at)"
 
 
-def kept_ids(run: RunFolder) -> set[str]:
-    """Returns the ids of the rows that a run's last selection kept; none where there was no selection."""
-    if not run.file(SELECTION.name).exists():
-        return set()
-    return set(SELECTION.columns_of(run, "id", where={"kept": [True]})["id"])
+def kept_rows(run: RunFolder) -> NDArray[np.void]:
+    """Returns what names the rows that a run's last selection kept, sorted; nothing where there was no selection."""
+    names = bytearray()
+    if run.file(SELECTION.name).exists():
+        for row in SELECTION.rows_of(run, "id", where={"kept": [True]}):
+            names += hashlib.blake2b(row["id"].encode(), digest_size=DIGEST_BYTES).digest()
+    return np.sort(digests_as_array(names))
 
 
 def _missing(config: RunConfig, solver: Mapping[str, Any]) -> str | None:
@@ -101,43 +123,41 @@ def _missing(config: RunConfig, solver: Mapping[str, Any]) -> str | None:
     return "with safe_strength 0" if knows_strength and config.safe_strength == 0 else None
 
 
-def _evidence(weights: Mapping[str, Sequence[Any]]) -> Iterator[list[Evidence]]:
-    """Yields what each row's weight follows from; nothing where the method says nothing of it."""
-    for row in zip(*(weights[name] for name in _EVIDENCE), strict=True):
-        sides = zip(_CALLED.items(), row[::2], row[1::2], strict=True)
-        yield [
-            Evidence(called, name != "harmful_reference", nearest, cost)
-            for (name, called), nearest, cost in sides
-            if nearest and cost is not None
-        ]
-
-
-def count_kinds(kinds: Mapping[str, str], kept: Collection[str]) -> dict[str, dict[str, int]]:
-    """Counts the rows of each kind, all and kept.
-
-    Args:
-        kinds: What each row is, by id.
-        kept: Ids of the kept rows.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    for id, kind in kinds.items():
-        entry = counts.setdefault(kind, {"n": 0, "kept": 0})
-        entry["n"] += 1
-        entry["kept"] += id in kept
-    return counts
+def _evidence(weighed: Mapping[str, Any]) -> list[Evidence]:
+    """Returns what a row's weight follows from; nothing where the method says nothing of it."""
+    found = []
+    for name, called in _CALLED.items():
+        nearest, cost = weighed[f"nearest_{PREFIXES[name]}"], weighed[f"least_{PREFIXES[name]}_cost"]
+        if nearest and cost is not None:
+            found.append(Evidence(called, name != "harmful_reference", nearest, cost))
+    return found
 
 
 def _kept_rows(
-    own: Mapping[str, OwnRow], rows: Sequence[SelectedRow], *, weight_column: str
+    config: RunConfig, own: Iterable[tuple[str, OwnRow]], rows: Iterable[SelectedRow], counts: dict[str, dict[str, int]]
 ) -> Iterator[dict[str, Any]]:
-    """Yields the user's own kept rows, in input order, each with its loss weight."""
-    loss_weights = {row.id: row.loss_weight for row in rows if row.kept}
-    return ({**row.row, weight_column: loss_weights[id]} for id, row in own.items() if id in loss_weights)
+    """Yields the user's own kept rows, in input order, each with its loss weight.
+
+    Args:
+        config: The settings.
+        own: All rows, each with its id.
+        rows: What was decided about them.
+        counts: Gets the number of rows of each kind, all and kept, where a column says what they are.
+    """
+    for (id, one), row in zip(own, rows, strict=True):
+        _check_joined(id, row.id)
+        check_weight_column(one, config.weight_column)
+        if config.truth_column is not None:
+            entry = counts.setdefault(kind_of(config, one), {"n": 0, "kept": 0})
+            entry["n"] += 1
+            entry["kept"] += row.kept
+        if row.kept:
+            yield {**one.row, config.weight_column: row.loss_weight}
 
 
 def _summarize(run: RunFolder) -> Figures:
-    kept, promise = SELECTION.columns_of(run, "kept")["kept"], PROMISE.read(run)
-    figures = {"kept": f"{sum(kept):,} of {len(kept):,} rows"}
+    kept, promise = SELECTION.read(run, "kept")["kept"].to_numpy(), PROMISE.read(run)
+    figures = {"kept": f"{kept.sum():,} of {len(kept):,} rows"}
     if promise["note"]:
         figures["note"] = promise["note"]
     if promise.get("no_harm_found"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_worst
 from sotune.pipeline.record_sets import source_options
+from sotune.record_store import kept_on_disk
 from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
 from sotune.settings import RunConfig, make_config, override
 from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
+
+_ROWS_AT_ONCE = 16_384  # whole blocks of the encoder's, so that its batches are those of all rows at once
 
 
 @dataclass(frozen=True)
@@ -126,53 +130,77 @@ def _score(
     require_fresh(run, "weights", "selection")
     scorer = load_potentials(run, config)
     options = replace(source_options(config, "downstream"), where=where, limit=None)
-    loaded = load_set(
-        data,
-        set_name="downstream",
-        options=options,
-        max_quarantine_fraction=config.max_quarantine_fraction,
-        progress=lambda done: watch.progress("reading", done, None),
-    )
-    for message in loaded.warnings:
-        watch.warn(message)
-    records = loaded.records
-    values = processes.together("scoring", lambda: encode_worst(config, run, records, watch), records)
-    scores = scorer.score(values)
-    cut = read_cut(run)
-    would_keep = [weight >= cut for weight in scores.weights.tolist()]
-    columns = {
-        "id": [record.id for record in records],
-        "weight": scores.weights.double().numpy(),
-        "relative_weight": (scores.weights.double() * scorer.n).numpy(),
-        "would_keep": would_keep,
-        "pull_potential": scores.pull_potential.double().numpy(),
-        "push_potential": scores.push_potential.double().numpy(),
-    }
-    quarantine = out.with_suffix(".quarantine.jsonl")
-    _write(run, out, columns, quarantine, loaded.quarantined)
+    with kept_on_disk(run.path) as keep:
+        loaded = load_set(
+            data,
+            set_name="downstream",
+            options=options,
+            max_quarantine_fraction=config.max_quarantine_fraction,
+            progress=lambda done: watch.progress("reading", done, None),
+            keep=keep,
+        )
+        for message in loaded.warnings:
+            watch.warn(message)
+        counts = Counter[bool]()
+        quarantine = out.with_suffix(".quarantine.jsonl")
+        _write(run, out, _scored(run, config, scorer, loaded.records, counts, watch), quarantine, loaded.quarantined)
     return ScoreSummary(
         file=str(out),
         quarantine=str(quarantine),
-        n_scored=len(would_keep),
+        n_scored=counts.total(),
         n_quarantined=len(loaded.quarantined),
-        n_would_keep=sum(would_keep),
+        n_would_keep=counts[True],
     )
 
 
+def _scored(
+    run: RunFolder,
+    config: RunConfig,
+    scorer: Scorer,
+    records: Sequence[Record],
+    counts: Counter[bool],
+    watch: Monitor,
+) -> Iterator[dict[str, Any]]:
+    """Yields the scores of some rows, part by part; counts those that would be kept, and would not."""
+    cut = read_cut(run)
+    for start in range(0, len(records), _ROWS_AT_ONCE):
+        part = records[start : start + _ROWS_AT_ONCE]
+        values = processes.together("scoring", lambda part=part: encode_worst(config, run, part, watch), part)
+        scores = scorer.score(values)
+        would_keep = [weight >= cut for weight in scores.weights.tolist()]
+        counts.update(would_keep)
+        yield {
+            "id": [record.id for record in part],
+            "weight": scores.weights.double().numpy(),
+            "relative_weight": (scores.weights.double() * scorer.n).numpy(),
+            "would_keep": would_keep,
+            "pull_potential": scores.pull_potential.double().numpy(),
+            "push_potential": scores.push_potential.double().numpy(),
+        }
+
+
 def _write(
-    run: RunFolder, out: Path, columns: Mapping[str, Any], quarantine: Path, quarantined: Sequence[QuarantinedRow]
+    run: RunFolder,
+    out: Path,
+    parts: Iterator[Mapping[str, Any]],
+    quarantine: Path,
+    quarantined: Sequence[QuarantinedRow],
 ) -> None:
     """Writes the scores; those that lie in the run are noted there, so that they are known to be stale one day."""
     if out.suffix in (".jsonl", ".ndjson"):
-        lists = {name: v if isinstance(v, list | tuple) else v.tolist() for name, v in columns.items()}
-        rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
-        Lines(out.name, verb=SCORES.verb).write(out.parent, rows)
+        Lines(out.name, verb=SCORES.verb).write(out.parent, (row for part in parts for row in _rows(part)))
     else:
-        SCORES.named(out.name).write(out.parent, columns)
+        SCORES.named(out.name).write_parts(out.parent, parts)
     QUARANTINE.named(quarantine.name).write(out.parent, map(asdict, quarantined))
     if out.parent.resolve() == run.path.resolve():
         made_from = {**run.digests("weights"), **run.digests("selection")}
         run.commit(SCORED, {"upstream": made_from}, [out.name, quarantine.name])
+
+
+def _rows(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of some columns, lists or arrays."""
+    lists = {name: v if isinstance(v, list | tuple) else v.tolist() for name, v in columns.items()}
+    return (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
 
 
 def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
@@ -191,5 +219,5 @@ def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
 
 def read_cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
-    kept = SELECTION.columns_of(run, "weight", where={"kept": [True]})["weight"]
-    return float(min(kept)) * (1 - 1e-6)
+    kept = SELECTION.read(run, "weight", where={"kept": [True]})["weight"].to_numpy()
+    return float(kept.min()) * (1 - 1e-6)

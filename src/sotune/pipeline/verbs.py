@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError, ConfigError, GateError
@@ -23,9 +25,10 @@ from sotune.pipeline.gating import beside, found_in, missed_in
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import READ
 from sotune.pipeline.reports import REPORT
-from sotune.pipeline.selecting import SELECT, kept_ids
+from sotune.pipeline.selecting import SELECT, kept_rows
 from sotune.pipeline.stage import Figures, RunSummary, Stage, plan_stages, run_stages
 from sotune.pipeline.weighing import WEIGH
+from sotune.record_store import digests_as_array
 from sotune.settings import RunConfig
 from sotune.training.trackers import check_trackers
 
@@ -66,7 +69,7 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
     _check_needs(until, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    before = _kept_before(config) if until == "select" else set()
+    before = _kept_before(config) if until == "select" else None
     watch, stages, folder = monitor or Silent(), _stages(until), Path(config.out)
     cut = stages[: stages.index(TRAIN)] if TRAIN in stages and config.require_pass is not None else ()
     done = run_stages(cut, config, watch)
@@ -79,23 +82,24 @@ def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "eval
         stages=(*done.stages, *rest.stages),
         files=(*done.files, *rest.files),
         findings=tuple(beside(missed, () if until == "extract" else found_in(folder))),
-        changed=_changed_since(before, folder) if until == "select" else {},
+        changed={} if before is None else _changed_since(before, folder),
     )
     if missed:
         raise GateError(" ".join(one.sentence for one in missed), summary)
     return summary
 
 
-def _changed_since(before: set[str], folder: Path) -> dict[str, int]:
-    after = kept_ids(RunFolder.open(folder))
-    return {"dropped now, kept before": len(before - after), "kept now": len(after - before)}
+def _changed_since(before: NDArray[np.void], folder: Path) -> dict[str, int]:
+    after = kept_rows(RunFolder.open(folder))
+    n_both = len(np.intersect1d(before, after, assume_unique=True))
+    return {"dropped now, kept before": len(before) - n_both, "kept now": len(after) - n_both}
 
 
-def _kept_before(config: RunConfig) -> set[str]:
+def _kept_before(config: RunConfig) -> NDArray[np.void]:
     try:
-        return kept_ids(RunFolder.open(Path(config.out)))
+        return kept_rows(RunFolder.open(Path(config.out)))
     except ArtifactError:  # nothing that could be compared with
-        return set()
+        return digests_as_array(b"")
 
 
 def plan(verb: str, config: RunConfig) -> RunSummary:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sotune.artifacts import RunFolder, library_versions
+from sotune.artifacts import TABLE_ROWS, RunFolder, library_versions
 from sotune.errors import DataError
 from sotune.methods import Method, Solution, Weighing, WeighInputs, method_of
 from sotune.monitoring import Monitor
@@ -27,6 +27,8 @@ from sotune.transport import Rows
 from sotune.weights.nearest import nearest_by_mass
 
 _N_NEAREST = 3
+Column = Callable[[slice], Any]
+"""Returns the values of a column for some rows."""
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -45,8 +47,9 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     method, sets = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
-    ids, downstream = map_representations(config, run, "downstream")
-    references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if sets[name]}
+    encoded = map_representations(config, run, "downstream")
+    downstream = encoded.values
+    references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if len(sets[name])}
     safe = references.get("safe_reference")
     with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
         weighing = method.weigh(
@@ -68,9 +71,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             )
         )
     weights = _on_simplex(weighing, method.name)
-    columns = {"id": ids, "weight": weights.numpy()}
+    columns: dict[str, Column] = {"id": lambda rows: [*encoded.ids[rows]], "weight": weights.numpy().__getitem__}
     run.file(POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
-    ids_of = {name: encoded.ids for name, encoded in references.items()}
+    ids_of = {name: reference.ids for name, reference in references.items()}
     outputs = write_sentinels(run, weighing, ids_of)
     solved: dict[str, Any] = {}
     if weighing.solution is not None:
@@ -81,9 +84,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
             outputs.append(POTENTIALS)
     described = {**_describe_weights(method, weighing, weights), **solved, "warnings": messages}
     if config.prompt_control and (weighing.solution is not None or weighing.sentinels is not None):
-        encoded = {name: sets[name] for name in SET_NAMES}
-        described["prompts_alone"] = measure_prompts_alone(config, run, monitor, method, sets=encoded, weights=weights)
-    return [*outputs, WEIGHTS.write(run, columns), SOLVER.write(run, described)]
+        shown = {name: sets[name] for name in SET_NAMES}
+        described["prompts_alone"] = measure_prompts_alone(config, run, monitor, method, sets=shown, weights=weights)
+    return [*outputs, WEIGHTS.write_parts(run, _parts(columns, len(weights))), SOLVER.write(run, described)]
 
 
 def _settings(config: RunConfig, run: RunFolder, has_safe_reference: bool) -> WeightSettings:
@@ -115,7 +118,13 @@ def _describe_weights(method: Method, weighing: Weighing, weights: Tensor) -> di
     }
 
 
-def _solved_columns(solution: Solution, downstream: Rows, ids_of: Mapping[SetName, Sequence[str]]) -> dict[str, Any]:
+def _parts(columns: Mapping[str, Column], n: int) -> Iterator[dict[str, Any]]:
+    """Yields a table of n rows part by part."""
+    for start in range(0, n, TABLE_ROWS):
+        yield {name: of(slice(start, start + TABLE_ROWS)) for name, of in columns.items()}
+
+
+def _solved_columns(solution: Solution, downstream: Rows, ids_of: Mapping[SetName, Sequence[str]]) -> dict[str, Column]:
     learned = solution.learned
     columns = {
         "pull_cost": learned.pull_cost,
@@ -123,7 +132,7 @@ def _solved_columns(solution: Solution, downstream: Rows, ids_of: Mapping[SetNam
         "pull_potential": learned.pull_potential,
         "push_potential": learned.push_potential,
     }
-    found: dict[str, Any] = {name: column.double().numpy() for name, column in columns.items()}
+    found: dict[str, Column] = {name: column.double().numpy().__getitem__ for name, column in columns.items()}
     potentials = torch.cat([reference.g for reference in learned.references])
     of_sets = torch.split(potentials, [len(reference.rows) for reference in solution.references])
     for reference, potential in zip(solution.references, of_sets, strict=True):
@@ -134,14 +143,14 @@ def _solved_columns(solution: Solution, downstream: Rows, ids_of: Mapping[SetNam
 
 def _nearest(
     name: str, downstream: Rows, solution: Solution, reference: Tensor, potential: Tensor, ids: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, Column]:
     """Returns the columns that say which rows of a reference each row's mass goes to, and the least cost."""
     cost = solution.learned.fitted_cost.between(downstream, reference)
     found = nearest_by_mass(cost, potential, solution.settings.epsilon, most=_N_NEAREST)
     return {
-        f"nearest_{name}": [[ids[i] for i in columns] for columns in found.columns.tolist()],
-        f"nearest_{name}_shares": found.shares.double().tolist(),
-        f"least_{name}_cost": found.least_cost.double().numpy(),
+        f"nearest_{name}": lambda rows: [[ids[i] for i in columns] for columns in found.columns[rows].tolist()],
+        f"nearest_{name}_shares": lambda rows: found.shares[rows].double().tolist(),
+        f"least_{name}_cost": lambda rows: found.least_cost[rows].double().numpy(),
     }
 
 

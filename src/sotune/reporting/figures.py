@@ -86,7 +86,8 @@ class Mark:
 
 def finite(values: Iterable[float | None]) -> Values:
     """Returns the values that are there and finite, as an array."""
-    array = np.array([value for value in values if value is not None], dtype=np.float64)
+    there = values if isinstance(values, np.ndarray) else [value for value in values if value is not None]
+    array = np.array(there, dtype=np.float64)
     return array[np.isfinite(array)]
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sotune.artifacts import RunFolder
 from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import NOT_EVALUATED, load_evaluation
 from sotune.freshness import is_fresh, stale_stages
+from sotune.record_store import Picked, Texts
 from sotune.records import SET_NAMES, Message, load_messages
 from sotune.run_files import (
     CONFIG,
@@ -25,6 +30,9 @@ from sotune.run_files import (
     TRAINING_LOG,
     WEIGHTS,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _N_QUARANTINED_SHOWN = 20
 
@@ -53,6 +61,45 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedRows:
+    """All downstream rows by rank, the largest weight first, in columns.
+
+    Attributes:
+        run: Where they lie.
+        ids: Their ids.
+        relative_weight: See `Row`, ``[n]``.
+        pull_cost: See `Row`; NaN where there is none.
+        push_cost: Likewise.
+        kept: Whether each is trained on, ``[n]``.
+    """
+
+    run: RunFolder
+    ids: Sequence[str]
+    relative_weight: NDArray[np.float64]
+    pull_cost: NDArray[np.float64]
+    push_cost: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def some(self, places: slice) -> list[Row]:
+        """Returns the rows of some places, with what explains them."""
+        ids = [*self.ids[places]]
+        told = {
+            row["id"]: row["explanation"] for row in SELECTION.rows_of(self.run, "id", "explanation", where={"id": ids})
+        }
+        return [self._row(place, id, told[id]) for place, id in zip(range(len(self))[places], ids, strict=True)]
+
+    def _row(self, place: int, id: str, explanation: str) -> Row:
+        pull, push = (
+            None if math.isnan(cost[place]) else float(cost[place]) for cost in (self.pull_cost, self.push_cost)
+        )
+        weight, kept = float(self.relative_weight[place]), bool(self.kept[place])
+        return Row(id, weight, pull, push, rank=place + 1, kept=kept, explanation=explanation)
+
+
+@dataclass(frozen=True, slots=True)
 class RunArtifacts:
     """The artefacts of one run.
 
@@ -78,7 +125,7 @@ class RunArtifacts:
     rendering: Mapping[str, Any]
     quarantine_reasons: Mapping[str, int]
     quarantined: Sequence[Mapping[str, Any]]
-    rows: Sequence[Row]
+    rows: RankedRows
     representations: Mapping[str, Any]
     solver: Mapping[str, Any]
     sentinels: Mapping[str, Any]
@@ -127,28 +174,32 @@ def _in_order(sets: Mapping[str, Any]) -> dict[str, Any]:
     return {name: sets[name] for name in (*SET_NAMES, *sorted(sets.keys() - set(SET_NAMES))) if name in sets}
 
 
-def _read_rows(run: RunFolder) -> list[Row]:
-    weights = {row["id"]: row for row in WEIGHTS.rows_of(run, "id", "weight", "pull_cost", "push_cost")}
-    selection = SELECTION.rows_of(run, "id", "rank", "kept", "explanation")
-    if not weights or weights.keys() != {row["id"] for row in selection}:
+def _read_rows(run: RunFolder) -> RankedRows:
+    weights = WEIGHTS.read(run, "id", "weight", "pull_cost", "push_cost")
+    selection = SELECTION.read(run, "id", "rank", "kept")
+    places = _places(selection["id"], among=weights["id"])
+    if not len(weights) or len(weights) != len(selection) or places.null_count:
         raise ArtifactError(
             f"{run.path}: {WEIGHTS.name} holds {len(weights)} rows and {SELECTION.name} "
             f"{len(selection)}, which must be the same, and at least one; run weigh and select again"
         )
-    rows = [
-        Row(
-            id=selected["id"],
-            relative_weight=len(weights) * weighed["weight"],
-            pull_cost=weighed["pull_cost"],
-            push_cost=weighed["push_cost"],
-            rank=selected["rank"],
-            kept=selected["kept"],
-            explanation=selected["explanation"],
-        )
-        for selected in selection
-        for weighed in (weights[selected["id"]],)
-    ]
-    return sorted(rows, key=lambda row: row.rank)
+    order = np.argsort(selection["rank"].to_numpy(), kind="stable")
+    of_rank = places.to_numpy()[order]
+    weight, pull_cost, push_cost = (
+        weights[name].to_numpy().astype(np.float64)[of_rank] for name in ("weight", "pull_cost", "push_cost")
+    )
+    ids = Picked(Texts.of([selection["id"]]), order)
+    return RankedRows(run, ids, len(weights) * weight, pull_cost, push_cost, selection["kept"].to_numpy()[order])
+
+
+def _places(ids: pa.ChunkedArray, *, among: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the place of each id among others, null where it has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if ids.equals(among):  # as a run writes them: no table of them is needed
+        return pa.chunked_array([pa.array(np.arange(len(ids)))])
+    return pc.index_in(ids, value_set=among.combine_chunks())
 
 
 def _read_quarantined(run: RunFolder) -> list[Mapping[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sotune.reporting.formatting import counted, duration, identifier, number, p
 from sotune.reporting.hold_view import hold_view
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.promise_view import promise_view
-from sotune.reporting.run_artifacts import Row, RunArtifacts, read_run, read_texts
+from sotune.reporting.run_artifacts import RankedRows, RunArtifacts, read_run, read_texts
 
 _N_EXTREME_ROWS = 15
 _N_REASONS_SHOWN = 12
@@ -48,7 +49,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
     """
     artifacts = read_run(run)
     rows = artifacts.rows
-    top, bottom = rows[:_N_EXTREME_ROWS], rows[-_N_EXTREME_ROWS:][::-1]
+    top, bottom = rows.some(slice(_N_EXTREME_ROWS)), rows.some(slice(-_N_EXTREME_ROWS, None))[::-1]
     texts = read_texts(run, [row.id for row in (*top, *bottom)]) if show_text else {}
     view = {
         "findings": findings(artifacts.promise, artifacts.evaluation),
@@ -83,7 +84,7 @@ def write_run_report(run: RunFolder, *, show_text: bool = False) -> Path:
 
 
 def _summary(artifacts: RunArtifacts) -> str:
-    n_kept = sum(row.kept for row in artifacts.rows)
+    n_kept = int(artifacts.rows.kept.sum())
     outcome = _outcome(artifacts.solver)
     n_quarantined = _n_quarantined(artifacts)
     quarantined = counted(n_quarantined, "row") if n_quarantined else "no row"
@@ -159,9 +160,9 @@ def _solver_warnings(solver: Mapping[str, Any]) -> list[str]:
 def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
     """Returns name, value and remark of the figures that stand under the headline."""
     rows, solver = artifacts.rows, artifacts.solver
-    n_kept = sum(row.kept for row in rows)
+    n_kept = int(rows.kept.sum())
     cut = _cut(rows)
-    dropped = sum(row.relative_weight for row in rows if not row.kept) / len(rows)
+    dropped = math.fsum(rows.relative_weight[~rows.kept]) / len(rows)
     facts = [
         ("kept", percent(n_kept / len(rows)), f"{n_kept:,} of {counted(len(rows), 'row')}"),
         ("cut at", "—" if cut is None else f"{number(cut)} ×", "the mean weight; smallest kept"),
@@ -183,11 +184,11 @@ def _sample_size(value: float | None) -> str:
     return percent(value) if value is None or value <= 1 else number(round(value))
 
 
-def _cut(rows: Sequence[Row]) -> float | None:
+def _cut(rows: RankedRows) -> float | None:
     """Returns the smallest kept relative weight; nothing when all rows are kept."""
-    if all(row.kept for row in rows):
+    if rows.kept.all() or not rows.kept.any():
         return None
-    return min((row.relative_weight for row in rows if row.kept), default=None)
+    return float(rows.relative_weight[rows.kept].min())
 
 
 def _common_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -199,11 +200,11 @@ def _common_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
     return shown
 
 
-def _weight_figure(rows: Sequence[Row]) -> Markup:
+def _weight_figure(rows: RankedRows) -> Markup:
     cut = _cut(rows)
     groups = [
-        Group("dropped", finite(row.relative_weight for row in rows if not row.kept), _DROPPED),
-        Group("kept", finite(row.relative_weight for row in rows if row.kept), _KEPT),
+        Group("dropped", finite(rows.relative_weight[~rows.kept]), _DROPPED),
+        Group("kept", finite(rows.relative_weight[rows.kept]), _KEPT),
     ]
     return histogram(
         [group for group in groups if len(group.values)],
@@ -215,26 +216,19 @@ def _weight_figure(rows: Sequence[Row]) -> Markup:
     )
 
 
-def _cost_figure(rows: Sequence[Row], *, cost: str) -> tuple[Markup, str] | None:
+def _cost_figure(rows: RankedRows, *, cost: str) -> tuple[Markup, str] | None:
     """Returns the figure and what its caption says of sampling; nothing when no row has costs."""
-    located = [row for row in rows if len(finite([row.pull_cost, row.push_cost])) == 2]
-    if not located:
+    located = np.flatnonzero(np.isfinite(rows.pull_cost) & np.isfinite(rows.push_cost))
+    if not len(located):
         return None
     note = f"All {counted(len(located), 'row')}."
     if len(located) > _N_POINTS:
         generator = np.random.default_rng(_SAMPLE_SEED)
         chosen = np.sort(generator.choice(len(located), _N_POINTS, replace=False))
         note = f"{_N_POINTS:,} of {len(located):,} rows, drawn at random (seed {_SAMPLE_SEED})."
-        located = [located[index] for index in chosen]
-    clouds = [
-        Series(
-            label,
-            finite(row.pull_cost for row in located if row.kept == kept),
-            finite(row.push_cost for row in located if row.kept == kept),
-            color,
-        )
-        for label, kept, color in (("kept", True, _KEPT), ("dropped", False, _DROPPED))
-    ]
+        located = located[chosen]
+    sides = (("kept", located[rows.kept[located]], _KEPT), ("dropped", located[~rows.kept[located]], _DROPPED))
+    clouds = [Series(label, rows.pull_cost[of], rows.push_cost[of], color) for label, of, color in sides]
     figure = cloud_chart(
         [cloud for cloud in clouds if len(cloud.x)],
         title="Pull cost against push cost",

@@ -3,6 +3,7 @@
 from sotune.representations.cache import (
     CacheIndex,
     MappedRows,
+    MappedSet,
     RepresentationCache,
     answers_alone,
     is_intact_shard,
@@ -15,8 +16,16 @@ from sotune.representations.causal_lm import (
     candidate_layers,
     candidate_poolings,
 )
-from sotune.representations.encoder import EncodedSet, Encoder, EncoderGroup, OnProgress, encode_group
-from sotune.representations.filling import encode_with_cache, fill_cache
+from sotune.representations.encoder import (
+    EncodedSet,
+    Encoder,
+    EncoderGroup,
+    OnProgress,
+    encode_group,
+    hex_keys,
+    keys_from_hex,
+)
+from sotune.representations.filling import encode_with_cache, fill_cache, map_cache
 from sotune.representations.hidden_states import POOLINGS, Pooling, Reading
 from sotune.representations.sentence import SentenceEncoder
 
@@ -31,6 +40,7 @@ __all__ = [
     "EncoderGroup",
     "FrozenCausalLM",
     "MappedRows",
+    "MappedSet",
     "OnProgress",
     "Pooling",
     "Reading",
@@ -41,6 +51,9 @@ __all__ = [
     "encode_group",
     "encode_with_cache",
     "fill_cache",
+    "hex_keys",
     "is_intact_shard",
+    "keys_from_hex",
+    "map_cache",
     "shared_cache",
 ]

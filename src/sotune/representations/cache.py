@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sotune.artifacts import atomic_path, cache_folder
 from sotune.errors import ArtifactError
-from sotune.representations.encoder import EncodedSet, find_keys, keys_from_hex
+from sotune.representations.encoder import EncodedSet, find_keys, keys_from_hex, order_of
 
 _N_NAMED = 5
 
@@ -123,11 +123,12 @@ class CacheIndex:
         self._paths = tuple(self._keys_of)
         self._keys = np.concatenate([np.zeros((0, 32), np.uint8), *self._keys_of.values()])
         self._starts = np.cumsum([0, *(len(keys) for keys in self._keys_of.values())])
+        self._order = order_of(self._keys)
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Returns the position of each text among all that are cached, or -1; keys are uint8 [n, 32]."""
         while True:
-            positions = find_keys(keys, among=self._keys)
+            positions = find_keys(keys, among=self._keys, order=self._order)
             damaged = [path for path in self._used(positions) if (fault := _fault(path)) and _warn(path, fault)]
             if not damaged:
                 return positions
@@ -148,35 +149,34 @@ class CacheIndex:
         Raises:
             ArtifactError: A text is not cached, or none was asked for.
         """
-        positions = self._positions(keys, ids)
-        shards = [_open(path) for path in self._used(positions)]
-        rows = self._rows(positions, [shard.representations for shard in shards])
-        truncated = torch.cat([shard.truncated for shard in shards]).numpy()
-        return EncodedSet(
-            ids=tuple(ids),
-            keys=tuple(keys),
-            values=rows[slice(None)],
-            truncated=truncated[rows.positions].astype(np.bool_),
-            shards=tuple(_name(path) for path in self._used(positions)),
-        )
+        return self.map(keys_from_hex(keys), ids).load()
 
-    def map(self, keys: Sequence[str], ids: Sequence[str]) -> MappedRows:
+    def map(self, hashes: NDArray[np.uint8], ids: Sequence[str]) -> MappedSet:
         """Returns the vectors of some texts as rows that are read from the mapped files when they are asked for.
 
         Args:
-            keys: SHA-256 of the texts, in hexadecimal.
+            hashes: SHA-256 of the texts, uint8 [n, 32].
             ids: Of the rows, to name them.
 
         Raises:
             ArtifactError: A text is not cached, or none was asked for.
         """
-        positions = self._positions(keys, ids)
-        return self._rows(positions, [_open(path).representations for path in self._used(positions)])
+        positions = self._positions(hashes, ids)
+        shards = [_open(path) for path in self._used(positions)]
+        rows = self._rows(positions, [shard.representations for shard in shards])
+        truncated = torch.cat([shard.truncated for shard in shards]).numpy()
+        return MappedSet(
+            ids=ids,
+            hashes=hashes,
+            values=rows,
+            truncated=truncated[rows.positions].astype(np.bool_),
+            shards=tuple(_name(path) for path in self._used(positions)),
+        )
 
-    def _positions(self, keys: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
-        if not keys:
+    def _positions(self, hashes: NDArray[np.uint8], ids: Sequence[str]) -> NDArray[np.int64]:
+        if not len(hashes):
             raise ArtifactError("no rows were requested; a set must hold at least one row")
-        positions = self.find(keys_from_hex(keys))
+        positions = self.find(hashes)
         missing = np.flatnonzero(positions < 0)
         if len(missing):
             named = [ids[row] for row in missing[:_N_NAMED]]
@@ -191,6 +191,21 @@ class CacheIndex:
         used, part_of = np.unique(numbers, return_inverse=True)
         starts = np.cumsum([0, *(len(part) for part in parts)])
         return MappedRows(parts, starts, positions - self._starts[used][part_of] + starts[part_of])
+
+
+@dataclass(frozen=True, slots=True)
+class MappedSet:
+    """An `EncodedSet` whose vectors are read from the cache's files when they are asked for."""
+
+    ids: Sequence[str]
+    hashes: NDArray[np.uint8]
+    values: MappedRows
+    truncated: NDArray[np.bool_]
+    shards: tuple[str, ...]
+
+    def load(self) -> EncodedSet:
+        """Reads the vectors into memory."""
+        return EncodedSet(tuple(self.ids), self.hashes, self.values[:], self.truncated, self.shards)
 
 
 class MappedRows:

@@ -157,17 +157,22 @@ class EncodedSet:
 
     Attributes:
         ids: One id for each row.
-        keys: SHA-256 of each row's rendered text, in hexadecimal.
+        hashes: SHA-256 of each row's rendered text, uint8 [n, 32].
         values: [n, d], float32.
         truncated: Which rows were too long and lost text, [n].
         shards: Names of the cache's shards that the values were read from.
     """
 
-    ids: tuple[str, ...]
-    keys: tuple[str, ...]
+    ids: Sequence[str]
+    hashes: NDArray[np.uint8]
     values: Tensor
     truncated: NDArray[np.bool_]
     shards: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """SHA-256 of each row's rendered text, in hexadecimal."""
+        return tuple(hex_keys(self.hashes))
 
     @property
     def n_truncated(self) -> int:
@@ -340,12 +345,25 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def find_keys(keys: NDArray[np.uint8], *, among: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Returns the position of each key among others, [n]; that of its first occurrence, or -1 where it has none."""
+def order_of(keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Returns the positions of keys in ascending order, [n]; equal ones in theirs."""
+    return np.argsort(_as_scalars(keys), kind="stable")
+
+
+def find_keys(
+    keys: NDArray[np.uint8], *, among: NDArray[np.uint8], order: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Returns the position of each key among others, [n]; that of its first occurrence, or -1 where it has none.
+
+    Args:
+        keys: What is looked for.
+        among: Where.
+        order: The `order_of` these, where it is known.
+    """
     wanted, stored = _as_scalars(keys), _as_scalars(among)
     if len(stored) == 0:
         return np.full(len(keys), -1, dtype=np.int64)
-    order = np.argsort(stored, kind="stable")
+    order = order_of(among) if order is None else order
     ranks = np.minimum(np.searchsorted(stored, wanted, sorter=order), len(stored) - 1)
     positions: NDArray[np.int64] = np.where(stored[order[ranks]] == wanted, order[ranks], -1)
     return positions
@@ -354,6 +372,11 @@ def find_keys(keys: NDArray[np.uint8], *, among: NDArray[np.uint8]) -> NDArray[n
 def keys_from_hex(keys: Sequence[str]) -> NDArray[np.uint8]:
     """Returns hexadecimal keys as uint8 [n, 32]."""
     return np.frombuffer(bytes.fromhex("".join(keys)), dtype=np.uint8).reshape(len(keys), 32)
+
+
+def hex_keys(keys: NDArray[np.uint8]) -> list[str]:
+    """Returns keys in hexadecimal."""
+    return [key.tobytes().hex() for key in keys]
 
 
 def _as_scalars(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:

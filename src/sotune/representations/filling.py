@@ -21,8 +21,9 @@ from torch import Tensor
 from sotune import processes
 from sotune.cluster import Engine
 from sotune.errors import DataError
+from sotune.record_store import ids_of
 from sotune.records import Record
-from sotune.representations.cache import RepresentationCache, StoredShard
+from sotune.representations.cache import MappedSet, RepresentationCache, StoredShard
 from sotune.representations.encoder import (
     EncodedSet,
     Encoder,
@@ -33,6 +34,7 @@ from sotune.representations.encoder import (
     Shard,
     encode_batches,
     find_keys,
+    order_of,
     plan_shards,
     planned_tokens,
 )
@@ -110,7 +112,26 @@ def fill_cache(
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    if not records:
+    mapped = map_cache(
+        group, records, cache, progress=progress, announce=announce, shard_rows=shard_rows, block_rows=block_rows,
+        engine=engine,
+    )  # fmt: skip
+    return (member.load() for member in mapped)
+
+
+def map_cache(
+    group: EncoderGroup,
+    records: Sequence[Record],
+    cache: RepresentationCache,
+    *,
+    progress: OnProgress | None = None,
+    announce: Announce | None = None,
+    shard_rows: int = SHARD_ROWS,
+    block_rows: int = BLOCK_ROWS,
+    engine: Engine | None = None,
+) -> Iterator[MappedSet]:
+    """Does the same as `fill_cache`; the vectors stay in the cache's files until they are asked for."""
+    if not len(records):
         raise DataError("there are no records to encode; give at least one")
     filling = _Filling(group, cache, len(records), progress, announce)
     processes.barrier()  # all know what the cache holds before anyone writes
@@ -121,8 +142,8 @@ def fill_cache(
             cache.write(group.members[number].fingerprint, shard.name, _stored(prepared, shard.rows, values))
         filling.add_done(len(shard.rows))
     processes.barrier()
-    ids = tuple(record.id for record in records)
-    return (cache.index(member.fingerprint).load(tuple(filling.keys), ids) for member in group.members)
+    ids, hashes = ids_of(records), np.concatenate(filling.hashes)
+    return (cache.index(member.fingerprint).map(hashes, ids) for member in group.members)
 
 
 class _Filling:
@@ -140,13 +161,13 @@ class _Filling:
         self.forecast = _Forecast(announce, total)
         self._known = [_Known(member.fingerprint, cache) for member in group.members]
         self._done = self._told = 0
-        self.keys: list[str] = []
+        self.hashes: list[NDArray[np.uint8]] = []
 
     def jobs(self, blocks: Iterator[PreparedTexts], shard_rows: int) -> Iterator[_Job]:
         """Yields the shards that this process is to compute; every process plans the same ones."""
         numbers = itertools.count()
         for prepared in blocks:
-            self.keys += [key.tobytes().hex() for key in prepared.keys]
+            self.hashes.append(prepared.keys)
             lacking = [part.lacking(prepared.keys) for part in self._known]
             plan = plan_shards(
                 prepared,
@@ -178,12 +199,15 @@ class _Filling:
 
 def _prepared_ahead(group: EncoderGroup, records: Sequence[Record], block_rows: int) -> Iterator[PreparedTexts]:
     """Yields the records block by block, rendered and tokenized; the next block is prepared meanwhile."""
-    blocks = [records[start : start + block_rows] for start in range(0, len(records), block_rows)]
     pool = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    def prepare(start: int) -> PreparedTexts:
+        return group.prepare([*records[start : start + block_rows]])
+
     try:
-        ahead = pool.submit(group.prepare, blocks[0])
-        for block in blocks[1:]:
-            prepared, ahead = ahead.result(), pool.submit(group.prepare, block)
+        ahead = pool.submit(prepare, 0)
+        for start in range(block_rows, len(records), block_rows):
+            prepared, ahead = ahead.result(), pool.submit(prepare, start)
             yield prepared
         yield ahead.result()
     finally:
@@ -228,15 +252,17 @@ class _Known:
     def __init__(self, fingerprint: str, cache: RepresentationCache) -> None:
         self.fingerprint = fingerprint
         self._cache, self._index = cache, cache.index(fingerprint)
-        self._added = np.zeros((0, 32), np.uint8)
+        self._added = [np.zeros((0, 32), np.uint8)]
 
     def lacking(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Tells which texts the cache lacks, [n]."""
-        return (self._index.find(keys) < 0) & (find_keys(keys, among=self._added) < 0)
+        added = np.concatenate(self._added)
+        self._added = [added[order_of(added)]]  # of what is sorted already, sorting is cheap
+        return (self._index.find(keys) < 0) & (find_keys(keys, among=self._added[0]) < 0)
 
     def add(self, shard: Shard, keys: NDArray[np.uint8]) -> bool:
         """Takes the texts of a shard as known; tells whether it must be computed, for another process may have."""
-        self._added = np.concatenate([self._added, keys[shard.rows]])
+        self._added.append(keys[shard.rows])
         return not self._cache.holds(self.fingerprint, shard.name)
 
 

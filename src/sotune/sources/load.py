@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from sotune import artifacts
 from sotune.errors import ConfigError, DataError
-from sotune.records import IdAssigner, Record, SetName, content_hash
+from sotune.record_store import Keep, n_distinct
+from sotune.records import IdAssigner, Record, SetName, content_digest
 from sotune.settings import Format
 from sotune.sources.columns import choose_layout, read_conversation
 from sotune.sources.filters import RowFilter
@@ -55,6 +56,7 @@ class LoadedSet:
     Attributes:
         name: Which one.
         records: The valid rows that pass the filters, in reading order.
+        digests: The `content_digest` of each, one after another.
         quarantined: The rows that could not be used, in reading order.
         n_read: Rows read, blank lines apart: records, quarantined and filtered-out ones.
         n_filtered_out: Rows that the filters left out.
@@ -66,7 +68,8 @@ class LoadedSet:
     """
 
     name: SetName
-    records: tuple[Record, ...]
+    records: Sequence[Record]
+    digests: bytes
     quarantined: tuple[QuarantinedRow, ...]
     n_read: int
     n_filtered_out: int
@@ -90,6 +93,7 @@ def load_set(
     max_quarantine_fraction: float,
     progress: Progress | None = None,
     check: Check | None = None,
+    keep: Keep = tuple,
 ) -> LoadedSet:
     """Reads one set.
 
@@ -102,6 +106,7 @@ def load_set(
         max_quarantine_fraction: The largest share of the rows that pass the filters that may be quarantined.
         progress: Called now and then with the number of rows read; None: nobody watches.
         check: Called with each record; one for which it raises a `DataError` is quarantined. None: all are taken.
+        keep: Where the records are kept; in memory by default.
 
     Raises:
         ConfigError: An option is out of range or a row filter is malformed.
@@ -119,18 +124,19 @@ def load_set(
         if not head:
             raise reading.explain_no_row()
         layout = choose_layout([row.columns for row in head], options, place=head[0].origin)
-        records = list(reading.records(itertools.chain(head, wanted), layout))
+        records = keep(reading.records(itertools.chain(head, wanted), layout))
     if progress is not None:
         progress(reading.n_read)
     quarantined, unused = reading.quarantined, _unused(head, layout, row_filter, options)
     check_fraction(quarantined, len(records), opened.name, max_fraction=max_quarantine_fraction)
     return LoadedSet(
         name=set_name,
-        records=tuple(records),
+        records=records,
+        digests=bytes(reading.digests),
         quarantined=tuple(quarantined),
         n_read=reading.n_read,
         n_filtered_out=reading.n_filtered_out,
-        n_duplicates=reading.n_duplicates,
+        n_duplicates=len(records) - n_distinct(reading.digests),
         layout=layout,
         unused=unused,
         files=tuple(reading.files()),
@@ -189,9 +195,9 @@ class _Reading:
     check: Check | None
     n_read: int = 0
     n_filtered_out: int = 0
-    n_duplicates: int = 0
 
     def __post_init__(self) -> None:
+        self.digests = bytearray()
         self._digest = hashlib.sha256()
         self._quarantined: dict[int, QuarantinedRow] = {}
         self._n_rows: Counter[str] = Counter()
@@ -230,24 +236,22 @@ class _Reading:
     def records(self, rows: Iterable[_Row], layout: Layout) -> Iterator[Record]:
         """Yields a record for each row that holds a prompt and a completion."""
         ids = IdAssigner(self.source.name)
-        contents: set[str] = set()
         for row in rows:
             own = None
             try:
                 own = own_id(row.columns, self.options.id_column)
                 _check_used(row, layout)
                 messages, tools = read_conversation(row.columns, layout, learn_turns=self.options.learn_turns)
-                digest = content_hash(messages, tools)
-                record = Record(own or digest, messages, tools, row.columns, row.origin)
+                digest = content_digest(messages, tools)
+                record = Record(own or digest[:8].hex(), messages, tools, row.columns, row.origin)
                 if self.check is not None:
                     self.check(record)
             except (RowFault, DataError) as fault:
                 self._set_aside(row.number, row.part, row.line, fault, row_id=own)
                 continue
             self._gaps.update(row.gaps.items())
-            self.n_duplicates += digest in contents
-            contents.add(digest)
-            yield replace(record, id=ids.assign(own, digest, origin=row.origin))
+            self.digests += digest
+            yield replace(record, id=ids.assign(own, digest[:8].hex(), origin=row.origin))
 
     def files(self) -> Iterator[SourceFile]:
         """Yields what was read, with its SHA-256: of the file, or of the readable rows where it is no file."""

@@ -47,6 +47,6 @@ def nearest_by_mass(cost: CostMatrix, g: Tensor, epsilon: float, *, most: int) -
         block = cost.rows(start, stop)
         least.append(block.min(dim=1).values)
         top = block.sub_(g).div_(-epsilon).softmax(dim=1).topk(min(most, len(g)), dim=1)
-        columns.append(top.indices)
+        columns.append(top.indices.int())
         shares.append(top.values)
     return Nearest(torch.cat(columns), torch.cat(shares), torch.cat(least))
