@@ -15,8 +15,8 @@ from sotune.settings import make_config
 
 PART = 32
 FEW, MANY = 100, 500
-BYTES_A_ROW = 0
-"""Of Python and NumPy; records that are held take 2,000 and more, rows of tables over 1,000."""
+BYTES_A_ROW = 800
+"""Of Python and NumPy, about twice what the hungriest stage takes; rows that are held take 2,000 and more."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,5 +65,4 @@ def test_no_stage_holds_the_rows(tmp_path, tiny_model):
     peaks(tmp_path / "warm", model, PART)  # what is loaded and remembered once
     few, many = peaks(tmp_path / "few", model, FEW), peaks(tmp_path / "many", model, MANY)
     grown = {name: (many[name] - few[name]) / (MANY - FEW) for name in few}
-    print(grown)
     assert max(grown.values()) < BYTES_A_ROW, grown
