@@ -1,9 +1,9 @@
 """How much memory a run takes by the number of its rows: the peak of each stage, each in a process of its own.
 
-Rows of about 100 bytes of made-up text, all different, 50 anchors and 200 harmful rows, and a causal LM of random weights
-that is so small that hardly anything but the rows takes memory. A stage's process also checks what the stages before it
-left, as any verb does. Two figures of each: the most that lay in memory at once, pages of mapped files among them, and of
-that what is no file's, which the system cannot take back. Linux only.
+Rows of about 100 bytes of made-up text, all different, 50 anchors and 200 harmful rows, and a causal LM of random
+weights that is so small that hardly anything but the rows takes memory. A stage's process also checks what the stages
+before it left, as any verb does. Two figures of each: the most that lay in memory at once, pages of mapped files among
+them, and of that what is no file's, which the system cannot take back. Linux only.
 """
 
 from __future__ import annotations
