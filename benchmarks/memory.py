@@ -1,9 +1,9 @@
 """How much memory a run takes by the number of its rows: the peak of each stage, each in a process of its own.
 
-Rows of about 100 bytes of made-up text, all different, 50 anchors and 200 harmful rows, and a causal LM of random weights that is
-so small that hardly anything but the rows takes memory. A stage's process also checks what the stages before it left, as any
-verb does. Two figures of each: the most that lay in memory at once, pages of mapped files among them, and of that what is no
-file's, which the system cannot take back. Linux only.
+Rows of about 100 bytes of made-up text, all different, 50 anchors and 200 harmful rows, and a causal LM of random
+weights that is so small that hardly anything but the rows takes memory. A stage's process also checks what the stages
+before it left, as any verb does. Two figures of each: the most that lay in memory at once, pages of mapped files among
+them, and of that what is no file's, which the system cannot take back. Linux only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sotune.artifacts import write_json
 STAGES = ("records", "representations", "weights", "selection", "report")
 AFTER = ("score", "explain")
 """What is done to a finished run."""
-_WORDS = (
+_WORDS = [
     "sea",
     "wind",
     "boat",
@@ -40,35 +40,38 @@ _WORDS = (
     "from",
     "carries",
     "warm",
-)
+]
 _N_ANCHORS, _N_HARMFUL = 50, 200
-_MIB = 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 200_000], help="sizes to measure")
     parser.add_argument("--folder", type=Path, help="keep data and runs here (default: a temporary folder)")
+    parser.add_argument("--stages", default=",".join(STAGES), help="stages to measure; the others are done if need be")
+    parser.add_argument("--kernels", default="", help="max_memory of the solver, such as 100MB (default: its own)")
     parser.add_argument("--after", action="store_true", help="measure what is done to a finished run, too")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--stage", help=argparse.SUPPRESS)  # of a process of its own
     options = parser.parse_args()
     if options.stage:
-        print(json.dumps(_measured(options.stage, options.folder, options.rows[0])))
+        print(json.dumps(_measured(options.stage, options.folder, options.rows[0], options.kernels)))
         return
     with tempfile.TemporaryDirectory() as made:
         folder = options.folder or Path(made)
-        found = [one for n in options.rows for one in _measure(folder, n, AFTER if options.after else ())]
+        stages = (*options.stages.split(","), *(AFTER if options.after else ()))
+        found = [one for n in options.rows for one in _measure(folder, n, stages, options.kernels)]
     print(_table(found))
     if options.json:
         write_json(options.json, found)
 
 
-def _measure(folder: Path, n: int, after: Sequence[str]) -> list[dict[str, Any]]:
+def _measure(folder: Path, n: int, stages: Sequence[str], kernels: str) -> list[dict[str, Any]]:
     write_inputs(folder, n)
     found = []
-    for stage in (*STAGES, *after):
+    for stage in stages:
         command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), "--rows", str(n)]
+        command += ["--kernels", kernels]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found.append({"rows": n, "stage": stage, **json.loads(done.stdout.splitlines()[-1])})
         print(found[-1], file=sys.stderr, flush=True)
@@ -123,7 +126,7 @@ def _write_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _measured(stage: str, folder: Path, n: int) -> dict[str, Any]:
+def _measured(stage: str, folder: Path, n: int, kernels: str) -> dict[str, Any]:
     """Does one stage; returns what it took. What the libraries alone take is measured before it begins."""
     import torch
 
@@ -139,6 +142,7 @@ def _measured(stage: str, folder: Path, n: int) -> dict[str, Any]:
         "data": str(folder / f"rows-{n}.jsonl"), "safe_anchor": str(folder / "anchor.jsonl"),
         "harmful_reference": str(folder / "harm.jsonl"), "model": str(folder / "model"), "out": str(run),
         "device": "cpu", "threads": 1, "cache": False, "layer": -1, "pooling": "last",
+        **({"max_memory": kernels} if kernels else {}),
     })  # fmt: skip
     stages = [one for one in verbs.STAGES if one.name in STAGES]
     before = _now("VmRSS")

@@ -42,7 +42,7 @@ def test_devices_share_all_but_reading_the_solver_and_the_judges():
     one, eight = seconds(work), seconds(work, n_devices=8)
     assert one["train"] / eight["train"] == pytest.approx(8 * 0.95)
     assert (one["read"], one["weigh"]) == (eight["read"], eight["weigh"])
-    asked = 2 * work.n_prompts * 2.0 / 8
+    asked = 2 * work.n_prompts * 2.0 / 16
     assert (one["evaluate"] - asked) / (eight["evaluate"] - asked) == pytest.approx(8 * 0.95)
 
 
@@ -66,3 +66,16 @@ def test_the_judges_cost_follows_from_questions_tokens_and_prices():
     assert needs.n_questions == 300
     assert needs.judge_cost == pytest.approx(300 * (600 * 1 + 100 * 4) / 1e6)
     assert estimate_needs(replace(work, judge_prices=None), LLAMA_8B, H100).judge_cost is None
+
+
+def test_an_evaluation_is_answers_and_their_judging():
+    needs = estimate_needs(Workload(100, n_prompts=80, n_judged=2, judges_at_once=4), LLAMA_8B, H100)
+    without = estimate_needs(Workload(100, n_prompts=80), LLAMA_8B, H100)
+    assert needs.judge_seconds == pytest.approx(320 * 2.0 / 4)
+    assert needs.generation_seconds == pytest.approx(without.generation_seconds) > 0
+    assert needs.seconds == pytest.approx(without.seconds + needs.judge_seconds)
+
+
+def test_ram_grows_by_what_names_a_row_and_not_by_its_text():
+    short, long = (estimate_needs(Workload(10**6, row_bytes=size), LLAMA_8B, H100).stages[0] for size in (100, 10**5))
+    assert short.ram_bytes == long.ram_bytes < 1.2 * GIB

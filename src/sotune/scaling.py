@@ -30,13 +30,14 @@ _ENCODING_BYTES = 29.0
 _LOGITS_BYTES = 0.5 * GIB  # the output layer's chunks and their gradient, at most: assumed
 _PROCESS_BYTES = 0.6 * GIB  # of a process with its libraries loaded
 _HELD = 1.5  # times as long with a hold, whose answers each step looks at: measured on the miniature
-_RECORD_BYTES = 4_000.0
-"""Of RAM for each row of 100 bytes, in records, weights and selection; longer text is held about five times."""
+_INDEX_BYTES = 400.0
+"""Of RAM for each row, however long: ids, keys, numbers and places. 150,000 rows more took 57 MiB more in encoding."""
+_PARTS_BYTES = 0.1 * GIB  # of the rows that are read, encoded and written together
 _STRETCH_SECONDS = {"gpu": 0.85, "cpu": 3.8}  # the adaptive cost's fit, from at most 10,000 rows
 _SOLVER_FLOPS = {"gpu": 18.6e12, "cpu_thread": 15e9}
 """50,000 × 5,000 at d = 4,096 in 0.110 s (H100); 1,000,000 × 5,050 at d = 384, two passes, in 172 s by two threads."""
 _SHARED_WELL = 0.95  # of N devices, on shards or micro-batches of unlike length: assumed, not measured
-_JUDGE_SECONDS, _JUDGE_AT_ONCE = 2.0, 8  # of one question, and asked at once: assumed
+_JUDGE_SECONDS = 2.0  # of one question: assumed
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class Workload:
         new_tokens: Of an answer.
         eval_batch: Prompts of a batch.
         n_judged: Questions to a chat judge for each answer.
+        judges_at_once: Questions that are asked at once.
         judge_tokens: Of one question and of its reply.
         judge_prices: Of a million of each; ``None``: not known.
         adaptive: Whether the cost is fitted.
@@ -164,6 +166,7 @@ class Workload:
     new_tokens: int = 128
     eval_batch: int = 32
     n_judged: int = 0
+    judges_at_once: int = 16
     judge_tokens: tuple[float, float] = (600.0, 100.0)
     judge_prices: tuple[float, float] | None = None
     adaptive: bool = True
@@ -199,6 +202,7 @@ class Needs:
         stages: Each in turn.
         judge_cost: In the currency of the prices; ``None`` where they are not known.
         n_questions: To chat judges.
+        judge_seconds: What their answers take, a part of the evaluation's time.
         device: What it was reckoned for.
         n_devices: How many of them.
     """
@@ -209,6 +213,13 @@ class Needs:
     device: Device
     n_devices: int
     warnings: tuple[str, ...] = field(default=())
+    judge_seconds: float = 0.0
+
+    @property
+    def generation_seconds(self) -> float:
+        """What the answers to evaluation prompts take."""
+        (evaluation,) = (stage.seconds for stage in self.stages if stage.stage == "evaluate")
+        return evaluation - self.judge_seconds
 
     @property
     def seconds(self) -> float:
@@ -253,7 +264,7 @@ def estimate_needs(work: Workload, model: ModelShape, device: Device, *, n_devic
     cost = None
     if work.judge_prices is not None:
         cost = n_questions * sum(n * p for n, p in zip(work.judge_tokens, work.judge_prices, strict=True)) / 1e6
-    needs = Needs(stages, cost, n_questions, device, n_devices)
+    needs = Needs(stages, cost, n_questions, device, n_devices, judge_seconds=_judge_seconds(work))
     return replace(needs, warnings=tuple(_warnings(needs)))
 
 
@@ -277,7 +288,7 @@ def _encode(work: Workload, model: ModelShape, device: Device, faster: float) ->
         device_bytes=model.body * model.number_bytes
         + model.n_embedding / 2 * model.number_bytes
         + work.batch_tokens * model.width * _ENCODING_BYTES * model.number_bytes / 2,
-        ram_bytes=_records(work) + rows * (_dimension(work, model) * 4 + work.mean_tokens * 4),
+        ram_bytes=_records(work),  # vectors are in mapped files
         disk_bytes=stored * _dimension(work, model) * 4,
     )
 
@@ -339,15 +350,18 @@ def _evaluate(work: Workload, model: ModelShape, device: Device, faster: float) 
     step = max(device.launch_seconds * model.n_layers * _FORWARD_SHARE, model.weight_bytes / device.bandwidth)
     prefill = 2 * work.n_prompts * work.mean_tokens * 2 * model.n_parameters / (device.flops * ENCODING_EFFICIENCY)
     decoded = 2 * work.n_prompts * work.new_tokens * 2 * model.n_parameters / device.flops
-    judged = 2 * work.n_prompts * work.n_judged * _JUDGE_SECONDS / _JUDGE_AT_ONCE
     cache = work.eval_batch * (work.mean_tokens + work.new_tokens) * model.n_layers * model.width * 4
     return StageNeeds(
         "evaluate",
-        (batches * work.new_tokens * step + prefill + decoded) / faster + judged,
+        (batches * work.new_tokens * step + prefill + decoded) / faster + _judge_seconds(work),
         device_bytes=model.weight_bytes + cache * model.number_bytes / 2,
         ram_bytes=_PROCESS_BYTES,
         disk_bytes=2 * work.n_prompts * (work.new_tokens * 5 + 500),
     )
+
+
+def _judge_seconds(work: Workload) -> float:
+    return 2 * work.n_prompts * work.n_judged * _JUDGE_SECONDS / work.judges_at_once
 
 
 def _dimension(work: Workload, model: ModelShape) -> int:
@@ -355,8 +369,7 @@ def _dimension(work: Workload, model: ModelShape) -> int:
 
 
 def _records(work: Workload) -> float:
-    each = _RECORD_BYTES + 5 * max(0.0, work.row_bytes - 100)
-    return _PROCESS_BYTES + (work.n_rows + work.n_references) * each
+    return _PROCESS_BYTES + _PARTS_BYTES + (work.n_rows + work.n_references) * _INDEX_BYTES
 
 
 def _warnings(needs: Needs) -> list[str]:

@@ -28,7 +28,7 @@ def estimate(
     devices: Annotated[int, typer.Option(min=1, help="How many of them work together.")] = 1,
 ) -> None:
     """Say what a run of CONFIG would take: time, memory, disk, judge's cost. Reads samples, and starts nothing."""
-    from sotune.pipeline.estimating import describe_needs
+    from sotune.pipeline.estimating import describe_evaluation, describe_needs
 
     if output.dry_run:
         output.say({"would_estimate": str(config)}, f"would read samples of the data of {config}")
@@ -42,9 +42,8 @@ def estimate(
         "tokens": f"{found.work.mean_tokens:.0f} a row, the longest of the sample {found.work.longest:,}",
         "device": f"{needs.n_devices} × {needs.device.name} ({needs.device.source})",
     }
-    if needs.n_questions:
-        cost = "price not given" if needs.judge_cost is None else f"{needs.judge_cost:,.2f}"
-        figures["judge"] = f"{needs.n_questions:,} questions, {cost}"
+    if evaluation := describe_evaluation(found):
+        figures["evaluation"] = evaluation
     figures |= {f"warning {number}": text for number, text in enumerate(needs.warnings, start=1)}
     columns = ("time", "GiB a device", "GiB of RAM", "GiB on disk")
     shown = {**asdict(found), "seconds": needs.seconds, "warnings": needs.warnings}

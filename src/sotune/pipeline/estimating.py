@@ -232,6 +232,7 @@ def _workload(config: RunConfig, sets: dict[SetName, Sampled]) -> Workload:
         new_tokens=config.max_new_tokens,
         eval_batch=config.eval_batch_size,
         n_judged=_chat_judges(config),
+        judges_at_once=config.judge_concurrency,
         judge_tokens=(600.0, min(100.0, config.judge_max_tokens)),
         judge_prices=None if None in prices else (prices[0] or 0.0, prices[1] or 0.0),
         adaptive=config.cost == "adaptive",
@@ -267,6 +268,19 @@ def describe_needs(found: Estimate) -> dict[str, Any]:
 
     rows = {s.stage: row(s.seconds, s.device_bytes, s.ram_bytes, s.disk_bytes) for s in needs.stages}
     return {**rows, "all": row(needs.seconds, needs.device_bytes, needs.ram_bytes, needs.disk_bytes)}
+
+
+def describe_evaluation(found: Estimate) -> str:
+    """Returns in words what answers and their judging take; empty where nothing is evaluated."""
+    needs, work = found.needs, found.work
+    if not work.n_prompts:
+        return ""
+    told = f"{work.n_prompts:,} prompts to 2 models, at most {work.new_tokens} tokens an answer: "
+    told += f"{tell_time(needs.generation_seconds)} to answer"
+    if not needs.n_questions:
+        return f"{told}; no chat judge is asked"
+    cost = "price not given" if needs.judge_cost is None else f"{needs.judge_cost:,.2f}"
+    return f"{told}; {needs.n_questions:,} questions, {cost}, {tell_time(needs.judge_seconds)} to judge"
 
 
 def tell_time(seconds: float) -> str:

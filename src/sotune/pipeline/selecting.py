@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ _EVIDENCE = tuple(
     column for name in _CALLED for column in (f"nearest_{PREFIXES[name]}", f"least_{PREFIXES[name]}_cost")
 )
 
+_DECIDED = ("id", "weight", "loss_weight", "rank", "kept", "reason")
 _NOT_READ = "some of what is learned of it was not read"
 
 
@@ -76,7 +76,7 @@ def _explained(
         _check_joined(row.id, weighed["id"], look["id"])
         margin = log_margin(row.weight, cut_weight)
         told = explain_row(row, _evidence(weighed), margin=margin) + _told_of_look(look, config)
-        yield {**asdict(row), "margin": margin, "explanation": told}
+        yield {**{name: getattr(row, name) for name in _DECIDED}, "margin": margin, "explanation": told}
 
 
 def _check_joined(*ids: str) -> None:
