@@ -140,6 +140,8 @@ def held_sets(
     harmless: Sequence[Record],
     *,
     others: Sequence[Record] = (),
+    more_risky: Sequence[Record] = (),
+    model: Any = None,
     risky: int,
     answer_tokens: int,
     decay: float,
@@ -150,6 +152,8 @@ def held_sets(
         inputs: All that training may look at.
         harmless: Rows whose prompts shall go on being answered; perhaps none.
         others: More such rows, to measure by.
+        more_risky: Rows with risky prompts of other kinds; a third of these too is kept to measure by.
+        model: The model before fine-tuning, where it is loaded already.
         risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
         answer_tokens: The most tokens of an answer.
         decay: See `HeldAnswers`.
@@ -161,7 +165,8 @@ def held_sets(
     positions = n_positions(load_config(inputs.tools.model).get_text_config()) or renderer.max_length + answer_tokens
     room = min(renderer.max_length, positions - answer_tokens)
     short = (row for row in _distinct(inputs.harmful_reference) if _fits(row, renderer, room))
-    dangerous = list(itertools.islice(short, risky + risky // (_HELD_OUT - 1)))
+    of_reference = itertools.islice(short, risky + risky // (_HELD_OUT - 1))
+    dangerous = _distinct([*of_reference, *(row for row in more_risky if _fits(row, renderer, room))])
     unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
     sets = {
         "risky": [row for row in dangerous if row not in unseen],
@@ -175,7 +180,7 @@ def held_sets(
             f"none of the harmful reference's prompts can be asked: each is longer than {room} tokens or the template "
             f"refuses it; raise max_length, or train with hold: none"
         )
-    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
+    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens, model=model)
 
     answers = {name: [row for row in answered if row.id.startswith(f"{name}/")] for name in sets}
 

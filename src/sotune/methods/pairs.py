@@ -42,13 +42,22 @@ def append_rows(inputs: TrainInputs, rows: Sequence[Record]) -> TrainInputs:
     return replace(inputs, records=[*inputs.records, *rows], loss_weights=weights)
 
 
-def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
+def own_answers(
+    tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS, model: Any = None
+) -> list[Record]:
     """Returns the rows' prompts with the base model's own greedy answers, of at most so many tokens.
+
+    Args:
+        tools: The base model, and how prompts are rendered.
+        rows: What is asked.
+        most_tokens: Of an answer.
+        model: The base model, where it is loaded already.
 
     Raises:
         DataError: All answers are empty.
     """
-    answered = answers_of(load_causal_lm(tools.model, frozen=True), tools, rows, most_tokens=most_tokens)
+    base = load_causal_lm(tools.model, frozen=True) if model is None else model
+    answered = answers_of(base, tools, rows, most_tokens=most_tokens)
     if not answered:
         raise DataError(
             "the base model answers none of the prompts, so nothing can be held; train with hold: none, or give "
