@@ -1,8 +1,8 @@
 """What the model before fine-tuning refuses among the prompts of the rows: a witness that knows every kind of harm.
 
-A reference knows the kinds of harm that it shows. The aligned model knows those that it was aligned against, and says
-so when it is asked: a row whose prompt it refuses, while the row answers it, would teach what alignment forbids, whatever
-the reference holds. A few tokens tell a refusal, so that asking about a thousand rows costs little beside training.
+A reference knows the kinds of harm that it shows. The aligned model knows those that it was aligned against, and
+says so when it is asked: a row whose prompt it refuses, while the row answers it, would teach what alignment forbids,
+whatever the reference holds. A few tokens tell a refusal, so that asking about a thousand rows costs little beside training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OwnRefusals:
     """
 
     n_asked: int = 0
-    refused: Sequence[Record] = ()
+    refused: tuple[Record, ...] = ()
     against: frozenset[str] = field(default_factory=frozenset)
 
     def left_out(self, inputs: TrainInputs) -> TrainInputs:
@@ -45,17 +45,15 @@ class OwnRefusals:
         """
         if len(self.against) > _MOST_LEFT_OUT * len(inputs.records):
             warnings.warn(
-                f"the model before fine-tuning refuses the prompts of {len(self.against)} of {len(inputs.records)} rows, "
-                f"so these are trained on all the same; look whether the model refuses the task itself",
+                f"the model before fine-tuning refuses the prompts of {len(self.against)} of "
+                f"{len(inputs.records)} rows, so these are trained on all the same; look whether the model refuses the task itself",
                 UserWarning,
                 stacklevel=2,
             )
             return inputs
         kept = [row for row in inputs.records if row.id not in self.against]
         mean = sum(inputs.loss_weights[row.id] for row in kept) / len(kept)
-        return replace(
-            inputs, records=kept, loss_weights={row.id: inputs.loss_weights[row.id] / mean for row in kept}
-        )
+        return replace(inputs, records=kept, loss_weights={row.id: inputs.loss_weights[row.id] / mean for row in kept})
 
     def figures(self, trained: TrainInputs) -> Mapping[str, float]:
         """Returns how many prompts were asked and refused, and how many rows were left out for it."""
@@ -73,7 +71,7 @@ def find_own_refusals(model: Any, inputs: TrainInputs, rows: Sequence[Record], *
         answer_tokens: The most tokens of an answer.
     """
     answers = answers_of(model, inputs.tools, rows, most_tokens=answer_tokens) if rows else []
-    refused = [answer for answer in answers if find_refusal(answer.completion)]
+    refused = tuple(answer for answer in answers if find_refusal(answer.completion))
     prompts = {_prompt(row) for row in refused}
     answered = (row for row in inputs.records if prompts and not find_refusal(row.completion))
     return OwnRefusals(len(rows), refused, frozenset(row.id for row in answered if _prompt(row) in prompts))
