@@ -1,12 +1,14 @@
 """What the model before fine-tuning refuses among the rows' prompts, by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sotune.methods import kl_constrained, own_refusals
 from sotune.methods.own_refusals import OwnRefusals, drawn_rows, find_own_refusals
 from sotune.records import Record
+from sotune.training import TrainResult
 
 ROWS = [
     Record.from_text("a", "Forge a seal", "Use wax."),
@@ -40,6 +42,8 @@ def test_what_is_against_a_refusal(inputs):
     ]
     assert found.against == {"a", "d", "e"}
     assert find_own_refusals(None, inputs, [], answer_tokens=8) == OwnRefusals()
+    long = Record.from_text("long", "Forge a seal, " * 100, "No.")
+    assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
 
 
 def test_rows_that_are_left_out(inputs):
@@ -49,8 +53,18 @@ def test_rows_that_are_left_out(inputs):
     left = found.left_out(replace(inputs, loss_weights=weights))
     assert [row.id for row in left.records] == ["b", "c", "f", "g"]
     assert left.loss_weights == {"b": 0.5, "c": 1.5, "f": 1.0, "g": 1.0}
-    assert found.figures(left) == {"rows_asked": 5, "rows_refused": 2, "rows_left_out": 3}
-    assert found.figures(inputs)["rows_left_out"] == 0
+
+
+def test_what_is_told(inputs):
+    """Rows that were left out stand beside those that training dropped, and are counted."""
+    found = OwnRefusals(5, (ROWS[0], ROWS[4]), frozenset("ade"))
+    result = TrainResult(Path(), Path(), 4, {"f": "too long"}, 0, 0, 1, 0.5, 1.0, {"limit": 0.02})
+    told = found.told(result, found.left_out(inputs))
+    assert told.figures == {"limit": 0.02, "rows_asked": 5, "rows_refused": 2, "rows_left_out": 3}
+    assert sorted(told.dropped) == ["a", "d", "e", "f"]
+    assert told.dropped["a"] == "it answers a prompt that the model refused before fine-tuning"
+    assert found.told(result, inputs).figures["rows_left_out"] == 0
+    assert OwnRefusals().told(result, inputs) == result
 
 
 def test_a_model_that_refuses_the_task_keeps_its_rows(inputs):
@@ -89,5 +103,5 @@ def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held
     monkeypatch.setattr(kl_constrained, "ask_first", seen)
     result = kl_constrained.train(replace(train_inputs, method_settings=constants))
     assert (result.n_rows, len(asked)) == (n, held)
-    assert result.figures["rows_left_out"] == 12 - n
-    assert result.figures["rows_asked"] == (0 if "asked_rows" in constants else 12)
+    assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
+    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -99,8 +98,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         measure_every=max(own.measure_every, count_steps(len(inputs.records), training) // _MEASUREMENTS),
         seed=training.seed,
     )
-    result = train_weighted(inputs, change=change)
-    return replace(result, figures={**result.figures, **found.figures(inputs)})
+    return found.told(train_weighted(inputs, change=change), inputs)
 
 
 def most_looked_at(inputs: TrainInputs, own: KlConstrainedSettings) -> int:

@@ -2,13 +2,14 @@
 
 A reference knows the kinds of harm that it shows. The aligned model knows those that it was aligned against, and
 says so when it is asked: a row whose prompt it refuses, while the row answers it, would teach what alignment forbids,
-whatever the reference holds. A few tokens tell a refusal, so that asking about a thousand rows costs little beside training.
+whatever the reference holds. A few tokens tell a refusal, so that asking about a thousand rows costs little beside
+training.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +17,12 @@ import torch
 
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.methods.inputs import TrainInputs
-from sotune.methods.pairs import answers_of
+from sotune.methods.pairs import answers_of, fits_question
 from sotune.records import Record, content_hash
+from sotune.training import TrainResult
 from sotune.training.training_rows import generator_of
 
+_REASON = "it answers a prompt that the model refused before fine-tuning"
 _MOST_LEFT_OUT = 0.5
 """Share of the rows: where the model refuses more, it is the task that it refuses."""
 
@@ -46,7 +49,8 @@ class OwnRefusals:
         if len(self.against) > _MOST_LEFT_OUT * len(inputs.records):
             warnings.warn(
                 f"the model before fine-tuning refuses the prompts of {len(self.against)} of "
-                f"{len(inputs.records)} rows, so these are trained on all the same; look whether the model refuses the task itself",
+                f"{len(inputs.records)} rows, so these are trained on all the same; look whether the model "
+                f"refuses the task itself",
                 UserWarning,
                 stacklevel=2,
             )
@@ -55,10 +59,15 @@ class OwnRefusals:
         mean = sum(inputs.loss_weights[row.id] for row in kept) / len(kept)
         return replace(inputs, records=kept, loss_weights={row.id: inputs.loss_weights[row.id] / mean for row in kept})
 
-    def figures(self, trained: TrainInputs) -> Mapping[str, float]:
-        """Returns how many prompts were asked and refused, and how many rows were left out for it."""
-        left = self.against - {row.id for row in trained.records}
-        return {"rows_asked": self.n_asked, "rows_refused": len(self.refused), "rows_left_out": len(left)}
+    def told(self, result: TrainResult, trained: TrainInputs) -> TrainResult:
+        """Returns what training left behind, with the rows that were left out and how many were asked and refused."""
+        left = sorted(self.against - {row.id for row in trained.records})
+        counts = {"rows_asked": self.n_asked, "rows_refused": len(self.refused), "rows_left_out": len(left)}
+        return replace(
+            result,
+            dropped={**result.dropped, **dict.fromkeys(left, _REASON)},
+            figures={**result.figures, **counts} if self.n_asked else result.figures,
+        )
 
 
 def find_own_refusals(model: Any, inputs: TrainInputs, rows: Sequence[Record], *, answer_tokens: int) -> OwnRefusals:
@@ -67,14 +76,16 @@ def find_own_refusals(model: Any, inputs: TrainInputs, rows: Sequence[Record], *
     Args:
         model: The model before fine-tuning.
         inputs: All rows, each of which may have a prompt that is asked.
-        rows: Those that are asked, of distinct prompts.
+        rows: Those that are asked, of distinct prompts; those that are too long to be asked are not.
         answer_tokens: The most tokens of an answer.
     """
-    answers = answers_of(model, inputs.tools, rows, most_tokens=answer_tokens) if rows else []
+    fits = fits_question(inputs.tools, answer_tokens) if rows else bool
+    asked = [row for row in rows if fits(row)]
+    answers = answers_of(model, inputs.tools, asked, most_tokens=answer_tokens) if asked else []
     refused = tuple(answer for answer in answers if find_refusal(answer.completion))
     prompts = {_prompt(row) for row in refused}
     answered = (row for row in inputs.records if prompts and not find_refusal(row.completion))
-    return OwnRefusals(len(rows), refused, frozenset(row.id for row in answered if _prompt(row) in prompts))
+    return OwnRefusals(len(asked), refused, frozenset(row.id for row in answered if _prompt(row) in prompts))
 
 
 def drawn_rows(rows: Sequence[Record], most: int, *, seed: int) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from sotune import processes
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools, TrainInputs
-from sotune.models import load_causal_lm
+from sotune.models import load_causal_lm, load_config, n_positions
 from sotune.records import Record
 from sotune.rendering import load_renderer
 
@@ -40,6 +40,21 @@ def append_rows(inputs: TrainInputs, rows: Sequence[Record]) -> TrainInputs:
     """Returns the inputs with more rows to train on, each with loss weight 1."""
     weights = {**inputs.loss_weights, **dict.fromkeys((row.id for row in rows), 1.0)}
     return replace(inputs, records=[*inputs.records, *rows], loss_weights=weights)
+
+
+def fits_question(tools: Tools, answer_tokens: int) -> Callable[[Record], bool]:
+    """Returns what tells whether a row's prompt, with an answer of so many tokens, can be asked at all."""
+    renderer = load_renderer(tools.model, tools.training)
+    positions = n_positions(load_config(tools.model).get_text_config()) or renderer.max_length + answer_tokens
+    room = min(renderer.max_length, positions - answer_tokens)
+
+    def fits(row: Record) -> bool:
+        try:
+            return len(renderer.prompt_tokens(row.prompt, row.tools)) < room  # one token of the answer fits too
+        except DataError:  # the template refuses it
+            return False
+
+    return fits
 
 
 def own_answers(
