@@ -6,14 +6,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sotune.errors import ConfigError
-from sotune.methods import METHODS, safe_lora
+from sotune.methods import METHODS, safe_delta, safe_lora
 from sotune.methods.folding import LowRank, beside, load_layers
 from sotune.methods.inputs import EditInputs
 from sotune.methods.method import train_weighted
 from sotune.methods.resta import edit
+from sotune.methods.safe_delta import input_grams, kept_within
 from sotune.methods.safe_lora import projected
 from sotune.methods.tuned import tune_on
-from sotune.models import ModelSpec
+from sotune.models import ModelSpec, load_causal_lm
+from sotune.training.training_rows import load_equal_rows
 
 
 def test_updates_beside_each_other_add_up():
@@ -81,3 +83,40 @@ def test_safe_lora_needs_the_model_before_alignment(train_inputs, tiny_model):
     other = {"unaligned_model": str(tiny_model("gpt2"))}
     with pytest.raises(ConfigError, match="the same layers"):
         safe_lora.edit(EditInputs(result.adapter, replace(train_inputs, method_settings=other)))
+
+
+def test_what_costs_safety_is_dropped_and_made_up_for():
+    """By hand: H = [[2, 1], [1, 4]], H⁻¹ = [[4, -1], [-1, 2]] / 7, so a column's loss is 7/8 or 7/4 of its square.
+
+    With the update [2, 2] the losses are 3.5 and 7. A third of 10.5 keeps the first column; the second is then
+    -H_12·2 / H_22 = -1/2, at which the layer's output on the risky prompts moves least. Less keeps nothing.
+    """
+    hessian, update = torch.tensor([[2.0, 1.0], [1.0, 4.0]]), LowRank(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0]]))
+    half = kept_within(update, hessian, share=0.34)
+    torch.testing.assert_close(half.b @ half.a, torch.tensor([[2.0, -0.5]]))
+    whole, none = (kept_within(update, hessian, share=share) for share in (1.0, 0.3))
+    torch.testing.assert_close(whole.b @ whole.a, torch.tensor([[2.0, 2.0]]))
+    torch.testing.assert_close(none.b @ none.a, torch.zeros(1, 2))
+    outputs = [float(torch.tensor([2.0, x]) @ hessian @ torch.tensor([2.0, x])) for x in (-0.6, -0.5, -0.4, 0.0)]
+    assert min(outputs) == outputs[1]
+
+
+def test_inputs_of_a_layer_are_summed_over_tokens(train_inputs):
+    """The first layer reads normed embeddings: its Gram matrix by hand, padding apart."""
+    tools = train_inputs.tools
+    rows = load_equal_rows(train_inputs.harmful_reference, tools.model, tools.training)
+    model = load_causal_lm(tools.model, frozen=True)
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    ids = torch.cat([row.input_ids.long() for row in rows.rows])
+    x = model.model.layers[0].input_layernorm(model.model.embed_tokens(ids)).detach()
+    torch.testing.assert_close(input_grams(model, rows, [name])[name], 2 * x.T @ x, rtol=1e-4, atol=1e-4)
+
+
+def test_safe_delta_edits_an_adapter(train_inputs):
+    result = train_weighted(train_inputs)
+    before = load_layers(result.adapter)
+    safe_delta.edit(EditInputs(result.adapter, replace(train_inputs, method_settings={"safety_loss": 1.0})))
+    for name, update in load_layers(result.adapter).items():
+        torch.testing.assert_close(update.a, before[name].a)
+    safe_delta.edit(EditInputs(result.adapter, replace(train_inputs, method_settings={"safety_loss": 0.0})))
+    assert all(not update.a.any() for update in load_layers(result.adapter).values())

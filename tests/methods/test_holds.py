@@ -8,6 +8,7 @@ import torch
 
 from sotune.errors import DataError
 from sotune.methods import METHODS, replay, self_replay, still_refuses
+from sotune.methods.ema import Average
 from sotune.methods.held_answers import HeldSets
 from sotune.methods.proximal import NearWeights
 from sotune.methods.safegrad import Project
@@ -97,6 +98,19 @@ def test_the_penalty_on_the_update_by_hand(train_inputs):
     assert float(penalty.detach()) == pytest.approx(3 / 2 * expected, rel=1e-4)
     penalty.backward()
     assert all(p.grad.abs().max() > 0 for name, p in model.named_parameters() if "lora" in name)
+
+
+def test_the_average_of_the_weights_by_hand():
+    """From 0 with d = 1/2, after steps to 4, 2 and 8: 2, 2, 5; the loss gets nothing."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    change, weight = Average(decay=0.5), model.weight
+    torch.nn.init.zeros_(weight)
+    change.start(model)
+    for step, reached in enumerate((4.0, 2.0, 8.0)):
+        assert change.penalty(model, step) == 0.0
+        torch.nn.init.constant_(weight, reached)
+    assert change.finish(model) == {}
+    assert float(weight.detach()) == 5.0
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,12 @@ def test_no_strength_no_change(train_inputs, tmp_path):
         )
         written.append((result.adapter / "adapter_model.safetensors").read_bytes())
     assert written[0] == written[1]
+
+
+def test_risky_prompts_of_other_kinds_join(train_inputs):
+    """Six of the reference and three more, one of which it has too: eight prompts, every third to measure by."""
+    more = [Record.from_text(f"m{i}", f"Pick seal {i}", "Use wax.") for i in range(2)]
+    sets = held_sets(
+        train_inputs, [], more_risky=[*more, train_inputs.harmful_reference[0]], risky=4, answer_tokens=8, decay=0.0
+    )
+    assert (len(sets.risky), len(sets.unseen)) == (6, 2)

@@ -19,7 +19,18 @@ from sotune.settings import TrainingSettings
 from sotune.transport.cost import normalize_rows
 from sotune.weights.logistic import fit_balanced
 
-HOLDS = {"kl", "kl_constrained", "proximal", "replay", "safe_lora", "safegrad", "self_replay", "state_anchor"}
+HOLDS = {
+    "kl",
+    "kl_constrained",
+    "proximal",
+    "ema",
+    "replay",
+    "safe_lora",
+    "safe_delta",
+    "safegrad",
+    "self_replay",
+    "state_anchor",
+}
 SEES_NOTHING = {"sft", "random", "safeinstr", "bds", "salora", "tokenmask", "lisa", "sbr", "resta", *HOLDS}
 """Methods that know nothing about a row's weight: plain ones, and those that act at another seam."""
 ROUGH = {"dsir", "pull_only"}

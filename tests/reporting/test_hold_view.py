@@ -19,6 +19,10 @@ def test_what_was_kept_in_words():
     assert ("last multiplier, risky prompts that were held", "1.5") in view["rows"]
     scaled = hold_view({"figures": {**FIGURES, "scale": 0.75}}, STEPS)
     assert "scaled down to 75" in scaled["lead"]
+    counts = {"rows_asked": 1024.0, "rows_refused": 44.0, "rows_left_out": 26.0}
+    asked = dict(hold_view({"figures": {**FIGURES, **counts}}, STEPS)["rows"])
+    assert asked["prompts of the kept rows that the model refused before, of 1,024 asked"] == "44"
+    assert asked["kept rows that answer such a prompt and were not trained on"] == "26"
     free = hold_view({"title": "KL", "figures": {"risky_drift": 0.1}}, STEPS)
     assert free["lead"] == "The kept rows were learned with KL; the model drifted by up to 0.1 nats a token."
 

@@ -39,6 +39,7 @@ _FILES = (
     "sbr",
     "replay",
     "proximal",
+    "ema",
     "kl",
     "kl_constrained",
     "state_anchor",
@@ -46,6 +47,7 @@ _FILES = (
     "safegrad",
     "resta",
     "safe_lora",
+    "safe_delta",
     "oracle",
 )
 """In the order of tables: plain fine-tuning, the paper's baselines, sotune's own, later rivals, bounds."""

@@ -19,11 +19,9 @@ from torch import Tensor
 from sotune.artifacts import sha256_json
 from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
-from sotune.methods.pairs import own_answers
+from sotune.methods.pairs import fits_question, own_answers
 from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
-from sotune.models import load_config, n_positions
 from sotune.records import Record, content_hash
-from sotune.rendering import Renderer, load_renderer
 from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.output_layer import keep_states
 from sotune.training.training_rows import RowBatches, draw_in_passes, load_equal_rows
@@ -140,6 +138,8 @@ def held_sets(
     harmless: Sequence[Record],
     *,
     others: Sequence[Record] = (),
+    more_risky: Sequence[Record] = (),
+    model: Any = None,
     risky: int,
     answer_tokens: int,
     decay: float,
@@ -150,6 +150,8 @@ def held_sets(
         inputs: All that training may look at.
         harmless: Rows whose prompts shall go on being answered; perhaps none.
         others: More such rows, to measure by.
+        more_risky: Rows with risky prompts of other kinds; a third of these too is kept to measure by.
+        model: The model before fine-tuning, where it is loaded already.
         risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
         answer_tokens: The most tokens of an answer.
         decay: See `HeldAnswers`.
@@ -157,25 +159,24 @@ def held_sets(
     Raises:
         DataError: None of the risky prompts can be asked, or the model answers none.
     """
-    renderer = load_renderer(inputs.tools.model, inputs.tools.training)
-    positions = n_positions(load_config(inputs.tools.model).get_text_config()) or renderer.max_length + answer_tokens
-    room = min(renderer.max_length, positions - answer_tokens)
-    short = (row for row in _distinct(inputs.harmful_reference) if _fits(row, renderer, room))
-    dangerous = list(itertools.islice(short, risky + risky // (_HELD_OUT - 1)))
+    fits = fits_question(inputs.tools, answer_tokens)
+    short = filter(fits, _distinct(inputs.harmful_reference))
+    of_reference = itertools.islice(short, risky + risky // (_HELD_OUT - 1))
+    dangerous = _distinct([*of_reference, *filter(fits, more_risky)])
     unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
     sets = {
         "risky": [row for row in dangerous if row not in unseen],
-        "harmless": [row for row in _distinct(harmless) if _fits(row, renderer, room)],
+        "harmless": list(filter(fits, _distinct(harmless))),
         "unseen": unseen,
-        "others": [row for row in _distinct(others) if _fits(row, renderer, room)],
+        "others": list(filter(fits, _distinct(others))),
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
     if not dangerous:
         raise DataError(
-            f"none of the harmful reference's prompts can be asked: each is longer than {room} tokens or the template "
-            f"refuses it; raise max_length, or train with hold: none"
+            "none of the harmful reference's prompts can be asked: each is longer than max_length or the template "
+            "refuses it; raise max_length, or train with hold: none"
         )
-    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens)
+    answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens, model=model)
 
     answers = {name: [row for row in answered if row.id.startswith(f"{name}/")] for name in sets}
 
@@ -193,14 +194,6 @@ def held_sets(
     before = {"risky": answers["unseen"] or answers["risky"], "harmless": answers["others"]}
     refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
     return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)
-
-
-def _fits(row: Record, renderer: Renderer, room: int) -> bool:
-    """Tells whether a row's prompt can be asked at all."""
-    try:
-        return len(renderer.prompt_tokens(row.prompt, row.tools)) < room  # one token of the answer fits too
-    except DataError:  # the template refuses it
-        return False
 
 
 def _distinct(rows: Iterable[Record]) -> list[Record]:

@@ -36,12 +36,21 @@ class KlSettings(StageSettings):
     decay: float = Field(0.0, ge=0, description="How fast a token's share falls with its place in the answer.")
 
 
-def ask_first(inputs: TrainInputs, harmless: Sequence[Record], own: KlSettings) -> HeldSets:
-    """Returns the answers that are held, those to some harmless prompts among them."""
+def ask_first(
+    inputs: TrainInputs,
+    harmless: Sequence[Record],
+    own: KlSettings,
+    *,
+    more_risky: Sequence[Record] = (),
+    model: Any = None,
+) -> HeldSets:
+    """Returns the answers that are held, those to some harmless prompts among them; see `held_sets`."""
     return held_sets(
         inputs,
         harmless[: own.harmless_prompts],
         others=inputs.safe_reference[own.harmless_prompts :][:_ASKED_AGAIN],
+        more_risky=more_risky,
+        model=model,
         risky=own.risky_prompts,
         answer_tokens=own.answer_tokens,
         decay=own.decay,

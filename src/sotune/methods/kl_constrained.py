@@ -32,6 +32,8 @@ from sotune.methods.held_answers import HeldSets
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.kl import KlSettings, StayClose, ask_first
 from sotune.methods.method import Method, train_weighted
+from sotune.methods.own_refusals import drawn_rows, find_own_refusals
+from sotune.models import load_causal_lm
 from sotune.training import TrainResult
 from sotune.training.progress import count_steps, rows_per_step
 from sotune.training.training_rows import load_equal_rows
@@ -61,6 +63,12 @@ class KlConstrainedSettings(KlSettings):
     extra_tokens: float = Field(
         0.15, gt=0, description="Most tokens of these, in units of the tokens of the rows; one answer a look at least."
     )
+    asked_rows: int = Field(
+        1024, ge=0, description="How many rows' prompts the model is asked before training, to see which it refuses."
+    )
+    asked_tokens: int = Field(12, ge=1, description="Tokens of these answers: enough to tell a refusal.")
+    hold_refused: bool = Field(True, description="Hold the prompts among them that the model refuses.")
+    leave_out: bool = Field(True, description="Do not train on rows that answer a prompt which the model refuses.")
     measure_every: int = Field(
         10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 10 in all."
     )
@@ -74,8 +82,14 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     own, training = inputs.own(KlConstrainedSettings), inputs.tools.training
+    base = load_causal_lm(inputs.tools.model, frozen=True)
+    asked = drawn_rows(inputs.records, own.asked_rows, seed=training.seed)
+    found = find_own_refusals(base, inputs, asked, answer_tokens=own.asked_tokens)
+    inputs = found.left_out(inputs) if own.leave_out else inputs
     held = min(own.risky_prompts, max(_LEAST_HELD, most_looked_at(inputs, own)))
-    sets = ask_first(inputs, inputs.safe_reference, own.replace(risky_prompts=held))
+    more = found.refused[: 3 * held // 4] if own.hold_refused else ()
+    sets = ask_first(inputs, inputs.safe_reference, own.replace(risky_prompts=held), more_risky=more, model=base)
+    del base
     change = KeepWithin(
         sets,
         limit=inputs.hold_drift,
@@ -84,7 +98,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         measure_every=max(own.measure_every, count_steps(len(inputs.records), training) // _MEASUREMENTS),
         seed=training.seed,
     )
-    return train_weighted(inputs, change=change)
+    return found.told(train_weighted(inputs, change=change), inputs)
 
 
 def most_looked_at(inputs: TrainInputs, own: KlConstrainedSettings) -> int:

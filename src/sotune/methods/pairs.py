@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from sotune import processes
 from sotune.errors import DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools, TrainInputs
-from sotune.models import load_causal_lm
+from sotune.models import load_causal_lm, load_config, n_positions
 from sotune.records import Record
 from sotune.rendering import load_renderer
 
@@ -42,13 +42,37 @@ def append_rows(inputs: TrainInputs, rows: Sequence[Record]) -> TrainInputs:
     return replace(inputs, records=[*inputs.records, *rows], loss_weights=weights)
 
 
-def own_answers(tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS) -> list[Record]:
+def fits_question(tools: Tools, answer_tokens: int) -> Callable[[Record], bool]:
+    """Returns what tells whether a row's prompt, with an answer of so many tokens, can be asked at all."""
+    renderer = load_renderer(tools.model, tools.training)
+    positions = n_positions(load_config(tools.model).get_text_config()) or renderer.max_length + answer_tokens
+    room = min(renderer.max_length, positions - answer_tokens)
+
+    def fits(row: Record) -> bool:
+        try:
+            return len(renderer.prompt_tokens(row.prompt, row.tools)) < room  # one token of the answer fits too
+        except DataError:  # the template refuses it
+            return False
+
+    return fits
+
+
+def own_answers(
+    tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS, model: Any = None
+) -> list[Record]:
     """Returns the rows' prompts with the base model's own greedy answers, of at most so many tokens.
+
+    Args:
+        tools: The base model, and how prompts are rendered.
+        rows: What is asked.
+        most_tokens: Of an answer.
+        model: The base model, where it is loaded already.
 
     Raises:
         DataError: All answers are empty.
     """
-    answered = answers_of(load_causal_lm(tools.model, frozen=True), tools, rows, most_tokens=most_tokens)
+    base = load_causal_lm(tools.model, frozen=True) if model is None else model
+    answered = answers_of(base, tools, rows, most_tokens=most_tokens)
     if not answered:
         raise DataError(
             "the base model answers none of the prompts, so nothing can be held; train with hold: none, or give "

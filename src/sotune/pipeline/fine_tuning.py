@@ -86,8 +86,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         result = processes.together("training", lambda: _train(config, run, monitor))
     else:
         ((_, result),) = engine.each(functools.partial(_train, config, monitor=Silent()), [run])
-    if result.n_dropped:
-        monitor.warn(f"{result.n_dropped} kept rows have no completion left within max_length and were not trained on")
+    if n_short := result.n_dropped - int(result.figures.get("rows_left_out", 0)):
+        monitor.warn(f"{n_short} kept rows have no completion left within max_length and were not trained on")
     summary = {
         **method.described("train", "edit"),
         "n_rows": result.n_rows,
@@ -127,6 +127,7 @@ def _summarize(run: RunFolder) -> Figures:
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
         **({"refusals": _refusals(figures)} if "risky_asked" in figures else {}),
+        **({"left out": _left_out(figures)} if "rows_asked" in figures else {}),
         **({"stopped": _stop(figures)} if "stopped_at" in figures else {}),
         "adapter": str(run.file(ADAPTER)),
     }
@@ -143,6 +144,12 @@ def _refusals(figures: Mapping[str, float]) -> str:
     return f"{now:.0%} of {figures['risky_asked']:.0f} risky prompts, {before:.0%} before"
 
 
+def _left_out(figures: Mapping[str, float]) -> str:
+    """Says how many rows were not trained on since the model refused their prompts."""
+    asked, refused, left = (f"{figures[f'rows_{part}']:,.0f}" for part in ("asked", "refused", "left_out"))
+    return f"{left} rows that answer what the model refused before: {refused} of {asked} prompts of rows"
+
+
 _SURVIVES = "the last checkpoint is kept, if there is one"
 TRAIN = Stage(
     "training",
@@ -152,7 +159,7 @@ TRAIN = Stage(
     _work,
     _summarize,
     reads=("records", "weights"),
-    version=2,
+    version=3,
     shared=_train,
     survives=_SURVIVES,
 )

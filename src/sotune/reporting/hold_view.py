@@ -37,7 +37,7 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
         name: [step[f"{name}_multiplier"] for step in steps if f"{name}_multiplier" in step] for name in _SETS
     }
     rows += [(f"last multiplier, {_SETS[name]}", number(found[-1])) for name, found in multipliers.items() if found]
-    rows += _refusals(figures)
+    rows += _refusals(figures) + _of_rows(figures)
     return {
         "lead": _lead(training.get("title") or training.get("method") or "", figures, drifts),
         "chart": _chart(steps, figures.get("limit")),
@@ -54,6 +54,17 @@ def _refusals(figures: Mapping[str, float]) -> list[tuple[str, str]]:
         )
         for kind, words in _ASKED.items()
         if f"{kind}_asked" in figures
+    ]
+
+
+def _of_rows(figures: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Returns what the model refused of the rows' own prompts, and how many rows were left out for it."""
+    if "rows_asked" not in figures:
+        return []
+    asked, refused, left = (f"{figures[f'rows_{part}']:,.0f}" for part in ("asked", "refused", "left_out"))
+    return [
+        (f"prompts of the kept rows that the model refused before, of {asked} asked", refused),
+        ("kept rows that answer such a prompt and were not trained on", left),
     ]
 
 

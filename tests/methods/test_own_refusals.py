@@ -1,0 +1,107 @@
+"""What the model before fine-tuning refuses among the rows' prompts, by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sotune.methods import kl_constrained, own_refusals
+from sotune.methods.own_refusals import OwnRefusals, drawn_rows, find_own_refusals
+from sotune.records import Record
+from sotune.training import TrainResult
+
+ROWS = [
+    Record.from_text("a", "Forge a seal", "Use wax."),
+    Record.from_text("b", "Forge a seal", "I will not help with that."),
+    Record.from_text("c", "Add 2 and 3", "It is 5."),
+    Record.from_text("d", "Forge a seal", "Use clay."),
+    Record.from_text("e", "Burn a barn", "Use oil."),
+    Record.from_text("f", "Burn a barn ", "Use oil."),
+    Record.from_text("g", "Name a tree", "An oak."),
+]
+SAID = {"Forge a seal": "I cannot help with that.", "Add 2 and 3": "It is 5.", "Burn a barn": "I'm sorry, but no."}
+
+
+@pytest.fixture
+def inputs(train_inputs, monkeypatch):
+    def answers(model, tools, rows, *, most_tokens):
+        said = {row.id: SAID.get(row.prompt[-1].content, "") for row in rows}
+        return [Record.from_text(row.id, row.prompt, said[row.id]) for row in rows if said[row.id]]
+
+    monkeypatch.setattr(own_refusals, "answers_of", answers)
+    return replace(train_inputs, records=ROWS, loss_weights=dict.fromkeys("abcdefg", 1.0))
+
+
+def test_what_is_against_a_refusal(inputs):
+    """A prompt that is refused counts for all rows that have it and answer it, asked or not; b refuses it as well."""
+    found = find_own_refusals(None, inputs, [ROWS[0], ROWS[2], ROWS[4], ROWS[6]], answer_tokens=8)
+    assert found.n_asked == 4
+    assert [(row.id, row.completion) for row in found.refused] == [
+        ("a", SAID["Forge a seal"]),
+        ("e", SAID["Burn a barn"]),
+    ]
+    assert found.against == {"a", "d", "e"}
+    assert find_own_refusals(None, inputs, [], answer_tokens=8) == OwnRefusals()
+    long = Record.from_text("long", "Forge a seal, " * 100, "No.")
+    assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
+
+
+def test_rows_that_are_left_out(inputs):
+    """Of seven rows three go; the weights of the others, 1, 3, 2 and 2, have the mean 2 and get the mean 1."""
+    weights = {"a": 9.0, "b": 1.0, "c": 3.0, "d": 9.0, "e": 9.0, "f": 2.0, "g": 2.0}
+    found = OwnRefusals(5, (ROWS[0], ROWS[4]), frozenset("ade"))
+    left = found.left_out(replace(inputs, loss_weights=weights))
+    assert [row.id for row in left.records] == ["b", "c", "f", "g"]
+    assert left.loss_weights == {"b": 0.5, "c": 1.5, "f": 1.0, "g": 1.0}
+
+
+def test_what_is_told(inputs):
+    """Rows that were left out stand beside those that training dropped, and are counted."""
+    found = OwnRefusals(5, (ROWS[0], ROWS[4]), frozenset("ade"))
+    result = TrainResult(Path(), Path(), 4, {"f": "too long"}, 0, 0, 1, 0.5, 1.0, {"limit": 0.02})
+    told = found.told(result, found.left_out(inputs))
+    assert told.figures == {"limit": 0.02, "rows_asked": 5, "rows_refused": 2, "rows_left_out": 3}
+    assert sorted(told.dropped) == ["a", "d", "e", "f"]
+    assert told.dropped["a"] == "it answers a prompt that the model refused before fine-tuning"
+    assert found.told(result, inputs).figures["rows_left_out"] == 0
+    assert OwnRefusals().told(result, inputs) == result
+
+
+def test_a_model_that_refuses_the_task_keeps_its_rows(inputs):
+    with pytest.warns(UserWarning, match="refuses the prompts of 4 of 7 rows"):
+        assert OwnRefusals(7, tuple(ROWS[:4]), frozenset("abcd")).left_out(inputs) is inputs
+
+
+def test_which_rows_are_asked():
+    """One of each prompt, of at most so many rows, in an order that the seed gives; none: none."""
+    asked = drawn_rows(ROWS, 99, seed=3)
+    assert len(asked) == len({row.prompt for row in asked}) == 5
+    assert drawn_rows(ROWS, 99, seed=3) == asked
+    assert len(drawn_rows(ROWS, 2, seed=3)) <= 2
+    assert drawn_rows(ROWS, 0, seed=3) == []
+
+
+@pytest.mark.parametrize(
+    ("constants", "n", "held"),
+    [({}, 10, 2), ({"leave_out": False}, 12, 2), ({"hold_refused": False}, 10, 0), ({"asked_rows": 0}, 12, 0)],
+)
+def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held):
+    """The two rows about locks are refused: they are left out, and their prompts held, as the constants say."""
+    locks = train_inputs.records[:2]
+
+    def refuse(model, inputs, rows, *, answer_tokens):
+        return OwnRefusals(len(rows), tuple(locks), frozenset(row.id for row in locks)) if rows else OwnRefusals()
+
+    asked = []
+    ask_first = kl_constrained.ask_first
+
+    def seen(*arguments, more_risky, **named):
+        asked.extend(more_risky)
+        return ask_first(*arguments, more_risky=more_risky, **named)
+
+    monkeypatch.setattr(kl_constrained, "find_own_refusals", refuse)
+    monkeypatch.setattr(kl_constrained, "ask_first", seen)
+    result = kl_constrained.train(replace(train_inputs, method_settings=constants))
+    assert (result.n_rows, len(asked)) == (n, held)
+    assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
+    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)
