@@ -135,10 +135,10 @@ class Kernel:
         """Returns each row's mean cost under the plan, ``[k]``: the cost is read back from the kernel's logarithm."""
         # Σ_j P_ij C_ij / w_i with C_ij = level_i + offset_j − ε·log E_ij, so the cost is not computed again.
         # With one level for all rows no entry is 0, and the plain logarithm is faster.
-        logarithm = block.matrix.log().mul_(block.matrix) if self._one_level is not None else None
-        entropy = (torch.xlogy(block.matrix, block.matrix) if logarithm is None else logarithm) @ self._v
+        one_level = self._one_level is not None
+        entropy = block.matrix.log().mul_(block.matrix) if one_level else torch.xlogy(block.matrix, block.matrix)
         weighted = block.matrix @ (self._v * self._offset)
-        return block.level + (weighted - self.epsilon * entropy) / block.sums
+        return block.level + (weighted - self.epsilon * (entropy @ self._v)) / block.sums
 
     def log_masses(self, f: Tensor, row_log_masses: Tensor) -> Tensor:
         """Returns the logarithm of the column sums, ``[m]``, in the log domain: slow, and right after underflow."""
@@ -161,19 +161,17 @@ class Kernel:
             self._matrix = torch.empty(self.cost.shape, dtype=self.cost.dtype, device=self.cost.device)
             self._levels = torch.empty(self.cost.shape[0], dtype=self.cost.dtype, device=self.cost.device)
         if stop > self._ready:  # the first sweep fills the store as it goes
-            matrix, level = self._compute(start, stop)
-            self._matrix[start:stop], self._levels[start:stop] = matrix, level
+            _, self._levels[start:stop] = self._compute(start, stop, out=self._matrix[start:stop])
             self._ready = stop
-            return matrix, level
         return self._matrix[start:stop], self._levels[start:stop]
 
-    def _compute(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def _compute(self, start: int, stop: int, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         shift = self._offset / self.epsilon
         if self._one_level is not None:
-            block = self.cost.affine(start, stop, shift + self._one_level / self.epsilon, 1 / self.epsilon)
+            block = self.cost.affine(start, stop, shift + self._one_level / self.epsilon, 1 / self.epsilon, out=out)
             return block.exp_(), self._one_level.expand(stop - start)
         # As in a log-sum-exp: with its largest entry taken off, no row can overflow or vanish.
-        block = self.cost.affine(start, stop, shift, 1 / self.epsilon)
+        block = self.cost.affine(start, stop, shift, 1 / self.epsilon, out=out)
         top = block.amax(dim=1)
         return block.sub_(top[:, None]).exp_(), top.mul_(-self.epsilon)
 
