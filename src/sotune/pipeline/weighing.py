@@ -15,7 +15,7 @@ from sotune.errors import DataError
 from sotune.methods import Method, Solution, Weighing, WeighInputs, method_of
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
-from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
+from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key, weight_settings
 from sotune.pipeline.prompt_control import describe_prompts_alone, measure_prompts_alone
 from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
@@ -88,7 +88,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
 
 def _settings(config: RunConfig, run: RunFolder, has_safe_reference: bool) -> WeightSettings:
     """Returns how the rows are weighed; what is left open and depends on the encoder is as the encoder says."""
-    settings = config.part(WeightSettings)
+    settings = weight_settings(config)
     return settings.over({"answer_from": ENCODING.read(run)["answer_from"]}) if has_safe_reference else settings
 
 

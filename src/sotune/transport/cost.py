@@ -103,7 +103,7 @@ class CostMatrix(Protocol):
         ...
 
     def affine(self, start: int, stop: int, shift: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
-        """Returns a block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``; fresh, or ``out``."""
+        """Returns ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``: fresh, or in ``out``."""
         ...
 
     def take(self, positions: Tensor) -> CostMatrix:
@@ -158,7 +158,7 @@ class DenseCost:
         return float(self._matrix.abs().max()) * _relative_rounding(self.dtype, self.shape[1])
 
     def affine(self, start: int, stop: int, shift: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
-        """Returns a block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``; fresh, or ``out``."""
+        """Returns ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``: fresh, or in ``out``."""
         return torch.add(shift, self._matrix[start:stop], alpha=-factor, out=out)
 
     def take(self, positions: Tensor) -> DenseCost:
@@ -223,7 +223,7 @@ class CosineCost:
         return self.upper_bound * _relative_rounding(self.dtype, self._y.shape[1])
 
     def affine(self, start: int, stop: int, shift: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
-        """Returns a block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``; fresh, or ``out``.
+        """Returns ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``: fresh, or in ``out``.
 
         One matrix product and nothing else: the cost itself is never written.
         """
