@@ -235,11 +235,11 @@ class CosineCost:
         return CosineCost(self._x[positions], self._y)
 
 
-def block_slices(n: int, width: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yields ``(start, stop)`` pairs that cover ``n`` rows of ``width`` entries in blocks that suit the device."""
+def block_slices(n: int, width: int, device: torch.device, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Yields pairs that cover rows ``first`` to ``n`` in blocks of ``width`` columns that suit the device."""
     elements = CUDA_BLOCK_ELEMENTS if device.type == "cuda" else BLOCK_ELEMENTS
     step = max(1, elements // width)
-    for start in range(0, n, step):
+    for start in range(first, n, step):
         yield start, min(n, start + step)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sotune.errors import ConfigError, ConvergenceWarning, DataError
 from sotune.settings import WeightSettings
-from sotune.transport import Rows
+from sotune.transport import ALL_ROWS, Rows, Shards
 from sotune.weights.cccp import solve_cccp
 from sotune.weights.distinct import find_distinct
 from sotune.weights.ground_cost import GroundCost, cost_of, relaxation_of
@@ -57,6 +57,7 @@ def learn_weights(
     *,
     cost: GroundCost | None = None,
     base_mass: Tensor | None = None,
+    shards: Shards = ALL_ROWS,
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
 ) -> LearnedWeights:
@@ -82,6 +83,8 @@ def learn_weights(
         settings: The problem and how to solve it; the configuration of a run will do.
         cost: The ground cost, fitted or not; ``None``: the one that the settings name.
         base_mass: Weights that no evidence would change, ``[n]``, sum 1; uniform by default.
+        shards: Which rows' kernels this process holds, where several solve one problem; all call this at once, with all
+            rows, and all get all weights.
         on_step: Called after each outer step.
         on_pass: Called before each pass over streamed rows; what it returns is told of the rows done.
 
@@ -108,6 +111,7 @@ def learn_weights(
         ),
         epsilon=settings.epsilon,
         base_mass=distinct.gather(mass),
+        shards=shards,
     )
     learned = solve(problem, settings, on_step=on_step, on_pass=on_pass)
     return place_learned(replace(distinct.spread(learned, mass), cost=fitted), home)
