@@ -101,8 +101,8 @@ def test_a_scaling_out_of_range_is_absorbed():
 
 def test_a_cost_that_is_not_finite_is_named():
     class Broken(DenseCost):
-        def affine(self, start, stop, shift, factor):
-            return super().affine(start, stop, shift, factor) * float("nan")
+        def affine(self, start, stop, shift, factor, out=None):
+            return super().affine(start, stop, shift, factor, out=out).mul_(float("nan"))
 
     x, y, a, b = points()
     kernel = Kernel(Broken(CosineCost(x, y).rows(0, 40)), b, 0.1)

@@ -18,7 +18,7 @@ from sotune.records import Record, SetName
 from sotune.sentinels import Sentinels
 from sotune.settings import SentinelSettings, StageSettings, TrainingSettings, WeightSettings
 from sotune.training.progress import OnStep
-from sotune.transport import Rows
+from sotune.transport import ALL_ROWS, Rows, Shards
 from sotune.weights import LearnedWeights, Scorer
 
 Own = TypeVar("Own", bound=StageSettings)
@@ -93,6 +93,7 @@ class WeighInputs:
         sentinels: What is kept back to measure what passes.
         method_settings: The method's own constants, where they are changed.
         monitor: Receives progress.
+        shards: Which rows' kernels this process holds, where several weigh at once.
     """
 
     downstream: Rows
@@ -107,6 +108,7 @@ class WeighInputs:
     sentinels: SentinelSettings = field(default_factory=SentinelSettings)
     method_settings: Mapping[str, Any] = field(default_factory=dict)
     monitor: Monitor = field(default_factory=Silent)
+    shards: Shards = ALL_ROWS
 
     @property
     def pull(self) -> Tensor:

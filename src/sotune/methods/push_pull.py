@@ -33,7 +33,13 @@ def weigh(inputs: WeighInputs) -> Weighing:
     if folds is None:
         pull = pull_sets(inputs.safe_anchor, inputs.safe_reference, settings)
         learned = learn_weights(
-            inputs.downstream, pull, inputs.harmful_reference, settings, on_step=on_step, on_pass=on_pass
+            inputs.downstream,
+            pull,
+            inputs.harmful_reference,
+            settings,
+            shards=inputs.shards,
+            on_step=on_step,
+            on_pass=on_pass,
         )
         return Weighing(learned.weights, solution=_solution(learned, settings, inputs, None), note=note)
     found = weigh_with_sentinels(
@@ -42,6 +48,7 @@ def weigh(inputs: WeighInputs) -> Weighing:
         settings,
         safe_reference=inputs.safe_reference,
         grid=_grid(inputs),
+        shards=inputs.shards,
         on_step=on_step,
         on_pass=on_pass,
     )

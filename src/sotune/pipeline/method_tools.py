@@ -11,12 +11,12 @@ from sotune.errors import ConfigError
 from sotune.evaluation.judges.registry import judge_key, make_judges
 from sotune.evaluation.usage import CACHE
 from sotune.methods import InputRecords, Method, Seam, Tools
-from sotune.models import model_fingerprint
+from sotune.models import model_fingerprint, resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.record_sets import kinds_of
 from sotune.records import SET_NAMES, Record, SetName
-from sotune.settings import RunConfig, TrainingSettings
+from sotune.settings import RunConfig, TrainingSettings, WeightSettings
 
 HARMFUL = "harmful"
 """What the truth column calls harmful rows; any other value is not."""
@@ -88,3 +88,11 @@ def check_needs(config: RunConfig, method: Method) -> None:
             f"method {method.name!r} is a bound that knows which rows are harmful; name the column that says so with "
             f"truth_column"
         )
+
+
+def weight_settings(config: RunConfig) -> WeightSettings:
+    """Returns how to weigh: on the run's device where nothing else is said."""
+    settings = config.part(WeightSettings)
+    if settings.solver_device != "auto":
+        return settings
+    return settings.model_copy(update={"solver_device": str(resolve_device(config.device))})

@@ -13,9 +13,10 @@ from sotune.errors import ConfigError, DataError
 from sotune.methods import Method, WeighInputs
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import encode_records, map_representations
+from sotune.pipeline.method_tools import weight_settings
 from sotune.pipeline.prompts_alone import sample_places, sample_prompts
 from sotune.records import SET_NAMES, Record, SetName
-from sotune.settings import RunConfig, SentinelSettings, WeightSettings
+from sotune.settings import RunConfig, SentinelSettings
 from sotune.weights import held_out_separation
 
 _N_FOLDS = 5
@@ -72,7 +73,7 @@ def _weigh(config: RunConfig, method: Method, of: Mapping[SetName, Tensor]) -> T
                 of["harmful_reference"],
                 config.seed,
                 safe_reference=of.get("safe_reference"),
-                settings=config.part(WeightSettings),
+                settings=weight_settings(config),
                 sentinels=SentinelSettings(sentinels="off"),
                 method_settings=config.method_settings,
             )

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sotune import processes
 from sotune.artifacts import TABLE_ROWS, RunFolder, library_versions
 from sotune.errors import DataError
 from sotune.methods import Method, Solution, Weighing, WeighInputs, method_of
 from sotune.monitoring import Monitor
 from sotune.pipeline.encoding import load_representations, map_representations
-from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key
+from sotune.pipeline.method_tools import input_records, make_tools, read_truth, tools_key, weight_settings
 from sotune.pipeline.prompt_control import describe_prompts_alone, measure_prompts_alone
 from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
@@ -23,12 +24,14 @@ from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
 from sotune.records import SET_NAMES, SetName
 from sotune.run_files import ENCODING, POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
-from sotune.transport import Rows
+from sotune.transport import ALL_ROWS, ProcessShards, Rows
 from sotune.weights.nearest import nearest_by_mass
 
 _N_NEAREST = 3
 Column = Callable[[slice], Any]
 """Returns the values of a column for some rows."""
+_SHARED_ENTRIES = 1 << 28  # kernels of 1 GiB: below, a sweep is too short to be worth telling the others of it
+_SHARED_METHODS = {"adaptive", "sot"}
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -50,26 +53,12 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     encoded = map_representations(config, run, "downstream")
     downstream = encoded.values
     references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if len(sets[name])}
-    safe = references.get("safe_reference")
-    with tempfile.TemporaryDirectory() as folder, forwarded_warnings(monitor) as messages:
-        weighing = method.weigh(
-            WeighInputs(
-                downstream,
-                references["safe_anchor"].values,
-                references["harmful_reference"].values,
-                config.seed,
-                safe_reference=None if safe is None else safe.values,
-                records=input_records(sets),
-                tools=make_tools(
-                    config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)
-                ),
-                truth=read_truth(config, run) if "truth" in method.needs else None,
-                settings=_settings(config, run, safe is not None),
-                sentinels=config.part(SentinelSettings),
-                method_settings=config.method_settings,
-                monitor=monitor,
-            )
-        )
+    n_entries = len(encoded.ids) * sum(len(one.ids) for one in references.values())
+    with forwarded_warnings(monitor) as messages:
+        if n_entries >= _SHARED_ENTRIES and set(method.at("weigh")) <= _SHARED_METHODS:
+            weighing = processes.together("weights", lambda: _weigh(config, run, monitor))
+        else:
+            weighing = _weigh(config, run, monitor)
     weights = _on_simplex(weighing, method.name)
     columns: dict[str, Column] = {"id": lambda rows: [*encoded.ids[rows]], "weight": weights.numpy().__getitem__}
     run.file(POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
@@ -89,9 +78,38 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return [*outputs, WEIGHTS.write_parts(run, _parts(columns, len(weights))), SOLVER.write(run, described)]
 
 
+def _weigh(config: RunConfig, run: RunFolder, monitor: Monitor) -> Weighing:
+    """Weighs by the method: in one process, or in all of them at once, each with its part of the kernels."""
+    method, sets = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
+    downstream = map_representations(config, run, "downstream").values
+    references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if len(sets[name])}
+    safe = references.get("safe_reference")
+    several = processes.size() > 1
+    with tempfile.TemporaryDirectory() as folder:
+        return method.weigh(
+            WeighInputs(
+                downstream,
+                references["safe_anchor"].values,
+                references["harmful_reference"].values,
+                config.seed,
+                safe_reference=None if safe is None else safe.values,
+                records=input_records(sets),
+                tools=make_tools(
+                    config, run, monitor, method, safety_pairs=sets["safety_pairs"], work_dir=Path(folder)
+                ),
+                truth=read_truth(config, run) if "truth" in method.needs else None,
+                settings=_settings(config, run, safe is not None),
+                sentinels=config.part(SentinelSettings),
+                method_settings=config.method_settings,
+                monitor=monitor,
+                shards=ProcessShards(processes.rank(), processes.size()) if several else ALL_ROWS,
+            )
+        )
+
+
 def _settings(config: RunConfig, run: RunFolder, has_safe_reference: bool) -> WeightSettings:
     """Returns how the rows are weighed; what is left open and depends on the encoder is as the encoder says."""
-    settings = config.part(WeightSettings)
+    settings = weight_settings(config)
     return settings.over({"answer_from": ENCODING.read(run)["answer_from"]}) if has_safe_reference else settings
 
 
@@ -190,4 +208,6 @@ def _summarize(run: RunFolder) -> Figures:
 
 
 _SURVIVES = "the representations are kept; the weights are solved from the start"
-WEIGH = Stage("weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES)
+WEIGH = Stage(
+    "weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES, shared=_weigh
+)

@@ -13,7 +13,7 @@ from sotune.errors import ConfigError
 from sotune.sentinels.folds import Folds
 from sotune.sentinels.tuning import MOST_ROWS, Grid, Representations, Tuned, tune_settings
 from sotune.settings import WeightSettings
-from sotune.transport import Rows
+from sotune.transport import ALL_ROWS, Rows, Shards
 from sotune.weights import LearnedWeights, ReferenceSet, Scorer, learn_weights, pull_sets, rows_of
 from sotune.weights.ground_cost import sample_rows
 from sotune.weights.separation import outranked
@@ -161,6 +161,7 @@ def weigh_with_sentinels(
     *,
     safe_reference: Tensor | None = None,
     grid: Grid = MappingProxyType({}),
+    shards: Shards = ALL_ROWS,
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
 ) -> LearnedWithSentinels:
@@ -184,6 +185,7 @@ def weigh_with_sentinels(
         settings: How to solve; stays where nothing of the grid is better.
         safe_reference: All rows of the safe reference, ``[m, d]``; ``None`` where there is none.
         grid: What is tried; by default nothing is chosen.
+        shards: See `learn_weights`.
         on_step: See `learn_weights`.
         on_pass: See `learn_weights`.
 
@@ -196,7 +198,7 @@ def weigh_with_sentinels(
     tried_on = _to_try(downstream, safe_anchor, harmful_reference, safe_reference, folds, settings)
     tuned = tune_settings(tried_on, settings, grid=grid)
     chosen = tuned.chosen.settings
-    learned = learn_weights(downstream, pull, solved, chosen, on_step=on_step, on_pass=on_pass)
+    learned = learn_weights(downstream, pull, solved, chosen, shards=shards, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
     return LearnedWithSentinels(
         learned=learned,

@@ -71,6 +71,11 @@ class WeightSettings(StageSettings):
         ge=1,
         description="Memory for the solver's kernels, like 4GB; larger problems are streamed. Default: half of RAM.",
     )
+    solver_device: str = Field(
+        default="auto",
+        description="Where weights are solved: cpu, cuda, cuda:1. auto: the run's device where it can compute in "
+        "float64 (MPS cannot), and kernels that fit into RAM alone stay there; for rows in Python, where they lie.",
+    )
     streamed_tolerance: float = Field(
         default=1e-3, gt=0, description="L1 column error at which a streamed solution stops."
     )

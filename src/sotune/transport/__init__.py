@@ -6,6 +6,7 @@ One convention holds everywhere: ``plan = a·b·exp((f + g − cost) / epsilon)`
 
 from sotune.transport.cost import CosineCost, CostMatrix, DenseCost, Rows, RowView
 from sotune.transport.kernel import Kernel, join, move_all, part
+from sotune.transport.shards import ALL_ROWS, AllRows, ProcessShards, Shards
 from sotune.transport.sinkhorn import (
     OTProblem,
     SinkhornResult,
@@ -19,14 +20,18 @@ from sotune.transport.sinkhorn import (
 from sotune.transport.sweep import Extrapolation, Sweep, row_mean_costs, sweep
 
 __all__ = [
+    "ALL_ROWS",
+    "AllRows",
     "CosineCost",
     "DenseCost",
     "Extrapolation",
     "CostMatrix",
     "Kernel",
     "OTProblem",
+    "ProcessShards",
     "RowView",
     "Rows",
+    "Shards",
     "SinkhornResult",
     "SinkhornSolver",
     "Sweep",

@@ -102,8 +102,8 @@ class CostMatrix(Protocol):
         """By how much the entries of two equal rows may differ: a product's last bits depend on the row's place."""
         ...
 
-    def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
-        """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
+    def affine(self, start: int, stop: int, shift: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+        """Returns ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``: fresh, or in ``out``."""
         ...
 
     def take(self, positions: Tensor) -> CostMatrix:
@@ -157,9 +157,9 @@ class DenseCost:
         """That of sums over the columns: the entries themselves are given."""
         return float(self._matrix.abs().max()) * _relative_rounding(self.dtype, self.shape[1])
 
-    def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
-        """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``."""
-        return torch.add(shift, self._matrix[start:stop], alpha=-factor)
+    def affine(self, start: int, stop: int, shift: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+        """Returns ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``: fresh, or in ``out``."""
+        return torch.add(shift, self._matrix[start:stop], alpha=-factor, out=out)
 
     def take(self, positions: Tensor) -> DenseCost:
         """Returns the cost between some of the rows and all columns."""
@@ -222,24 +222,24 @@ class CosineCost:
         """That of products over the width."""
         return self.upper_bound * _relative_rounding(self.dtype, self._y.shape[1])
 
-    def affine(self, start: int, stop: int, shift: Tensor, factor: float) -> Tensor:
-        """Returns a fresh block of ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``.
+    def affine(self, start: int, stop: int, shift: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+        """Returns ``shift_j − factor·C_ij``, ``[stop - start, m]``, for ``shift`` ``[m]``: fresh, or in ``out``.
 
         One matrix product and nothing else: the cost itself is never written.
         """
         unit = self._x[start:stop] * self._scale[start:stop, None]
-        return torch.addmm(shift - factor, unit, self._y.T, alpha=factor)
+        return torch.addmm(shift - factor, unit, self._y.T, alpha=factor, out=out)
 
     def take(self, positions: Tensor) -> CosineCost:
         """Returns the cost between some of the rows and all columns."""
         return CosineCost(self._x[positions], self._y)
 
 
-def block_slices(n: int, width: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yields ``(start, stop)`` pairs that cover ``n`` rows of ``width`` entries in blocks that suit the device."""
+def block_slices(n: int, width: int, device: torch.device, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Yields pairs that cover rows ``first`` to ``n`` in blocks of ``width`` columns that suit the device."""
     elements = CUDA_BLOCK_ELEMENTS if device.type == "cuda" else BLOCK_ELEMENTS
     step = max(1, elements // width)
-    for start in range(0, n, step):
+    for start in range(first, n, step):
         yield start, min(n, start + step)
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, DataError
-from sotune.transport.cost import CostMatrix, row_blocks
+from sotune.transport.cost import CostMatrix, block_slices, row_blocks
+from sotune.transport.shards import ALL_ROWS, Shards
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Kernel:
             ``b``; ≥ 0. Infinite demands them (balanced transport), 0 leaves them free.
         g: Column potential to start from ``[m]``; zero by default. Ignored where ρ is 0: the potential is zero then.
         stored: Whether to keep the whole kernel in memory, ``n·m`` numbers, or compute its blocks at each sweep.
+        shards: Which rows are this process's; only theirs are kept.
 
     Raises:
         DataError: ``b`` is not a distribution over the columns.
@@ -64,11 +66,13 @@ class Kernel:
         relaxation: float = math.inf,
         g: Tensor | None = None,
         stored: bool = True,
+        shards: Shards = ALL_ROWS,
     ) -> None:
         check_epsilon(epsilon)
         check_relaxation(relaxation)
         check_masses(b, cost.shape[1], name="b")
         self.cost, self.epsilon, self.relaxation, self.stored = cost, epsilon, relaxation, stored
+        self.shards, (self._first, self._end) = shards, shards.own(cost.shape[0])
         # Potentials and column masses are float64 even where the cost is not: g adds up small changes of many sweeps.
         self.b = b.to(device=cost.device, dtype=torch.float64)
         # Scalings beyond this are absorbed, well before products of two of them could overflow.
@@ -135,10 +139,10 @@ class Kernel:
         """Returns each row's mean cost under the plan, ``[k]``: the cost is read back from the kernel's logarithm."""
         # Σ_j P_ij C_ij / w_i with C_ij = level_i + offset_j − ε·log E_ij, so the cost is not computed again.
         # With one level for all rows no entry is 0, and the plain logarithm is faster.
-        logarithm = block.matrix.log().mul_(block.matrix) if self._one_level is not None else None
-        entropy = (torch.xlogy(block.matrix, block.matrix) if logarithm is None else logarithm) @ self._v
+        one_level = self._one_level is not None
+        entropy = block.matrix.log().mul_(block.matrix) if one_level else torch.xlogy(block.matrix, block.matrix)
         weighted = block.matrix @ (self._v * self._offset)
-        return block.level + (weighted - self.epsilon * entropy) / block.sums
+        return block.level + (weighted - self.epsilon * (entropy @ self._v)) / block.sums
 
     def log_masses(self, f: Tensor, row_log_masses: Tensor) -> Tensor:
         """Returns the logarithm of the column sums, ``[m]``, in the log domain: slow, and right after underflow."""
@@ -152,28 +156,28 @@ class Kernel:
         # A column without mass takes no part: its logarithm is so low that the entry underflows to zero.
         self._offset = (g + self.epsilon * log_b).to(self.cost.dtype)
         self._one_level = self._common_level()
-        self._ready = 0
+        self._ready = self._first
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if not self.stored:
             return self._compute(start, stop)
         if self._matrix is None or self._levels is None:
-            self._matrix = torch.empty(self.cost.shape, dtype=self.cost.dtype, device=self.cost.device)
-            self._levels = torch.empty(self.cost.shape[0], dtype=self.cost.dtype, device=self.cost.device)
+            n_own = self._end - self._first
+            self._matrix = torch.empty(n_own, self.cost.shape[1], dtype=self.cost.dtype, device=self.cost.device)
+            self._levels = torch.empty(n_own, dtype=self.cost.dtype, device=self.cost.device)
+        here = slice(start - self._first, stop - self._first)
         if stop > self._ready:  # the first sweep fills the store as it goes
-            matrix, level = self._compute(start, stop)
-            self._matrix[start:stop], self._levels[start:stop] = matrix, level
+            _, self._levels[here] = self._compute(start, stop, out=self._matrix[here])
             self._ready = stop
-            return matrix, level
-        return self._matrix[start:stop], self._levels[start:stop]
+        return self._matrix[here], self._levels[here]
 
-    def _compute(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def _compute(self, start: int, stop: int, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         shift = self._offset / self.epsilon
         if self._one_level is not None:
-            block = self.cost.affine(start, stop, shift + self._one_level / self.epsilon, 1 / self.epsilon)
+            block = self.cost.affine(start, stop, shift + self._one_level / self.epsilon, 1 / self.epsilon, out=out)
             return block.exp_(), self._one_level.expand(stop - start)
         # As in a log-sum-exp: with its largest entry taken off, no row can overflow or vanish.
-        block = self.cost.affine(start, stop, shift, 1 / self.epsilon)
+        block = self.cost.affine(start, stop, shift, 1 / self.epsilon, out=out)
         top = block.amax(dim=1)
         return block.sub_(top[:, None]).exp_(), top.mul_(-self.epsilon)
 
@@ -184,6 +188,13 @@ class Kernel:
         if not (float(high - low) + self.cost.upper_bound) / self.epsilon <= self._limit:
             return None
         return -high
+
+
+def own_blocks(kernels: Sequence[Kernel]) -> Iterator[tuple[int, int]]:
+    """Yields ``(start, stop)`` pairs that cover this process's rows, in blocks of all kernels together."""
+    n, _ = kernels[0].cost.shape
+    first, end = kernels[0].shards.own(n)
+    return block_slices(end, sum(kernel.cost.shape[1] for kernel in kernels), kernels[0].cost.device, first)
 
 
 def join(parts: Iterable[Tensor]) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import SotuneError
-from sotune.transport.cost import block_slices
-from sotune.transport.kernel import Kernel
+from sotune.transport.kernel import Kernel, own_blocks
 
 LogMasses = Callable[[int, int, Sequence[Tensor]], Tensor]
 """Gives the logarithms of the masses of rows ``start`` to ``stop``, ``[k]``, from their potentials; on any scale."""
@@ -49,6 +48,8 @@ def sweep(
 ) -> Sweep:
     """Passes once over all rows: row potentials, row masses from them, and the column sums that follow.
 
+    Where they are dealt out to several processes, all pass over their own at once, and all are told what came of it.
+
     Masses need no normalizer beforehand: sums are kept relative to the largest mass so far, and scaled down when a
     larger one comes.
 
@@ -75,7 +76,8 @@ def sweep(
     log_masses = torch.empty(n, dtype=dtype, device=device)
     sums = [torch.zeros(kernel.cost.shape[1], dtype=torch.float64, device=device) for kernel in kernels]
     level = torch.tensor(_LOWEST, dtype=dtype, device=device)
-    for start, stop in block_slices(n, sum(kernel.cost.shape[1] for kernel in kernels), device):
+    shards = kernels[0].shards
+    for start, stop in own_blocks(kernels):
         blocks = [kernel.block(start, stop) for kernel in kernels]
         # Masses may follow from the potentials just found, so transports and weights are updated in one pass.
         here = log_masses_of(start, stop, [block.f for block in blocks])
@@ -91,7 +93,10 @@ def sweep(
                 means[number][start:stop] = kernels[number].mean_cost(block)
         if on_rows is not None:
             on_rows(stop, n)
-    return _finish(kernels, f, log_masses, [column.log() + level for column in sums], corrections, means)
+    level, sums = shards.add_columns(level, sums)
+    f, means = ([shards.join_rows(one) for one in of_rows] for of_rows in (f, means))
+    log_sums = [column.log() + level for column in sums]
+    return _finish(kernels, f, shards.join_rows(log_masses), log_sums, corrections, means)
 
 
 def _finish(
@@ -129,10 +134,10 @@ def row_mean_costs(kernels: Sequence[Kernel]) -> tuple[Tensor, ...]:
     """
     n, device = kernels[0].cost.shape[0], kernels[0].cost.device
     means = tuple(torch.empty(n, dtype=kernel.cost.dtype, device=device) for kernel in kernels)
-    for start, stop in block_slices(n, sum(kernel.cost.shape[1] for kernel in kernels), device):
+    for start, stop in own_blocks(kernels):
         for kernel, mean in zip(kernels, means, strict=True):
             mean[start:stop] = kernel.mean_cost(kernel.block(start, stop))
-    return means
+    return tuple(kernels[0].shards.join_rows(mean) for mean in means)
 
 
 class Extrapolation:

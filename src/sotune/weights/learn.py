@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sotune.errors import ConfigError, ConvergenceWarning, DataError
 from sotune.settings import WeightSettings
-from sotune.transport import Rows
+from sotune.transport import ALL_ROWS, Rows, Shards
 from sotune.weights.cccp import solve_cccp
 from sotune.weights.distinct import find_distinct
 from sotune.weights.ground_cost import GroundCost, cost_of, relaxation_of
 from sotune.weights.mirror import solve_mirror, solve_one_step
 from sotune.weights.objective import PushPullProblem, Reference, Side
+from sotune.weights.placement import choose_device, place_cost, place_learned, place_rows
 from sotune.weights.sharp import solve_sharp
 from sotune.weights.solution import LearnedWeights, OnStep, Step
 from sotune.weights.streaming import OnPass, kernel_bytes, memory_budget, solve_streamed
@@ -56,6 +57,7 @@ def learn_weights(
     *,
     cost: GroundCost | None = None,
     base_mass: Tensor | None = None,
+    shards: Shards = ALL_ROWS,
     on_step: OnStep | None = None,
     on_pass: OnPass | None = None,
 ) -> LearnedWeights:
@@ -81,18 +83,23 @@ def learn_weights(
         settings: The problem and how to solve it; the configuration of a run will do.
         cost: The ground cost, fitted or not; ``None``: the one that the settings name.
         base_mass: Weights that no evidence would change, ``[n]``, sum 1; uniform by default.
+        shards: Which rows' kernels this process holds, where several solve one problem; all call this at once, with all
+            rows, and all get all weights.
         on_step: Called after each outer step.
         on_pass: Called before each pass over streamed rows; what it returns is told of the rows done.
 
     Raises:
         DataError: Representations are not finite, of different width, or empty.
-        ConfigError: The kernels do not fit into memory and the solver cannot stream, or so small an effective sample
-            size cannot be reached.
+        ConfigError: The kernels do not fit into memory and the solver cannot stream, so small an effective sample
+            size cannot be reached, or the device is not there.
     """
     anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
-    fitted = fit_cost(cost or cost_of(settings), downstream, anchors, harmful)
-    n = downstream.shape[0]
-    uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
+    n, home = downstream.shape[0], downstream.device
+    width = sum(len(one.representations) for one in (*anchors, *harmful))
+    device = choose_device(settings.solver_device, (n, width), downstream)
+    downstream, anchors, harmful = place_rows(downstream, device), _placed(anchors, device), _placed(harmful, device)
+    fitted = fit_cost(place_cost(cost or cost_of(settings), device), downstream, anchors, harmful)
+    uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=device)
     mass = uniform if base_mass is None else base_mass.to(uniform)
     if settings.tau is None and settings.solver != "sharp":
         check_size(settings.effective_sample_size, mass)
@@ -104,9 +111,10 @@ def learn_weights(
         ),
         epsilon=settings.epsilon,
         base_mass=distinct.gather(mass),
+        shards=shards,
     )
     learned = solve(problem, settings, on_step=on_step, on_pass=on_pass)
-    return replace(distinct.spread(learned, mass), cost=fitted)
+    return place_learned(replace(distinct.spread(learned, mass), cost=fitted), home)
 
 
 def solve(
@@ -187,6 +195,10 @@ def _reference_sets(side: Side, given: References) -> list[ReferenceSet]:
     if not sets or any(one.strength < 0 for one in sets) or not sum(one.strength for one in sets) > 0:
         raise DataError(f"the strengths of the sets that {side} must be ≥ 0 and not all 0. Got {len(sets)} sets")
     return sets
+
+
+def _placed(sets: Sequence[ReferenceSet], device: torch.device) -> list[ReferenceSet]:
+    return [replace(one, representations=one.representations.to(device)) for one in sets]
 
 
 def _references(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError, DataError
-from sotune.transport import CostMatrix, Kernel, SinkhornResult, SinkhornSolver
+from sotune.transport import ALL_ROWS, CostMatrix, Kernel, Shards, SinkhornResult, SinkhornSolver
 from sotune.transport.kernel import check_epsilon, check_masses, check_relaxation
 
 Side = Literal["pull", "push"]
@@ -72,6 +72,7 @@ class PushPullProblem:
         references: At least one.
         epsilon: Entropic strength of all transports, > 0, in units of cost.
         base_mass: ``u``, ``[n]``, > 0, sum 1: the weights that no evidence would change.
+        shards: Which rows are this process's.
 
     Raises:
         ConfigError: ``epsilon`` is not positive.
@@ -81,6 +82,7 @@ class PushPullProblem:
     references: tuple[Reference, ...]
     epsilon: float
     base_mass: Tensor
+    shards: Shards = ALL_ROWS
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -139,6 +141,7 @@ class PushPullProblem:
                 relaxation=reference.relaxation,
                 g=None if potentials is None else potentials[number],
                 stored=stored,
+                shards=self.shards,
             )
             for number, reference in enumerate(self.references)
         ]

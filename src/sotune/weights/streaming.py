@@ -37,9 +37,10 @@ _SAMPLE_SEED = 0
 
 
 def kernel_bytes(problem: PushPullProblem) -> int:
-    """Returns how much memory the kernels of a problem take when they are stored."""
+    """Returns how much memory the kernels of a problem take in this process when they are stored."""
     width = sum(reference.cost.shape[1] for reference in problem.references)
-    return problem.n * width * problem.base_mass.element_size()
+    start, stop = problem.shards.own(problem.n)
+    return (stop - start) * width * problem.base_mass.element_size()
 
 
 def memory_budget(device: torch.device) -> int:
@@ -138,7 +139,7 @@ def _solve_sample(
 
 
 def _draw(problem: PushPullProblem, max_memory: int) -> torch.Tensor:
-    row_bytes = kernel_bytes(problem) // problem.n
+    row_bytes = sum(reference.cost.shape[1] for reference in problem.references) * problem.base_mass.element_size()
     size = min(problem.n, max(_LEAST_SAMPLE, min(max_memory, _SAMPLE_BYTES) // row_bytes))
     generator = torch.Generator().manual_seed(_SAMPLE_SEED)
     return torch.randperm(problem.n, generator=generator)[:size].sort().values.to(problem.base_mass.device)
