@@ -1,19 +1,24 @@
 """Starts one program in several processes, as torchrun would."""
 
 import os
-import socket
 import subprocess
 import sys
 
-TIMEOUT = 300
+from torch.distributed import TCPStore
+
+TIMEOUT = 600
 
 
 def launch(script, *arguments, n=2):
     """Runs a Python script in n processes that work together; returns their exit statuses, outputs and errors."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    # The store of this process picks its port itself: another program may take one that is only known to be free.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1"}
+    shared |= {
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-c", script, *map(str, arguments)],

@@ -1,10 +1,6 @@
 """Two processes on this machine against one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_trainer import make_rows, train
 
+from launching import launch
 from sotune.training.trainer import WeightedTrainer
 
 TRAINER = """
@@ -65,23 +62,9 @@ run({model!r}, Path({out!r}), n=8, per_device_train_batch_size=2)
 
 
 def run_two_processes(script):
-    """Runs a script as ranks 0 and 1, as torchrun would."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    """Runs a script as ranks 0 and 1."""
+    statuses, _, errors = launch(script)
+    assert statuses == [0, 0], errors
 
 
 def test_two_processes_agree_with_one(tmp_path):

@@ -24,6 +24,7 @@ from sotune.records import SET_NAMES, Record, SetName, dump_messages
 from sotune.rendering import Renderer, load_renderer
 from sotune.scaling import DEVICES, GIB, Device, ModelShape, Needs, Workload, estimate_needs
 from sotune.settings import RunConfig
+from sotune.settings.train import CPU_TOKENS
 from sotune.sources import SourceOptions, load_set, source_files
 from sotune.training import memory
 
@@ -91,8 +92,10 @@ def estimate_run(config: RunConfig, monitor: Monitor, *, gpu: str | None = None,
 
 
 def _training_bytes(config: RunConfig, work: Workload, half: bool) -> float:
-    rows = min(work.longest, config.max_length) * config.per_device_train_batch_size
-    tokens = config.max_tokens_per_batch or rows
+    longest = min(work.longest, config.max_length)
+    most = config.max_tokens_per_batch or (None if half else CPU_TOKENS)
+    rows = longest * config.per_device_train_batch_size
+    tokens = rows if most is None else min(rows, max(most, longest))
     parts = memory.estimate(load_config(base_model(config)), config, half=half, tokens=tokens)
     return float(parts.total) + (_CONTEXT_BYTES if half else 0)
 

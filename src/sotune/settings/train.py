@@ -12,6 +12,8 @@ PAPER_TARGET_MODULES = ("q_proj", "v_proj")
 """Linear layers that the paper adapts (Table 4). Models without them fall back on PEFT's own choice."""
 
 
+CPU_TOKENS = 512
+"""Tokens of a micro-batch on a CPU: the states of more leave its caches, and attention to a packed sequence grows."""
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 WATCHED_ONLY = frozenset({"report_to"})
 """Settings that nothing which training leaves depends on."""
@@ -47,12 +49,12 @@ class TrainingSettings(RenderingSettings, SeedSettings):
         None,
         ge=1,
         description="Cut a step's rows by length into micro-batches of at most so many tokens, padding included; "
-        "the step stays the same.",
+        f"the step stays the same. Left out: {CPU_TOKENS} on a CPU, which works best in its caches; else no limit.",
     )
-    packing: bool = Field(
-        False,
+    packing: bool | None = Field(
+        None,
         description="Put a micro-batch's rows one behind the other, none seeing another, instead of padding them; "
-        "the step stays the same.",
+        "the step stays the same. Left out: on a CPU, where the model keeps rows apart.",
     )
     group_by_length: bool = Field(
         False, description="Put rows of like length in a micro-batch, for less padding; no matter for 1 row."

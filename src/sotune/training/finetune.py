@@ -26,10 +26,12 @@ from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.run_files import TRAINING_LOG
 from sotune.settings import WATCHED_ONLY, TrainingSettings
+from sotune.settings.train import CPU_TOKENS
 from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
+from sotune.training.micro_batches import SAME_LOGITS, packed_difference
 from sotune.training.progress import OnStep, StepCallback, TrainStep, count_held_out, steps_of, write_log
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trackers import tracked_in, tracker_arguments
@@ -191,8 +193,9 @@ def _trained(
         with arguments.main_process_first(local=False):
             checkpoint = checkpoints.latest() if how.resume and resumable else None
             checkpoints.keep_only(checkpoint)
+        network = _load_trained(model, settings, change)
         trainer = how.trainer_class(
-            model=_load_trained(model, settings, change),
+            model=network,
             args=arguments,
             train_dataset=ShuffledRows(
                 rows.rows,
@@ -201,7 +204,8 @@ def _trained(
             ),
             data_collator=collate,
             callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
-            **_own_options(settings, change, watch),
+            **_own_options(change, watch),
+            **_layout(settings, network, arguments),
         )
         _refuse_fsdp(trainer)
         trainer.remove_callback(PrinterCallback)
@@ -217,14 +221,23 @@ def _trained(
     return trainer, checkpoints, figures
 
 
-def _own_options(settings: TrainingSettings, change: StepChange | None, watch: Watch | None) -> dict[str, Any]:
+def _own_options(change: StepChange | None, watch: Watch | None) -> dict[str, Any]:
     """Returns what a trainer of ours takes beyond Trainer's arguments, as far as it is asked for."""
-    options = {
-        "change": change,
-        "watch": watch,
-        "max_tokens_per_batch": settings.max_tokens_per_batch,
-        "packing": settings.packing,
-    }
+    options = {"change": change, "watch": watch}
+    return {name: value for name, value in options.items() if value}
+
+
+def _layout(settings: TrainingSettings, network: Any, arguments: TrainingArguments) -> dict[str, Any]:
+    """Returns how the rows of a micro-batch are computed: the settings, or what is fastest and the same.
+
+    On a CPU, rows are packed in parts of a bounded size, as far as the model keeps them apart; several rows alone are
+    worth it. On a GPU short parts would leave it idle.
+    """
+    most_tokens, packing = settings.max_tokens_per_batch, settings.packing
+    if arguments.device.type == "cpu" and arguments.per_device_train_batch_size > 1:
+        most_tokens = most_tokens or CPU_TOKENS
+        packing = packed_difference(network) <= SAME_LOGITS if packing is None else packing
+    options = {"max_tokens_per_batch": most_tokens, "packing": packing}
     return {name: value for name, value in options.items() if value}
 
 
