@@ -37,7 +37,7 @@ class SafeDeltaSettings(StageSettings):
     """Safe Delta: its own constants."""
 
     safety_loss: float = Field(
-        0.5, ge=0, le=1, description="Share of the whole update's loss of safety, as estimated, that may remain."
+        0.1, ge=0, le=1, description="Share of the whole update's loss of safety, as estimated, that may remain."
     )
     safety_rows: int = Field(128, ge=1, description="How many risky prompts with refusals it is estimated on.")
     safety_damping: float = Field(0.01, gt=0, description="Added to H, in units of the mean of its diagonal.")
