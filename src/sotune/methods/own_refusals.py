@@ -46,6 +46,8 @@ class OwnRefusals:
 
         Where these are more than half, the model refuses the task itself: all are kept then, with a warning.
         """
+        if not self.against:
+            return inputs
         if len(self.against) > _MOST_LEFT_OUT * len(inputs.records):
             warnings.warn(
                 f"the model before fine-tuning refuses the prompts of {len(self.against)} of "
@@ -56,7 +58,7 @@ class OwnRefusals:
             )
             return inputs
         kept = [row for row in inputs.records if row.id not in self.against]
-        mean = sum(inputs.loss_weights[row.id] for row in kept) / len(kept)
+        mean = sum(inputs.loss_weights[row.id] for row in kept) / len(kept) or 1.0  # of all zero training complains
         return replace(inputs, records=kept, loss_weights={row.id: inputs.loss_weights[row.id] / mean for row in kept})
 
     def told(self, result: TrainResult, trained: TrainInputs) -> TrainResult:
