@@ -169,13 +169,15 @@ def with_sotune(work: Work, out: str, *, kind: type[WeightedTrainer] = WeightedT
 
 Way = Callable[[argparse.Namespace, str], Figures]
 BESIDE = "sotune, the other checkout"
+PADDED: dict[str, Any] = {"max_tokens_per_batch": 1 << 30, "packing": False}
 WAYS: dict[str, Way] = {
     "Trainer": lambda options, out: with_trainer(Work(options), out),
     "TRL": lambda options, out: with_trl(Work(options), out),
-    "sotune, all logits": lambda options, out: with_sotune(Work(options), out, kind=AllLogits),
+    "sotune, all logits": lambda options, out: with_sotune(Work(options, **PADDED), out, kind=AllLogits),
+    "sotune, padded": lambda options, out: with_sotune(Work(options, **PADDED), out),
     "sotune": lambda options, out: with_sotune(Work(options), out),
     "sotune, token budget": lambda options, out: with_sotune(
-        Work(options, max_tokens_per_batch=options.max_tokens), out
+        Work(options, max_tokens_per_batch=options.max_tokens, packing=False), out
     ),
     "sotune, packed": lambda options, out: with_sotune(
         Work(options, max_tokens_per_batch=options.max_tokens, packing=True), out
