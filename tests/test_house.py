@@ -78,3 +78,11 @@ def test_the_help_of_the_command_line_loads_nothing_heavy():
     code = "import sys, sotune.cli; print(*{'torch', 'transformers', 'numpy', 'pyarrow', 'scipy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize("modules", ["sotune.pipeline.verbs", "sotune.pipeline.explaining", "sotune.methods"])
+def test_weighing_and_reading_a_run_load_nothing_of_training(modules):
+    training = {"transformers", "peft", "accelerate", "datasets", "sklearn"}
+    code = f"import sys, {modules}; print(*sorted({training!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
