@@ -78,3 +78,18 @@ def test_the_help_of_the_command_line_loads_nothing_heavy():
     code = "import sys, sotune.cli; print(*{'torch', 'transformers', 'numpy', 'pyarrow', 'scipy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize("modules", ["sotune.pipeline.verbs", "sotune.pipeline.handing_on", "sotune.methods"])
+def test_weighing_and_reading_a_run_load_nothing_of_training(modules):
+    training = {"transformers", "peft", "accelerate", "datasets", "sklearn"}
+    code = f"import sys, {modules}; print(*sorted({training!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["sotune.pipeline.explaining", "sotune.pipeline.reports", "sotune.cli.verification"])
+def test_explaining_and_reporting_load_no_torch(module):
+    code = f"import sys, {module}; print(*sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []

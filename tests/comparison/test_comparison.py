@@ -81,7 +81,7 @@ def test_a_comparison_goes_on_where_it_stood_and_starts_anew_when_the_budget_cha
 ):
     first = compare([BASE, "sft"], shared, draw, tmp_path)
     calls = []
-    monkeypatch.setattr("sotune.methods.method.fine_tune", lambda *args, **kwargs: calls.append(args))
+    monkeypatch.setattr("sotune.training.fine_tune", lambda *args, **kwargs: calls.append(args))
     again = compare([BASE, "sft"], shared, draw, tmp_path)
     assert again.draws[0].cells["sft"] == first.draws[0].cells["sft"]
     assert calls == []

@@ -28,7 +28,7 @@ def test_a_fifth_of_the_tokens_is_masked_and_those_are_harms(train_inputs, monke
         seen.update(kwargs.get("learned_tokens") or {})
         return fine_tune(*args, **kwargs)
 
-    monkeypatch.setattr("sotune.methods.method.fine_tune", spying)
+    monkeypatch.setattr("sotune.training.fine_tune", spying)
     settings = train_inputs.tools.training.model_copy(update={"max_steps": 30})
     train(replace(train_inputs, tools=replace(train_inputs.tools, training=settings)))
     flat = torch.cat(list(seen.values()))

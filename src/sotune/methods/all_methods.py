@@ -9,7 +9,7 @@ from sotune.errors import ConfigError
 from sotune.methods.combine import combine
 from sotune.methods.method import Method
 from sotune.plugins import installed, load_plugin
-from sotune.settings import RunConfig, make_config, override
+from sotune.settings import DEFAULT_HOLD, RunConfig, make_config, override
 
 GROUP = "sotune.methods"
 
@@ -56,9 +56,6 @@ METHODS: dict[str, Method] = {
     method.name: method for file in _FILES for method in import_module(f"sotune.methods.{file}").METHODS
 }
 """Every method of this package by name."""
-
-DEFAULT_HOLD = "kl_constrained"
-"""What holds aligned behavior in a run with a method of ours that only selects."""
 
 
 def method_named(text: str) -> Method:

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import time
 
-from sotune import processes
+from sotune import processes, training
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method
 from sotune.rendering import load_renderer
 from sotune.training import TrainResult
-from sotune.training.bilevel import BilevelSettings, train_bilevel
-from sotune.training.finetune import hand_over
 from sotune.training.progress import count_steps
 
 _ADAM_RATE, _EPOCHS = 5e-3, 20
@@ -44,13 +42,13 @@ def _train(inputs: TrainInputs) -> TrainResult:
     settings = inputs.tools.training
     n_steps = count_steps(len(inputs.records), settings)
     per_epoch = count_steps(len(inputs.records), settings.replace(max_steps=None, num_train_epochs=1))
-    result = train_bilevel(
+    result = training.train_bilevel(
         inputs.records,
         inputs.loss_weights,
         inputs.safe_anchor,
         model=inputs.tools.model,
         training=settings,
-        settings=BilevelSettings(
+        settings=training.BilevelSettings(
             n_steps=n_steps,
             trusted_strength=lambda _: 1.0,
             downstream_strength=lambda _: 1.0,
@@ -62,7 +60,7 @@ def _train(inputs: TrainInputs) -> TrainResult:
         ),
         on_step=inputs.on_step,
     )
-    return hand_over(
+    return training.hand_over(
         result.model,
         result.rows,
         result.steps,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sotune import processes
+from sotune import processes, training
 from sotune.errors import ConfigError
 from sotune.methods.counted import Counted
 from sotune.methods.inputs import EditInputs, TrainInputs, Weighing, WeighInputs, own_constants
@@ -22,7 +22,7 @@ from sotune.methods.refusal_probe import refusal_probe
 from sotune.methods.unseen import weigh_by_function
 from sotune.selection import LossWeightRule
 from sotune.settings import StageSettings, nearest_setting
-from sotune.training import TrainResult, fine_tune
+from sotune.training import TrainResult
 from sotune.training.change import StepChange
 
 Seam = Literal["weigh", "train", "edit"]
@@ -44,7 +44,7 @@ def train_weighted(
         DataError: Nothing is left to learn.
         SotuneError: Training diverged.
     """
-    return fine_tune(
+    return training.fine_tune(
         inputs.records,
         inputs.loss_weights,
         model=inputs.tools.model,

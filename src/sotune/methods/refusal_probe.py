@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.methods.inputs import TrainInputs
 from sotune.rendering import Renderer, load_renderer
-from sotune.training.watch import Probe
+
+if TYPE_CHECKING:
+    from sotune.training.watch import Probe
 
 _ANSWER_TOKENS = 32  # a refusal says so at once
 

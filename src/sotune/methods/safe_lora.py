@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from sotune.errors import ConfigError
 from sotune.methods.folding import LowRank, rewrite
@@ -71,6 +70,8 @@ def projected(update: LowRank, shift: Tensor, *, below: float) -> LowRank:
 
 def _weight(model: Any, name: str, update: LowRank) -> Tensor:
     """Returns the weight of a layer by its name in PEFT, ``[d_out, d_in]``."""
+    from transformers.pytorch_utils import Conv1D
+
     layer, shape = name.removeprefix(_PEFT), (len(update.b), update.a.shape[1])
     modules = dict(model.named_modules())
     weight: Tensor = modules[layer].weight if layer in modules else torch.empty(0)

@@ -21,9 +21,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sotune import training
 from sotune.methods.inputs import WeighInputs
 from sotune.methods.method import Method
-from sotune.training.bilevel import BilevelSettings, train_bilevel
 from sotune.training.progress import rows_per_step
 
 _EPOCHS = 3
@@ -47,7 +47,7 @@ def weigh(inputs: WeighInputs, *, released: bool = False) -> Tensor:
     """
     records, tools = inputs.require_records("seal"), inputs.require_tools("seal")
     batch = rows_per_step(tools.training)
-    settings = BilevelSettings(
+    settings = training.BilevelSettings(
         n_steps=_EPOCHS * math.ceil(len(records.downstream) / batch),
         trusted_strength=lambda epoch: _PENALTY - _DECAY * epoch,
         downstream_strength=lambda epoch: 1 - _PENALTY + _DECAY * epoch,
@@ -58,7 +58,7 @@ def weigh(inputs: WeighInputs, *, released: bool = False) -> Tensor:
         schedule="constant",
         clip=_CLIP,
     )
-    learned = train_bilevel(
+    learned = training.train_bilevel(
         records.downstream,
         dict.fromkeys((record.id for record in records.downstream), 1.0),
         records.pull,

@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sotune import processes
+from sotune import processes, training
 from sotune.methods.inputs import Tools
 from sotune.records import Record
-from sotune.training import fine_tune
 
 
 def tune_on(records: Sequence[Record], tools: Tools, *, name: str) -> Path:
@@ -29,7 +28,7 @@ def tune_on(records: Sequence[Record], tools: Tools, *, name: str) -> Path:
 
     def tune() -> Path:
         shutil.rmtree(folder, ignore_errors=True)
-        return fine_tune(
+        return training.fine_tune(
             records, equal, model=tools.model, settings=tools.training, output_dir=folder, resume=False
         ).adapter
 

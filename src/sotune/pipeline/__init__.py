@@ -4,8 +4,9 @@ Its modules load torch and the models' libraries; here each is imported when som
 the command line can show its help and Python its names at once.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sotune.lazy_names import offers
 
 if TYPE_CHECKING:
     from sotune.pipeline.estimating import Estimate, estimate_run
@@ -61,10 +62,4 @@ __all__ = [
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Imports a verb with all that it needs when it is first used."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"sotune.pipeline.{home}"), name)
-    raise AttributeError(f"module 'sotune.pipeline' has no attribute {name!r}")
+__getattr__ = offers(__name__, _HOMES)

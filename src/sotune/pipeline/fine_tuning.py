@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sotune import processes
+from sotune import processes, training
 from sotune.artifacts import RunFolder, library_versions
 from sotune.cluster import engine_of
 from sotune.errors import ConfigError
@@ -25,7 +25,6 @@ from sotune.records import SET_NAMES
 from sotune.run_files import ADAPTER, CARD, TRAINING, WEIGHTS
 from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
 from sotune.training import TrainResult
-from sotune.training.adapter import name_local_base
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "dropped": dict(result.dropped),
         "figures": dict(result.figures),
     }
-    name_local_base(result.adapter, base_model(config))
+    training.name_local_base(result.adapter, base_model(config))
     files = (path for path in result.adapter.rglob("*") if path.is_file() and path.name != CARD)  # the report's
     adapter = sorted(str(path.relative_to(run.path)) for path in files)
     return [*adapter, result.log.name, TRAINING.write(run, summary)]

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotune.methods.all_methods import DEFAULT_HOLD
 from sotune.reporting.formatting import identifier
-from sotune.settings import RunConfig
+from sotune.settings import DEFAULT_HOLD, RunConfig
 
 DEFAULT: str = RunConfig.model_fields["method"].default
 STANDING = (f"{DEFAULT} + {DEFAULT_HOLD}", DEFAULT)

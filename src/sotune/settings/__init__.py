@@ -34,6 +34,7 @@ from sotune.settings.json_schema import run_schema
 from sotune.settings.mix import MixSettings
 from sotune.settings.run import (
     ALL_SETTINGS,
+    DEFAULT_HOLD,
     PRESETS,
     MethodSettings,
     RunConfig,
@@ -51,6 +52,7 @@ from sotune.settings.weigh import TUNED, SentinelSettings, WeightSettings
 
 __all__ = [
     "ALL_SETTINGS",
+    "DEFAULT_HOLD",
     "PRESETS",
     "TARGET_NAMES",
     "TUNED",

@@ -36,6 +36,10 @@ class RunSettings(SeedSettings, EngineSettings):
     show_text: bool = Field(False, description="Show row texts in the report, including harmful ones.")
 
 
+DEFAULT_HOLD = "kl_constrained"
+"""What holds aligned behavior in a run with a method of ours that only selects."""
+
+
 class MethodSettings(StageSettings):
     """Method: what keeps the fine-tuning safe."""
 

@@ -8,7 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +32,11 @@ from sotune.training.adapter import save_adapter
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.micro_batches import SAME_LOGITS, packed_difference
-from sotune.training.progress import OnStep, StepCallback, TrainStep, count_held_out, steps_of, write_log
+from sotune.training.progress import OnStep, TrainStep, count_held_out, steps_of, write_log
+from sotune.training.step_callback import StepCallback
 from sotune.training.targets import resolve_target_modules
 from sotune.training.trackers import tracked_in, tracker_arguments
+from sotune.training.train_result import TrainResult
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import (
     RowBatches,
@@ -44,40 +46,6 @@ from sotune.training.training_rows import (
     build_training_rows,
 )
 from sotune.training.watch import Probe, Watch
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What fine-tuning left behind.
-
-    Attributes:
-        adapter: Folder of the adapter, in PEFT's format.
-        log: JSONL file with step, loss, learning rate and gradient norm of each step.
-        n_rows: Rows trained on.
-        dropped: Why a record was not trained on, by its id.
-        n_truncated: Rows that lost tokens to ``max_length``.
-        n_lossy: Rows of which the template left out a part that was to be learned.
-        n_steps: Optimizer steps, those before a resumption too.
-        final_loss: Mean loss over the last tenth of the steps; a single step of few rows would be noise.
-        seconds: How long this call took, without what an earlier, interrupted one did.
-        figures: What a change to the training step says of the whole, such as the drift that it leaves.
-    """
-
-    adapter: Path
-    log: Path
-    n_rows: int
-    dropped: Mapping[str, str]
-    n_truncated: int
-    n_lossy: int
-    n_steps: int
-    final_loss: float
-    seconds: float
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def n_dropped(self) -> int:
-        """How many records were not trained on."""
-        return len(self.dropped)
 
 
 def fine_tune(

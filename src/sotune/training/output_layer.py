@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -71,6 +70,8 @@ def keep_states(model: Any, batch: Mapping[str, Any], where: Tensor) -> tuple[Te
 
 def _call(model: Any, batch: Mapping[str, Any], shape: torch.Size, use: Callable[[Tensor, _Head], Tensor]) -> Any:
     """Calls a model, with ``use`` between its base model and its output layer where the two can be told apart."""
+    from accelerate.utils import extract_model_from_parallel, is_compiled_module
+
     causal = extract_model_from_parallel(model)
     causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
     base = getattr(causal, getattr(causal, "base_model_prefix", ""), None)

@@ -9,15 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TrainerCallback
-
 from sotune.artifacts import write_text
 from sotune.errors import SotuneError
 from sotune.settings import TrainingSettings
-from sotune.stopping import ask, asked
-from sotune.training.change import StepChange
-from sotune.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,56 +50,6 @@ class TrainStep:
 OnStep = Callable[[TrainStep], None]
 
 
-class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
-    """Reports each step, stops a run that diverged, and marks checkpoints complete."""
-
-    def __init__(
-        self, checkpoints: Checkpoints, on_step: OnStep | None, change: StepChange | None, *, resumable: bool = True
-    ) -> None:
-        self._checkpoints = checkpoints
-        self._on_step = on_step
-        self._change = change
-        self._resumable = resumable
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        """Reports a step.
-
-        Raises:
-            SotuneError: The loss or the gradient is not finite.
-        """
-        if "loss" not in logs:  # Trainer's summary at the end
-            return
-        step = _training_step(logs, state.global_step, state.max_steps)
-        step.check(args.learning_rate)
-        if self._on_step is not None and state.is_world_process_zero:
-            self._on_step(step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ends training with a checkpoint where it is to stop.
-
-        Keeps Trainer from a checkpoint after the last step: resumed from there, it would take one step too many.
-        """
-        if state.global_step >= state.max_steps:
-            control.should_save = False
-        elif _asked_of_any(args):
-            control.should_save, control.should_training_stop = self._resumable, True
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Marks the checkpoint that Trainer has just finished, and removes the one before."""
-        if state.is_world_process_zero:
-            changed = {} if self._change is None else self._change.state()
-            self._checkpoints.keep_only(self._checkpoints.mark_complete(state.global_step, changed))
-
-
-def _asked_of_any(args: Any) -> bool:
-    """Tells whether any process that trains was told to stop; all of them must end at one step."""
-    if args.world_size > 1:
-        signum = torch.tensor([asked()], device=args.device)
-        torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX)
-        ask(int(signum))
-    return asked() != 0
-
-
 def rows_per_step(settings: TrainingSettings) -> int:
     """Returns how many rows an optimizer step sees, on one device."""
     return settings.per_device_train_batch_size * settings.gradient_accumulation_steps
@@ -124,7 +68,7 @@ def count_held_out(n_rows: int, settings: TrainingSettings) -> int:
 
 def steps_of(state: Any) -> list[TrainStep]:
     """Returns all steps of a Trainer's state, those before a resumption too."""
-    return [_training_step(entry, entry["step"], state.max_steps) for entry in state.log_history if "loss" in entry]
+    return [step_of(entry, entry["step"], state.max_steps) for entry in state.log_history if "loss" in entry]
 
 
 def write_log(path: Path, steps: Sequence[TrainStep]) -> None:
@@ -137,7 +81,8 @@ def write_log(path: Path, steps: Sequence[TrainStep]) -> None:
     write_text(path, "".join(lines))
 
 
-def _training_step(entry: dict[str, Any], step: int, n_steps: int) -> TrainStep:
+def step_of(entry: dict[str, Any], step: int, n_steps: int) -> TrainStep:
+    """Returns the step that an entry of a Trainer's log tells of."""
     return TrainStep(
         step, n_steps, entry["loss"], entry["learning_rate"], float(entry["grad_norm"]), entry.get("notes", {})
     )
