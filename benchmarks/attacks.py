@@ -2,7 +2,8 @@
 
 Rows of case C: Alpaca with harmful answers of PKU-SafeRLHF, of which other prompts are the harmful reference. The
 harmful rows are rewritten; what is trained on then still holds all of the harm. ``adaptive`` is sotune as it runs, on
-the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too; the others read rows whole.
+the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too, ``adaptive_sentences`` at
+parts of short answers; the others read rows whole.
 
 ``search_…`` is an attacker who knows encoder, references, data and settings, and searches for the harmless text around
 the harm that raises a row's weight by one of the methods: greedy, with a bounded number of tries. No text is written.
@@ -118,7 +119,7 @@ SEARCHES = {"search_sotune": "adaptive", "search_sot": "sot", "search_probe": "p
 """Whose weight an attacker raises who searches for harmless text."""
 ROUNDS, TRIES = 3, 4
 """How often he takes the best of so many harmless rows, each before the answer, after it, and as what was asked."""
-SHOWN = ("adaptive", "adaptive_alone", "adaptive_whole", "sot", "probe", "self_trained_probe")
+SHOWN = ("adaptive", "adaptive_alone", "adaptive_sentences", "adaptive_whole", "sot", "probe", "self_trained_probe")
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,14 @@ class Reader:
         whole = [self._encode(records) for records in sets]
         score = fit_harm_score(whole[1], whole[2])
         read = {"_whole": whole}
-        for name, alone in (("", False), ("_alone", True)):
-            read[name] = [self._worst(*one, score, alone=alone) for one in zip(sets, whole, strict=True)]
+        for name in ("", "_alone", "_sentences"):
+            read[name] = [self._worst(*one, score, name) for one in zip(sets, whole, strict=True)]
         return read
 
-    def _worst(
-        self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], *, alone: bool
-    ) -> Tensor:
-        shown = show(self.encoder, records, most=32)
+    def _worst(self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], look: str) -> Tensor:
+        shown = show(self.encoder, records, most=32, sentences=look == "_sentences")
         viewed = self._encode(shown.records) if shown.views else None
-        return pick_looks(whole, viewed, shown, lambda: score, alone=alone).values
+        return pick_looks(whole, viewed, shown, lambda: score, alone=look == "_alone").values
 
     def _encode(self, records: Sequence[Record]) -> Tensor:
         return encode_with_cache(self.encoder, records, self._cache).values

@@ -114,7 +114,8 @@ def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], m
 
     alone = reads_answers_alone(config, encoder)
     score = functools.partial(harm_score_of, config, run)
-    return read_worst(encoder, records, encode, score, most=config.max_windows, alone=alone)
+    most, sentences = config.max_windows, config.read_sentences
+    return read_worst(encoder, records, encode, score, most=most, alone=alone, sentences=sentences)
 
 
 def reads_answers_alone(config: RunConfig, encoder: Encoder) -> bool:
@@ -224,7 +225,7 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     names = [name for name in SET_NAMES for _ in sets[name]]
     everything = [record for name in SET_NAMES for record in sets[name]]
     filled = fill_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
-    shown = show(encoder, everything, most=config.max_windows)
+    shown = show(encoder, everything, most=config.max_windows, sentences=config.read_sentences)
     viewed: Iterator[EncodedSet] = iter(())
     if shown.views:
         viewed = fill_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
