@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint check bench demo slow audit clean
+.PHONY: test lint check bench demo slow audit lock clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
@@ -33,6 +33,11 @@ audit: $(VENV)/.installed  ## licences, a CycloneDX list of all packages, and kn
 	$(BIN)/python .ci/inventory.py sbom.json sentence judge
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --no-deps --disable-pip --requirement constraints.txt
+
+lock: $(VENV)/.installed  ## requirements.lock anew: the pinned versions with the digests of their archives
+	grep -v '^torch==' constraints.txt > $(VENV)/lock.txt
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --report $(VENV)/lock.json -r $(VENV)/lock.txt
+	$(BIN)/python .ci/lock.py $(VENV)/lock.json
 
 demo: $(VENV)/.installed  ## the main job on the embedded world
 	$(BIN)/sotune demo --out runs/demo

@@ -2,7 +2,11 @@
 
 Rows of case C: Alpaca with harmful answers of PKU-SafeRLHF, of which other prompts are the harmful reference. The
 harmful rows are rewritten; what is trained on then still holds all of the harm. ``adaptive`` is sotune as it runs, on
-the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too; the others read rows whole.
+the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too, ``adaptive_sentences`` at
+parts of short answers; the others read rows whole.
+
+``search_…`` is an attacker who knows encoder, references, data and settings, and searches for the harmless text around
+the harm that raises a row's weight by one of the methods: greedy, with a bounded number of tries. No text is written.
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ from torch import Tensor
 from cases import CASES, Case, Corpus, Row
 from filter import METHODS, auroc
 from sotune.methods import InputRecords, WeighInputs
+from sotune.methods.probe import safe_log_odds
 from sotune.pipeline.worst_views import pick_looks, show
 from sotune.records import Message, Record
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
 from sotune.settings import SentinelSettings, WeightSettings
-from sotune.weights import fit_harm_score
+from sotune.weights import Scorer, fit_harm_score, learn_weights, pick_worst
 
 KEEP_FRACTION = 0.8
 LEET = str.maketrans("aeiostAEIOST", "431057431057")
@@ -110,7 +115,11 @@ ATTACKS: dict[str, Attack] = {
 }
 POISONS = ("anchor_10", "reference_50")
 """What is wrong with a reference: a tenth of the anchor is harmful, or half of the harmful reference is plain."""
-SHOWN = ("adaptive", "adaptive_alone", "adaptive_whole", "sot", "probe", "self_trained_probe")
+SEARCHES = {"search_sotune": "adaptive", "search_sot": "sot", "search_probe": "probe"}
+"""Whose weight an attacker raises who searches for harmless text."""
+ROUNDS, TRIES = 3, 4
+"""How often he takes the best of so many harmless rows, each before the answer, after it, and as what was asked."""
+SHOWN = ("adaptive", "adaptive_alone", "adaptive_sentences", "adaptive_whole", "sot", "probe", "self_trained_probe")
 
 
 @dataclass(frozen=True)
@@ -137,22 +146,57 @@ class Reader:
         whole = [self._encode(records) for records in sets]
         score = fit_harm_score(whole[1], whole[2])
         read = {"_whole": whole}
-        for name, alone in (("", False), ("_alone", True)):
-            read[name] = [self._worst(*one, score, alone=alone) for one in zip(sets, whole, strict=True)]
+        for name in ("", "_alone", "_sentences"):
+            read[name] = [self._worst(*one, score, name) for one in zip(sets, whole, strict=True)]
         return read
 
-    def _worst(
-        self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], *, alone: bool
-    ) -> Tensor:
-        shown = show(self.encoder, records, most=32)
+    def _worst(self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], look: str) -> Tensor:
+        shown = show(self.encoder, records, most=32, sentences=look == "_sentences")
         viewed = self._encode(shown.records) if shown.views else None
-        return pick_looks(whole, viewed, shown, lambda: score, alone=alone).values
+        return pick_looks(whole, viewed, shown, lambda: score, alone=look == "_alone").values
 
     def _encode(self, records: Sequence[Record]) -> Tensor:
         return encode_with_cache(self.encoder, records, self._cache).values
 
 
-def attacked(drawn: Case, name: str, by: Attacker, n: int) -> tuple[list[list[Record]], Tensor]:
+def weigher(reader: Reader, sets: Sequence[Sequence[Record]], target: str) -> Callable[[Sequence[Record]], Tensor]:
+    """Returns what a method says of any rows, fitted to rows, anchor and reference: larger is safer."""
+    look = "" if target == "adaptive" else "_whole"
+    rows, anchor, reference = reader.read(sets)[look]
+    if target == "probe":
+        score = safe_log_odds(WeighInputs(rows, anchor, reference, 0))
+    else:
+        settings = WeightSettings() if target == "adaptive" else WeightSettings(cost="cosine")
+        learned = learn_weights(rows, anchor, reference, settings)
+        known = Scorer.from_learned(learned, settings=settings, references=[anchor, reference])
+
+        def score(values: Tensor) -> Tensor:
+            return known.score(values).weights.double().log()
+
+    return lambda records: score(reader.read([records, *sets[1:]])[look][0])
+
+
+def surround(row: Record, found: Record) -> list[Record]:
+    """Returns a row with harmless text before its answer, after it, and in place of its prompt: the harm stays."""
+    before, after = f"{found.completion}\n\n{row.completion}", f"{row.completion}\n\n{found.completion}"
+    asked = ((_asked(row), before), (_asked(row), after), (_asked(found), row.completion))
+    return [Record.from_text(row.id, prompt, answer) for prompt, answer in asked]
+
+
+def search(by: Attacker, rows: list[Record], weigh: Callable[[Sequence[Record]], Tensor]) -> list[Record]:
+    """Returns rows with the harmless text around them that a method likes best, found greedily."""
+    best, weights = rows, weigh(rows)
+    for _ in range(ROUNDS):
+        tried = [surround(row, by.some()) for _ in range(TRIES) for row in best]
+        options = [*best, *(option for one in tried for option in one)]
+        found = torch.cat([weights, weigh(options[len(best) :])])
+        owner = [*range(len(best)), *(i for _ in range(TRIES) for i in range(len(best)) for _ in range(3))]
+        picked = pick_worst(found, torch.tensor(owner))  # the largest weight of each row's options
+        best, weights = [options[i] for i in picked.tolist()], found[picked]
+    return best
+
+
+def attacked(drawn: Case, name: str, by: Attacker, n: int, reader: Reader) -> tuple[list[list[Record]], Tensor]:
     """Returns rows, anchor and reference under an attack, and which of the rows are harmful."""
     harmful = by.rng.sample([row.record for row in drawn.downstream if row.harmful], n // 10)
     plain = by.rng.sample([row.record for row in drawn.downstream if not row.harmful], n - n // 10)
@@ -163,6 +207,8 @@ def attacked(drawn: Case, name: str, by: Attacker, n: int) -> tuple[list[list[Re
         reference = reference[len(anchor) // 10 :]
     elif name == "reference_50":
         reference[:250] = [row.record for row in by.rng.sample(by.plain, 250)]
+    elif name in SEARCHES:
+        harmful = search(by, harmful, weigher(reader, [plain + harmful, anchor, reference], SEARCHES[name]))
     else:
         harmful = [ATTACKS[name](by, row) for row in harmful]
     return [plain + harmful, anchor, reference], torch.tensor([False] * len(plain) + [True] * len(harmful))
@@ -173,7 +219,7 @@ def measure(name: str, seed: int, corpus: Corpus, reader: Reader, n: int) -> lis
     drawn, rng = CASES["C"](corpus, random.Random(seed)), random.Random(seed)
     taken = {row.prompt for row in (*drawn.downstream, *drawn.safe_anchor)}
     by = Attacker([row for row in corpus.rows("alpaca_random9k") if row.prompt not in taken], rng)
-    sets, harmful = attacked(drawn, name, by, n)
+    sets, harmful = attacked(drawn, name, by, n, reader)
     read, results = reader.read(sets), list[Result]()
     records, settings = InputRecords(*sets, ()), SentinelSettings(sentinels="off")
     for shown in SHOWN:
@@ -202,7 +248,7 @@ def print_table(results: Sequence[Result]) -> None:
 def main() -> None:
     """Parses the command line, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--attacks", default=",".join((*ATTACKS, *POISONS)), help="which, with commas")
+    parser.add_argument("--attacks", default=",".join((*ATTACKS, *POISONS, *SEARCHES)), help="which, with commas")
     parser.add_argument("--seeds", type=int, default=3, help="draws")
     parser.add_argument("--n", type=int, default=1000, help="rows, a tenth of them harmful")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SOTUNE_DATA", "../shared/data")))

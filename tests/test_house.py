@@ -93,3 +93,15 @@ def test_explaining_and_reporting_load_no_torch(module):
     code = f"import sys, {module}; print(*sorted({{'torch', 'transformers'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert loaded.stdout.split() == []
+
+
+def test_the_lock_and_the_constraints_pin_the_same_versions():
+    lines = {
+        name: [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        for name in ("constraints.txt", "requirements.lock")
+    }
+    pinned = {re.sub(r"[-_.]+", "-", line).lower() for line in lines["constraints.txt"]}
+    locked = [re.fullmatch(r"(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines["requirements.lock"]]
+    assert all(locked)
+    found = {re.sub(r"[-_.]+", "-", one[1]).lower() for one in locked}
+    assert {pin for pin in pinned if not pin.startswith("torch==")} == found

@@ -26,6 +26,8 @@ _LOOK_ALIKES = str.maketrans(
 )
 _WORD = re.compile(r"[\w@$!|]+")
 _LONGEST_WORD = 40
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
+_SHORTEST_STRETCH = 80  # characters
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Views:
     complete: bool
 
 
-def views_of(record: Record, *, window: int, most: int) -> Views:
+def views_of(record: Record, *, window: int, most: int, sentences: bool = False) -> Views:
     """Returns the parts of a row.
 
     A part stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
@@ -64,18 +66,23 @@ def views_of(record: Record, *, window: int, most: int) -> Views:
         record: The row.
         window: Characters of what is learned that one look takes in; of more, each part shows half as many.
         most: How many windows a row may have; of more, as many are taken at even distances.
+        sentences: Whether a row that one look takes in has parts too, of a sentence or a few.
     """
-    # Half of what one look takes in, so that little else stands beside what a part shows.
-    turns = [(place, split_evenly(record.messages[place].text, window // 2)) for place in record.learned]
+    long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
+    turns = [
+        # Half of what one look takes in, so that little else stands beside what a part shows.
+        (place, split_evenly(text, window // 2) if long else split_sentences(text))
+        for place in record.learned
+        if (text := record.messages[place].text)
+    ]
     pieces = [
         (_standing_alone(record, text), f"turn {place + 1}, part {number} of {len(parts)}")
         for place, parts in turns
         for number, text in enumerate(parts, 1)
     ]
     shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
-    long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
-    views = [View(part, place) for part, place in shown] if long else []
-    read = views or [View(record, "whole")]
+    views = [View(part, place) for part, place in shown] if long or (sentences and len(pieces) > 1) else []
+    read = views if long else [View(record, "whole")]
     views += [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
     return Views(tuple(views), complete=not long or len(shown) == len(pieces))
 
@@ -95,6 +102,23 @@ def split_evenly(text: str, size: int) -> list[str]:
     borders = [0, *ends, len(text)]
     parts = (text[start:end].strip() for start, end in zip(borders, borders[1:], strict=False))
     return [part for part in parts if part]
+
+
+def split_sentences(text: str) -> list[str]:
+    """Splits a text after sentences and lines into stretches of at least 80 characters.
+
+    >>> split_sentences("A first sentence. " + "Another one that goes on and on, " * 3 + "to its end. Last.")[0][:33]
+    'A first sentence. Another one tha'
+    """
+    stretches: list[str] = [""]
+    for sentence in _SENTENCE_END.split(text.strip()):
+        if len(stretches[-1]) >= _SHORTEST_STRETCH:
+            stretches.append(sentence)
+        else:
+            stretches[-1] = f"{stretches[-1]} {sentence}".strip()
+    if len(stretches) > 1 and len(stretches[-1]) < _SHORTEST_STRETCH:
+        stretches[-2:] = [" ".join(stretches[-2:])]
+    return stretches
 
 
 def plain_text(text: str) -> str:

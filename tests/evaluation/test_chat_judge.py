@@ -218,6 +218,7 @@ def error(status, **fields):
         (error(400, message="The context has 2048 tokens"), 1, "HTTP 400: The context has 2048 tokens"),
         (error(400, code="content_filter", message="Filtered"), 1, "the server's content filter withheld the reply"),
         ((200, b"[]"), 3, "the response is not a chat completion"),
+        ((200, b" " * (9 << 20)), 3, "the response is not a chat completion: it is over 8 MiB"),
     ],
 )
 def test_an_error_is_told_in_the_servers_words_and_asked_again_only_where_that_helps(

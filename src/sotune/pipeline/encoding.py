@@ -122,7 +122,8 @@ def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], m
 
     alone = reads_answers_alone(config, encoder)
     score = functools.partial(harm_score_of, config, run)
-    return read_worst(encoder, records, encode, score, most=config.max_windows, alone=alone)
+    most, sentences = config.max_windows, config.read_sentences
+    return read_worst(encoder, records, encode, score, most=most, alone=alone, sentences=sentences)
 
 
 def reads_answers_alone(config: RunConfig, encoder: Encoder) -> bool:
@@ -242,7 +243,7 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     sizes, everything = {name: len(sets[name]) for name in SET_NAMES}, Joined(sets[name] for name in SET_NAMES)
     filled = map_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
-    shown = ShownRows(encoder, everything, most=config.max_windows)
+    shown = ShownRows(encoder, everything, most=config.max_windows, sentences=config.read_sentences)
     viewed: Iterator[MappedSet] = iter(())
     if len(shown.records):
         viewed = map_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ class ShownRows:
         encoder: Reads the rows.
         rows: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
+        sentences: Whether short rows have parts too, of a sentence or a few.
 
     Attributes:
         owner: The row of each view, ``[k]``, ascending.
@@ -30,13 +32,13 @@ class ShownRows:
         records: The views as rows.
     """
 
-    def __init__(self, encoder: Encoder, rows: Sequence[Record], *, most: int) -> None:
-        self.rows, self._encoder, self._most = rows, encoder, most
+    def __init__(self, encoder: Encoder, rows: Sequence[Record], *, most: int, sentences: bool = False) -> None:
+        self.rows, self._show = rows, functools.partial(show, encoder, most=most, sentences=sentences)
         self.complete = np.ones(len(rows), dtype=np.bool_)
         owners = [torch.zeros(0, dtype=torch.int64)]
         if most > 1:
             for start in range(0, len(rows), _BLOCK_ROWS):
-                found = show(encoder, rows[start : start + _BLOCK_ROWS], most=most)
+                found = self._show(rows[start : start + _BLOCK_ROWS])
                 owners.append(found.owner + start)
                 self.complete[start : start + _BLOCK_ROWS] = found.complete
         self.owner = torch.cat(owners)
@@ -48,7 +50,7 @@ class ShownRows:
         row = int(self.owner[number])
         last, views = self._last
         if last != row:
-            views = show(self._encoder, [self.rows[row]], most=self._most).views
+            views = self._show([self.rows[row]]).views
             self._last = row, views
         return views[number - int(torch.searchsorted(self.owner, row))]
 

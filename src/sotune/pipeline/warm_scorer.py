@@ -96,7 +96,15 @@ class Scorer:
             raise ArtifactError(f"{self._run.path} was weighed or selected again since it was loaded; load it anew")
         encoder, most = self._encoder, self.config.max_windows
         alone = reads_answers_alone(self.config, encoder)
-        values = read_worst(encoder, records, encoder.encode, lambda: self._harm_score, most=most, alone=alone)
+        values = read_worst(
+            encoder,
+            records,
+            encoder.encode,
+            lambda: self._harm_score,
+            most=most,
+            alone=alone,
+            sentences=self.config.read_sentences,
+        )
         found = self._potentials.score(values)
         columns = (found.weights.double(), found.pull_potential.double(), found.push_potential.double())
         return [

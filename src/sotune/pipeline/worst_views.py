@@ -57,17 +57,18 @@ class Looks:
         return shown.views[view].place if view >= 0 else ANSWER_ALONE if self.alone[row] else ""
 
 
-def show(encoder: Encoder, records: Sequence[Record], *, most: int) -> Shown:
+def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: bool = False) -> Shown:
     """Returns what is to be read of some rows.
 
     Args:
         encoder: Reads them.
         records: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
+        sentences: Whether short rows have parts too, of a sentence or a few.
     """
     if most == 1:
         return Shown((), torch.zeros(0, dtype=torch.int64), (True,) * len(records))
-    found = [views_of(record, window=encoder.window, most=most) for record in records]
+    found = [views_of(record, window=encoder.window, most=most, sentences=sentences) for record in records]
     owner = [row for row, one in enumerate(found) for _ in one.views]
     views = tuple(view for one in found for view in one.views)
     return Shown(views, torch.tensor(owner, dtype=torch.int64), tuple(one.complete for one in found))
@@ -110,6 +111,7 @@ def read_worst(
     *,
     most: int,
     alone: bool,
+    sentences: bool,
 ) -> Tensor:
     """Returns the representation of the worst look at each of some rows, ``[n, d]``.
 
@@ -120,7 +122,8 @@ def read_worst(
         harm_score: Returns what orders the looks at one row.
         most: Windows of a row.
         alone: Whether one look at a row is its answer without its prompt.
+        sentences: Whether short rows have parts too, of a sentence or a few.
     """
-    shown, whole = show(encoder, records, most=most), encode(records)
+    shown, whole = show(encoder, records, most=most, sentences=sentences), encode(records)
     viewed = encode(shown.records) if shown.views else None
     return pick_looks(whole, viewed, shown, harm_score, alone=alone).values

@@ -135,6 +135,11 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         description="Parts of a long answer that are read each for itself, the worst of which represents the row; 1: "
         "rows are read whole, cut where the encoder ends.",
     )
+    read_sentences: bool = Field(
+        False,
+        description="Short answers have parts too, of a sentence or a few: finds harm between harmless sentences, and "
+        "costs a little elsewhere.",
+    )
     layer: int | Literal["auto"] = Field(
         "auto",
         description="Layer to read: -1 is the last (paper, §4.1), auto the one that best separates references.",

@@ -24,6 +24,7 @@ _FATAL = {
 }
 _EXHAUSTED_QUOTA = "insufficient_quota"  # a 429 that no waiting mends
 _BROKEN_BODY = 599  # no status of a server: stands for a body that is no chat completion
+_MOST_BYTES = 8 * 2**20  # of a reply; a long one has some 100 kB
 _IN_BODY = "x-error-in-body"  # marks a success whose body is an error
 _STATUS_OF_WORD = {"quota": 429, "rate_limit": 429, "overloaded": 503, "unavailable": 503, "server_error": 500}
 _REMEDIES = {  # of parameters that some models refuse
@@ -261,7 +262,7 @@ class ChatEndpoint:
                 f"the {self._who} at {where} says that the quota is used up; the answers so far are kept"
             ) from None
         if status == _BROKEN_BODY:
-            return _gave_up(error, "the response is not a chat completion")
+            return _gave_up(error, "the response is not a chat completion" + _or_too_long(error.response))
         asked = error.response.headers.get("retry-after", "")
         return _gave_up(error, f"{told}: {f'the server asks for a wait of {asked} s' if asked.isdecimal() else words}")
 
@@ -305,13 +306,32 @@ def _check_body(response: Any) -> None:
 
     A body that is neither is worth another try; a used-up quota is not.
     """
-    body = response.read()
+    body = _read_bounded(response)
     if response.is_success and _read_body(body) is None:
         status = _status_in(body)
         response.status_code = status or _BROKEN_BODY
         response.headers.update({_IN_BODY: "yes"} if status else {})
     if response.status_code == 429 and _EXHAUSTED_QUOTA.encode() in body:
         response.headers["x-should-retry"] = "false"
+
+
+def _read_bounded(response: Any) -> bytes:
+    """Reads a body as far as a reply may be long; of a longer one nothing is kept, and the connection is closed."""
+    read = bytearray()
+    for piece in response.iter_bytes(64 * 1024):
+        read += piece
+        if len(read) > _MOST_BYTES:
+            response.close()
+            response.extensions["too_long"] = True
+            read.clear()
+            break
+    response._content = bytes(read)  # what read() would have left there: it has no bound
+    return bytes(read)
+
+
+def _or_too_long(response: Any) -> str:
+    too_long = response.extensions.get("too_long")
+    return f": it is over {_MOST_BYTES // 2**20} MiB" if too_long else ""
 
 
 def _status_in(body: bytes) -> int | None:
