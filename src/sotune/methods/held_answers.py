@@ -162,16 +162,15 @@ def held_sets(
     fits = fits_question(inputs.tools, answer_tokens)
     short = filter(fits, _distinct(inputs.harmful_reference))
     of_reference = itertools.islice(short, risky + risky // (_HELD_OUT - 1))
-    dangerous = _distinct([*of_reference, *filter(fits, more_risky)])
-    unseen = dangerous[_HELD_OUT - 1 :: _HELD_OUT] if len(dangerous) > _HELD_OUT else []
+    held_rows, unseen = _apart(_distinct([*of_reference, *filter(fits, more_risky)]))
     sets = {
-        "risky": [row for row in dangerous if row not in unseen],
+        "risky": held_rows,
         "harmless": list(filter(fits, _distinct(harmless))),
         "unseen": unseen,
         "others": list(filter(fits, _distinct(others))),
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
-    if not dangerous:
+    if not held_rows:
         raise DataError(
             "none of the harmful reference's prompts can be asked: each is longer than max_length or the template "
             "refuses it; raise max_length, or train with hold: none"
@@ -194,6 +193,12 @@ def held_sets(
     before = {"risky": answers["unseen"] or answers["risky"], "harmless": answers["others"]}
     refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
     return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)
+
+
+def _apart(rows: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Returns the rows that are held, and those that no step looks at: every third, where there are more than three."""
+    unseen = rows[_HELD_OUT - 1 :: _HELD_OUT] if len(rows) > _HELD_OUT else []
+    return [row for row in rows if row not in unseen], list(unseen)
 
 
 def _distinct(rows: Iterable[Record]) -> list[Record]:
