@@ -167,7 +167,7 @@ def _by_rank(ids: Sequence[str], weights: NDArray[np.float64]) -> NDArray[np.int
     for start, stop in itertools.pairwise(borders):
         if stop - start > 1:
             tied = order[start:stop]
-            order[start:stop] = tied[sorted(range(len(tied)), key=lambda i: ids[tied[i]])]
+            order[start:stop] = tied[sorted(range(len(tied)), key=lambda i: ids[int(tied[i])])]
     return order
 
 

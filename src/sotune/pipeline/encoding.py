@@ -291,7 +291,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "n_rows": len(encoded.ids),
         "n_truncated": n_truncated,
         "n_unread": n_unread,
-        "n_read_in_parts": len(shown.owner.unique()),
+        "n_read_in_parts": len(torch.unique(shown.owner)),
         "n_parts": len(shown.records),
         "n_by_part": sum(view != "" for view in looked.view),
         "shards": sorted({*encoded.shards, *(parts.shards if parts else ())}),

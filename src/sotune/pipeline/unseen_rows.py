@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ def _scored(
     cut = read_cut(run)
     for start in range(0, len(records), _ROWS_AT_ONCE):
         part = records[start : start + _ROWS_AT_ONCE]
-        values = processes.together("scoring", lambda part=part: encode_worst(config, run, part, watch), part)
+        values = processes.together("scoring", functools.partial(encode_worst, config, run, part, watch), part)
         scores = scorer.score(values)
         would_keep = [weight >= cut for weight in scores.weights.tolist()]
         counts.update(would_keep)

@@ -21,7 +21,7 @@ from sotune.pipeline.prompt_control import describe_prompts_alone, measure_promp
 from sotune.pipeline.record_sets import PREFIXES, read_records
 from sotune.pipeline.sentinel_files import write_sentinels, written_settings
 from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
-from sotune.records import SET_NAMES, SetName
+from sotune.records import SET_NAMES, Record, SetName
 from sotune.run_files import ENCODING, POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 from sotune.transport import ALL_ROWS, ProcessShards, Rows
@@ -49,16 +49,16 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    method, sets = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
+    method, sets = method_of(config), _sets(run)
     encoded = map_representations(config, run, "downstream")
     downstream = encoded.values
     references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if len(sets[name])}
     n_entries = len(encoded.ids) * sum(len(one.ids) for one in references.values())
     with forwarded_warnings(monitor) as messages:
         if n_entries >= _SHARED_ENTRIES and set(method.at("weigh")) <= _SHARED_METHODS:
-            weighing = processes.together("weights", lambda: _weigh(config, run, monitor))
+            weighing = processes.together("weights", lambda: _weigh(config, run, monitor, sets))
         else:
-            weighing = _weigh(config, run, monitor)
+            weighing = _weigh(config, run, monitor, sets)
     weights = _on_simplex(weighing, method.name)
     columns: dict[str, Column] = {"id": lambda rows: [*encoded.ids[rows]], "weight": weights.numpy().__getitem__}
     run.file(POTENTIALS).unlink(missing_ok=True)  # an earlier solution's do not belong to these weights
@@ -78,9 +78,18 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return [*outputs, WEIGHTS.write_parts(run, _parts(columns, len(weights))), SOLVER.write(run, described)]
 
 
-def _weigh(config: RunConfig, run: RunFolder, monitor: Monitor) -> Weighing:
+def _helped(config: RunConfig, run: RunFolder, monitor: Monitor) -> Weighing:
+    """Does the part of the kernels of a process that helps."""
+    return _weigh(config, run, monitor, _sets(run))
+
+
+def _sets(run: RunFolder) -> Mapping[SetName, Sequence[Record]]:
+    return read_records(run, *SET_NAMES, "safety_pairs")
+
+
+def _weigh(config: RunConfig, run: RunFolder, monitor: Monitor, sets: Mapping[SetName, Sequence[Record]]) -> Weighing:
     """Weighs by the method: in one process, or in all of them at once, each with its part of the kernels."""
-    method, sets = method_of(config), read_records(run, *SET_NAMES, "safety_pairs")
+    method = method_of(config)
     downstream = map_representations(config, run, "downstream").values
     references = {name: load_representations(config, run, name) for name in SET_NAMES[1:] if len(sets[name])}
     safe = references.get("safe_reference")
@@ -209,5 +218,5 @@ def _summarize(run: RunFolder) -> Figures:
 
 _SURVIVES = "the representations are kept; the weights are solved from the start"
 WEIGH = Stage(
-    "weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES, shared=_weigh
+    "weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES, shared=_helped
 )

@@ -200,20 +200,16 @@ def weigh_with_sentinels(
     chosen = tuned.chosen.settings
     learned = learn_weights(downstream, pull, solved, chosen, shards=shards, on_step=on_step, on_pass=on_pass)
     scorer = Scorer.from_learned(learned, settings=chosen, references=(*rows_of(pull), solved))
-    return LearnedWithSentinels(
-        learned=learned,
-        settings=chosen,
-        harmful_reference=solved,
-        sentinels=Sentinels(
-            folds=folds,
-            harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
-            tuning_outranked=tuned.outranked,
-            safe_outranked=_score_safe_rows(_fitting(chosen, pull[1:]), downstream, safe_anchor, solved),
-            safe_scores=None if measured is None else log_relative_of(scorer, measured),
-            safe_tuning_outranked=tuned.safe_outranked,
-            tuned=tuned,
-        ),
+    sentinels = Sentinels(
+        folds=folds,
+        harmful_scores=log_relative_of(scorer, harmful_reference[list(folds.measuring)]),
+        tuning_outranked=tuned.outranked,
+        safe_outranked=_score_safe_rows(_fitting(chosen, pull[1:]), downstream, safe_anchor, solved),
+        safe_scores=None if measured is None else log_relative_of(scorer, measured),
+        safe_tuning_outranked=tuned.safe_outranked,
+        tuned=tuned,
     )
+    return LearnedWithSentinels(learned=learned, settings=chosen, harmful_reference=solved, sentinels=sentinels)
 
 
 def solved_rows(rows: Tensor | None, folds: Folds | None) -> Tensor | None:

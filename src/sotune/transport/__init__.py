@@ -6,7 +6,7 @@ One convention holds everywhere: ``plan = a·b·exp((f + g − cost) / epsilon)`
 
 from sotune.transport.cost import CosineCost, CostMatrix, DenseCost, Rows, RowView
 from sotune.transport.kernel import Kernel, join, move_all, part
-from sotune.transport.shards import ALL_ROWS, AllRows, ProcessShards, Shards
+from sotune.transport.row_shards import ALL_ROWS, AllRows, ProcessShards, Shards
 from sotune.transport.sinkhorn import (
     OTProblem,
     SinkhornResult,

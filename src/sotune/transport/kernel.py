@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sotune.errors import ConfigError, DataError
 from sotune.transport.cost import CostMatrix, block_slices, row_blocks
-from sotune.transport.shards import ALL_ROWS, Shards
+from sotune.transport.row_shards import ALL_ROWS, Shards
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def find_distinct(rows: Rows) -> Distinct:
 
 def _heads_differ(rows: Rows) -> bool:
     """Tells whether rows differ in their first few numbers already, which spares hashing all of them."""
-    blocks = block_slices(*rows.shape, torch.device("cpu"))
+    n, width = rows.shape
+    blocks = block_slices(n, width, torch.device("cpu"))
     heads = torch.cat([rows[start:stop][:, :_HEAD].cpu() for start, stop in blocks]).contiguous()
     bits = heads.view(torch.uint8).numpy()
     return len(np.unique(bits.view(f"V{bits.shape[1]}"))) == len(heads)

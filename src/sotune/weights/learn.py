@@ -94,27 +94,26 @@ def learn_weights(
             size cannot be reached, or the device is not there.
     """
     anchors, harmful = _reference_sets("pull", safe_anchor), _reference_sets("push", harmful_reference)
-    n, home = downstream.shape[0], downstream.device
-    width = sum(len(one.representations) for one in (*anchors, *harmful))
-    device = choose_device(settings.solver_device, (n, width), downstream)
+    home, width = downstream.device, sum(len(one.representations) for one in (*anchors, *harmful))
+    device = choose_device(settings.solver_device, (downstream.shape[0], width), downstream)
     downstream, anchors, harmful = place_rows(downstream, device), _placed(anchors, device), _placed(harmful, device)
     fitted = fit_cost(place_cost(cost or cost_of(settings), device), downstream, anchors, harmful)
-    uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=device)
-    mass = uniform if base_mass is None else base_mass.to(uniform)
-    if settings.tau is None and settings.solver != "sharp":
-        check_size(settings.effective_sample_size, mass)
+    mass = _base_mass(base_mass, downstream, settings)
     distinct = find_distinct(downstream)
-    problem = PushPullProblem(
-        (
-            *_references("pull", distinct.of(downstream), anchors, fitted, 1 - settings.push_strength, settings),
-            *_references("push", distinct.of(downstream), harmful, fitted, settings.push_strength, settings),
-        ),
-        epsilon=settings.epsilon,
-        base_mass=distinct.gather(mass),
-        shards=shards,
-    )
+    pull = _references("pull", distinct.of(downstream), anchors, fitted, 1 - settings.push_strength, settings)
+    push = _references("push", distinct.of(downstream), harmful, fitted, settings.push_strength, settings)
+    problem = PushPullProblem((*pull, *push), epsilon=settings.epsilon, base_mass=distinct.gather(mass), shards=shards)
     learned = solve(problem, settings, on_step=on_step, on_pass=on_pass)
     return place_learned(replace(distinct.spread(learned, mass), cost=fitted), home)
+
+
+def _base_mass(given: Tensor | None, downstream: Rows, settings: WeightSettings) -> Tensor:
+    n = downstream.shape[0]
+    uniform = torch.full((n,), 1 / n, dtype=downstream.dtype, device=downstream.device)
+    mass = uniform if given is None else given.to(uniform)
+    if settings.tau is None and settings.solver != "sharp":
+        check_size(settings.effective_sample_size, mass)
+    return mass
 
 
 def solve(

@@ -87,7 +87,7 @@ class ProcessShards:
         found = self._gather(torch.cat([level.double()[None], *sums]))
         top = found[:, 0].max()
         total = ((found[:, 0] - top).exp()[:, None] * found[:, 1:]).sum(dim=0)
-        return top, list(total.split([len(column) for column in sums]))
+        return top, list(torch.split(total, [len(column) for column in sums]))
 
     def _gather(self, mine: Tensor) -> Tensor:
         import torch.distributed as dist
