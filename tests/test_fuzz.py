@@ -6,10 +6,13 @@
 import contextlib
 import copy
 import gzip
+import io
 import json
 import os
 import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from chat_families import FAMILIES, build_family_tokenizer
@@ -212,3 +215,17 @@ def test_no_bytes_break_a_reader(tmp_path):
         except Exception as error:
             error.add_note(f"file {number}, {name}: {path.read_bytes()[:2000]!r}")
             raise
+
+
+def test_no_flipped_bit_of_a_parquet_footer_ends_the_process(tmp_path):
+    """PyArrow aborts where it is asked for damaged figures of a column: the test would end with it."""
+    whole = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["a", "b"], "completion": ["c", "d"], "score": [0.5, 1.0]}), whole)
+    content = whole.getvalue()
+    path, footer = tmp_path / "a.parquet", int.from_bytes(content[-8:-4], "little")
+    for place in range(len(content) - 8 - footer, len(content) - 8):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 4
+        path.write_bytes(spoiled)
+        with contextlib.suppress(DataError):
+            load_set(path, set_name="downstream", max_quarantine_fraction=1.0)

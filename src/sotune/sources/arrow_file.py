@@ -39,7 +39,7 @@ def read_parquet(
 
     with streams.open_seekable(path, bounds) as file, arrow.readable(str(path), "readable Parquet"):
         found = pq.ParquetFile(file)
-        _check_promises(found.metadata, path, bounds)
+        _check_promises(found, path, bounds)
         schema = found.schema
         texts = [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]
         # A value that a page holds once and the rows name often is read once, so that no small file fills the memory.
@@ -49,15 +49,19 @@ def read_parquet(
         yield from arrow.table_rows(batches, max_row_bytes=max_row_bytes, allowance=bounds.allowance(path))
 
 
-def _check_promises(metadata: Any, path: Path, bounds: streams.Bounds) -> None:
+def _check_promises(file: Any, path: Path, bounds: streams.Bounds) -> None:
     """Raises a DataError where a file says that it holds more than it may, before any of it is unpacked."""
+    metadata = file.metadata
     if bounds.max_rows is not None and metadata.num_rows > bounds.max_rows:
         raise DataError(
             f"{path} holds {metadata.num_rows} rows, over max_rows={bounds.max_rows}; raise --max-rows, or read the "
             f"first ones with --limit"
         )
     allowance = bounds.allowance(path)
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+    for number in range(metadata.num_row_groups):
+        # Damaged figures of a column abort the process where they are asked for; reading no row of it raises first.
+        list(file.reader.iter_batches(0, row_groups=[number], use_threads=False))
+        group = metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):
             if column.num_values > _MAX_CHUNK_VALUES:
                 raise DataError(f"{path} holds {column.num_values} values in one piece, over {_MAX_CHUNK_VALUES}")
