@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 from safetensors.torch import load_file
@@ -66,3 +70,31 @@ def test_the_cells_of_a_comparison_are_tasks_of_the_cluster(cli, cluster, tmp_pa
         rows_found = read_json(tmp_path / engine / "compare.json")
         found.append([{k: v for k, v in row.items() if k not in ("seconds", "peak_bytes")} for row in rows_found])
     assert found[0] == found[1]
+
+
+def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(cli, cluster, data, tmp_path, tiny_model):
+    import psutil
+
+    settings = {
+        "data": str(data / "train.jsonl"), "safe_anchor": str(data / "anchor.jsonl"),
+        "harmful_reference": str(data / "harm.jsonl"), "harmful_where": ["label=harmful"],
+        "model": str(tiny_model("llama")), "dtype": "float32", "device": "cpu", "threads": 1, "batch_tokens": 256,
+        "max_steps": 60, "save_steps": 5, "per_device_train_batch_size": 2, "hold": "none",
+    }  # fmt: skip
+    file, killed = tmp_path / "settings.yaml", []
+
+    def kill_after(folder):
+        while not list(folder.glob("checkpoints/checkpoint-*/complete.json")):
+            time.sleep(0.01)
+        training = [p for p in psutil.process_iter(["name"]) if "_work_alone" in (p.info["name"] or "")]
+        killed.append((training[0].pid, sorted(path.name for path in folder.glob("checkpoints/*"))))
+        os.kill(training[0].pid, signal.SIGKILL)
+
+    for name, engine in (("one", "local"), ("ray", "ray")):
+        file.write_text(json.dumps({**settings, "engine": engine, "out": str(tmp_path / name)}))
+        if engine == "ray":
+            threading.Thread(target=kill_after, args=(tmp_path / name,), daemon=True).start()
+        result = cli("run", file, "--until", "train")
+        assert result.exit_code == 0, result.output
+    assert killed
+    assert contents(tmp_path / "ray") == contents(tmp_path / "one")

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
-from launching import launch
+from launching import TIMEOUT, launch
 from pipeline_rows import rows
 from sotune.artifacts import read_json
 from sotune.evaluation import asking
@@ -207,3 +210,25 @@ def test_a_killed_process_loses_nothing_that_was_finished(command, settings, tmp
     command(*flags)
     command(*flags[:-1], tmp_path / "whole", cache="-whole")
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_nodes_leave_what_one_process_leaves(cli, settings, tmp_path, monkeypatch):
+    """Two launchers that find each other on one machine, with one process each and a folder that both see."""
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path / "cache-1"))
+    assert cli("run", settings, "--until", "train", "--out", tmp_path / "one").exit_code == 0
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path / "cache-2"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    flags = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "two-nodes"]
+    meeting = ["--rdzv-endpoint", f"127.0.0.1:{store.port}", "--rdzv-conf", "is_host=0", "--local-addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *flags, *meeting, "-m", "sotune", "run", str(settings)]
+    command += ["--until", "train", "--out", str(tmp_path / "two")]
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    try:
+        told = [node.communicate(timeout=TIMEOUT)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], told
+    same_but_for_training(tmp_path / "one", tmp_path / "two")
