@@ -1,14 +1,16 @@
 """The one evaluation: shared answers, diagnostics that can be left out, and one schema however it is saved."""
 
+import json
+
 import pytest
 
 from cases import prompt
 from sotune.evaluation.candidates import Candidate
-from sotune.evaluation.evaluator import evaluate
+from sotune.evaluation.evaluator import evaluate, load_eval_prompts, served_under
 from sotune.evaluation.judges.matching import default_judges
 from sotune.evaluation.outcome import answers_file, load_evaluation, save_evaluation
 from sotune.models import ModelSpec
-from sotune.settings import EvaluationSettings
+from sotune.settings import EvaluationSettings, ModelEvaluation
 
 PROMPTS = [prompt("h0", "harmful"), prompt("h1", "harmful"), prompt("t0", "task", reference="done")]
 JUDGES = default_judges(task="label", skill="label")
@@ -39,6 +41,27 @@ def test_a_shared_folder_asks_the_base_once(models, tmp_path, monkeypatch):
     assert asked == ["tuned", "base"]  # other prompts are other answers
     ask(models[:1], tmp_path / "answers")
     assert asked == ["tuned", "base"]
+
+
+def test_prompts_are_asked_under_the_system_prompt_that_is_served(tmp_path):
+    own = {
+        "messages": [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hello"}],
+        "kind": "harmful",
+    }
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({"prompt": "Hello", "kind": "harmful"}, own)))
+    given = {"model": "m", "eval_prompts": str(file)}
+    plain = load_eval_prompts(ModelEvaluation(**given))
+    served = load_eval_prompts(ModelEvaluation(**given, eval_system="Refuse what harms."))
+    assert [p.id for p in served] == [p.id for p in plain]
+    contents = [[(m.role, m.content) for m in p.messages] for p in served]
+    assert [("system", "Refuse what harms."), ("user", "Hello")] in contents
+    assert [("system", "Mine."), ("user", "Hello")] in contents
+
+
+def test_another_system_prompt_is_another_answer(models, tmp_path):
+    under = [served_under("Refuse.", prompt) for prompt in PROMPTS]
+    assert ask(models[:1], tmp_path).models["base"] != ask(models[:1], tmp_path, prompts=under).models["base"]
 
 
 def test_diagnostics_can_be_left_out(models, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sotune.errors import ConfigError
@@ -28,6 +29,7 @@ from sotune.evaluation.served import Server
 from sotune.evaluation.unmeasured import count_unscored
 from sotune.evaluation.usage import JudgingPlan, describe_usage, plan_questions
 from sotune.monitoring import Monitor, Silent
+from sotune.records import Message
 from sotune.settings import EvaluationSettings, ModelEvaluation, RenderingSettings, RunConfig
 
 Judges = Mapping[JudgeRole, Judge]
@@ -106,11 +108,27 @@ def prompt_sources(settings: EvaluationSettings) -> Sequence[PromptSource]:
 def load_eval_prompts(settings: RunConfig | ModelEvaluation) -> list[EvalPrompt]:
     """Reads the evaluation prompts of all sources, at most ``eval_limit`` of each, drawn by the seed alone.
 
+    With ``eval_system`` each is asked under that system prompt, and nothing is trained with it (Lyu et al., *Keeping LLMs
+    aligned after fine-tuning: the crucial role of prompt templates*, NeurIPS 2024, https://arxiv.org/abs/2402.18540).
+
     Raises:
         ConfigError: A source is neither a file nor a pack, or cannot be scored here.
         DataError: A source cannot be read.
     """
-    return load_sources(prompt_sources(settings), limit=settings.eval_limit, seed=settings.seed)
+    found = load_sources(prompt_sources(settings), limit=settings.eval_limit, seed=settings.seed)
+    return [served_under(settings.eval_system, prompt) for prompt in found] if settings.eval_system else found
+
+
+def served_under(system: str, prompt: EvalPrompt) -> EvalPrompt:
+    """Returns a prompt as it is asked under a system prompt; one that has its own stays as it is.
+
+    >>> asked = served_under("Be kind.", EvalPrompt("a", "task", (Message("user", "Hello"),)))
+    >>> [message.role for message in asked.messages]
+    ['system', 'user']
+    """
+    if prompt.messages[0].role == "system":
+        return prompt
+    return replace(prompt, messages=(Message("system", system), *prompt.messages))
 
 
 def plan_evaluation(

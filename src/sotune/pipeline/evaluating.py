@@ -34,6 +34,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
     asked = (
         "eval_prompts",
         "eval_limit",
+        "eval_system",
         "max_new_tokens",
         "eval_batch_size",
         "dtype",

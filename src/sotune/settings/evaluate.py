@@ -159,6 +159,12 @@ class EvaluationSettings(ServerSettings, JudgeSettings):
     eval_limit: int | None = Field(
         None, ge=1, description="Use at most this many prompts of each kind and source, drawn by the seed."
     )
+    eval_system: str | None = Field(
+        None,
+        min_length=1,
+        description="System prompt that the models are asked under, as they are to be served; prompts with one of "
+        "their own keep it. Nothing is trained with it.",
+    )
     max_new_tokens: int = Field(256, ge=1, description="Token limit of an answer.")
     answers_dir: str | None = Field(
         None,
