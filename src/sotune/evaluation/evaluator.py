@@ -108,8 +108,9 @@ def prompt_sources(settings: EvaluationSettings) -> Sequence[PromptSource]:
 def load_eval_prompts(settings: RunConfig | ModelEvaluation) -> list[EvalPrompt]:
     """Reads the evaluation prompts of all sources, at most ``eval_limit`` of each, drawn by the seed alone.
 
-    With ``eval_system`` each is asked under that system prompt, and nothing is trained with it (Lyu et al., *Keeping LLMs
-    aligned after fine-tuning: the crucial role of prompt templates*, NeurIPS 2024, https://arxiv.org/abs/2402.18540).
+    With ``eval_system`` each is asked under that system prompt, and nothing is trained with it (Lyu et al., *Keeping
+    LLMs aligned after fine-tuning: the crucial role of prompt templates*, NeurIPS 2024,
+    https://arxiv.org/abs/2402.18540).
 
     Raises:
         ConfigError: A source is neither a file nor a pack, or cannot be scored here.
