@@ -35,14 +35,16 @@ finally:
 
 
 @pytest.mark.parametrize("sentinels", ["measure", "off"])
-def test_two_processes_share_the_kernels(data, here, tiny_model, tmp_path, monkeypatch, sentinels):
+def test_two_processes_share_the_kernels(data, cli, tiny_model, tmp_path, monkeypatch, sentinels):
     content = {
         "data": str(data / "train.jsonl"), "safe_anchor": str(data / "anchor.jsonl"), "sentinels": sentinels,
         "harmful_reference": str(data / "harm.jsonl"), "harmful_where": ["label=harmful"],
         "model": str(tiny_model("llama")), "dtype": "float32", "device": "cpu", "threads": 1,
     }  # fmt: skip
     (tmp_path / "settings.yaml").write_text(json.dumps(content))
-    here("weigh", "--config", tmp_path / "settings.yaml", "--out", tmp_path / "one")
+    monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path / "cache-1"))
+    result = cli("weigh", "--config", tmp_path / "settings.yaml", "--out", tmp_path / "one")
+    assert result.exit_code == 0, result.output
     monkeypatch.setenv("SOTUNE_CACHE", str(tmp_path / "cache-2"))
 
     statuses, _, errors = launch(

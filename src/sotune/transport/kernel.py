@@ -21,6 +21,9 @@ from sotune.errors import ConfigError, DataError
 from sotune.transport.cost import CostMatrix, block_slices, row_blocks
 from sotune.transport.row_shards import ALL_ROWS, Shards
 
+_FILLED_ROWS = 1024
+"""How many rows of a stored kernel are computed at once, at least: a product of few rows is slower than one of many."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -167,8 +170,10 @@ class Kernel:
             self._levels = torch.empty(n_own, dtype=self.cost.dtype, device=self.cost.device)
         here = slice(start - self._first, stop - self._first)
         if stop > self._ready:  # the first sweep fills the store as it goes
-            _, self._levels[here] = self._compute(start, stop, out=self._matrix[here])
-            self._ready = stop
+            ahead = min(self._end, max(stop, self._ready + _FILLED_ROWS))
+            new = slice(self._ready - self._first, ahead - self._first)
+            _, self._levels[new] = self._compute(self._ready, ahead, out=self._matrix[new])
+            self._ready = ahead
         return self._matrix[here], self._levels[here]
 
     def _compute(self, start: int, stop: int, out: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -195,7 +195,8 @@ class Extrapolation:
         gram = differences @ differences.T
         ridge = _RIDGE * gram.diagonal().max() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         right = differences @ (step * self._scale)
-        mixture = torch.linalg.lstsq(gram + ridge, right[:, None]).solution[:, 0]
+        # Not by `lstsq`, whose last bits differ from call to call: processes that share a problem would part ways.
+        mixture, _ = torch.linalg.solve_ex(gram + ridge, right)
         jumped = point + step - mixture @ moves
         return jumped if bool(torch.isfinite(jumped).all()) else point + step
 
