@@ -180,6 +180,7 @@ def test_doctor_looks_at_a_run_before_it_starts(cli, data, tmp_path, tiny_model)
     assert checks["downstream"]["told"].startswith("90 rows")
     assert checks["promise"]["status"] == "note"
     assert "nothing is promised" in checks["promise"]["told"]
+    assert checks["expected: all"]["told"].count("GiB") == 1
     assert "1 are prompts of the harmful reference too" in checks["evaluation prompts"]["told"]
     assert "llama" in checks["model"]["told"]
     assert "template" in checks
@@ -208,3 +209,13 @@ def test_doctor_finds_what_would_stop_a_run(cli, data, tmp_path, tiny_model, cha
     assert "would stop the run" in plain(result)
     found = sotune.examine(str(tmp_path / "run.yaml"))
     assert any(said in check.told for check in found.checks if check.status == "stops"), found.faults
+
+
+def test_doctor_counts_the_harmful_rows_that_the_run_keeps_back(cli, data, tmp_path, tiny_model):
+    many = [{**row, "prompt": f"{row['prompt']} {n}"} for n, row in enumerate(rows("harmful", 150, 4))]
+    write_jsonl(data / "harm.jsonl", many)
+    file = config(data, tmp_path, tiny_model, harmful_where=None)
+    told = {check.name: check.told for check in sotune.examine(str(file)).checks}["promise"]
+    run = sotune.run(until="weigh", config=str(file))
+    kept = json.loads((run.path / "sentinels.json").read_text())["n_measuring"]
+    assert told.startswith(f"{kept} harmful rows would measure what passes, fewer than 30: nothing is promised")
