@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from sotune.errors import SotuneError
+from sotune.stopping import Stopped
 
 Found = TypeVar("Found")
 Help = Callable[[Any], object]
@@ -195,8 +196,8 @@ def joined() -> Iterator[None]:
         yield
         barrier()
     except BaseException as error:
-        if _is_lost(error):
-            time.sleep(4 * _POLL_SECONDS)  # whoever broke the connection has the reason
+        if _is_lost(error) or (isinstance(error, Stopped) and not is_main()):
+            time.sleep(4 * _POLL_SECONDS)  # whoever broke the connection has the reason; main knows what is kept
         status, first = getattr(error, "exit_status", 1), True
         if not _claim(number, status):
             status, first = (_failure() or (-1, 1))[1], False

@@ -57,22 +57,21 @@ class _State:
 _state = _State()
 
 
-def handle_stops() -> None:
-    """Has the signals raise `Stopped` from now on, apart from those that are ignored, as under nohup."""
-    _state.asked = None
-    for one in SIGNALS:
-        if signal.getsignal(one) is not signal.SIG_IGN:
-            signal.signal(one, _handle)
-
-
 @contextlib.contextmanager
-def stops_handled() -> Iterator[None]:
-    """Has the signals raise `Stopped` meanwhile; does nothing outside the main thread, or where they are ignored."""
+def stops_handled(*, repeated: bool = True) -> Iterator[None]:
+    """Has the signals raise `Stopped` meanwhile; does nothing outside the main thread, or where they are ignored.
+
+    Args:
+        repeated: Whether a second signal counts, and ends patient work at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {one: signal.getsignal(one) for one in SIGNALS}
-    handle_stops()
+    _state.asked = None
+    for one, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(one, _handle if repeated else _handle_once)
     try:
         yield
     finally:
@@ -123,3 +122,8 @@ def _handle(signum: int, _: FrameType | None) -> None:
         return
     _state.asked = None
     raise Stopped(signum)
+
+
+def _handle_once(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)
+    _handle(signum, frame)

@@ -23,6 +23,10 @@ SMALL = {"n": 60, "n_anchor": 10, "n_reference": 20, "n_eval": 4, "num_train_epo
 METHODS = ["base", "sft", {"name": "pull", "method": "sot", "push_strength": 0}]
 
 
+# Two cells in training at once, and two that no worker has begun.
+LONG = {"methods": ["sft", "random"], "seeds": 2, "max_steps": 30, "save_steps": 7}
+
+
 def write_config(path, **changes):
     path.write_text(yaml.safe_dump({"methods": METHODS, "datasets": ["miniature-verdict"], **SMALL, **changes}))
     return str(path)
@@ -43,6 +47,14 @@ def digests(folder: Path):
         for row in read_json(folder / "compare.json")
     ]
     return found, rows  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the long comparison comes to where nothing stops it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert invoke(write_config(folder / "c.yaml", **LONG), "--out", folder / "out").exit_code == 0
+    return digests(folder / "out")
 
 
 def test_a_comparison_from_its_file_to_its_page(tmp_path):
@@ -102,6 +114,43 @@ def test_a_stopped_comparison_says_what_is_kept_and_goes_on_to_the_same_bytes(tm
     assert invoke(config, "--out", out).exit_code == 0
     assert invoke(config, "--out", tmp_path / "whole").exit_code == 0
     assert digests(out) == digests(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_workers_that_are_stopped_leave_checkpoints_and_go_on_to_the_same_bytes(tmp_path, whole, signum):
+    config, out = write_config(tmp_path / "c.yaml", **LONG), tmp_path / "out"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sotune.cli import main; main()"
+    )
+    arguments = ["compare", config, "--out", out, "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        saved = "cells/*/*/checkpoints/checkpoint-*"
+        waited = time.monotonic() + 120
+        while len({path.parent for path in out.glob(saved)}) < 2 and time.monotonic() < waited:
+            time.sleep(0.02)
+        os.killpg(process.pid, signum)  # as a terminal and a scheduler do it
+        said = " ".join(process.communicate(timeout=120)[0].split())
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signum, said
+    assert "compare: all cells that are done are kept" in said
+    assert f"To go on, give the same command again: sotune compare {config} --out {out} --workers 2" in said
+    assert "Traceback" not in said
+    steps = [int(path.name.split("-")[1]) for path in out.glob(saved)]
+    assert len(steps) == 2
+    assert any(step % LONG["save_steps"] for step in steps), "of the step at which they were stopped"
+    assert json.loads(invoke(config, "--out", out, "--dry-run", "--json").stdout)["n_done"] == 0
+    assert invoke(config, "--out", out, "--workers", "2").exit_code == 0
+    assert digests(out) == whole
 
 
 def test_a_cell_is_a_run_folder(tmp_path):

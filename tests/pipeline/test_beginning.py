@@ -1,6 +1,9 @@
 """What a user who begins is told: init, schema, doctor."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -65,6 +68,32 @@ def test_init_by_flags_writes_a_file_that_runs(cli, data, tiny_model, tmp_path, 
     assert "nothing of yours is overwritten" in plain(again)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal")
+def test_init_asks_at_a_terminal_and_asks_again_what_it_did_not_understand(data, tmp_path):
+    command = ["init", data / "train.jsonl", "--propose", "12"]
+    keys, terminal = os.openpty()
+    os.write(keys, f"{data / 'harm.jsonl'}\nsome/model\nthe first three\n1-99\n1-3,5\n".encode())
+    process = subprocess.run(
+        [sys.executable, "-m", "sotune", *map(str, command)],
+        cwd=tmp_path, stdin=terminal, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    os.close(keys)
+    os.close(terminal)
+    said = " ".join((process.stdout + process.stderr).split())
+    assert process.returncode == 0, said
+    assert "beavertails" in said
+    assert "CC BY-NC 4.0" in said
+    assert "harmful rows: a file of yours, or one of these names:" in said
+    assert "model that will be fine-tuned: a folder or a Hub id:" in said
+    assert said.count("which are good examples of your task, and safe? like 1,3-9, of 12, or all:") == 3
+    assert "accept must be like 1,3-9, or all. Got 'the first three'" in said
+    assert "accept must name rows of 1 to 12. Got '1-99'" in said
+    settings = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert settings["harmful_reference"] == str(data / "harm.jsonl")
+    assert settings["model"] == "some/model"
+    assert len((tmp_path / "anchor.jsonl").read_text().splitlines()) == 4
+
+
 def test_init_names_what_is_missing_where_nobody_can_be_asked(cli, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = cli("init", data / "train.jsonl")
@@ -104,6 +133,9 @@ def test_places(text, places):
 def test_places_that_are_none():
     with pytest.raises(sotune.ConfigError, match="accept must be like 1,3-9, or all. Got 'one'"):
         read_places("one", 3)
+    for text in ("", "0-2", "3-4", "5"):
+        with pytest.raises(sotune.ConfigError, match="accept must name rows of 1 to 3"):
+            read_places(text, 3)
 
 
 def test_the_schema_knows_each_setting_and_takes_what_yaml_may_say(cli, tmp_path):
@@ -148,6 +180,7 @@ def test_doctor_looks_at_a_run_before_it_starts(cli, data, tmp_path, tiny_model)
     assert checks["downstream"]["told"].startswith("90 rows")
     assert checks["promise"]["status"] == "note"
     assert "nothing is promised" in checks["promise"]["told"]
+    assert checks["expected: all"]["told"].count("GiB") == 1
     assert "1 are prompts of the harmful reference too" in checks["evaluation prompts"]["told"]
     assert "llama" in checks["model"]["told"]
     assert "template" in checks
@@ -176,3 +209,13 @@ def test_doctor_finds_what_would_stop_a_run(cli, data, tmp_path, tiny_model, cha
     assert "would stop the run" in plain(result)
     found = sotune.examine(str(tmp_path / "run.yaml"))
     assert any(said in check.told for check in found.checks if check.status == "stops"), found.faults
+
+
+def test_doctor_counts_the_harmful_rows_that_the_run_keeps_back(cli, data, tmp_path, tiny_model):
+    many = [{**row, "prompt": f"{row['prompt']} {n}"} for n, row in enumerate(rows("harmful", 150, 4))]
+    write_jsonl(data / "harm.jsonl", many)
+    file = config(data, tmp_path, tiny_model, harmful_where=None)
+    told = {check.name: check.told for check in sotune.examine(str(file)).checks}["promise"]
+    run = sotune.run(until="weigh", config=str(file))
+    kept = json.loads((run.path / "sentinels.json").read_text())["n_measuring"]
+    assert told.startswith(f"{kept} harmful rows would measure what passes, fewer than 30: nothing is promised")

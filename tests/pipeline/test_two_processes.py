@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +28,20 @@ from sotune.representations.causal_lm import FrozenCausalLM
 from sotune.errors import DataError
 
 seen, fails = {"encoded": [], "asked": []}, sys.argv.pop(1)
+if fails.startswith("told "):  # to stop at the second step, in some process or in all
+    import os, signal
+    from sotune.training.step_callback import StepCallback
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _, signum, ranks = fails.split()
+    log = StepCallback.on_log
+
+    def on_log(self, args, state, *others, **more):
+        log(self, args, state, *others, **more)
+        if state.global_step == 2 and str(processes.rank()) in ranks:
+            os.kill(os.getpid(), int(signum))
+
+    StepCallback.on_log = on_log
 filling.fill_cache.__kwdefaults__["shard_rows"] = 8
 asking._SHARD_SIZE = 3
 encode, answer, rank = FrozenCausalLM.encode_batch, asking.generate, processes.rank()
@@ -195,6 +210,22 @@ def test_an_error_while_encoding_ends_both_with_one_message(command, settings, t
     assert "".join(errors).count("the model returned nonsense") == 1
     assert "Traceback" not in "".join(errors)
     command(*flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "ranks"), [(2, "01"), (15, "1")])
+def test_training_that_is_stopped_goes_on_to_the_same_bytes(command, settings, tmp_path, signum, ranks):
+    flags = ["run", settings, "--until", "train", "--save-steps", "100", "--max-steps", "4"]
+    command(*flags, "--out", tmp_path / "whole")
+    flags += ["--out", tmp_path / "run"]
+    _, errors = command(*flags, fails=f"told {signum} {ranks}", statuses=[128 + signum] * 2)
+    said = " ".join("".join(errors).split())
+    assert said.count("stopped by " + ("Ctrl-C" if signum == 2 else "SIGTERM")) == 1
+    assert re.search("train: the checkpoint of step [23] of 4 is kept", said)
+    assert "To go on, give the same command again" in said
+    assert "Traceback" not in said
+    command(*flags)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ def read_places(text: str, n: int) -> set[int]:
             places |= set(range(int(first), int(last or first) + 1))
     except ValueError:
         raise ConfigError(f"accept must be like 1,3-9, or all. Got {text!r}") from None
+    if not places or not places <= set(range(1, n + 1)):
+        raise ConfigError(f"accept must name rows of 1 to {n}. Got {text!r}")
     return places
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,9 +91,17 @@ def _anchor(beginning: Beginning, output: Output, asks: bool) -> str:
     if settings.accept is not None:
         accepted = api.read_places(settings.accept, len(proposals))
     else:
-        said = typer.prompt(f"which are good examples of your task, and safe? like 1,3-9, of {len(proposals)}, or all")
-        accepted = api.read_places(said, len(proposals))
+        question = f"which are good examples of your task, and safe? like 1,3-9, of {len(proposals)}, or all"
+        accepted = typer.prompt(question, value_proc=functools.partial(_read_places, n=len(proposals)))
     return str(beginning.accept(proposals, accepted))
+
+
+def _read_places(said: str, n: int) -> set[int]:
+    """Reads an answer; has the user asked again for one that is none."""
+    try:
+        return api.read_places(said, n)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _show(proposals: Sequence[Proposal], output: Output) -> None:

@@ -26,7 +26,7 @@ from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
 from sotune.comparison.variant import Variant
 from sotune.errors import ConfigError, SotuneError
 from sotune.monitoring import Monitor, Silent
-from sotune.stopping import Stopped, handle_stops
+from sotune.stopping import Stopped, stops_handled
 
 CELLS = "cells"
 """What main calls the other processes for."""
@@ -206,7 +206,7 @@ class Comparison:
             return
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
         with ProcessPoolExecutor(self._workers, context, _start_worker, (self._threads,)) as pool:
-            jobs = {pool.submit(_measure, plan, Silent()): (place, plan) for place, plan in cells}
+            jobs = {pool.submit(_measure_in_worker, plan): (place, plan) for place, plan in cells}
             pace.begin(f"{min(self._workers, len(jobs))} cells at once")
             try:
                 for future in as_completed(jobs):
@@ -302,10 +302,10 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _start_worker(threads: int) -> None:
-    """Prepares a worker process: its threads, and that it ends when its parent is killed or tells it to."""
+    """Prepares a worker process: its threads, what stops it, and that it ends when its parent is killed."""
     torch.set_num_threads(threads)
-    handle_stops()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent passes it on
+    signal.signal(signal.SIGTERM, lambda signum, _: _told_to_stop.append(signum))  # a worker that idles lives on
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -314,6 +314,26 @@ def _start_worker(threads: int) -> None:
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+_told_to_stop: list[int] = []
+"""The signals that a worker process got; from the first on it measures nothing more."""
+
+
+def _measure_in_worker(plan: CellPlan) -> Cell | Failure:
+    """Measures a cell unless this process was told to stop, before or meanwhile.
+
+    Raises:
+        Stopped: It was.
+    """
+    try:
+        with stops_handled(repeated=False):  # a scheduler tells all processes, and the parent passes it on
+            if _told_to_stop:
+                raise Stopped(_told_to_stop[0])
+            return _measure(plan, Silent())
+    except Stopped as stopped:
+        _told_to_stop.append(stopped.signum)
+        raise
 
 
 def _measure(plan: CellPlan, monitor: Monitor) -> Cell | Failure:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sotune.methods.inputs import Weighing, WeighInputs
 from sotune.records import Record
-from sotune.sentinels import LEAST_SENTINELS, Fitted, Folds, fit_with_sentinels, solved_rows, split_by_prompt
+from sotune.sentinels import LEAST_SENTINELS, Fitted, Folds, fit_with_sentinels, solved_rows, split_records
 from sotune.transport import Rows
 
 
@@ -36,8 +36,8 @@ def split_reference(inputs: WeighInputs) -> tuple[Folds | None, str]:
 
 def _split(records: Sequence[Record], inputs: WeighInputs) -> Folds:
     """Splits the rows of a reference by their prompts."""
-    return split_by_prompt(
-        ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in records],
+    return split_records(
+        records,
         seed=inputs.seed,
         tuning_share=inputs.sentinels.tuning_share,
         measuring_share=inputs.sentinels.measuring_share,

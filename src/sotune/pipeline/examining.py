@@ -25,7 +25,8 @@ from sotune.pipeline.record_sets import OwnRow, check_sets, check_weight_column,
 from sotune.record_store import kept_on_disk
 from sotune.records import Record, SetName
 from sotune.rendering import load_renderer
-from sotune.sentinels import LEAST_SENTINELS, normalize_prompt, split_by_prompt
+from sotune.reporting.finding import LEAST_FOR_A_PROMISE
+from sotune.sentinels import LEAST_SENTINELS, normalize_prompt, split_records
 from sotune.settings import RunConfig, make_config, read_config
 from sotune.sources import LoadedSet
 
@@ -202,14 +203,15 @@ def _sentinels(config: RunConfig, harmful: Sequence[Record]) -> Iterator[Check]:
     if config.sentinels == "off":
         yield Check("promise", "note", "none: sentinels are off")
         return
-    prompts = [_prompt(record) for record in harmful]
-    folds = split_by_prompt(
-        prompts, seed=config.seed, tuning_share=config.tuning_share, measuring_share=config.measuring_share
+    folds = split_records(
+        harmful, seed=config.seed, tuning_share=config.tuning_share, measuring_share=config.measuring_share
     )
-    n = len(folds.measuring)
-    if n < LEAST_SENTINELS:
-        told = f"{n} harmful rows would measure what passes, fewer than {LEAST_SENTINELS}: nothing is promised"
-        yield Check("promise", "note", f"{told}; bring some {round(LEAST_SENTINELS / config.measuring_share)} prompts")
+    n, fewest = len(folds.measuring), min(len(folds.tuning), len(folds.reference))
+    if n < LEAST_FOR_A_PROMISE or fewest < LEAST_SENTINELS:
+        told = f"{n} harmful rows would measure what passes, fewer than {LEAST_FOR_A_PROMISE}: nothing is promised"
+        if n >= LEAST_FOR_A_PROMISE:
+            told = f"{fewest} harmful rows would choose settings, fewer than {LEAST_SENTINELS}: nothing is promised"
+        yield Check("promise", "note", f"{told}; bring some {_enough(config)} prompts")
         return
     bounds = [upper_bound(passed, n, confidence=_CONFIDENCE) for passed in (0, max(1, n // 20))]
     yield Check(
@@ -218,6 +220,12 @@ def _sentinels(config: RunConfig, harmful: Sequence[Record]) -> Iterator[Check]:
         f"{n} harmful rows measure what passes: at most {bounds[0]:.1%} if none does, {bounds[1]:.1%} if "
         f"{max(1, n // 20)} do ({_CONFIDENCE:.0%})",
     )
+
+
+def _enough(config: RunConfig) -> int:
+    """Returns how many harmful prompts make each fold large enough, as a rule."""
+    least = LEAST_SENTINELS / min(config.tuning_share, 1 - config.tuning_share - config.measuring_share)
+    return round(1.2 * max(LEAST_FOR_A_PROMISE / config.measuring_share, least))  # a fold is as large as chance has it
 
 
 def _asked_before(config: RunConfig, sets: Mapping[SetName, Sequence[Record]]) -> Iterator[Check]:
@@ -259,6 +267,8 @@ def _expected(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
         return
     found = estimating.estimate_run(config, monitor)
     for stage, (seconds, *rest) in estimating.describe_needs(found).items():
-        yield Check(f"expected: {stage}", "ok", ", ".join([str(seconds), *map(str, rest)]))
+        device, ram, disk = rest
+        told = f"{seconds}; {device} GiB on the device, {ram} of RAM, {disk} on disk"
+        yield Check(f"expected: {stage}", "ok", told)
     for warning in found.needs.warnings:
         yield Check("expected", "note", warning)

@@ -1,6 +1,6 @@
 """Sentinels: known harmful rows that are kept back, to choose settings by and to measure what passes."""
 
-from sotune.sentinels.folds import LEAST_SENTINELS, Folds, normalize_prompt, split_by_prompt
+from sotune.sentinels.folds import LEAST_SENTINELS, Folds, normalize_prompt, split_by_prompt, split_records
 from sotune.sentinels.measuring import (
     Fitted,
     LearnedWithSentinels,
@@ -50,6 +50,7 @@ __all__ = [
     "sentinels_needed",
     "solved_rows",
     "split_by_prompt",
+    "split_records",
     "tune_settings",
     "weigh_with_sentinels",
 ]

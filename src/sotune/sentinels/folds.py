@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sotune.records import Record
+
 LEAST_SENTINELS = 20
 """With fewer, even a measurement without one miss bounds the pass rate no lower than 14 % (95 %)."""
 
@@ -48,6 +50,12 @@ def normalize_prompt(text: str) -> str:
     'how to pick a lock?'
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def split_records(records: Sequence[Record], *, seed: int, tuning_share: float, measuring_share: float) -> Folds:
+    """Splits the rows of a reference by all that was said before the answer; see `split_by_prompt`."""
+    prompts = ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in records]
+    return split_by_prompt(prompts, seed=seed, tuning_share=tuning_share, measuring_share=measuring_share)
 
 
 def split_by_prompt(prompts: Sequence[str], *, seed: int, tuning_share: float, measuring_share: float) -> Folds:
