@@ -24,7 +24,7 @@ METHODS = ["base", "sft", {"name": "pull", "method": "sot", "push_strength": 0}]
 
 
 # Two cells in training at once, and two that no worker has begun.
-LONG = {"methods": ["sft", "random"], "seeds": 2, "max_steps": 30, "save_steps": 7}
+LONG = {"methods": ["sft", "random"], "seeds": 2, "max_steps": 60, "save_steps": 7}
 
 
 def write_config(path, **changes):
