@@ -53,7 +53,13 @@ def normalize_prompt(text: str) -> str:
 
 
 def split_records(records: Sequence[Record], *, seed: int, tuning_share: float, measuring_share: float) -> Folds:
-    """Splits the rows of a reference by all that was said before the answer; see `split_by_prompt`."""
+    """Splits the rows of a reference by all that was said before the answer; see `split_by_prompt`.
+
+    >>> rows = [Record.from_text(str(n), f"prompt {n}", "answer") for n in range(10)]
+    >>> folds = split_records(rows, seed=0, tuning_share=0.2, measuring_share=0.3)
+    >>> sorted((*folds.solved, *folds.measuring)) == list(range(10))
+    True
+    """
     prompts = ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in records]
     return split_by_prompt(prompts, seed=seed, tuning_share=tuning_share, measuring_share=measuring_share)
 
