@@ -16,6 +16,7 @@ from sotune.errors import ConfigError
 
 _WEIGHTS, _CONFIG, _README = "adapter_model.safetensors", "adapter_config.json", "README.md"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+_PEFT = "base_model.model."
 
 
 class LowRank(NamedTuple):
@@ -42,6 +43,15 @@ def load_layers(adapter: Path) -> dict[str, LowRank]:
     weights = load_file(adapter / _WEIGHTS)
     return {name.removesuffix(_A): LowRank(a, weights[name.removesuffix(_A) + _B])
             for name, a in weights.items() if name.endswith(_A)}  # fmt: skip
+
+
+def base_name(name: str) -> str:
+    """Returns what the base model calls a layer, by its name in PEFT.
+
+    >>> base_name("base_model.model.layers.0.q_proj")
+    'layers.0.q_proj'
+    """
+    return name.removeprefix(_PEFT)
 
 
 def beside(first: LowRank, second: LowRank) -> LowRank:

@@ -81,8 +81,9 @@ def find_own_refusals(model: Any, inputs: TrainInputs, rows: Sequence[Record], *
         rows: Those that are asked, of distinct prompts; those that are too long to be asked are not.
         answer_tokens: The most tokens of an answer.
     """
-    fits = fits_question(inputs.tools, answer_tokens) if rows else bool
-    asked = [row for row in rows if fits(row)]
+    if not rows:
+        return OwnRefusals()
+    asked = list(filter(fits_question(inputs.tools, answer_tokens), rows))
     answers = answers_of(model, inputs.tools, asked, most_tokens=answer_tokens) if asked else []
     refused = tuple(answer for answer in answers if find_refusal(answer.completion))
     prompts = {_prompt(row) for row in refused}

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sotune.methods.folding import LowRank, load_layers, rewrite
+from sotune.methods.folding import LowRank, base_name, load_layers, rewrite
 from sotune.methods.inputs import EditInputs
 from sotune.methods.method import Method
 from sotune.methods.pairs import safety_pairs
@@ -29,7 +29,6 @@ from sotune.models import load_causal_lm
 from sotune.settings import StageSettings
 from sotune.training.training_rows import LOSS_WEIGHT, RowBatches, load_equal_rows
 
-_PEFT = "base_model.model."
 _AT_ONCE = 16
 
 
@@ -81,7 +80,7 @@ def input_grams(model: Any, rows: RowBatches, names: list[str]) -> dict[str, Ten
         return hook
 
     modules = dict(model.named_modules())
-    hooks = [modules[name.removeprefix(_PEFT)].register_forward_pre_hook(keep(name)) for name in names]
+    hooks = [modules[base_name(name)].register_forward_pre_hook(keep(name)) for name in names]
     with torch.no_grad():
         for start in range(0, len(rows.rows), _AT_ONCE):
             places = range(start, min(start + _AT_ONCE, len(rows.rows)))

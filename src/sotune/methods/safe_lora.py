@@ -18,13 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from sotune.errors import ConfigError
-from sotune.methods.folding import LowRank, rewrite
+from sotune.methods.folding import LowRank, base_name, rewrite
 from sotune.methods.inputs import EditInputs
 from sotune.methods.method import Method
 from sotune.models import load_causal_lm
 from sotune.settings import StageSettings
-
-_PEFT = "base_model.model."
 
 
 class SafeLoraSettings(StageSettings):
@@ -72,7 +70,7 @@ def _weight(model: Any, name: str, update: LowRank) -> Tensor:
     """Returns the weight of a layer by its name in PEFT, ``[d_out, d_in]``."""
     from transformers.pytorch_utils import Conv1D
 
-    layer, shape = name.removeprefix(_PEFT), (len(update.b), update.a.shape[1])
+    layer, shape = base_name(name), (len(update.b), update.a.shape[1])
     modules = dict(model.named_modules())
     weight: Tensor = modules[layer].weight if layer in modules else torch.empty(0)
     weight = weight.T if isinstance(modules.get(layer), Conv1D) else weight
