@@ -32,6 +32,14 @@ def test_no_text_steers_the_terminal_or_is_markup(evil, capsys, monkeypatch):
     assert re.sub(r"\s", "", out.replace("\N{REPLACEMENT CHARACTER}", "")).count(re.sub(r"\s", "", readable)) >= 9
 
 
+def test_many_files_have_a_line_a_folder(capsys):
+    output = Output(quiet=False, as_json=False, dry_run=False)
+    output.show(None, files=[f"runs/first/{name}" for name in "abc"])
+    assert capsys.readouterr().out.split("\n") == [*(f"wrote runs/first/{name}" for name in "abc"), ""]
+    output.show(None, files=[f"runs/{folder}/{name}" for folder in ("first", "second") for name in "abcd"])
+    assert capsys.readouterr().out == "wrote in runs/first: a, b, c, d\nwrote in runs/second: a, b, c, d\n"
+
+
 @pytest.mark.parametrize("evil", EVIL)
 def test_json_is_ascii_and_the_text_is_whole(evil, capsys):
     Output(quiet=False, as_json=True, dry_run=False).say({"id": evil}, "")

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from sotune.reporting import Finding
 
 
+_MOST_LINES = 6
+"""So many written files have a line each."""
+
+
 @dataclass(frozen=True)
 class Output:
     """How a command speaks."""
@@ -89,9 +93,20 @@ class Output:
             sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=True) + "\n")  # no character steers a terminal
         elif not self.quiet:
             console = Console()
-            for part in (*parts, *(f"wrote {file}" for file in files)):
+            for part in (*parts, *_written(files)):
                 shown = plain_text(part) if isinstance(part, str) else part
                 console.print(shown, highlight=False, soft_wrap=isinstance(part, str | Text))
+
+
+def _written(files: Iterable[str]) -> list[str]:
+    """Returns lines that name the files: each its own, or of many a line a folder."""
+    listed = list(files)
+    if len(listed) <= _MOST_LINES:
+        return [f"wrote {file}" for file in listed]
+    folders: dict[Path, list[str]] = {}
+    for file in map(Path, listed):
+        folders.setdefault(file.parent, []).append(file.name)
+    return [f"wrote in {folder}: {', '.join(names)}" for folder, names in folders.items()]
 
 
 @contextlib.contextmanager
