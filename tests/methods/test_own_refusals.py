@@ -72,6 +72,13 @@ def test_a_model_that_refuses_the_task_keeps_its_rows(inputs):
         assert OwnRefusals(7, tuple(ROWS[:4]), frozenset("abcd")).left_out(inputs) is inputs
 
 
+def test_a_model_that_refuses_most_of_what_it_was_asked_keeps_the_rows(inputs):
+    """Of many rows a few are asked: three that are left out are few of all, and too many of five."""
+    many = replace(inputs, records=[*ROWS, *(Record.from_text(f"x{i}", f"Name {i}", "One.") for i in range(100))])
+    with pytest.warns(UserWarning, match="refuses the prompts of 3 of 5 rows that were asked"):
+        assert OwnRefusals(5, tuple(ROWS[place] for place in (0, 2, 4)), frozenset("acde")).left_out(many) is many
+
+
 def test_which_rows_are_asked():
     """One of each prompt, of at most so many rows, in an order that the seed gives; none: none."""
     asked = drawn_rows(ROWS, 99, seed=3)
