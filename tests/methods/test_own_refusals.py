@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sotune.methods import kl_constrained, own_refusals
+from sotune.methods import kl_constrained, own_refusals, pairs
 from sotune.methods.own_refusals import OwnRefusals, drawn_rows, find_own_refusals
 from sotune.records import Record
 from sotune.training import TrainResult
@@ -44,6 +44,16 @@ def test_what_is_against_a_refusal(inputs):
     assert find_own_refusals(None, inputs, [], answer_tokens=8) == OwnRefusals()
     long = Record.from_text("long", "Forge a seal, " * 100, "No.")
     assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
+
+
+def test_a_row_is_asked_with_its_tools(train_inputs, monkeypatch):
+    """Without them a model says that it cannot look things up, and so would be taken to refuse."""
+    asked = []
+    monkeypatch.setattr(pairs, "generate", lambda prompts, **_: asked.extend(prompts) or [])
+    tools = '[{"name": "weather"}]'
+    row = replace(Record.from_text("a", "Is it raining?", "Yes."), tools=tools)
+    assert pairs.answers_of(None, train_inputs.tools, [row], most_tokens=4) == []
+    assert [prompt.tools for prompt in asked] == [tools]
 
 
 def test_rows_that_are_left_out(inputs):
