@@ -69,6 +69,16 @@ def test_init_by_flags_writes_a_file_that_runs(cli, data, tiny_model, tmp_path, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal")
+def test_init_writes_down_all_that_was_said_of_the_data(data, tmp_path):
+    """A subset, a revision or a limit that was left out would have the run read other rows than were looked at."""
+    said = {"limit": 40, "system_column": "label", "learn_turns": "last", "split": "train", "max_row_bytes": 10_000}
+    out = tmp_path / "own.yaml"
+    settings = InitSettings(data=str(data / "train.jsonl"), out=str(out), run_folder=str(tmp_path / "run"), **said)
+    Beginning(settings).write({"safe_anchor": "a", "harmful_reference": "h", "model": "m"})
+    written = yaml.safe_load(out.read_text())
+    assert {name: written.get(name, "train") for name in said} == said
+
+
 def test_init_asks_at_a_terminal_and_asks_again_what_it_did_not_understand(data, tmp_path):
     command = ["init", data / "train.jsonl", "--propose", "12"]
     keys, terminal = os.openpty()
