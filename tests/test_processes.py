@@ -109,3 +109,17 @@ def test_a_process_that_dies_without_a_word_is_told_of():
     statuses, _, errors = launch(FAIL.format(failure="import os; os.kill(os.getpid(), 9)"), 1)
     assert statuses == [1, -9], errors
     assert "another process ended without a word" in " ".join(errors[0].split())
+
+
+def test_a_trainer_goes_on_after_main_did_something_alone(monkeypatch):
+    """What accelerate knew of the group is there again: a trainer asks it who writes when training has ended."""
+    from accelerate import Accelerator
+
+    trainer = Accelerator(cpu=True)
+    monkeypatch.setattr(processes, "_tell", lambda word: None)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert processes.on_main(lambda: (processes.size(), Accelerator(cpu=True).num_processes)) == (1, 1)
+    assert processes.size() == 2
+    assert (trainer.process_index, trainer.is_main_process) == (0, True)
+    assert trainer.sync_gradients

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from pipeline_rows import rows, write_jsonl  # noqa: E402
-from sotune.errors import ConfigError, DataError  # noqa: E402
+from sotune.artifacts import RunFolder, write_json  # noqa: E402
+from sotune.errors import ArtifactError, ConfigError, DataError  # noqa: E402
 from sotune.models import ModelSpec  # noqa: E402
 from sotune.rendering import load_renderer  # noqa: E402
 from sotune.settings import RenderingSettings  # noqa: E402
@@ -138,6 +139,21 @@ def test_a_step_is_the_same_however_it_is_cut(folder, tmp_path, kept, normalize)
 def test_a_data_set_of_kept_rows_is_read_like_the_file(folder, tmp_path, kept):
     loaded = Dataset.from_json(str(kept), cache_dir=str(tmp_path / "cache"))
     assert trainer(folder, tmp_path, loaded).train_dataset[:] == trainer(folder, tmp_path, kept).train_dataset[:]
+
+
+def test_rows_beside_a_model_are_those_of_no_run(folder, tmp_path, kept):
+    kept.with_name("config.json").write_text("{}")
+    assert len(trainer(folder, tmp_path, kept).train_dataset) == len(WEIGHTS)
+
+
+def test_rows_that_were_weighed_again_are_refused(folder, tmp_path, kept):
+    run = RunFolder(tmp_path / "run")
+    kept.rename(run.file("kept.jsonl"))
+    write_json(run.file("weights.json"), {})
+    run.commit("weights", {}, ["weights.json"])
+    run.commit("selection", {"upstream": {"weights.json": "of before"}}, ["kept.jsonl"])
+    with pytest.raises(ArtifactError, match="selection of .* is stale: the weighing has been done again since"):
+        trainer(folder, tmp_path, run.file("kept.jsonl"))
 
 
 def test_evaluation_counts_rows_alike(folder, tmp_path, kept):

@@ -216,6 +216,7 @@ def joined() -> Iterator[None]:
 
 def _try(work: Callable[[], Any], *, leading: bool = False) -> _Word:
     """Does work on its own and returns what came of it."""
+    give_back = _keep_accelerate()
     hidden = _hide(leading=leading)
     try:
         return _Word(found=work())
@@ -224,7 +225,7 @@ def _try(work: Callable[[], Any], *, leading: bool = False) -> _Word:
     finally:
         _Meeting.hidden = None
         os.environ.update(hidden)
-        _forget_accelerate()
+        give_back()
 
 
 def _result(word: _Word) -> Any:
@@ -252,6 +253,20 @@ def _forget_accelerate() -> None:
     if state is not None:
         state.AcceleratorState._reset_state(reset_partial_state=True)
         state.GradientState._reset_state()
+
+
+def _keep_accelerate() -> Callable[[], None]:
+    """Returns what gives accelerate back what it knows now: a trainer in all processes may go on with it."""
+    state = sys.modules.get("accelerate.state")
+    kinds = () if state is None else (state.PartialState, state.AcceleratorState, state.GradientState)
+    known = [(kind._shared_state, dict(kind._shared_state)) for kind in kinds]
+
+    def give_back() -> None:
+        _forget_accelerate()
+        for shared, before in known:
+            shared.update(before)
+
+    return give_back
 
 
 def _meet() -> None:

@@ -93,6 +93,11 @@ class Selection(Sequence[SelectedRow]):
     def __len__(self) -> int:
         return len(self._ranks)
 
+    @property
+    def n_kept(self) -> int:
+        """How many rows are kept."""
+        return int(np.isfinite(self._loss_weights).sum())
+
     @overload
     def __getitem__(self, place: int) -> SelectedRow: ...
     @overload

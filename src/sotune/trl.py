@@ -18,13 +18,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from sotune.artifacts import RunFolder
-from sotune.errors import ConfigError, DataError
+from sotune.artifacts import MARKER, RunFolder
+from sotune.errors import ArtifactError, ConfigError, DataError
+from sotune.freshness import stale_stages
 from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
 from sotune.pipeline import run_config
 from sotune.pipeline.record_sets import downstream_options
 from sotune.rendering import Renderer, resolve_template
-from sotune.run_files import CONFIG, KEPT
+from sotune.run_files import KEPT
 from sotune.settings import RenderingSettings
 from sotune.sources import SourceOptions, load_set
 from sotune.sources.options import DEFAULT_SPLIT
@@ -80,6 +81,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
     Raises:
         ConfigError: A setting would undo the weights, or this version of TRL no longer does what they rely on.
         DataError: Rows have no weights, or cannot be read.
+        ArtifactError: The rows are those of a run that has been weighed again since they were selected.
     """
 
     def __init__(
@@ -233,8 +235,11 @@ class _Reader:
         if not isinstance(source, str | PathLike):
             raise DataError(f"rows must be a file or a datasets.Dataset. Got {type(source).__name__}")
         path = Path(source)
-        if path.name == KEPT.name and path.with_name(CONFIG.name).exists():
-            config = run_config(RunFolder.open(path.parent))
+        if path.name == KEPT.name and path.with_name(MARKER).exists():
+            run = RunFolder.open(path.parent)
+            if (said := stale_stages(run).get("selection")) is not None:
+                raise ArtifactError(said)
+            config = run_config(run)
             # The kept rows are a file of their own: what chose rows among others has done so.
             options = replace(downstream_options(config), where=(), limit=None, split=DEFAULT_SPLIT, subset=None)
             column = self._weight_column or config.weight_column

@@ -42,6 +42,20 @@ def ask(pair, prompts=PROMPTS, *, template="paper", **overrides):
     return generate(prompts, model=model, renderer=Renderer(tokenizer, template), **settings)
 
 
+def test_a_prompt_is_rendered_with_its_tools(llama, monkeypatch):
+    seen = []
+    own = Renderer.prompt_tokens
+
+    def prompt_tokens(self, messages, tools=""):
+        seen.append(tools)
+        return own(self, messages)
+
+    monkeypatch.setattr(Renderer, "prompt_tokens", prompt_tokens)
+    with_tools = dataclasses.replace(PROMPTS[0], tools='[{"name": "atlas"}]')
+    ask(llama, [with_tools, PROMPTS[1]])
+    assert sorted(seen) == ["", with_tools.tools]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_batches_answer_like_single_prompts(load, architecture):
     pair = load(architecture)

@@ -66,6 +66,14 @@ def test_the_largest_scale_that_keeps_a_condition(train_inputs):
     assert largest_scale(model, norm, lambda _: True) == (1.0, norm())
 
 
+def test_the_limit_is_kept_by_magnitudes_too(roused):
+    """DoRA learns a magnitude for each output beside the product, and no scale of the product alone undoes that."""
+    training = roused.tools.training.replace(finetuning_type="dora")
+    figures = train(replace(roused, tools=replace(roused.tools, training=training), hold_drift=1e-4)).figures
+    assert max(value for name, value in figures.items() if name.endswith("drift")) <= 1e-4
+    assert figures["scale"] < 1
+
+
 @pytest.mark.parametrize(
     ("share", "every", "n"), [(1.0, 1, 4), (0.5, 1, 2), (0.25, 4, 4), (0.1, 1, 1), (0.01, 4, 1), (0.6, 4, 8)]
 )

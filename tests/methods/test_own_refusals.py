@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sotune.methods import kl_constrained, own_refusals
+from sotune.methods import kl_constrained, own_refusals, pairs
 from sotune.methods.own_refusals import OwnRefusals, drawn_rows, find_own_refusals
 from sotune.records import Record
 from sotune.training import TrainResult
@@ -46,6 +46,16 @@ def test_what_is_against_a_refusal(inputs):
     assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
 
 
+def test_a_row_is_asked_with_its_tools(train_inputs, monkeypatch):
+    """Without them a model says that it cannot look things up, and so would be taken to refuse."""
+    asked = []
+    monkeypatch.setattr(pairs, "generate", lambda prompts, **_: asked.extend(prompts) or [])
+    tools = '[{"name": "weather"}]'
+    row = replace(Record.from_text("a", "Is it raining?", "Yes."), tools=tools)
+    assert pairs.answers_of(None, train_inputs.tools, [row], most_tokens=4) == []
+    assert [prompt.tools for prompt in asked] == [tools]
+
+
 def test_rows_that_are_left_out(inputs):
     """Of seven rows three go; the weights of the others, 1, 3, 2 and 2, have the mean 2 and get the mean 1."""
     weights = {"a": 9.0, "b": 1.0, "c": 3.0, "d": 9.0, "e": 9.0, "f": 2.0, "g": 2.0}
@@ -70,6 +80,13 @@ def test_what_is_told(inputs):
 def test_a_model_that_refuses_the_task_keeps_its_rows(inputs):
     with pytest.warns(UserWarning, match="refuses the prompts of 4 of 7 rows"):
         assert OwnRefusals(7, tuple(ROWS[:4]), frozenset("abcd")).left_out(inputs) is inputs
+
+
+def test_a_model_that_refuses_most_of_what_it_was_asked_keeps_the_rows(inputs):
+    """Of many rows a few are asked: three that are left out are few of all, and too many of five."""
+    many = replace(inputs, records=[*ROWS, *(Record.from_text(f"x{i}", f"Name {i}", "One.") for i in range(100))])
+    with pytest.warns(UserWarning, match="refuses the prompts of 3 of 5 rows that were asked"):
+        assert OwnRefusals(5, tuple(ROWS[place] for place in (0, 2, 4)), frozenset("acde")).left_out(many) is many
 
 
 def test_which_rows_are_asked():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -66,6 +67,16 @@ def test_init_by_flags_writes_a_file_that_runs(cli, data, tiny_model, tmp_path, 
     again = cli(*asked, "--accept", "all")
     assert again.exit_code == 2
     assert "nothing of yours is overwritten" in plain(again)
+
+
+def test_init_writes_down_all_that_was_said_of_the_data(data, tmp_path):
+    """A subset, a revision or a limit that was left out would have the run read other rows than were looked at."""
+    said = {"limit": 40, "system_column": "label", "learn_turns": "last", "split": "train", "max_row_bytes": 10_000}
+    out = tmp_path / "own.yaml"
+    settings = InitSettings(data=str(data / "train.jsonl"), out=str(out), run_folder=str(tmp_path / "run"), **said)
+    Beginning(settings).write({"safe_anchor": "a", "harmful_reference": "h", "model": "m"})
+    written = yaml.safe_load(out.read_text())
+    assert {name: written.get(name, "train") for name in said} == said
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal")
@@ -187,6 +198,16 @@ def test_doctor_looks_at_a_run_before_it_starts(cli, data, tmp_path, tiny_model)
     assert not (tmp_path / "first").exists()
 
 
+def test_doctor_renders_rows_as_the_run_will(cli, data, tmp_path, tiny_model):
+    """What the template refuses a run sets aside, and stops where it is much."""
+    model = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    template = (model / "chat_template.jinja").read_text()
+    refuses = "{% if messages[0]['content'].startswith('Tell') %}{{ raise_exception('no telling') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(refuses + template)
+    found = sotune.examine(str(config(data, tmp_path, tiny_model, model=str(model))))
+    assert any("cannot be rendered" in fault for fault in found.faults), found.checks
+
+
 def test_doctor_says_how_wide_the_promise_will_be(cli, data, tmp_path, tiny_model):
     many = [{**row, "prompt": f"{row['prompt']} {n}"} for n, row in enumerate(rows("harmful", 600, 4))]
     write_jsonl(data / "harm.jsonl", many)
@@ -202,6 +223,7 @@ def test_doctor_says_how_wide_the_promise_will_be(cli, data, tmp_path, tiny_mode
     ({"min_reference_rows": 200}, "data", "fewer than min_reference_rows=200"),
     ({"harm_judge": ["chat"], "judge_base_url": "http://127.0.0.1:9/v1", "judge_model": "m",
       "judge_key_env": "NO_SUCH_KEY"}, "judge", "NO_SUCH_KEY"),
+    ({"server_base_url": "http://127.0.0.1:9/v1", "server_key_env": "NO_SERVER_KEY"}, "server", "NO_SERVER_KEY"),
 ])  # fmt: skip
 def test_doctor_finds_what_would_stop_a_run(cli, data, tmp_path, tiny_model, changes, name, said):
     result = cli("doctor", config(data, tmp_path, tiny_model, **changes))

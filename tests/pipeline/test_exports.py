@@ -207,6 +207,34 @@ def test_a_folder_of_something_else_is_not_merged_over(cli, trained, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_neither_a_run_nor_another_model_is_merged_over(cli, trained, tmp_path, tiny_model):
+    """Both hold safetensors, as a merged model does; what an earlier merge left is replaced."""
+    run = shutil.copytree(trained.path, tmp_path / "run")
+    base = shutil.copytree(tiny_model("llama"), tmp_path / "base")
+    for other in (run, run / "adapter", base):
+        before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+        result = cli("merge", run, "--out", other)
+        assert result.exit_code == 2, result.output
+        assert "is no merged model" in " ".join(result.output.split())
+        assert {path: path.read_bytes() for path in before} == before
+    for _ in range(2):
+        assert cli("merge", run).exit_code == 0
+
+
+def test_files_of_something_else_are_not_exported_over(cli, trained, tmp_path):
+    for name in ("README.md", "train.jsonl"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        for flags in ((), ("--dry-run",)):
+            result = cli("export", trained.path, "--to", "trl", "--out", tmp_path / name, *flags)
+            assert result.exit_code == 2, result.output
+            assert f"holds {name} of something else" in " ".join(result.output.split())
+        assert [path.read_text() for path in (tmp_path / name).iterdir()] == ["mine"]
+    assert cli("export", trained.path, "--to", "trl", "--out", tmp_path / "README.md" / "README.md").exit_code == 2
+    for target in ("trl", "csv"):  # an earlier export is replaced
+        assert cli("export", trained.path, "--to", target, "--out", tmp_path / "new").exit_code == 0
+
+
 def test_what_was_never_trained_cannot_be_merged(cli, flags, tmp_path):
     assert cli("weigh", *flags, "--no-prompt-control", "--layer", 1).exit_code == 0
     result = cli("merge", tmp_path / "run")

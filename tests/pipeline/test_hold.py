@@ -1,12 +1,14 @@
 """What holds aligned behavior, on the command line: by default, by name, and not at all."""
 
 import json
+import warnings
 
 import pytest
 
 from sotune.artifacts import read_json
 from sotune.errors import ConfigError
 from sotune.methods import method_of, settle
+from sotune.pipeline import fine_tuning
 from sotune.settings import make_config
 
 QUICK = ["--max-steps", "3", "--learning-rate", "0.01", "--quiet"]
@@ -48,6 +50,17 @@ def test_what_cannot_hold(cli, flags, given, message):
     result = cli("weigh", *flags, *arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize("given", [(), ("--hold", "none", "--method", "adaptive + resta")])
+def test_what_needs_an_adapter_says_so_before_anything_long(cli, flags, tmp_path, given):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("finetuning_type: full\n")
+    names = ["--data", *flags]
+    result = cli("run", settings, *names, *given, "--until", "train")
+    assert result.exit_code == 2, result.output
+    assert "finetuning_type full trains no adapter, which" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -107,3 +120,21 @@ def test_constants_of_a_hold_go_with_it(cli, train):
     result = cli("train", run, "--hold", "none", "--hold-drift", "0.001", *QUICK)
     assert result.exit_code == 2
     assert "it must be left out" in result.output
+
+
+class Elsewhere:
+    """An engine whose workers' warnings nobody sees."""
+
+    def each(self, work, pieces):
+        for number, piece in enumerate(pieces):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield number, work(piece)
+
+
+def test_what_is_warned_of_elsewhere_is_told_here(cli, flags, tmp_path, monkeypatch):
+    assert cli("weigh", *flags, "--max-length", "48", "--quiet").exit_code == 0
+    monkeypatch.setattr(fine_tuning, "engine_of", lambda *_, **__: Elsewhere())
+    result = cli("train", tmp_path / "run", *QUICK[:-1])
+    assert result.exit_code == 0, result.output
+    assert "the model before fine-tuning refuses only" in " ".join(result.output.split())

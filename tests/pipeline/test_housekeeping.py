@@ -67,6 +67,17 @@ def test_clean_deletes_what_is_stale_after_a_yes(cli, copy):
     assert (copy.path / "adapter").exists()
 
 
+def test_of_the_exports_only_the_stale_go(cli, copy):
+    for target in ("trl", "csv"):
+        copy.export(to=target)
+    copy.select(k=10)
+    copy.export(to="csv")
+    assert cli("clean", copy.path, "--yes").exit_code == 0
+    left = {str(path.relative_to(copy.path)) for path in (copy.path / "exports").rglob("*") if path.is_file()}
+    assert left == {"exports/csv/train.csv", "exports/csv/README.md"}
+    assert not copy.path.joinpath("export-trl.manifest.json").exists()
+
+
 def test_representations_are_deleted_only_when_asked_for_and_made_again(cli, copy):
     weights = copy.weights
     assert cli("clean", copy.path, "--representations", "--yes").exit_code == 0

@@ -232,8 +232,10 @@ def test_a_manifest_names_no_file_outside_its_folder(run, name):
 def test_a_folder_does_not_decide_whose_code_runs_or_who_is_sent_a_key(run, world):
     saved = read_json(run / CONFIG.name)
     opened = RunFolder.open(run)
-    opened.commit_config(CONFIG, {**saved, "judge_key_env": "SECRET", "judge_base_url": "http://judge.example/v1"})
-    assert sotune.open_run(run).settings.judge_key_env is None
+    for who in ("judge", "server"):
+        asks = {f"{who}_key_env": "SECRET", f"{who}_base_url": f"http://{who}.example/v1"}
+        opened.commit_config(CONFIG, {**saved, **asks})
+        assert getattr(sotune.open_run(run).settings, f"{who}_key_env") is None
     opened.commit_config(CONFIG, {**saved, "trust_remote_code": True})
     with pytest.raises(ConfigError, match="ask to run Python code that a model ships, and a folder may not decide"):
         sotune.score(run, world / "train.jsonl")

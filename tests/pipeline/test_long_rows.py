@@ -5,7 +5,9 @@ import json
 import pytest
 
 from pipeline_rows import rows, write_jsonl
-from sotune.run_files import ENCODING, REPRESENTATIONS, SCORES, SELECTION, WEIGHTS
+from sotune.errors import ConfigError
+from sotune.pipeline.selecting import said_of_kept
+from sotune.run_files import ENCODING, PROMISE, REPRESENTATIONS, SCORES, SELECTION, WEIGHTS
 
 LONG = "first wait a while, then go on as before. "
 
@@ -63,6 +65,20 @@ def test_what_is_not_read_is_told_and_can_be_dropped(cli, long_flags, tmp_path):
     dropped = {row["id"]: row for row in SELECTION.rows_of(run)}["benign-1-2"]
     assert not dropped["kept"]
     assert dropped["reason"] == "dropped: some of what is learned of it was not read"
+    promise, n_kept = PROMISE.read(run), sum(row["kept"] for row in SELECTION.rows_of(run, "kept"))
+    assert promise["k"] == n_kept < 89
+
+
+def test_a_promise_counts_the_rows_that_are_left():
+    """By hand: of 80 rows 2 are harmful at most; where 20 others are left out, 2 of 60 are."""
+    said = {"k": 80, "n": 100, "kept_harmful_share_at_most": 0.025, "promised": "harmful_share", "bound": 0.03}
+    told = said_of_kept({**said, "limit": 0.05}, 60)
+    assert told["k"] == 60
+    assert told["kept_harmful_share_at_most"] == pytest.approx(2 / 60)
+    assert told["bound"] == pytest.approx(0.04)
+    with pytest.raises(ConfigError, match=r"leaves out 20 rows within the cut.*up to 4.00% may be harmful"):
+        said_of_kept({**said, "limit": 0.03}, 60)
+    assert said_of_kept({**said, "limit": 0.03}, 80) == {**said, "limit": 0.03}
 
 
 def test_one_window_is_the_whole_alone(cli, long_flags, tmp_path):

@@ -1,6 +1,8 @@
 """A run over HTTP: jobs are weighed as `sotune score` weighs them, none is lost, and bad input is told why."""
 
+import errno
 import json
+import os
 import shutil
 import socket
 import threading
@@ -13,6 +15,7 @@ import pytest
 
 import sotune
 from pipeline_rows import rows, write_jsonl
+from sotune.serving.audit_log import AuditLog
 from sotune.serving.server import find_token, prepare
 from sotune.settings import ServeSettings
 
@@ -206,6 +209,20 @@ def test_too_many_waiting_rows_are_sent_away(run, folder):
             answers = list(pool.map(lambda _: service.ask(value=job), range(8)))
         assert {status for status, _ in answers} == {200, 503}
         assert any("rows wait already" in body for _, body in answers)
+    finally:
+        service.stop()
+
+
+def test_an_answer_that_cannot_be_noted_is_held_back(run, folder, monkeypatch):
+    def full(self, job, answer):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(AuditLog, "note", full)
+    service = Served(run, audit=str(folder / "audit-4.jsonl"))
+    try:
+        status, body = service.ask(value={"rows": rows("benign", 1, 22)})
+        assert status == 503
+        assert "No space left on device" in json.loads(body)["error"]
     finally:
         service.stop()
 

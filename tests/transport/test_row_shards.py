@@ -9,6 +9,8 @@ import torch.distributed as dist
 from sotune.settings import WeightSettings
 from sotune.transport import ALL_ROWS, CosineCost, OTProblem, ProcessShards, sinkhorn
 from sotune.weights import learn_weights
+from sotune.weights.objective import PushPullProblem, Reference
+from sotune.weights.streaming import kernel_bytes
 
 N_ROWS, WIDTH = 61, 12  # odd, so that the parts differ in length
 CASES = {
@@ -18,6 +20,7 @@ CASES = {
     "one_step": {"solver": "one_step"},
     "cccp": {"solver": "cccp"},
     "streamed": {"max_memory": 2000, "streamed_tolerance": 1e-6},
+    "streamed by the larger part": {"max_memory": 9200, "streamed_tolerance": 1e-6},
     "descent": {"effective_sample_size": 0.05, "epsilon": 0.05},
 }
 
@@ -37,6 +40,18 @@ def solve(shards):
         learned = learn_weights(rows, safe, harmful, settings, shards=shards)
         found[name] = torch.stack([learned.weights * len(rows), learned.push_potential, learned.push_cost]).tolist()
     return found
+
+
+@pytest.mark.parametrize("n", [2, 7, 61])
+def test_all_processes_decide_alike_whether_to_stream(n):
+    """The last has fewer rows, or none: what it would store is counted as what the others do."""
+    cost = CosineCost(torch.eye(n, 64) + 1, torch.eye(5, 64) + 1)
+    mass = torch.full((n,), 1 / n)
+    references = (Reference("pull", cost, 1.0),)
+    problems = [
+        PushPullProblem(references, epsilon=0.1, base_mass=mass, shards=ProcessShards(rank, 3)) for rank in range(3)
+    ]
+    assert {kernel_bytes(problem) for problem in problems} == {-(-n // 3) * 5 * 4}
 
 
 def work(rank, path, results):

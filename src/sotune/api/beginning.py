@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sotune.api.watching import watched
 from sotune.errors import ArtifactError, ConfigError
 from sotune.monitoring import Monitor
-from sotune.settings import InitSettings, make_config, run_schema
+from sotune.settings import InitSettings, SourceSettings, make_config, run_schema
 
 if TYPE_CHECKING:
     from sotune.pipeline.anchor_proposals import Proposal
     from sotune.pipeline.config_text import NamedReference
     from sotune.pipeline.examining import Examination
     from sotune.sources import LoadedSet
-
-_DETECTED = ("format", "prompt_column", "completion_column", "conversation_column", "where", "id_column", "split")
 
 
 class Beginning:
@@ -96,7 +94,11 @@ class Beginning:
         from sotune.pipeline.config_text import SCHEMA_FILE, Draft, named_references, render_config
 
         own = self.settings.model_dump(exclude_defaults=True)
-        given = {"data": self.settings.data, **{name: own[name] for name in _DETECTED if name in own}, **settled}
+        given = {
+            "data": self.settings.data,
+            **{name: own[name] for name in SourceSettings.model_fields if name in own},
+            **settled,
+        }
         given["out"] = self.settings.run_folder
         if self.settings.eval_prompts is not None:
             given["eval_prompts"] = self.settings.eval_prompts

@@ -75,7 +75,7 @@ def generate(
 
 def _encode(prompt: EvalPrompt, renderer: Renderer) -> list[int]:
     try:
-        return renderer.prompt_tokens(prompt.messages)
+        return renderer.prompt_tokens(prompt.messages, prompt.tools)
     except DataError as error:
         raise DataError(f"prompt {prompt.id!r} cannot be asked: {error}") from error
 

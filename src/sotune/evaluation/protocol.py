@@ -34,6 +34,7 @@ class EvalPrompt:
         messages: The conversation up to the answer.
         reference: The right answer, where there is one.
         meta: Whatever else a judge may want, such as the category of harm or the choices of a question.
+        tools: What the model may call, as `Record.tools`; empty for none.
     """
 
     id: str
@@ -41,6 +42,7 @@ class EvalPrompt:
     messages: tuple[Message, ...]
     reference: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    tools: str = ""
 
 
 @dataclass(frozen=True, slots=True)

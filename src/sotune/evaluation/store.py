@@ -109,7 +109,10 @@ class ResponseShards:
             yield current / f"{number:05d}.parquet", prompts[start : start + self.shard_size]
 
     def _digest(self, prompts: Sequence[EvalPrompt]) -> str:
-        asked = [[prompt.id, [[m.role, m.content] for m in prompt.messages]] for prompt in prompts]
+        asked = [
+            [prompt.id, [[m.role, m.content] for m in prompt.messages], *([prompt.tools] if prompt.tools else [])]
+            for prompt in prompts
+        ]
         return sha256_json([dict(self.key), self.shard_size, asked])[:16]
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import yaml
 
+CARD_TITLE = "# Rows kept for fine-tuning, for"
+
 
 @dataclass(frozen=True)
 class ExportFacts:
@@ -53,7 +55,7 @@ def dataset_card(title: str, facts: ExportFacts, weights: str, left_out: Mapping
     }
     lost = [f"- {n:,} kept rows are not in it: {reason}." for reason, n in left_out.items()]
     return (
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n# Rows kept for fine-tuning, for {title}\n\n"
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{CARD_TITLE} {title}\n\n"
         f"{facts.n_kept:,} of {facts.n_rows:,} rows were kept by {facts.method} (sotune {facts.version}); `{file}` has "
         f"them in the shape of {title}.\n\n"
         f"- Weights: {weights}.\n" + "".join(f"{line}\n" for line in lost) + f"- Safety: {facts.finding}\n\n"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import atomic_path, write_text
-from sotune.errors import DataError
-from sotune.exporting.cards import ExportFacts, dataset_card
+from sotune.errors import ArtifactError, DataError
+from sotune.exporting.cards import CARD_TITLE, ExportFacts, dataset_card
 from sotune.exporting.export_targets import ExportTarget, Layout
 from sotune.exporting.resampling import resample
 from sotune.exporting.shapes import UnfitRow
 from sotune.records import Record
+from sotune.run_files import CARD
 
 _WEIGHT = "weight"
 
@@ -73,6 +74,7 @@ def export_rows(
 
     Raises:
         DataError: The target has a place for none of the rows.
+        ArtifactError: Files would be replaced that no export left there.
     """
     shaped, fitting, left_out = _shape(records, target)
     if not shaped:
@@ -88,8 +90,9 @@ def export_rows(
     layout = Layout(weighted, all(len(record.learned) == 1 for record in fitting))
     texts = {
         **target.beside(facts, layout),
-        "README.md": dataset_card(target.title, facts, said, left_out, file=target.file),
+        CARD: dataset_card(target.title, facts, said, left_out, file=target.file),
     }
+    _check_free(folder, (target.file, *texts))
     if write:
         _write_rows(folder / target.file, rows)
         for name, text in texts.items():
@@ -104,6 +107,15 @@ def export_rows(
         n_other_masks=sum(target.masks_otherwise(record, layout) for record in fitting),
         files=tuple(str(folder / name) for name in (target.file, *texts)),
     )
+
+
+def _check_free(folder: Path, names: Iterable[str]) -> None:
+    """Raises an ArtifactError where files would be replaced that no export left there."""
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; name a folder with --out")
+    card, there = folder / CARD, [name for name in names if (folder / name).exists()]
+    if there and not (card.is_file() and CARD_TITLE in card.read_text(encoding="utf-8", errors="replace")):
+        raise ArtifactError(f"{folder} holds {', '.join(there)} of something else; name a new folder with --out")
 
 
 def _shape(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +46,7 @@ _HALVINGS = 6
 _MEASUREMENTS = 10
 _LEAST_HELD = 32
 _SAMPLED = 64  # rows that tell how long a row is
+_MAGNITUDE = "lora_magnitude_vector"
 
 
 class KlConstrainedSettings(KlSettings):
@@ -170,6 +172,7 @@ class KeepWithin(StayClose):
         self._limit, self._every, self._measure_every = limit, own.look_every, measure_every
         self._how = f"rho={own.damping} eta={own.dual_rate} every={own.look_every} measure={measure_every}"
         self._unseen = 0.0
+        self._magnitudes: dict[str, Tensor] = {}
         self._multipliers = {
             name: Multiplier(
                 limit=limit, start=own.multiplier, damping=own.damping, rate=own.dual_rate * own.look_every
@@ -181,6 +184,12 @@ class KeepWithin(StayClose):
     def name(self) -> str:
         """Names the change and its settings."""
         return f"{super().name} limit={self._limit} {self._how}"
+
+    def start(self, model: Any) -> None:
+        """Keeps what the model would say before the first step, and what DoRA's magnitudes are then."""
+        super().start(model)
+        trained = {name: parameter for name, parameter in model.named_parameters() if _MAGNITUDE in name}
+        self._magnitudes = {name: parameter.detach().clone() for name, parameter in trained.items()}
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Returns the sum of ``μ·drift`` over the kinds of prompts for all steps up to the next look; 0 in between."""
@@ -208,29 +217,44 @@ class KeepWithin(StayClose):
     def finish(self, model: Any) -> Mapping[str, float]:
         """Scales the adapter down until the largest drift is within the limit."""
         scale, drifts = largest_scale(
-            model, lambda: self.measure(model), lambda drifts: max(drifts.values()) <= self._limit
+            model,
+            lambda: self.measure(model),
+            lambda drifts: max(drifts.values()) <= self._limit,
+            magnitudes=self._magnitudes,
         )
         return {"limit": self._limit, "scale": scale, **drifts, **self.refusals(model)}
 
 
 def largest_scale(
-    model: Any, measure: Callable[[], Measured], allows: Callable[[Measured], bool]
+    model: Any,
+    measure: Callable[[], Measured],
+    allows: Callable[[Measured], bool],
+    *,
+    magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> tuple[float, Measured]:
     """Scales an adapter by the largest factor up to 1, to 1 part in 64, that a measurement allows.
 
     What is allowed at one scale is taken to be allowed at all smaller ones.
 
+    Args:
+        model: The model with its adapter.
+        measure: Measures it.
+        allows: Tells whether that is allowed.
+        magnitudes: DoRA's magnitudes before training by the names of their parameters, to which these are scaled.
+
     Returns:
         The factor, and what is measured there.
     """
     names = ("lora_B", "lora_embedding_B")
-    outer = [parameter for name, parameter in model.named_parameters() if any(part in name for part in names)]
-    full = [parameter.detach().clone() for parameter in outer]
+    named = dict(model.named_parameters())
+    scaled = [(one, torch.zeros_like(one)) for name, one in named.items() if any(part in name for part in names)]
+    scaled += [(named[name], begin) for name, begin in magnitudes.items()]
+    full = [parameter.detach().clone() for parameter, _ in scaled]
 
     def at(scale: float) -> Measured:
         with torch.no_grad():
-            for parameter, whole in zip(outer, full, strict=True):
-                parameter.copy_(scale * whole)
+            for (parameter, begin), whole in zip(scaled, full, strict=True):
+                parameter.copy_(begin + scale * (whole - begin))
         return measure()
 
     low, high, found = 0.0, 1.0, measure()

@@ -24,7 +24,7 @@ from sotune.training.training_rows import generator_of
 
 _REASON = "it answers a prompt that the model refused before fine-tuning"
 _MOST_LEFT_OUT = 0.5
-"""Share of the rows: where the model refuses more, it is the task that it refuses."""
+"""Share of the rows, or of those that were asked: where the model refuses more, it is the task that it refuses."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,21 @@ class OwnRefusals:
     def left_out(self, inputs: TrainInputs) -> TrainInputs:
         """Returns the inputs without the rows that answer what the model refuses, weights of mean 1 again.
 
-        Where these are more than half, the model refuses the task itself: all are kept then, with a warning.
+        Where these are more than half, of all rows or of those that were asked, the model refuses the task itself: all
+        are kept then, with a warning.
         """
         if not self.against:
             return inputs
-        if len(self.against) > _MOST_LEFT_OUT * len(inputs.records):
-            warnings.warn(
-                f"the model before fine-tuning refuses the prompts of {len(self.against)} of "
-                f"{len(inputs.records)} rows, so these are trained on all the same; look whether the model "
-                f"refuses the task itself",
-                UserWarning,
-                stacklevel=2,
-            )
-            return inputs
+        asked = sum(row.id in self.against for row in self.refused)  # one row of each prompt that was asked
+        for n, of, which in ((len(self.against), len(inputs.records), ""), (asked, self.n_asked, " that were asked")):
+            if n > _MOST_LEFT_OUT * of:
+                warnings.warn(
+                    f"the model before fine-tuning refuses the prompts of {n} of {of} rows{which}, so these are "
+                    f"trained on all the same; look whether the model refuses the task itself",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                return inputs
         kept = [row for row in inputs.records if row.id not in self.against]
         mean = sum(inputs.loss_weights[row.id] for row in kept) / len(kept) or 1.0  # of all zero training complains
         return replace(inputs, records=kept, loss_weights={row.id: inputs.loss_weights[row.id] / mean for row in kept})

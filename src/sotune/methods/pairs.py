@@ -83,7 +83,7 @@ def own_answers(
 
 def answers_of(model: Any, tools: Tools, rows: Sequence[Record], *, most_tokens: int) -> list[Record]:
     """Returns the rows' prompts with a model's greedy answers; those that it answers with nothing are left out."""
-    prompts = [EvalPrompt(record.id, "harmful", record.prompt) for record in rows]
+    prompts = [EvalPrompt(record.id, "harmful", record.prompt, tools=record.tools) for record in rows]
     answers = processes.on_main(
         lambda: generate(
             prompts,

@@ -51,4 +51,4 @@ def _prompts(inputs: TrainInputs, renderer: Renderer, answer_tokens: int) -> Ite
         except DataError:  # the template refuses it
             continue
         if length + answer_tokens <= renderer.max_length:
-            yield EvalPrompt(f"probe-{place}", "harmful", record.prompt)
+            yield EvalPrompt(f"probe-{place}", "harmful", record.prompt, tools=record.tools)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import shutil
@@ -20,11 +19,12 @@ from sotune.methods import method_of, settle
 from sotune.models import ModelSpec, load_config, resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
+from sotune.pipeline.estimating import describe_needs, estimate_run
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import OwnRow, check_sets, check_weight_column, read_sources
 from sotune.record_store import kept_on_disk
 from sotune.records import Record, SetName
-from sotune.rendering import load_renderer
+from sotune.rendering import Trial, load_renderer
 from sotune.reporting.finding import LEAST_FOR_A_PROMISE
 from sotune.sentinels import LEAST_SENTINELS, normalize_prompt, split_records
 from sotune.settings import RunConfig, make_config, read_config
@@ -177,8 +177,11 @@ def _method(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
 
 
 def _data(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
+    trial = None if config.model is None else Trial(load_renderer(base_model(config), config))
     with kept_on_disk() as keep:
-        yield from _rows(config, read_sources(config, monitor, lambda _: keep))
+        yield from _rows(config, read_sources(config, monitor, lambda _: keep, trial))
+    for warning in [] if trial is None else trial.warnings():
+        yield Check("rendering", "note", warning)
 
 
 def _rows(config: RunConfig, loaded: Mapping[SetName, LoadedSet]) -> Iterator[Check]:
@@ -249,24 +252,20 @@ def _evaluation(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
         yield Check("evaluation", "note", "no eval_prompts: nothing is evaluated")
         return
     check_judges(config)
-    keys = [config.judge_key_env] if config.judge_key_env else []
-    unset = [name for name in keys if not os.environ.get(name)]
-    if unset:
-        yield Check("judge", "stops", f"{unset[0]} is not in the environment; put the judge's key there")
-    else:
+    unset = {who: name for who in ("judge", "server") if (name := getattr(config, f"{who}_key_env"))}
+    unset = {who: name for who, name in unset.items() if not os.environ.get(name)}
+    for who, name in unset.items():
+        yield Check(who, "stops", f"{name} is not in the environment; put the {who}'s key there")
+    if "judge" not in unset:
         yield Check("judge", "ok", f"harm by {', '.join(config.harm_judge) or 'refusal phrases, a stand-in'}")
 
 
 def _expected(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
-    """Tells time and memory, by the part of the package that reckons them."""
-    try:
-        estimating = importlib.import_module("sotune.pipeline.estimating")
-    except ModuleNotFoundError:
-        return
+    """Tells time and memory."""
     if config.model is None:
         return
-    found = estimating.estimate_run(config, monitor)
-    for stage, (seconds, *rest) in estimating.describe_needs(found).items():
+    found = estimate_run(config, monitor)
+    for stage, (seconds, *rest) in describe_needs(found).items():
         device, ram, disk = rest
         told = f"{seconds}; {device} GiB on the device, {ram} of RAM, {disk} on disk"
         yield Check(f"expected: {stage}", "ok", told)

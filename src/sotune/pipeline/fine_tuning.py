@@ -20,7 +20,7 @@ from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import NO_MODEL, base_model
 from sotune.pipeline.method_tools import input_records, make_tools
 from sotune.pipeline.record_sets import read_kept, read_records
-from sotune.pipeline.stage import Figures, Stage
+from sotune.pipeline.stage import Figures, Stage, forwarded_warnings
 from sotune.records import SET_NAMES
 from sotune.run_files import ADAPTER, CARD, TRAINING, WEIGHTS
 from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
@@ -68,6 +68,13 @@ def _train(config: RunConfig, run: RunFolder, monitor: Monitor) -> TrainResult:
         )
 
 
+def train_elsewhere(config: RunConfig, run: RunFolder) -> tuple[TrainResult, list[str]]:
+    """Trains where nobody sees what is warned of; returns that too."""
+    with forwarded_warnings(Silent()) as said:
+        result = _train(config, run, Silent())
+    return result, said
+
+
 @contextlib.contextmanager
 def _work_dir(run: RunFolder) -> Iterator[Path]:
     """Yields a folder for what a method needs on the way, one for all processes, wherever they run."""
@@ -84,7 +91,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     if engine is None:
         result = processes.together("training", lambda: _train(config, run, monitor))
     else:
-        ((_, result),) = engine.each(functools.partial(_train, config, monitor=Silent()), [run])
+        ((_, (result, said)),) = engine.each(functools.partial(train_elsewhere, config), [run])
+        for message in said:
+            monitor.warn(message)
     if n_short := result.n_dropped - int(result.figures.get("rows_left_out", 0)):
         monitor.warn(f"{n_short} kept rows have no completion left within max_length and were not trained on")
     summary = {

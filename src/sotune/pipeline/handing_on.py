@@ -24,6 +24,7 @@ from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, SELECTION
 from sotune.settings import ExportSettings, RunConfig
 
 _EXPORTS = "exports"
+_MERGED_TITLE = "# Merged model:"
 _NO_MODEL = "BASE_MODEL"
 """Stands where a configuration names the model, and the run names none or one that lies on this machine alone."""
 
@@ -53,7 +54,7 @@ def export(run: RunFolder, settings: ExportSettings, monitor: Monitor | None = N
         write: Whether to write and send; without, only says what would be.
 
     Raises:
-        ArtifactError: The rows of the run are not selected.
+        ArtifactError: The rows of the run are not selected; or files would be replaced that no export left there.
         DataError: The tool has a place for none of the rows.
         ConfigError: The name of the repository is none.
         SotuneError: The Hub refuses.
@@ -108,8 +109,8 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     folder, adapter = out or run.file(MERGED), run.file(ADAPTER)
     if not (adapter / "adapter_config.json").exists():
         raise ConfigError(f"{adapter} is a whole model already, since all weights were trained; use it as it is")
-    if folder.exists() and not any(folder.glob("*.safetensors")) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} is there and is no model; name a new folder with --out")
+    if folder.exists() and not _is_replaceable(folder):
+        raise ArtifactError(f"{folder} is there and is no merged model; name a new folder with --out")
     base = replace(base_model(run_config(run)), dtype="auto")
     model = load_adapted(base, adapter).merge_and_unload(safe_merge=True)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -127,6 +128,14 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     return Merged(str(folder), str(model.dtype).removeprefix("torch."), tuple(map(str, files)))
 
 
+def _is_replaceable(folder: Path) -> bool:
+    """Tells whether a folder is empty, or was written by an earlier merge."""
+    card = folder / CARD
+    if card.is_file():
+        return _MERGED_TITLE in card.read_text(encoding="utf-8", errors="replace")
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def _note(run: RunFolder, stage: str, made_from: str, files: Sequence[Path]) -> None:
     """Notes what lies in the run of what was handed on, so that it is known to be stale one day."""
     inside, home = [path.resolve() for path in files], run.path.resolve()
@@ -140,7 +149,7 @@ def _merged_card(card: str) -> str:
     head, use, rest = card.partition("## Use\n")
     safety = rest[rest.index(CARD_FIGURES[0]) :] if CARD_FIGURES[0] in rest else ""
     head = head.replace("library_name: peft\n", "library_name: transformers\n")
-    return f"{head.replace('# LoRA adapter for', '# Merged model: LoRA adapter for')}{safety}" if use else card
+    return f"{head.replace('# LoRA adapter for', f'{_MERGED_TITLE} LoRA adapter for')}{safety}" if use else card
 
 
 def _facts(run: RunFolder, config: RunConfig) -> ExportFacts:

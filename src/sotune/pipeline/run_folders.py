@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from sotune.artifacts import MARKER, RunFolder, read_json
@@ -17,6 +17,7 @@ from sotune.run_files import CONFIG, EVALUATION, PROMISE
 
 _CHECKPOINTS, _PARTS, _SHARDS = "checkpoints", "evaluation-parts", "representations"
 _OLD_PAGE = "report.stale.html"
+_CARDS = "report"  # writes the adapter's card, which goes with the adapter
 _NEW_ENOUGH = 3600.0  # seconds that a file of an unfinished write is left alone
 
 
@@ -182,10 +183,23 @@ def _remove(found: Sequence[Removable]) -> int:
 
 
 def _files_of(run: RunFolder, stage: str) -> list[Path]:
-    """Returns the manifest of a stage and its files, whole folders where they are nothing but its."""
+    """Returns the manifest of a stage and its files, whole folders where no other stage has files in them."""
+    others = [name for other in run.stages() if other not in (stage, _CARDS) for name in _outputs(run, other)]
+    own = {_own_part(name, others) for name in _outputs(run, stage)}
+    return [run.manifest_path(stage), *(run.file(name) for name in sorted(own))]
+
+
+def _outputs(run: RunFolder, stage: str) -> Mapping[str, str]:
     manifest: dict[str, Any] = read_json(run.manifest_path(stage))
-    tops = {name.partition("/")[0] for name in manifest.get("outputs") or {}}
-    return [run.manifest_path(stage), *(run.file(name) for name in sorted(tops))]
+    return manifest.get("outputs") or {}
+
+
+def _own_part(name: str, others: Sequence[str]) -> str:
+    """Returns the uppermost folder above a file that holds none of some others, or the file."""
+    for folder in reversed(PurePosixPath(name).parents):
+        if folder.name and not any(PurePosixPath(other).is_relative_to(folder) for other in others):
+            return str(folder)
+    return name
 
 
 def _freed(path: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sotune.artifacts import RunFolder
-from sotune.errors import ArtifactError
+from sotune.errors import ArtifactError, ConfigError
 from sotune.methods import method_named
 from sotune.monitoring import Monitor
 from sotune.pipeline.promising import make_promise
@@ -54,7 +54,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     explained = SELECTION.write_rows(run, _explained(config, run, rows, promised.cut_weight))
     counts: dict[str, dict[str, int]] = {}
     kept = KEPT.write(run, _kept_rows(config, read_own_rows(run), rows, counts))
-    described = {**promised.described, **({"kinds": counts} if counts else {})}
+    described = {**said_of_kept(promised.described, rows.n_kept), **({"kinds": counts} if counts else {})}
     if (missing := _missing(config, solver)) is not None:
         described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
     return [explained, kept, PROMISE.write(run, described)]
@@ -64,6 +64,26 @@ def _refused(run: RunFolder) -> dict[str, str]:
     """Returns the rows of which something was not read, each with that as a reason."""
     unread = REPRESENTATIONS.rows_of(run, "id", where={"set": ["downstream"], "unread": [True]})
     return {row["id"]: _NOT_READ for row in unread}
+
+
+def said_of_kept(described: Mapping[str, Any], n_kept: int) -> Mapping[str, Any]:
+    """Returns what a promise says where rows within its cut were refused: harm may be a larger share of fewer rows.
+
+    >>> said_of_kept({"k": 80, "kept_harmful_share_at_most": 0.01}, 40)
+    {'k': 40, 'kept_harmful_share_at_most': 0.02}
+
+    Raises:
+        ConfigError: It is no longer the share that was asked for.
+    """
+    shares = ["kept_harmful_share_at_most", *(["bound"] if described.get("promised") == "harmful_share" else [])]
+    larger = {name: min(1.0, described[name] * described["k"] / n_kept) for name in shares if name in described}
+    if "bound" in larger and larger["bound"] > described["limit"]:
+        raise ConfigError(
+            f"unread: drop leaves out {described['k'] - n_kept} rows within the cut, and of the others up to "
+            f"{larger['bound']:.2%} may be harmful, more than max_harmful_share={described['limit']:g}; raise "
+            f"max_windows, so that they are read, or the limit"
+        )
+    return {**described, "k": n_kept, **larger}
 
 
 def _explained(

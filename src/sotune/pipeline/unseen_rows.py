@@ -55,8 +55,9 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
         ConfigError: A change is wrong.
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
-    if not _is_harmless(given.get("judge_base_url")):
-        given.pop("judge_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
+    for who in ("judge", "server"):
+        if not _is_harmless(given.get(f"{who}_base_url")):
+            given.pop(f"{who}_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
     if given.get("keep") == "auto":

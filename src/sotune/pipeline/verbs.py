@@ -119,10 +119,20 @@ def _check_needs(verb: str, config: RunConfig) -> None:
         check_needs(config, method_of(config))
     if TRAIN in stages:
         base_model(config)
+        _check_adapter(config)
         check_trackers(config.report_to)
     if EVALUATE in stages:
         load_eval_prompts(config)
         check_judges(config)
+
+
+def _check_adapter(config: RunConfig) -> None:
+    method = method_of(config)
+    if config.finetuning_type == "full" and (method.limits_drift or "edit" in method.seams):
+        raise ConfigError(
+            f"finetuning_type full trains no adapter, which {' + '.join(method.at('train', 'edit'))} needs; use lora, "
+            f"or leave out the method and set hold: none"
+        )
 
 
 def _stages(verb: str) -> tuple[Stage, ...]:

@@ -32,9 +32,9 @@ class AuditLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._file = os.fdopen(descriptor, "a", encoding="utf-8")
+            self._write({"event": "start", "run": dict(run), "run_digest": self._run})
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file with audit") from None
-        self._write({"event": "start", "run": dict(run), "run_digest": self._run})
 
     def note(self, job: Job, answer: Sequence[ScoredRow] | SotuneError) -> None:
         """Adds the line of a job.

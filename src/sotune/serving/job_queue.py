@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from sotune.errors import ConfigError, DataError, SotuneError
+from sotune.errors import ArtifactError, ConfigError, DataError, SotuneError
 from sotune.pipeline import ScoredRow, Scorer
 from sotune.settings import ServeSettings
 
@@ -136,7 +136,7 @@ class JobQueue:
         try:
             self._finish(job, answer)
         except OSError as error:
-            return SotuneError(f"the audit record could not be written ({error.strerror}); the answer is held back")
+            return ArtifactError(f"the audit record could not be written ({error.strerror}); the answer is held back")
         return answer
 
     @staticmethod

@@ -21,6 +21,10 @@ class Shards(Protocol):
         """Returns where this process's part of ``n`` rows begins and ends."""
         ...
 
+    def most(self, n: int) -> int:
+        """Returns how many of ``n`` rows the process has that has most."""
+        ...
+
     def join_rows(self, values: Tensor) -> Tensor:
         """Returns one number a row ``[n]`` as all processes have it, given such a vector with only one's own right."""
         ...
@@ -37,6 +41,10 @@ class AllRows:
     def own(self, n: int) -> tuple[int, int]:
         """Returns all rows."""
         return 0, n
+
+    def most(self, n: int) -> int:
+        """Returns how many rows there are."""
+        return n
 
     def join_rows(self, values: Tensor) -> Tensor:
         """Returns them."""
@@ -72,13 +80,17 @@ class ProcessShards:
         >>> [ProcessShards(rank, 3).own(7) for rank in range(3)]
         [(0, 3), (3, 6), (6, 7)]
         """
-        step = -(-n // self.size)
+        step = self.most(n)
         return min(n, self.rank * step), min(n, (self.rank + 1) * step)
+
+    def most(self, n: int) -> int:
+        """Returns how many rows each process has but the last."""
+        return -(-n // self.size)
 
     def join_rows(self, values: Tensor) -> Tensor:
         """Returns all rows' numbers."""
         n, (start, stop) = len(values), self.own(len(values))
-        mine = values.new_zeros(-(-n // self.size))
+        mine = values.new_zeros(self.most(n))
         mine[: stop - start] = values[start:stop]
         return self._gather(mine).flatten()[:n]
 

@@ -37,10 +37,12 @@ _SAMPLE_SEED = 0
 
 
 def kernel_bytes(problem: PushPullProblem) -> int:
-    """Returns how much memory the kernels of a problem take in this process when they are stored."""
+    """Returns how much memory the kernels of a problem take when they are stored, in the process with most rows.
+
+    All processes must come to the same, or some would stream what others have stored, and wait for them forever.
+    """
     width = sum(reference.cost.shape[1] for reference in problem.references)
-    start, stop = problem.shards.own(problem.n)
-    return (stop - start) * width * problem.base_mass.element_size()
+    return problem.shards.most(problem.n) * width * problem.base_mass.element_size()
 
 
 def memory_budget(device: torch.device) -> int:
