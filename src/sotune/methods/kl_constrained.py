@@ -199,7 +199,7 @@ class KeepWithin(StayClose):
         """Returns the multipliers, and the drift that was measured last."""
         return {"unseen": self._unseen} | {name: one.value for name, one in self._multipliers.items()}
 
-    def restore(self, state: Mapping[str, float]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Takes them up again."""
         self._unseen = state["unseen"]
         for name, multiplier in self._multipliers.items():
