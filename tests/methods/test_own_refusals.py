@@ -41,6 +41,7 @@ def test_what_is_against_a_refusal(inputs):
         ("e", SAID["Burn a barn"]),
     ]
     assert found.against == {"a", "d", "e"}
+    assert (found.share, found.share_of_anchor) == (0.5, 0.0)
     assert find_own_refusals(None, inputs, [], answer_tokens=8) == OwnRefusals()
     long = Record.from_text("long", "Forge a seal, " * 100, "No.")
     assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
@@ -72,6 +73,39 @@ def test_a_model_that_refuses_the_task_keeps_its_rows(inputs):
         assert OwnRefusals(7, tuple(ROWS[:4]), frozenset("abcd")).left_out(inputs) is inputs
 
 
+def test_a_model_that_refuses_what_is_harmless_is_not_heeded(inputs):
+    """It refuses 2 of 4 prompts of rows, and of the anchor's four one that is answered: 1/4 is half of 2/4, no more.
+
+    A fifth row of the anchor that refuses itself counts as asked alone; a second that answers makes it 2/5.
+    """
+    anchor = [
+        Record.from_text("h", "Add 2 and 3", "It is 5."),
+        Record.from_text("i", "Burn a barn", "To heat it, use wood."),
+        Record.from_text("j", "Name a bird", "A jay."),
+        Record.from_text("k", "Name a fish", "A pike."),
+    ]
+    asked = [ROWS[0], ROWS[2], ROWS[4], ROWS[6]]
+
+    def found(*more):
+        return find_own_refusals(None, replace(inputs, safe_anchor=[*anchor, *more]), asked, answer_tokens=8)
+
+    assert (found().share, found().share_of_anchor, found().doubt(9)) == (0.5, 0.25, "")
+    refuses = Record.from_text("l", "Forge a seal", "I cannot help with that.")
+    assert (found(refuses).share_of_anchor, found(refuses).doubt(9)) == (0.2, "")
+    doubted = found(Record.from_text("l", "Forge a seal", "Use wax."))
+    assert doubted.share_of_anchor == 0.4
+    assert "refuses 50% of the rows' prompts and 40% of the safe anchor's" in doubted.doubt(9)
+    with pytest.warns(UserWarning, match="are not heeded"):
+        assert doubted.left_out(inputs) is inputs
+    result = TrainResult(Path(), Path(), 7, {}, 0, 0, 1, 0.5, 1.0)
+    assert doubted.told(result, inputs).figures == {
+        "rows_asked": 4,
+        "rows_refused": 2,
+        "rows_left_out": 0,
+        "anchor_refused": 0.4,
+    }
+
+
 def test_which_rows_are_asked():
     """One of each prompt, of at most so many rows, in an order that the seed gives; none: none."""
     asked = drawn_rows(ROWS, 99, seed=3)
@@ -87,10 +121,28 @@ def test_which_rows_are_asked():
 )
 def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held):
     """The two rows about locks are refused: they are left out, and their prompts held, as the constants say."""
+    result, asked = trained(train_inputs, monkeypatch, constants)
+    assert (result.n_rows, len(asked)) == (n, held)
+    assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
+    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)
+
+
+@pytest.mark.filterwarnings("ignore:the model before fine-tuning refuses")
+def test_what_is_not_heeded_is_neither_left_out_nor_held(train_inputs, monkeypatch):
+    result, asked = trained(train_inputs, monkeypatch, {}, share=0.2, share_of_anchor=0.15)
+    assert (result.n_rows, len(asked)) == (12, 0)
+
+
+def trained(train_inputs, monkeypatch, constants, **shares):
+    """Returns what training left, and what it was given to hold, where the model refuses two rows about locks."""
     locks = train_inputs.records[:2]
 
     def refuse(model, inputs, rows, *, answer_tokens):
-        return OwnRefusals(len(rows), tuple(locks), frozenset(row.id for row in locks)) if rows else OwnRefusals()
+        return (
+            OwnRefusals(len(rows), tuple(locks), frozenset(row.id for row in locks), **shares)
+            if rows
+            else OwnRefusals()
+        )
 
     asked = []
     ask_first = kl_constrained.ask_first
@@ -101,7 +153,4 @@ def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held
 
     monkeypatch.setattr(kl_constrained, "find_own_refusals", refuse)
     monkeypatch.setattr(kl_constrained, "ask_first", seen)
-    result = kl_constrained.train(replace(train_inputs, method_settings=constants))
-    assert (result.n_rows, len(asked)) == (n, held)
-    assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
-    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)
+    return kl_constrained.train(replace(train_inputs, method_settings=constants)), asked

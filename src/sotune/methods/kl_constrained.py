@@ -85,9 +85,10 @@ def train(inputs: TrainInputs) -> TrainResult:
     base = load_causal_lm(inputs.tools.model, frozen=True)
     asked = drawn_rows(inputs.records, own.asked_rows, seed=training.seed)
     found = find_own_refusals(base, inputs, asked, answer_tokens=own.asked_tokens)
+    heeded = own.hold_refused and not found.doubt(len(inputs.records))
     inputs = found.left_out(inputs) if own.leave_out else inputs
     held = min(own.risky_prompts, max(_LEAST_HELD, most_looked_at(inputs, own)))
-    more = found.refused[: 3 * held // 4] if own.hold_refused else ()
+    more = found.refused[: 3 * held // 4] if heeded else ()
     sets = ask_first(inputs, inputs.safe_reference, own.replace(risky_prompts=held), more_risky=more, model=base)
     del base
     change = KeepWithin(
