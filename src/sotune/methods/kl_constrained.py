@@ -33,7 +33,7 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.kl import KlSettings, StayClose, ask_first
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.own_refusals import drawn_rows, find_own_refusals
-from sotune.models import load_causal_lm
+from sotune.methods.pairs import base_model_of
 from sotune.training import TrainResult
 from sotune.training.progress import count_steps, rows_per_step
 from sotune.training.training_rows import load_equal_rows
@@ -82,7 +82,7 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     own, training = inputs.own(KlConstrainedSettings), inputs.tools.training
-    base = load_causal_lm(inputs.tools.model, frozen=True)
+    base = base_model_of(inputs.tools)
     asked = drawn_rows(inputs.records, own.asked_rows, seed=training.seed)
     found = find_own_refusals(base, inputs, asked, answer_tokens=own.asked_tokens)
     heeded = own.hold_refused and not found.doubt(len(inputs.records))
