@@ -42,9 +42,18 @@ def test_what_is_against_a_refusal(inputs):
     ]
     assert found.against == {"a", "d", "e"}
     assert (found.share, found.share_of_anchor) == (0.5, 0.0)
+    assert found.to_hold(ROWS) == list(found.refused)
     assert find_own_refusals(None, inputs, [], answer_tokens=8) == OwnRefusals()
     long = Record.from_text("long", "Forge a seal, " * 100, "No.")
     assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
+
+
+def test_what_rows_refuse_themselves_is_not_held(inputs):
+    """Row b teaches to refuse in words of its own, which the model's words would work against."""
+    rows = [ROWS[1], ROWS[2], ROWS[4]]
+    found = find_own_refusals(None, replace(inputs, records=rows), rows, answer_tokens=8)
+    assert [row.id for row in found.refused] == ["b", "e"]
+    assert [row.id for row in found.to_hold(rows)] == ["e"]
 
 
 def test_rows_that_are_left_out(inputs):

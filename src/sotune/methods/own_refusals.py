@@ -64,6 +64,14 @@ class OwnRefusals:
             )
         return ""
 
+    def to_hold(self, rows: Sequence[Record]) -> list[Record]:
+        """Returns the refusals of prompts that a row answers.
+
+        Rows that refuse teach it themselves, in their own words, which holding the model's words would work against.
+        """
+        answered = {_prompt(row) for row in rows if row.id in self.against}
+        return [] if self.doubt(len(rows)) else [row for row in self.refused if _prompt(row) in answered]
+
     def left_out(self, inputs: TrainInputs) -> TrainInputs:
         """Returns the inputs without the rows that answer what the model refuses, weights of mean 1 again.
 
