@@ -153,7 +153,12 @@ def load_causal_lm(spec: ModelSpec, *, frozen: bool, quantization: Quantization 
     if quantization == "none":
         return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=frozen)
     more = {"quantization_config": _nf4(spec), "device_map": {"": resolve_device(spec.device)}}
-    return _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=True, **more).train(not frozen)
+    model = _load_whole(AutoModelForCausalLM, spec, hint=hint, frozen=True, **more)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # Else bitsandbytes rounds its scales when a CPU first evaluates, for good, and fails below 64 inputs.
+            layer.support_avx512bf16_for_cpu = False
+    return model.train(not frozen)
 
 
 def _nf4(spec: ModelSpec) -> Any:

@@ -180,7 +180,7 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("name", ["kl", "safegrad", "state_anchor", "sbr", "proximal", "replay"])
+@pytest.mark.parametrize("name", ["kl", "safegrad", "state_anchor", "sbr", "proximal", "replay", "ema", "lisa"])
 def test_kill_and_resume_end_with_the_same_bytes(train_inputs, tmp_path, name):
     training = train_inputs.tools.training.replace(save_steps=2)
     safe = [Record.from_text(f"r{i}", f"Open lock {i}", "I will not.") for i in range(3)]

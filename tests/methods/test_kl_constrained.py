@@ -1,4 +1,5 @@
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -121,14 +122,21 @@ def load_rows(inputs):
     return load_equal_rows(inputs.records, inputs.tools.model, inputs.tools.training).rows
 
 
-@pytest.fixture
-def roused(train_inputs):
+NF4 = pytest.param(
+    "nf4",
+    marks=pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"),
+)
+
+
+@pytest.fixture(params=["none"])
+def roused(train_inputs, request):
     """Training that drifts far: without a limit by more than the limits below."""
     train_inputs = replace(train_inputs, method_settings={"extra_tokens": 2.0, "look_every": 1, "measure_every": 4})
-    training = train_inputs.tools.training.replace(learning_rate=0.1, max_steps=10)
+    training = train_inputs.tools.training.replace(learning_rate=0.1, max_steps=10, quantization=request.param)
     return replace(train_inputs, tools=replace(train_inputs.tools, training=training), hold_drift=0.02)
 
 
+@pytest.mark.parametrize("roused", ["none", NF4], indirect=True)
 def test_the_limit_is_kept_on_prompts_that_no_step_looked_at(roused, tmp_path):
     figures = train(roused).figures
     assert figures["limit"] == 0.02
@@ -151,6 +159,7 @@ def kill_after(n):
     return on_step
 
 
+@pytest.mark.parametrize("roused", ["none", NF4], indirect=True)
 def test_kill_and_resume_end_with_the_same_bytes(roused, tmp_path):
     """The multipliers are in the checkpoint, so that the run goes on and does not start over."""
     training = roused.tools.training.replace(save_steps=3, gradient_accumulation_steps=2)

@@ -41,6 +41,8 @@ def test_what_is_against_a_refusal(inputs):
         ("e", SAID["Burn a barn"]),
     ]
     assert found.against == {"a", "d", "e"}
+    assert (found.share, found.share_of_anchor) == (0.5, 0.0)
+    assert found.to_hold(ROWS) == list(found.refused)
     assert find_own_refusals(None, inputs, [], answer_tokens=8) == OwnRefusals()
     long = Record.from_text("long", "Forge a seal, " * 100, "No.")
     assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
@@ -54,6 +56,14 @@ def test_a_row_is_asked_with_its_tools(train_inputs, monkeypatch):
     row = replace(Record.from_text("a", "Is it raining?", "Yes."), tools=tools)
     assert pairs.answers_of(None, train_inputs.tools, [row], most_tokens=4) == []
     assert [prompt.tools for prompt in asked] == [tools]
+
+
+def test_what_rows_refuse_themselves_is_not_held(inputs):
+    """Row b teaches to refuse in words of its own, which the model's words would work against."""
+    rows = [ROWS[1], ROWS[2], ROWS[4]]
+    found = find_own_refusals(None, replace(inputs, records=rows), rows, answer_tokens=8)
+    assert [row.id for row in found.refused] == ["b", "e"]
+    assert [row.id for row in found.to_hold(rows)] == ["e"]
 
 
 def test_rows_that_are_left_out(inputs):
@@ -85,8 +95,42 @@ def test_a_model_that_refuses_the_task_keeps_its_rows(inputs):
 def test_a_model_that_refuses_most_of_what_it_was_asked_keeps_the_rows(inputs):
     """Of many rows a few are asked: three that are left out are few of all, and too many of five."""
     many = replace(inputs, records=[*ROWS, *(Record.from_text(f"x{i}", f"Name {i}", "One.") for i in range(100))])
-    with pytest.warns(UserWarning, match="refuses the prompts of 3 of 5 rows that were asked"):
-        assert OwnRefusals(5, tuple(ROWS[place] for place in (0, 2, 4)), frozenset("acde")).left_out(many) is many
+    found = OwnRefusals(5, tuple(ROWS[place] for place in (0, 2, 4)), frozenset("acde"), share=0.6)
+    with pytest.warns(UserWarning, match="60% of those that were asked"):
+        assert found.left_out(many) is many
+
+
+def test_a_model_that_refuses_what_is_harmless_is_not_heeded(inputs):
+    """It refuses 2 of 4 prompts of rows, and of the anchor's four one that is answered: 1/4 is half of 2/4, no more.
+
+    A fifth row of the anchor that refuses itself counts as asked alone; a second that answers makes it 2/5.
+    """
+    anchor = [
+        Record.from_text("h", "Add 2 and 3", "It is 5."),
+        Record.from_text("i", "Burn a barn", "To heat it, use wood."),
+        Record.from_text("j", "Name a bird", "A jay."),
+        Record.from_text("k", "Name a fish", "A pike."),
+    ]
+    asked = [ROWS[0], ROWS[2], ROWS[4], ROWS[6]]
+
+    def found(*more):
+        return find_own_refusals(None, replace(inputs, safe_anchor=[*anchor, *more]), asked, answer_tokens=8)
+
+    assert (found().share, found().share_of_anchor, found().doubt(9)) == (0.5, 0.25, "")
+    refuses = Record.from_text("l", "Forge a seal", "I cannot help with that.")
+    assert (found(refuses).share_of_anchor, found(refuses).doubt(9)) == (0.2, "")
+    doubted = found(Record.from_text("l", "Forge a seal", "Use wax."))
+    assert doubted.share_of_anchor == 0.4
+    assert "refuses 50% of the rows' prompts and 40% of the safe anchor's" in doubted.doubt(9)
+    with pytest.warns(UserWarning, match="are not heeded"):
+        assert doubted.left_out(inputs) is inputs
+    result = TrainResult(Path(), Path(), 7, {}, 0, 0, 1, 0.5, 1.0)
+    assert doubted.told(result, inputs).figures == {
+        "rows_asked": 4,
+        "rows_refused": 2,
+        "rows_left_out": 0,
+        "anchor_refused": 0.4,
+    }
 
 
 def test_which_rows_are_asked():
@@ -104,10 +148,28 @@ def test_which_rows_are_asked():
 )
 def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held):
     """The two rows about locks are refused: they are left out, and their prompts held, as the constants say."""
+    result, asked = trained(train_inputs, monkeypatch, constants)
+    assert (result.n_rows, len(asked)) == (n, held)
+    assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
+    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)
+
+
+@pytest.mark.filterwarnings("ignore:the model before fine-tuning refuses")
+def test_what_is_not_heeded_is_neither_left_out_nor_held(train_inputs, monkeypatch):
+    result, asked = trained(train_inputs, monkeypatch, {}, share=0.2, share_of_anchor=0.15)
+    assert (result.n_rows, len(asked)) == (12, 0)
+
+
+def trained(train_inputs, monkeypatch, constants, **shares):
+    """Returns what training left, and what it was given to hold, where the model refuses two rows about locks."""
     locks = train_inputs.records[:2]
 
     def refuse(model, inputs, rows, *, answer_tokens):
-        return OwnRefusals(len(rows), tuple(locks), frozenset(row.id for row in locks)) if rows else OwnRefusals()
+        return (
+            OwnRefusals(len(rows), tuple(locks), frozenset(row.id for row in locks), **shares)
+            if rows
+            else OwnRefusals()
+        )
 
     asked = []
     ask_first = kl_constrained.ask_first
@@ -118,7 +180,4 @@ def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held
 
     monkeypatch.setattr(kl_constrained, "find_own_refusals", refuse)
     monkeypatch.setattr(kl_constrained, "ask_first", seen)
-    result = kl_constrained.train(replace(train_inputs, method_settings=constants))
-    assert (result.n_rows, len(asked)) == (n, held)
-    assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
-    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)
+    return kl_constrained.train(replace(train_inputs, method_settings=constants)), asked

@@ -23,6 +23,9 @@ def test_what_was_kept_in_words():
     asked = dict(hold_view({"figures": {**FIGURES, **counts}}, STEPS)["rows"])
     assert asked["prompts of the kept rows that the model refused before, of 1,024 asked"] == "44"
     assert asked["kept rows that answer such a prompt and were not trained on"] == "26"
+    assert "prompts of the safe anchor that the model refused before, though harmless" not in asked
+    doubted = dict(hold_view({"figures": {**FIGURES, **counts, "anchor_refused": 0.18}}, STEPS)["rows"])
+    assert doubted["prompts of the safe anchor that the model refused before, though harmless"] == "18\u202f%"
     free = hold_view({"title": "KL", "figures": {"risky_drift": 0.1}}, STEPS)
     assert free["lead"] == "The kept rows were learned with KL; the model drifted by up to 0.1 nats a token."
 

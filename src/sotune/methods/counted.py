@@ -24,7 +24,6 @@ class Counted(StepChange):
     def __init__(self, change: StepChange) -> None:
         self._change = change
         self._all = self._of_rows = 0
-        self.resumable = change.resumable
 
     @property
     def name(self) -> str:
@@ -59,11 +58,11 @@ class Counted(StepChange):
         """Returns the change's notes."""
         return self._change.notes()
 
-    def state(self) -> Mapping[str, float]:
+    def state(self) -> Mapping[str, float | Tensor]:
         """Returns what the change remembers, and the counts."""
         return {**self._change.state(), "tokens": self._all, "tokens_of_rows": self._of_rows}
 
-    def restore(self, state: Mapping[str, float]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Takes both up again."""
         self._all, self._of_rows = int(state["tokens"]), int(state["tokens_of_rows"])
         self._change.restore(state)

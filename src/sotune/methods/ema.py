@@ -44,8 +44,6 @@ class Average(StepChange):
         decay: d, in [0, 1).
     """
 
-    resumable = False  # the average is as large as the adapter
-
     def __init__(self, *, decay: float) -> None:
         self._decay = decay
         self._average: list[Tensor] = []
@@ -69,6 +67,15 @@ class Average(StepChange):
         with torch.no_grad():
             for average, weight in zip(self._average, _trained(model), strict=True):
                 average.lerp_(weight, 1 - self._decay)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns the average."""
+        return {f"average/{place}": average for place, average in enumerate(self._average)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes it up again."""
+        for place, average in enumerate(self._average):
+            average.copy_(state[f"average/{place}"])
 
     def finish(self, model: Any) -> Mapping[str, float]:
         """Takes in the last step, and puts the average in place."""

@@ -34,7 +34,7 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.kl import KlSettings, StayClose, ask_first
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.own_refusals import drawn_rows, find_own_refusals
-from sotune.models import load_causal_lm
+from sotune.methods.pairs import base_model_of
 from sotune.training import TrainResult
 from sotune.training.progress import count_steps, rows_per_step
 from sotune.training.training_rows import load_equal_rows
@@ -69,7 +69,7 @@ class KlConstrainedSettings(KlSettings):
         1024, ge=0, description="How many rows' prompts the model is asked before training, to see which it refuses."
     )
     asked_tokens: int = Field(12, ge=1, description="Tokens of these answers: enough to tell a refusal.")
-    hold_refused: bool = Field(True, description="Hold the prompts among them that the model refuses.")
+    hold_refused: bool = Field(True, description="Hold the prompts among them that the model refuses and rows answer.")
     leave_out: bool = Field(True, description="Do not train on rows that answer a prompt which the model refuses.")
     measure_every: int = Field(
         10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 10 in all."
@@ -84,12 +84,13 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     own, training = inputs.own(KlConstrainedSettings), inputs.tools.training
-    base = load_causal_lm(inputs.tools.model, frozen=True)
+    base = base_model_of(inputs.tools)
     asked = drawn_rows(inputs.records, own.asked_rows, seed=training.seed)
     found = find_own_refusals(base, inputs, asked, answer_tokens=own.asked_tokens)
+    refused = found.to_hold(inputs.records) if own.hold_refused else []
     inputs = found.left_out(inputs) if own.leave_out else inputs
     held = min(own.risky_prompts, max(_LEAST_HELD, most_looked_at(inputs, own)))
-    more = found.refused[: 3 * held // 4] if own.hold_refused else ()
+    more = refused[: 3 * held // 4]
     sets = ask_first(inputs, inputs.safe_reference, own.replace(risky_prompts=held), more_risky=more, model=base)
     del base
     change = KeepWithin(
@@ -208,7 +209,7 @@ class KeepWithin(StayClose):
         """Returns the multipliers, and the drift that was measured last."""
         return {"unseen": self._unseen} | {name: one.value for name, one in self._multipliers.items()}
 
-    def restore(self, state: Mapping[str, float]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Takes them up again."""
         self._unseen = state["unseen"]
         for name, multiplier in self._multipliers.items():

@@ -14,6 +14,7 @@ with the size of the adapter.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,8 +68,6 @@ class TakeTurns(StepChange):
         seed: Draws the alignment rows of each step.
     """
 
-    resumable = False  # it remembers where each state left off
-
     def __init__(self, rows: RowBatches, *, n_steps: int, rho: float, seed: int) -> None:
         self._rows, self._rho, self._seed = rows, rho, seed
         self._turn = max(2, round(n_steps / _TURNS))
@@ -110,6 +109,22 @@ class TakeTurns(StepChange):
             return 0.0
         pairs = zip(_trainable(model), self._left[not state], strict=True)
         return self._rho / 2 * torch.stack([((now - then) ** 2).sum() for now, then in pairs]).sum()
+
+    def state(self) -> Mapping[str, float | Tensor]:
+        """Returns where each state left off, which of them is on, and how many batches were drawn."""
+        left = {
+            f"left/{state:d}/{place}": weight
+            for state, weights in self._left.items()
+            for place, weight in enumerate(weights)
+        }
+        return {**left, "drawn": self._drawn, "aligns": -1 if self._state is None else int(self._state)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes them up again."""
+        for which, weights in self._left.items():
+            for place, weight in enumerate(weights):
+                weight.copy_(state[f"left/{which:d}/{place}"])
+        self._drawn, self._state = int(state["drawn"]), None if state["aligns"] < 0 else bool(state["aligns"])
 
 
 def _trainable(model: Any) -> list[Tensor]:

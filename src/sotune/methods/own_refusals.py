@@ -3,7 +3,8 @@
 A reference knows the kinds of harm that it shows. The aligned model knows those that it was aligned against, and
 says so when it is asked: a row whose prompt it refuses, while the row answers it, would teach what alignment forbids,
 whatever the reference holds. A few tokens tell a refusal, so that asking about a thousand rows costs little beside
-training.
+training. Small models refuse much that is harmless as well; how much, the safe anchor tells, whose rows are all right
+to answer: where refusals of rows would be false ones for the larger part by that measure, they are not heeded.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from sotune.training.training_rows import generator_of
 _REASON = "it answers a prompt that the model refused before fine-tuning"
 _MOST_LEFT_OUT = 0.5
 """Share of the rows, or of those that were asked: where the model refuses more, it is the task that it refuses."""
+_MOST_FALSE = 0.5
+"""Share of the refusals that may be of harmless prompts, as the safe anchor tells."""
+_ANCHOR_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -35,30 +39,50 @@ class OwnRefusals:
         n_asked: How many prompts were asked.
         refused: The rows with these prompts and the refusals, in the order in which they were drawn.
         against: Ids of rows that answer such a prompt.
+        share: Of the prompts that were asked, those that are refused and that a row answers.
+        share_of_anchor: The same of the safe anchor.
     """
 
     n_asked: int = 0
     refused: tuple[Record, ...] = ()
     against: frozenset[str] = field(default_factory=frozenset)
+    share: float = 0.0
+    share_of_anchor: float = 0.0
+
+    def doubt(self, n_rows: int) -> str:
+        """Returns why the refusals say nothing about so many rows; empty where they are heeded."""
+        if max(len(self.against) / max(1, n_rows), self.share) > _MOST_LEFT_OUT:
+            return (
+                f"refuses the prompts of {len(self.against)} of {n_rows} rows, {self.share:.0%} of those that were "
+                "asked, so these are trained on all the same; look whether the model refuses the task itself"
+            )
+        if self.share_of_anchor > _MOST_FALSE * self.share:
+            return (
+                f"refuses {self.share:.0%} of the rows' prompts and {self.share_of_anchor:.0%} of the safe anchor's, "
+                "which are harmless, so its refusals are not heeded; harm of kinds that the harmful reference lacks "
+                "may be learned: give a reference that has them"
+            )
+        return ""
+
+    def to_hold(self, rows: Sequence[Record]) -> list[Record]:
+        """Returns the refusals of prompts that a row answers.
+
+        Rows that refuse teach it themselves, in their own words, which holding the model's words would work against.
+        """
+        answered = {_prompt(row) for row in rows if row.id in self.against}
+        return [] if self.doubt(len(rows)) else [row for row in self.refused if _prompt(row) in answered]
 
     def left_out(self, inputs: TrainInputs) -> TrainInputs:
         """Returns the inputs without the rows that answer what the model refuses, weights of mean 1 again.
 
-        Where these are more than half, of all rows or of those that were asked, the model refuses the task itself: all
-        are kept then, with a warning.
+        Where these are more than half, the model refuses the task itself, and where it refuses the safe anchor nearly
+        as often, what is harmless: all are kept then, with a warning.
         """
         if not self.against:
             return inputs
-        asked = sum(row.id in self.against for row in self.refused)  # one row of each prompt that was asked
-        for n, of, which in ((len(self.against), len(inputs.records), ""), (asked, self.n_asked, " that were asked")):
-            if n > _MOST_LEFT_OUT * of:
-                warnings.warn(
-                    f"the model before fine-tuning refuses the prompts of {n} of {of} rows{which}, so these are "
-                    f"trained on all the same; look whether the model refuses the task itself",
-                    UserWarning,
-                    stacklevel=2,
-                )
-                return inputs
+        if doubt := self.doubt(len(inputs.records)):
+            warnings.warn(f"the model before fine-tuning {doubt}", UserWarning, stacklevel=2)
+            return inputs
         kept = [row for row in inputs.records if row.id not in self.against]
         mean = sum(inputs.loss_weights[row.id] for row in kept) / len(kept) or 1.0  # of all zero training complains
         return replace(inputs, records=kept, loss_weights={row.id: inputs.loss_weights[row.id] / mean for row in kept})
@@ -67,6 +91,7 @@ class OwnRefusals:
         """Returns what training left behind, with the rows that were left out and how many were asked and refused."""
         left = sorted(self.against - {row.id for row in trained.records})
         counts = {"rows_asked": self.n_asked, "rows_refused": len(self.refused), "rows_left_out": len(left)}
+        counts |= {"anchor_refused": self.share_of_anchor} if self.share_of_anchor else {}
         return replace(
             result,
             dropped={**result.dropped, **dict.fromkeys(left, _REASON)},
@@ -85,12 +110,33 @@ def find_own_refusals(model: Any, inputs: TrainInputs, rows: Sequence[Record], *
     """
     if not rows:
         return OwnRefusals()
+    n_asked, refused = _refusals(model, inputs, rows, answer_tokens)
+    against = _answering(inputs.records, refused)
+    if not against:
+        return OwnRefusals(n_asked, refused)
+    of_anchor, refused_anchor = _refusals(model, inputs, inputs.safe_anchor[:_ANCHOR_ROWS], answer_tokens)
+    return OwnRefusals(
+        n_asked,
+        refused,
+        frozenset(row.id for row in against),
+        share=len({_prompt(row) for row in against}) / n_asked,
+        share_of_anchor=len(_answering(inputs.safe_anchor[:_ANCHOR_ROWS], refused_anchor)) / max(1, of_anchor),
+    )
+
+
+def _refusals(
+    model: Any, inputs: TrainInputs, rows: Sequence[Record], answer_tokens: int
+) -> tuple[int, tuple[Record, ...]]:
+    """Returns how many of the rows could be asked, and the refusals."""
     asked = list(filter(fits_question(inputs.tools, answer_tokens), rows))
     answers = answers_of(model, inputs.tools, asked, most_tokens=answer_tokens) if asked else []
-    refused = tuple(answer for answer in answers if find_refusal(answer.completion))
+    return len(asked), tuple(answer for answer in answers if find_refusal(answer.completion))
+
+
+def _answering(rows: Sequence[Record], refused: Sequence[Record]) -> list[Record]:
+    """Returns the rows that answer a prompt which was refused."""
     prompts = {_prompt(row) for row in refused}
-    answered = (row for row in inputs.records if prompts and not find_refusal(row.completion))
-    return OwnRefusals(len(asked), refused, frozenset(row.id for row in answered if _prompt(row) in prompts))
+    return [row for row in rows if prompts and not find_refusal(row.completion) and _prompt(row) in prompts]
 
 
 def drawn_rows(rows: Sequence[Record], most: int, *, seed: int) -> list[Record]:

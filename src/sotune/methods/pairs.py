@@ -57,6 +57,11 @@ def fits_question(tools: Tools, answer_tokens: int) -> Callable[[Record], bool]:
     return fits
 
 
+def base_model_of(tools: Tools) -> Any:
+    """Returns the model before fine-tuning, held as it is while it is trained, in 4 bits or whole."""
+    return load_causal_lm(tools.model, frozen=True, quantization=tools.training.quantization)
+
+
 def own_answers(
     tools: Tools, rows: Sequence[Record], *, most_tokens: int = _MOST_TOKENS, model: Any = None
 ) -> list[Record]:
@@ -71,7 +76,7 @@ def own_answers(
     Raises:
         DataError: All answers are empty.
     """
-    base = load_causal_lm(tools.model, frozen=True) if model is None else model
+    base = base_model_of(tools) if model is None else model
     answered = answers_of(base, tools, rows, most_tokens=most_tokens)
     if not answered:
         raise DataError(

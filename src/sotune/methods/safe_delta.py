@@ -24,8 +24,7 @@ from torch import Tensor
 from sotune.methods.folding import LowRank, base_name, load_layers, rewrite
 from sotune.methods.inputs import EditInputs
 from sotune.methods.method import Method
-from sotune.methods.pairs import safety_pairs
-from sotune.models import load_causal_lm
+from sotune.methods.pairs import base_model_of, safety_pairs
 from sotune.settings import StageSettings
 from sotune.training.training_rows import LOSS_WEIGHT, RowBatches, load_equal_rows
 
@@ -54,7 +53,7 @@ def edit(inputs: EditInputs) -> None:
     names = list(load_layers(inputs.adapter))
     pairs = safety_pairs(tools, trained.harmful_reference, most=own.safety_rows)
     rows = load_equal_rows(pairs, tools.model, tools.training)
-    grams = input_grams(load_causal_lm(tools.model, frozen=True), rows, names)
+    grams = input_grams(base_model_of(tools), rows, names)
     rewrite(
         inputs.adapter,
         lambda name, update: kept_within(update, damped(grams[name], own.safety_damping), share=own.safety_loss),

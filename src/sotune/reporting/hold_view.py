@@ -62,9 +62,12 @@ def _of_rows(figures: Mapping[str, float]) -> list[tuple[str, str]]:
     if "rows_asked" not in figures:
         return []
     asked, refused, left = (f"{figures[f'rows_{part}']:,.0f}" for part in ("asked", "refused", "left_out"))
+    words = "prompts of the safe anchor that the model refused before, though harmless"
+    anchor = [(words, percent(figures["anchor_refused"]))] if "anchor_refused" in figures else []
     return [
         (f"prompts of the kept rows that the model refused before, of {asked} asked", refused),
         ("kept rows that answer such a prompt and were not trained on", left),
+        *anchor,
     ]
 
 

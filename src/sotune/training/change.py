@@ -16,9 +16,6 @@ class StepChange(ABC):
     steps so far, so that a run can be repeated.
     """
 
-    resumable = True
-    """Whether `state` is all that the change remembers; if not, a run that was killed starts over."""
-
     @property
     @abstractmethod
     def name(self) -> str:
@@ -51,12 +48,12 @@ class StepChange(ABC):
         """Returns what the training log says of the last step."""
         return {}
 
-    def state(self) -> Mapping[str, float]:
-        """Returns what a checkpoint must hold."""
+    def state(self) -> Mapping[str, float | Tensor]:
+        """Returns what a checkpoint must hold: all that the change remembers of the steps so far."""
         return {}
 
-    def restore(self, state: Mapping[str, float]) -> None:  # noqa: B027 - most changes have no state
-        """Takes up the state of a checkpoint."""
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most changes have no state
+        """Takes up the state of a checkpoint, after `start`; tensors are on the CPU."""
 
     def finish(self, model: Any) -> Mapping[str, float]:
         """Called after the last step; may change the model, and returns figures to be kept of the whole training."""

@@ -10,10 +10,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sotune.artifacts import read_json, write_json
 
-_MARKER = "complete.json"
+_MARKER, _TENSORS = "complete.json", "change.safetensors"
 
 
 class Checkpoints:
@@ -39,7 +43,7 @@ class Checkpoints:
             if path != checkpoint:
                 shutil.rmtree(path)
 
-    def mark_complete(self, step: int, state: Mapping[str, float]) -> Path:
+    def mark_complete(self, step: int, state: Mapping[str, float | Tensor]) -> Path:
         """Declares the checkpoint of a step complete and returns it.
 
         Args:
@@ -47,13 +51,15 @@ class Checkpoints:
             state: What a change to the training step remembers, which Trainer does not know of.
         """
         checkpoint = self.folder / f"checkpoint-{step}"
-        write_json(checkpoint / _MARKER, {"key": self._key, "state": dict(state)})
+        tensors = {name: value.detach().cpu() for name, value in state.items() if isinstance(value, Tensor)}
+        save_file(tensors, checkpoint / _TENSORS)
+        numbers = {name: value for name, value in state.items() if name not in tensors}
+        write_json(checkpoint / _MARKER, {"key": self._key, "state": numbers})
         return checkpoint
 
-    def state(self, checkpoint: Path) -> Mapping[str, float]:
+    def state(self, checkpoint: Path) -> Mapping[str, Any]:
         """Returns what a complete checkpoint holds of a change to the training step."""
-        found: Mapping[str, float] = read_json(checkpoint / _MARKER)["state"]
-        return found
+        return {**read_json(checkpoint / _MARKER)["state"], **load_file(checkpoint / _TENSORS)}
 
     def remove(self) -> None:
         """Removes the work folder."""

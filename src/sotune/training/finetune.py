@@ -80,7 +80,7 @@ def fine_tune(
             never hand it over.
         on_step: Called after each optimizer step.
         trainer_class: How to train, for a trainer of one's own.
-        change: What a method changes about the training step. One that is not resumable starts over after a kill.
+        change: What a method changes about the training step.
         learned_tokens: By id, which completion tokens carry loss; see `sotune.training.training_rows.TrainingRow`.
         probe: Asks the model risky prompts, for ``stop_at_harmful_rate``.
 
@@ -88,7 +88,7 @@ def fine_tune(
         DataError: A record has no weight, or nothing is left to learn.
         ConfigError: The model lacks the target modules, or the device cannot be trained on.
         SotuneError: Training diverged.
-        Stopped: It was told to stop; a checkpoint is there to go on from, if it is resumable.
+        Stopped: It was told to stop; a checkpoint is there to go on from.
     """
     start, renderer = time.perf_counter(), load_renderer(model, settings)
     rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
@@ -153,13 +153,13 @@ def _trained(
     how: _How,
 ) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
     """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
-    change, resumable = how.change, how.change is None or how.change.resumable
+    change = how.change
     with isolated_randomness(), tracked_in(work_dir.parent / "tensorboard"):
-        arguments = _training_arguments(settings, model, work_dir, resumable=resumable)
+        arguments = _training_arguments(settings, model, work_dir)
         key = _run_key(rows, model, settings, how.trainer_class, change, arguments.world_size)
         checkpoints = Checkpoints(work_dir, key)
         with arguments.main_process_first(local=False):
-            checkpoint = checkpoints.latest() if how.resume and resumable else None
+            checkpoint = checkpoints.latest() if how.resume else None
             checkpoints.keep_only(checkpoint)
         network = _load_trained(model, settings, change)
         trainer = how.trainer_class(
@@ -171,7 +171,7 @@ def _trained(
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
             data_collator=collate,
-            callbacks=[StepCallback(checkpoints, how.on_step, change, resumable=resumable)],
+            callbacks=[StepCallback(checkpoints, how.on_step, change)],
             **_own_options(change, watch),
             **_layout(settings, network, arguments),
         )
@@ -182,8 +182,7 @@ def _trained(
         with patiently():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if (step := trainer.state.global_step) < trainer.state.max_steps:
-            kept = f"the checkpoint of step {step} of {trainer.state.max_steps} is kept"
-            stop_if_asked(kept if resumable else "nothing of it; it cannot be resumed, and starts over")
+            stop_if_asked(f"the checkpoint of step {step} of {trainer.state.max_steps} is kept")
         figures = watch.finish(trainer.model) if watch else {}
         figures |= change.finish(trainer.model) if change else {}
     return trainer, checkpoints, figures
@@ -263,9 +262,7 @@ def hand_over(
     return result
 
 
-def _training_arguments(
-    settings: TrainingSettings, model: ModelSpec, work_dir: Path, *, resumable: bool
-) -> TrainingArguments:
+def _training_arguments(settings: TrainingSettings, model: ModelSpec, work_dir: Path) -> TrainingArguments:
     device, by_rows = resolve_device(model.device), settings.max_tokens_per_batch is None
     accumulation = _accumulation(settings)
     arguments = TrainingArguments(
@@ -285,7 +282,6 @@ def _training_arguments(
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
         **(_checkpointed_layers() if settings.gradient_checkpointing else {}),
-        save_strategy="steps" if resumable else "no",
         save_steps=settings.save_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN

@@ -16,13 +16,10 @@ from sotune.training.progress import OnStep, step_of
 class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
     """Reports each step, stops a run that diverged, and marks checkpoints complete."""
 
-    def __init__(
-        self, checkpoints: Checkpoints, on_step: OnStep | None, change: StepChange | None, *, resumable: bool = True
-    ) -> None:
+    def __init__(self, checkpoints: Checkpoints, on_step: OnStep | None, change: StepChange | None) -> None:
         self._checkpoints = checkpoints
         self._on_step = on_step
         self._change = change
-        self._resumable = resumable
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Reports a step.
@@ -45,7 +42,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes
         if state.global_step >= state.max_steps:
             control.should_save = False
         elif _asked_of_any(args):
-            control.should_save, control.should_training_stop = self._resumable, True
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Marks the checkpoint that Trainer has just finished, and removes the one before."""
