@@ -72,7 +72,7 @@ class Watch:
         self._target, self._stats, self._finds = target, stats, finds
         self.tally = Tally()
         self._sizes: dict[str, int] = {}
-        self._ends = time.process_time() + seconds
+        self._ends = seconds
         self._told = 0.0
         self._peak = _peak_mb()
         finds.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,12 @@ class Watch:
             self._keep("slow", data, f"{took:.1f} s of CPU")
         if self.tally.n % 16 == 0 or took > 0.01:
             self._look_around(data)
+
+    def warm(self) -> None:
+        """Has the target import what it imports late, and make what it reads."""
+        with contextlib.suppress(Exception):
+            self._target.tried(self._target.seeds()[0])
+        self._ends += time.process_time()
 
     def _look_around(self, data: bytes) -> None:
         peak, now = _peak_mb(), time.process_time()
@@ -141,8 +147,9 @@ def _guided(name: str, given: argparse.Namespace) -> None:
     hook = atheris.instrument_imports(include=["sotune", "yaml"], enable_loader_override=False)
     hook.__enter__()  # for good: what is imported late counts too
     watch = _watch(name, given)
+    watch.warm()
     options = [
-        f"-max_len={_LONGEST.get(name, 4096)}", "-timeout=60", "-rss_limit_mb=4096", "-detect_leaks=0",
+        f"-max_len={_LONGEST.get(name, 4096)}", "-timeout=900", "-rss_limit_mb=4096", "-detect_leaks=0",
         f"-artifact_prefix={given.finds / name}/", f"-dict={given.work / 'words.dict'}", "-print_pcs=0", f"-seed={given.seed}",
     ]  # fmt: skip
     folders = [given.work / name / "found", given.work / name / "seeds"]
@@ -153,6 +160,7 @@ def _guided(name: str, given: argparse.Namespace) -> None:
 def _blind(name: str, given: argparse.Namespace) -> None:
     """Fuzzes one target by changing its seeds at random."""
     rng, watch = random.Random(given.seed), _watch(name, given)
+    watch.warm()
     seeds = [path.read_bytes() for path in sorted((given.work / name / "seeds").iterdir())]
     while True:
         data = bytearray(rng.choice(seeds))
