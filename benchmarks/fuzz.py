@@ -5,7 +5,7 @@
     python benchmarks/fuzz.py --targets judge_reply,parquet --seconds 60
     python benchmarks/fuzz.py --targets rubric --replay finds/rubric/ab12.bin
 
-The targets are those of tests/fuzzing/fuzz_targets.py. Each runs in a process of its own, which goes on after an
+The targets are those of tests/fuzzing. Each runs in a process of its own, which goes on after an
 exception: a find is kept once for each place that it comes from, as the shortest input. What ends the process, takes
 over 2 s of CPU or over 512 MiB more memory is a find too. Without atheris inputs are mutated blindly.
 """
@@ -150,7 +150,7 @@ def _guided(name: str, given: argparse.Namespace) -> None:
     watch.warm()
     options = [
         f"-max_len={_LONGEST.get(name, 4096)}", "-timeout=900", "-rss_limit_mb=4096", "-detect_leaks=0",
-        f"-artifact_prefix={given.finds / name}/", f"-dict={given.work / 'words.dict'}", "-print_pcs=0", f"-seed={given.seed}",
+        f"-artifact_prefix={given.finds / name}/", f"-dict={given.work / 'words.dict'}", f"-seed={given.seed}",
     ]  # fmt: skip
     folders = [given.work / name / "found", given.work / name / "seeds"]
     atheris.Setup([sys.argv[0], *options, *map(str, folders)], watch)
@@ -176,7 +176,7 @@ def _watch(name: str, given: argparse.Namespace) -> Watch:
     os.environ |= {"HF_HUB_OFFLINE": "1", "SOTUNE_CACHE": str(given.work / "cache")}
     import fuzz_targets
 
-    return Watch(fuzz_targets.TARGETS[name], given.seconds, given.work / name / "stats.json", given.finds / name)
+    return Watch(fuzz_targets.find_target(name), given.seconds, given.work / name / "stats.json", given.finds / name)
 
 
 def _prepare(names: list[str], work: Path) -> None:
@@ -189,7 +189,7 @@ def _prepare(names: list[str], work: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (work / name / "found").mkdir(exist_ok=True)
         kept = [path.read_bytes() for path in sorted((fuzz_targets.CORPUS / name).glob("*"))]
-        for number, seed in enumerate([*fuzz_targets.TARGETS[name].seeds(), *kept]):
+        for number, seed in enumerate([*fuzz_targets.find_target(name).seeds(), *kept]):
             (folder / f"{number:04d}").write_bytes(seed)
     words = [word for word in {*fuzz_rows.TEXTS, *fuzz_rows.KEYS} if word and "\ud800" not in word]
     quoted = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in sorted(words))
@@ -228,7 +228,9 @@ def main() -> None:
     """Fuzzes and prints one JSON object for each target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", default="all", help="By commas.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="Of CPU for each target; 3 times as many with NAME:3.")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="Of CPU for each target; 3 times as many with NAME:3."
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--blind", action="store_true", help="Without atheris.")
     parser.add_argument("--work", type=Path, help="Keeps the inputs that reached something new; a temporary folder.")
@@ -244,10 +246,12 @@ def main() -> None:
 
     names = dict(one.partition(":")[::2] for one in given.targets.split(","))
     if "all" in names:
-        names = dict.fromkeys(fuzz_targets.TARGETS, "") | {name: share for name, share in names.items() if name != "all"}
+        names = dict.fromkeys(fuzz_targets.MODULES, "") | {
+            name: share for name, share in names.items() if name != "all"
+        }
     if given.replay:
         for name in names:
-            print(name, "refused" if fuzz_targets.TARGETS[name].tried(given.replay.read_bytes()) else "read")
+            print(name, "refused" if fuzz_targets.find_target(name).tried(given.replay.read_bytes()) else "read")
         return
     given.blind = given.blind or not _has_atheris()
     with contextlib.ExitStack() as stack:

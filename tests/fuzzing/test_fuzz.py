@@ -14,9 +14,9 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fuzz_rows import KEYS, OPTIONS, ROWS, TEXTS, VALUES, check_record
 
 from chat_families import FAMILIES, build_family_tokenizer
-from fuzz_rows import KEYS, OPTIONS, ROWS, TEXTS, VALUES, check_record
 from sotune.errors import ConfigError, DataError
 from sotune.records import Record, content_hash
 from sotune.rendering import Renderer

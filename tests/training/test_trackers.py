@@ -55,7 +55,8 @@ def test_what_mlflow_raises_is_told_with_the_remedy(tiny_model, tmp_path, monkey
     sys.modules["mlflow"].__spec__ = ModuleSpec("mlflow", None)
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mlflow", MLflowCallback)
     with pytest.raises(
-        sotune.ConfigError, match=r"mlflow could not watch the training \(the file store is closed\); .*MLFLOW_TRACKING_URI"
+        sotune.ConfigError,
+        match=r"mlflow could not watch the training \(the file store is closed\); .*MLFLOW_TRACKING_URI",
     ):
         train_two_steps(tiny_model, tmp_path / "out", "mlflow")
 
