@@ -46,7 +46,7 @@ def main() -> None:
 
         note("floor", _floor(run, rows[: args.rows]))
         note("command, 100 rows", _command(run, rows[:100], Path(folder)))
-        server = _Server(run, Path(folder))
+        server = Server(run, Path(folder))
         try:
             note("start_seconds", server.start_seconds)
             note("100 rows, 1 at once", server.measure([rows[:100]], at_once=1))
@@ -129,23 +129,35 @@ def _command(run: Path, rows: Sequence[Row], folder: Path) -> dict[str, float]:
     return {"cpu_seconds": cpu, "seconds": time.perf_counter() - started}
 
 
-class _Server:
-    """The service in a process of its own."""
+class Server:
+    """The service in a process of its own.
+
+    Attributes:
+        process: The process.
+        log: What it says on its standard error.
+        address: Where it listens.
+        start_seconds: Until it did.
+    """
 
     def __init__(self, run: Path, folder: Path) -> None:
         command = [sys.executable, "-m", "sotune", "serve", str(run), "--port", "0", "--json"]
         started = time.perf_counter()
-        self.process = subprocess.Popen(
-            [*command, "--audit", str(folder / "audit.jsonl")], stdout=subprocess.PIPE, text=True
-        )
+        self.log = folder / "server.log"
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [*command, "--audit", str(folder / "audit.jsonl")], stdout=subprocess.PIPE, stderr=log, text=True
+            )
         assert self.process.stdout is not None
         told = ""
         while "}" not in told:
-            told += self.process.stdout.readline()
+            told += (line := self.process.stdout.readline())
+            if not line:
+                sys.exit(f"the service did not start:\n{self.log.read_text(encoding='utf-8')[-3000:]}")
         self.address = json.loads(told)["address"]
         self.start_seconds = time.perf_counter() - started
 
     def measure(self, jobs: Sequence[Sequence[Row]], *, at_once: int) -> dict[str, Any]:
+        """Returns latencies, rows a second and lost jobs."""
         cpu, wall = self._cpu(), time.perf_counter()
         answers = asyncio.run(_ask_all(self.address, jobs, at_once))
         wall, cpu = time.perf_counter() - wall, self._cpu() - cpu
@@ -167,6 +179,7 @@ class _Server:
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def stop(self) -> None:
+        """Ends the process."""
         self.process.terminate()
         self.process.wait()
 
@@ -177,13 +190,14 @@ async def _ask_all(address: str, jobs: Sequence[Sequence[Row]], at_once: int) ->
     async def one(job: Sequence[Row]) -> tuple[int, float, int]:
         async with gate:
             started = time.perf_counter()
-            status, answer = await _ask(address, json.dumps({"rows": job}).encode())
+            status, answer = await ask(address, json.dumps({"rows": job}).encode())
             return status, time.perf_counter() - started, len(answer.get("scores", ()))
 
     return await asyncio.gather(*(one(job) for job in jobs))
 
 
-async def _ask(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
+async def ask(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    """Returns status and answer for a job."""
     place = urlsplit(address)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     head = f"POST /score HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -206,7 +220,7 @@ async def _ask_badly(address: str) -> dict[str, str]:
     }
     told = {}
     for name, body in bad.items():
-        status, answer = await _ask(address, body)
+        status, answer = await ask(address, body)
         told[name] = f"{status}: {answer['error']}"
     return told
 

@@ -1,5 +1,6 @@
 """A small file takes neither the memory nor the time: each ends in words that name the bound."""
 
+import contextlib
 import gzip
 import json
 
@@ -12,7 +13,7 @@ from sotune.errors import ConfigError, DataError
 from sotune.evaluation.prompts import load_prompts
 from sotune.evaluation.rubrics import load_rubric
 from sotune.settings import read_config
-from sotune.sources import SourceOptions, load_set, streams
+from sotune.sources import SourceOptions, arrow_file, load_set, streams
 from sotune.sources.rows import MAX_VALUES
 
 
@@ -132,3 +133,67 @@ def test_a_number_of_seeds_has_a_bound():
     for seeds in (20_000_000_000, 10**30):
         with pytest.raises(ConfigError, match="seeds: must be at most 10000 draws"):
             make_compare_settings({"methods": ["sft"], "datasets": ["miniature-verdict"], "seeds": seeds})
+
+
+def arrow(path, table, *, opener=pa.ipc.new_file, compression="zstd"):
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with opener(str(path), table.schema, options=options) as writer:
+        writer.write_table(table)
+    return path
+
+
+ENDLESS = pa.table({"prompt": ["x" * 30_000_000], "completion": ["y"]})
+
+
+@pytest.mark.parametrize("opener", [pa.ipc.new_file, pa.ipc.new_stream])
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("table", [ENDLESS, pa.table({"prompt": repeated("x" * 30_000_000, 2)})])
+def test_arrow_buffers_that_unpack_to_too_much_are_not_unpacked(tmp_path, monkeypatch, opener, codec, table):
+    path = arrow(tmp_path / "a.arrow", table, opener=opener, compression=codec)
+    assert path.stat().st_size < 300_000
+    monkeypatch.setattr(arrow_file, "_batches", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(DataError, match="holds far more than its size.*raise --max-expansion"):
+        load(path)
+
+
+def test_arrow_buffers_within_the_bound_are_read(tmp_path):
+    path = arrow(tmp_path / "a.arrow", pa.table({"prompt": ["x" * 300_000] * 2, "completion": ["y"] * 2}))
+    assert len(load(path).records) == 2
+
+
+def test_a_saved_data_set_is_bounded_as_its_files_are(tmp_path):
+    arrow(tmp_path / "data-00000-of-00001.arrow", ENDLESS, opener=pa.ipc.new_stream)
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError, match="data-00000-of-00001.arrow holds far more than its size"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("opener", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_rows_that_take_no_room_are_counted_before_they_are_read(tmp_path, opener):
+    nulls = pa.Array.from_buffers(pa.null(), 1 << 30, [None])
+    path = arrow(tmp_path / "a.arrow", pa.table({"prompt": nulls}), opener=opener)
+    with pytest.raises(DataError, match=f"holds {1 << 30} rows, over max_rows=3000000"):
+        load(path)
+    with pytest.raises(DataError, match="fit no known format"):
+        load(path, limit=5)
+
+
+@pytest.mark.parametrize("opener", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_buffers_that_lie_about_their_size(tmp_path, opener):
+    path = arrow(tmp_path / "a.arrow", pa.table({"prompt": ["x" * 4000], "completion": ["y"]}), opener=opener)
+    content, true = path.read_bytes(), (4000).to_bytes(8, "little")
+    for claimed, told in ((1 << 40, "holds far more than its size"), (3000, "is not a readable"), (9000, "is not a")):
+        path.write_bytes(content.replace(true, claimed.to_bytes(8, "little")))
+        with pytest.raises(DataError, match=told):
+            load(path)
+
+
+def test_an_arrow_file_whose_footer_lists_what_is_not_there(tmp_path):
+    path = arrow(tmp_path / "a.arrow", pa.table({"prompt": ["x"], "completion": ["y"]}))
+    content = path.read_bytes()
+    footer = len(content) - 10 - int.from_bytes(content[-10:-6], "little")
+    for place in range(footer, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        with contextlib.suppress(DataError):
+            assert len(load(path).records) == 1

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -124,10 +124,13 @@ class Service:
         if declared.isdigit() and int(declared) > most:
             raise Refused(413, f"the body has {int(declared):,} bytes, over {most:,}; send fewer rows at a time")
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise Refused(413, f"the body has over {most:,} bytes; send fewer rows at a time")
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise Refused(413, f"the body has over {most:,} bytes; send fewer rows at a time")
+        except ClientDisconnect:
+            raise Refused(400, "the caller hung up before the body's end") from None
         return bytes(body)
 
     def _rows(self, body: bytes) -> list[Mapping[str, Any]]:

@@ -54,11 +54,13 @@ def table_rows(
                 yield RawRow(number, _json_value(value))
 
 
-def _batches(table: Any) -> list[Any]:
+def _batches(table: Any) -> Iterator[Any]:
+    """Yields the rows in parts, one after another: of values that take no room there may be any number."""
     import pyarrow as pa
 
-    whole = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
-    return whole.to_batches(max_chunksize=BATCH_ROWS)  # type: ignore[no-any-return]
+    for batch in table.to_batches() if isinstance(table, pa.Table) else [table]:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.slice(start, BATCH_ROWS)
 
 
 def _nothing(n_bytes: int) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from sotune.errors import DataError
-from sotune.sources import arrow, streams
+from sotune.sources import arrow, arrow_messages, streams
 from sotune.sources.rows import RawRow, check_columns
 
 _MAX_CHUNK_VALUES = 100_000_000
-_FILE_MAGIC = b"ARROW1"
 
 
 def read_arrow(
@@ -20,9 +19,10 @@ def read_arrow(
     """Yields the rows of an Arrow file or stream with their row numbers.
 
     Raises:
-        DataError: The file is neither, or names a column twice.
+        DataError: The file is neither, or names a column twice, or says that it holds more than it may.
     """
     with streams.open_seekable(path, bounds) as file, arrow.readable(str(path), "a readable Arrow file or stream"):
+        check_messages(file, path, bounds)
         allowance = bounds.allowance(path)
         yield from arrow.table_rows(_batches(file, path), max_row_bytes=max_row_bytes, allowance=allowance)
 
@@ -52,11 +52,7 @@ def read_parquet(
 def _check_promises(file: Any, path: Path, bounds: streams.Bounds) -> None:
     """Raises a DataError where a file says that it holds more than it may, before any of it is unpacked."""
     metadata = file.metadata
-    if bounds.max_rows is not None and metadata.num_rows > bounds.max_rows:
-        raise DataError(
-            f"{path} holds {metadata.num_rows} rows, over max_rows={bounds.max_rows}; raise --max-rows, or read the "
-            f"first ones with --limit"
-        )
+    _check_rows(metadata.num_rows, path, bounds)
     allowance = bounds.allowance(path)
     for number in range(metadata.num_row_groups):
         # Damaged figures of a column abort the process where they are asked for; reading no row of it raises first.
@@ -68,10 +64,32 @@ def _check_promises(file: Any, path: Path, bounds: streams.Bounds) -> None:
             allowance.take(max(0, column.total_uncompressed_size))
 
 
+def check_messages(file: IO[bytes], path: Path, bounds: streams.Bounds) -> None:
+    """Raises a DataError where an Arrow file says that it holds more than it may, before any of it is unpacked.
+
+    Raises:
+        ValueError: It is no Arrow file.
+    """
+    allowance, n_rows = bounds.allowance(path), 0
+    for promise in arrow_messages.promises(file):
+        n_rows += max(0, promise.n_rows)
+        _check_rows(n_rows, path, bounds)
+        allowance.take(promise.n_bytes)
+
+
+def _check_rows(n_rows: int, path: Path, bounds: streams.Bounds) -> None:
+    if bounds.max_rows is not None and n_rows > bounds.max_rows:
+        raise DataError(
+            f"{path} holds {n_rows} rows, over max_rows={bounds.max_rows}; raise --max-rows, or read the first ones "
+            f"with --limit"
+        )
+
+
 def _batches(file: IO[bytes], path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
-    is_file = file.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+    file.seek(0)
+    is_file = file.read(len(arrow_messages.MAGIC)) == arrow_messages.MAGIC
     file.seek(0)
     reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
     check_columns(reader.schema.names, str(path))

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from sotune.catalogue import DataSet, Source, data_set_names, load_data_set
 from sotune.errors import DataError, first_line
 from sotune.sources import arrow
+from sotune.sources.arrow_file import check_messages
 from sotune.sources.filters import RowFilter
 from sotune.sources.rows import Flaw, RawRow, check_columns, shown
 from sotune.sources.shards import KINDS, suffix_of
+from sotune.sources.streams import DEFAULT_BOUNDS, Bounds
 
 PREFIX = "hf:"
 _ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".7z", ".rar"})
@@ -39,15 +41,15 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
+def read_saved(folder: Path, *, split: str, bounds: Bounds = DEFAULT_BOUNDS) -> Generator[RawRow, None, None]:
     """Yields the rows of a saved data set, or of one split of a saved dictionary of them.
 
     Raises:
-        DataError: The folder cannot be read, or has no such split.
+        DataError: The folder cannot be read, has no such split, or a file of it says that it holds more than it may.
     """
     import datasets
 
-    _check_saved(folder)
+    _check_saved(folder, bounds)
     with arrow.readable(str(folder), "a folder that save_to_disk of datasets wrote"):
         dataset = datasets.load_from_disk(str(folder))
     if isinstance(dataset, datasets.DatasetDict):
@@ -59,8 +61,8 @@ def read_saved(folder: Path, *, split: str) -> Generator[RawRow, None, None]:
     yield from _rows(dataset, str(folder))
 
 
-def _check_saved(folder: Path) -> None:
-    """Raises a DataError where a saved data set names files that do not lie beside what names them."""
+def _check_saved(folder: Path, bounds: Bounds) -> None:
+    """Raises a DataError where a saved data set names files that lie elsewhere or hold more than they may."""
     for state in folder.rglob("state.json"):
         try:
             listed = json.loads(state.read_bytes()[:_MAX_STATE])["_data_files"]
@@ -69,6 +71,9 @@ def _check_saved(folder: Path) -> None:
             raise DataError(f"{folder} is not a folder that save_to_disk of datasets wrote; save it again") from None
         if odd := [name for name in names if Path(name).name != name or (state.parent / name).is_symlink()]:
             raise DataError(f"{state} names a file elsewhere, {shown(odd[0])!r}; save the data set again")
+        for path in filter(Path.is_file, map(state.parent.joinpath, names)):
+            with path.open("rb") as file, arrow.readable(str(path), "a readable Arrow file or stream"):
+                check_messages(file, path, bounds)
 
 
 def _check_repository(name: str, revision: str | None) -> None:

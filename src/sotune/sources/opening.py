@@ -104,7 +104,7 @@ def open_source(source: str | Path, options: SourceOptions) -> OpenedSource:
     if (files := source_files(source, options)) is not None:
         return OpenedSource(name, tuple(_open_file(file, options) for file in files.files), files.notes)
     if path.is_dir():
-        return _whole(name, hub.read_saved(path, split=options.split))
+        return _whole(name, hub.read_saved(path, split=options.split, bounds=_bounds(options)))
     if (public := hub.named_source(name)) is not None:
         split = None if options.split == DEFAULT_SPLIT else options.split
         return _whole(name, hub.read_named(public, split=split, revision=options.revision))
@@ -155,9 +155,12 @@ def _check_kind(path: Path) -> None:
 
 def _open_file(path: Path, options: SourceOptions) -> Part:
     reader = READERS[shards.KINDS[shards.suffix_of(path)]]
+    return Part(str(path), reader(path, max_row_bytes=options.max_row_bytes, bounds=_bounds(options)), path)
+
+
+def _bounds(options: SourceOptions) -> Bounds:
     # Who wants the first rows alone may take them from a file of any length.
-    bounds = Bounds(options.max_expansion, None if options.limit else options.max_rows)
-    return Part(str(path), reader(path, max_row_bytes=options.max_row_bytes, bounds=bounds), path)
+    return Bounds(options.max_expansion, None if options.limit else options.max_rows)
 
 
 def _open_hub(name: str, options: SourceOptions) -> OpenedSource:

@@ -35,7 +35,7 @@ from sotune.training.micro_batches import SAME_LOGITS, packed_difference
 from sotune.training.progress import OnStep, TrainStep, count_held_out, steps_of, write_log
 from sotune.training.step_callback import StepCallback
 from sotune.training.targets import resolve_target_modules
-from sotune.training.trackers import tracked_in, tracker_arguments
+from sotune.training.trackers import explain_faults, tracked_in, tracker_arguments
 from sotune.training.train_result import TrainResult
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import (
@@ -177,6 +177,7 @@ def _trained(
         )
         _refuse_fsdp(trainer)
         trainer.remove_callback(PrinterCallback)
+        explain_faults(trainer)
         if change and checkpoint:
             change.restore(checkpoints.state(checkpoint))
         with patiently():

@@ -1,6 +1,6 @@
 """Mutated rows and files through the readers and the families' chat templates: refused in words, or right.
 
-``SOTUNE_FUZZ=200000 pytest tests/test_fuzz.py`` tries as many rows, and a hundredth of that in files.
+``SOTUNE_FUZZ=200000 pytest tests/fuzzing/test_fuzz.py`` tries as many rows, and a hundredth of that in files.
 """
 
 import contextlib
@@ -14,55 +14,17 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fuzz_rows import KEYS, OPTIONS, ROWS, TEXTS, VALUES, check_record
 
 from chat_families import FAMILIES, build_family_tokenizer
 from sotune.errors import ConfigError, DataError
-from sotune.records import Record, as_turns, content_hash, dump_messages, load_messages
+from sotune.records import Record, content_hash
 from sotune.rendering import Renderer
-from sotune.sources import SourceOptions, load_set
+from sotune.sources import load_set
 from sotune.sources.columns import choose_layout, read_conversation
 from sotune.sources.rows import RowFault, check_row
 
 N = int(os.environ.get("SOTUNE_FUZZ", "2000"))
-USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
-CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
-SHAREGPT = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]
-ROWS = [
-    {"prompt": "hi", "completion": "hello", "id": "1"},
-    {"messages": [{"role": "system", "content": "be kind"}, USER, ANSWER, USER, {**ANSWER, "reasoning_content": "hm"}]},
-    {"messages": [USER, {**ANSWER, "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "3"}, ANSWER]},
-    {"messages": [USER, {**ANSWER, "content": "<think>hm</think>hello"}], "tools": [TOOL]},
-    {"conversations": SHAREGPT, "system": "be kind", "tools": json.dumps([TOOL])},
-    {"conversation": json.dumps([USER, ANSWER])},
-    {"chat": {"role": ["user", "assistant"], "content": ["hi", "hello"]}},
-    {"prompt": "hi", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
-    {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: no"},
-    {"instruction": "hi", "input": "it", "output": "hello", "system": "be kind", "history": [["one", "two"]]},
-    {"question": "hi", "context": "we met", "answers": {"text": ["hello"]}},
-    {"text": "### Human: hi### Assistant: hello"},
-    {"text": "<s>[INST] <<SYS>>be kind<</SYS>> hi [/INST] hello </s>"},
-]
-TEXTS = [
-    "", " ", "x", "\n", "[", "{", "[[]]", "{}", "null", "NaN", '{"role": "user"}', '"\\ud800"', "[1e999]", "\u0000",
-    "ﷺ", "tool", "function_call", "user", "system", "<tool_response>", "</tool_response>", "<think>", "</think>",
-    "[INST]", "[/INST]", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "{{ 1/0 }}", "\n\nHuman: hi",
-]  # fmt: skip
-VALUES = [*TEXTS, None, True, 0, 1, -1, 0.5, [], {}, [None], [[]], {"role": None}, {"a": [1]}, 10**30, 1e308]
-KEYS = [
-    "role", "from", "content", "value", "weight", "train", "loss", "tools", "tool_calls", "function_call", "reasoning",
-    "thinking", "history", "system", "chosen", "rejected", "messages", "text", "id", "name", "answers", "arguments",
-]  # fmt: skip
-OPTIONS = [
-    SourceOptions(),
-    SourceOptions(learn_turns="last"),
-    SourceOptions(completion_column="rejected"),
-    SourceOptions(prompt_column="prompt"),
-    SourceOptions(conversation_column="messages"),
-    SourceOptions(format="messages"),
-    SourceOptions(format="preference"),
-    SourceOptions(format="text"),
-]
 
 
 def places(value, place=()):
@@ -116,16 +78,6 @@ def read_row(rng, row):
     except (RowFault, DataError):
         return None
     return Record(content_hash(messages, tools), messages, tools)
-
-
-def check_record(record):
-    """Checks what is promised of every record that is read."""
-    last = record.messages[-1]
-    assert (last.role, last.learned) == ("assistant", True)
-    assert last.content.strip() or last.tool_calls
-    assert load_messages(dump_messages(record.messages)) == record.messages
-    assert all(isinstance(tool["function"], dict) for tool in json.loads(record.tools or "[]"))
-    json.dumps(as_turns(record.messages), allow_nan=False, ensure_ascii=False).encode()
 
 
 def render_record(renderer, record):
