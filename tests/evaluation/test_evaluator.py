@@ -1,6 +1,7 @@
 """The one evaluation: shared answers, diagnostics that can be left out, and one schema however it is saved."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,17 @@ def test_diagnostics_can_be_left_out(models, tmp_path):
     figures = {on: ask(models, tmp_path, diagnostics=on).diagnostics["figures"]["tuned"] for on in (True, False)}
     assert {"surprise", "drift_harmful"} <= set(figures[True]) - set(figures[False])
     assert set(figures[False]) <= set(figures[True])
+
+
+def test_the_drift_of_a_model_that_a_run_tuned_whole(models, tmp_path):
+    """Where all weights were trained the run's adapter folder holds a model, which has no adapter to switch off."""
+    base, other = models
+    whole = Candidate("tuned", base.spec, Path(other.spec.name))
+    found, plain = (
+        ask([base, one], tmp_path, diagnostics=True).diagnostics["figures"]["tuned"] for one in (whole, other)
+    )
+    assert found["drift_harmful"]["value"] == pytest.approx(plain["drift_harmful"]["value"], rel=1e-4)
+    assert found["drift_harmful"]["value"] > 0
 
 
 def test_without_harmful_prompts_nothing_is_said_of_safety(models, tmp_path):

@@ -52,14 +52,21 @@ def test_what_cannot_hold(cli, flags, given, message):
     assert message in result.output
 
 
-@pytest.mark.parametrize("given", [(), ("--hold", "none", "--method", "adaptive + resta")])
-def test_what_needs_an_adapter_says_so_before_anything_long(cli, flags, tmp_path, given):
+@pytest.mark.parametrize(
+    ("way", "given", "said"),
+    [
+        ("full", (), "finetuning_type full trains no adapter, which kl_constrained needs"),
+        ("full", ("--hold", "none", "--method", "adaptive + resta"), "full trains no adapter, which resta needs"),
+        ("rslora", ("--method", "adaptive + resta"), "resta changes the products of a plain LoRA adapter"),
+    ],
+)
+def test_what_needs_an_adapter_says_so_before_anything_long(cli, flags, tmp_path, way, given, said):
     settings = tmp_path / "settings.yaml"
-    settings.write_text("finetuning_type: full\n")
+    settings.write_text(f"finetuning_type: {way}\n")
     names = ["--data", *flags]
     result = cli("run", settings, *names, *given, "--until", "train")
     assert result.exit_code == 2, result.output
-    assert "finetuning_type full trains no adapter, which" in " ".join(result.output.split())
+    assert said in " ".join(result.output.split())
     assert not (tmp_path / "run").exists()
 
 

@@ -61,6 +61,7 @@ def test_clean_deletes_what_is_stale_after_a_yes(cli, copy):
     assert done.exit_code == 0
     assert not (copy.path / "adapter").exists()
     assert not (copy.path / "training.manifest.json").exists()
+    assert not (copy.path / "stale.json").exists()
     copy.report()
     assert copy.kept.num_rows == 10
     copy.train()

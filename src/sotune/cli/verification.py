@@ -33,6 +33,6 @@ def verify(
         raise typer.Exit(ArtifactError.exit_status)
     if found.faults:
         raise ArtifactError(
-            f"{len(found.faults)} files of {run} are not what was written, {min(found.faults)} among them; restore "
-            f"them, or run the commands that wrote them again"
+            f"{len(found.faults)} files of {run} are not what was written, or were made from what is no more, "
+            f"{min(found.faults)} among them; restore them, or run the commands that wrote them again"
         )

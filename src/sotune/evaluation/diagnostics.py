@@ -126,7 +126,7 @@ def measure_drifts(
     """Returns the mean drift of each kind of prompt; nothing where the two models have no vocabulary in common."""
     measure = functools.partial(measure_drift, prompts, only_answers(base_answers), batch_size=asking.batch_size)
     with tuned.loaded(asking.rendering) as (model, renderer):
-        if tuned.adapter is not None:
+        if hasattr(model, "disable_adapter"):
             drifts = measure(tuned=model, base=_without_adapter(model), renderer=renderer)
         else:
             with base.loaded(asking.rendering) as (yardstick, own):

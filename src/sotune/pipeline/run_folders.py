@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sotune.artifacts import MARKER, RunFolder, read_json
 from sotune.errors import ArtifactError, SotuneError
-from sotune.freshness import is_fresh, stale_stages
+from sotune.freshness import is_fresh, mark_stale, stale_stages
 from sotune.run_files import CONFIG, EVALUATION, PROMISE
 
 _CHECKPOINTS, _PARTS, _SHARDS = "checkpoints", "evaluation-parts", "representations"
@@ -167,8 +167,11 @@ def remove(folder: Path, found: Sequence[Removable]) -> int:
         ArtifactError: Another process is using the run.
     """
     if (folder / MARKER).exists():
-        with RunFolder.open(folder).lock():
-            return _remove(found)
+        run = RunFolder.open(folder)
+        with run.lock():
+            freed = _remove(found)
+            mark_stale(run)  # what was stale and is gone needs no note
+            return freed
     return _remove(found)
 
 

@@ -15,7 +15,7 @@ from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
 from sotune.evaluation.usage import JudgingPlan
 from sotune.freshness import is_fresh
-from sotune.methods import method_of, settle
+from sotune.methods import METHODS, method_of, settle
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.encoding import ENCODE
@@ -127,7 +127,14 @@ def _check_needs(verb: str, config: RunConfig) -> None:
 
 
 def _check_adapter(config: RunConfig) -> None:
+    """Raises a ConfigError where what is trained is not what the method needs, before it is trained."""
     method = method_of(config)
+    edits = [name for name in method.at("edit") if name in METHODS]
+    if edits and config.finetuning_type in ("dora", "rslora"):
+        raise ConfigError(
+            f"{' + '.join(edits)} changes the products of a plain LoRA adapter; set finetuning_type: lora. Got "
+            f"{config.finetuning_type}"
+        )
     if config.finetuning_type == "full" and (method.limits_drift or "edit" in method.seams):
         raise ConfigError(
             f"finetuning_type full trains no adapter, which {' + '.join(method.at('train', 'edit'))} needs; use lora, "
