@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from sotune.artifacts import MARKER, RunFolder, read_json
+from sotune.artifacts import MARKER, RunFolder, contents_told
 from sotune.errors import ArtifactError, SotuneError
 from sotune.freshness import is_fresh, stale_stages
 from sotune.run_files import CONFIG, EVALUATION, PROMISE
@@ -100,12 +100,13 @@ def _describe(path: Path) -> FoundRun:
             return FoundRun(str(path), kind, n_bytes=n_bytes, changed=changed)
         stale = stale_stages(run)
         done = [stage for stage in _ORDER if run.manifest_path(stage).exists() and stage not in stale]
-        promise = PROMISE.read_if_there(run) if "selection" in done else {}
-        kept = f"{promise['k']:,} of {promise['n']:,}" if promise else ""
+        with contents_told(path):
+            promise = PROMISE.read_if_there(run) if "selection" in done else {}
+            kept = f"{promise['k']:,} of {promise['n']:,}" if promise else ""
         changed = max((p.stat().st_mtime for p in path.glob("*.manifest.json")), default=changed)
         method = str(CONFIG.read(run).get("method", ""))
         return FoundRun(str(path), "run", method, kept, tuple(done), tuple(stale), n_bytes, changed)
-    except (SotuneError, KeyError) as error:
+    except SotuneError as error:
         return FoundRun(str(path), "run", n_bytes=n_bytes, changed=changed, fault=str(error))
 
 
@@ -183,8 +184,7 @@ def _remove(found: Sequence[Removable]) -> int:
 
 def _files_of(run: RunFolder, stage: str) -> list[Path]:
     """Returns the manifest of a stage and its files, whole folders where they are nothing but its."""
-    manifest: dict[str, Any] = read_json(run.manifest_path(stage))
-    tops = {name.partition("/")[0] for name in manifest.get("outputs") or {}}
+    tops = {name.partition("/")[0] for name in run.digests(stage)}
     return [run.manifest_path(stage), *(run.file(name) for name in sorted(tops))]
 
 
