@@ -66,7 +66,8 @@ class Freshness:
 
     def changed_file(self, stage: str) -> str | None:
         """Returns a file of a finished stage that is gone, or was changed since; ``None``: there is none."""
-        for name, digest in self._manifests[stage]["outputs"].items():
+        outputs: Mapping[str, str] = self._manifests[stage]["outputs"]
+        for name, digest in outputs.items():
             path = self._run.file(name)
             if not path.exists() or sha256_file(path) != digest:
                 return name
