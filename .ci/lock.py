@@ -1,7 +1,8 @@
 """Writes requirements.lock: the versions of constraints.txt with the digests of the archives that pip would install.
 
 Usage: python .ci/lock.py report.json, from ``pip install --dry-run --ignore-installed --no-deps --report report.json``
-on Linux x86-64 with CPython 3.11. torch is left out: which of its builds is right depends on the machine.
+on Linux x86-64 with CPython 3.11. torch is left out: which of its builds is right depends on the machine. The digest of
+the one for CPUs is written to requirements-torch-cpu.lock by hand.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from packaging.utils import canonicalize_name
 
 HEAD = """\
 # The versions of constraints.txt with the SHA-256 of each archive, for CPython 3.11 on Linux x86-64: `make lock`.
-# torch is not in it: choose its build for your machine and install it first, then
-#   pip install --require-hashes --no-deps -r requirements.lock && pip install --no-deps .
+# torch is in a file of its own, since its build depends on the machine. All of it, with torch's build for CPUs:
+#   pip install --require-hashes --no-deps --extra-index-url https://download.pytorch.org/whl/cpu \\
+#       -r requirements.lock -r requirements-torch-cpu.lock
+#   pip install --no-deps --no-build-isolation .
+# For a GPU leave out the second file and name torch's version instead: pip install torch==2.13.0
 """
 
 

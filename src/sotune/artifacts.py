@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from sotune.errors import ArtifactError
+from sotune.errors import ArtifactError, first_line
 from sotune.integrity import HeldFile, check_contained, is_unchanged, unchanged
 from sotune.integrity import sha256_file as sha256_file
 
@@ -104,6 +104,28 @@ def _disk_fault(error: BaseException | None) -> str | None:
             return found[0].lower()
         error = error.__cause__ or error.__context__
     return None
+
+
+_OF_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+"""What readers raise of a value that is missing or of another kind than they wrote."""
+
+
+@contextlib.contextmanager
+def contents_told(folder: Path) -> Iterator[None]:
+    """Turns what values that sotune would not write make any reader of a run raise into one error.
+
+    Seals tell only that a folder is as its last author left it, and that may be somebody who sealed it anew.
+
+    Raises:
+        ArtifactError: A file of the folder holds such a value.
+    """
+    try:
+        yield
+    except _OF_VALUES as error:
+        raise ArtifactError(
+            f"{folder} holds values that sotune did not write ({type(error).__name__}: {first_line(error)[:200]}); get "
+            f"or make it again. If nobody else wrote to it and `sotune verify` finds nothing, it is a mistake of ours"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -341,7 +363,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not all(isinstance(part, dict) for part in parts) or not isinstance(manifest.get("format"), int):
         raise ArtifactError(f"{path} is not a manifest of sotune; delete it and run again")
     found: dict[str, Any] = manifest
-    outputs = found["outputs"]
+    outputs, upstream = found["outputs"], found["key"].get("upstream", {})
+    if not isinstance(upstream, dict) or not all(isinstance(digest, str) for digest in upstream.values()):
+        raise ArtifactError(f"{path} is not a manifest of sotune; delete it and run again")
     if not all(isinstance(digest, str) and _is_inside(name) for name, digest in outputs.items()):
         raise ArtifactError(f"{path} lists files outside its folder; delete it and run again")
     if found["format"] == FORMAT:  # others had no seal

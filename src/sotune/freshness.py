@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder, read_json, sha256_file, write_text
+from sotune.artifacts import RunFolder, sha256_file, write_text
 from sotune.errors import ArtifactError
 from sotune.run_files import ADAPTER, PAGE, STALE
 
@@ -46,7 +46,6 @@ MERGED = "merged"
 _EXPORT = "export-"
 _NOTE = "STALE.txt"
 _OLD_PAGE = "report.stale.html"
-_SUFFIX = ".manifest.json"
 
 
 class Freshness:
@@ -58,7 +57,7 @@ class Freshness:
     def fault(self, stage: str) -> str | None:
         """Returns the stage that was done again since, or else is no more; ``None``: the stage is not stale."""
         manifest = self._manifests[stage]
-        upstream: Mapping[str, str] = (manifest.get("key") or {}).get("upstream") or {}
+        upstream: Mapping[str, str] = manifest["key"].get("upstream", {})
         for maker in dict.fromkeys(self._owners[name] for name in upstream if name in self._owners):
             if (fault := self.fault(maker)) is not None:
                 return fault
@@ -67,7 +66,8 @@ class Freshness:
 
     def changed_file(self, stage: str) -> str | None:
         """Returns a file of a finished stage that is gone, or was changed since; ``None``: there is none."""
-        for name, digest in _outputs(self._manifests[stage]).items():
+        outputs: Mapping[str, str] = self._manifests[stage]["outputs"]
+        for name, digest in outputs.items():
             path = self._run.file(name)
             if not path.exists() or sha256_file(path) != digest:
                 return name
@@ -80,20 +80,15 @@ class Freshness:
 
     @cached_property
     def _manifests(self) -> dict[str, Mapping[str, Any]]:
-        paths = sorted(self._run.path.glob(f"*{_SUFFIX}"))
-        return {path.name.removesuffix(_SUFFIX): read_json(path) for path in paths}
+        return {stage: self._run.manifest(stage) for stage in self._run.stages()}
 
     @cached_property
     def _owners(self) -> dict[str, str]:
-        return {name: stage for stage, manifest in self._manifests.items() for name in _outputs(manifest)}
+        return {name: stage for stage, manifest in self._manifests.items() for name in manifest["outputs"]}
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: d for manifest in self._manifests.values() for name, d in _outputs(manifest).items()}
-
-
-def _outputs(manifest: Mapping[str, Any]) -> Mapping[str, str]:
-    return manifest.get("outputs") or {}
+        return {name: d for manifest in self._manifests.values() for name, d in manifest["outputs"].items()}
 
 
 def exported(target: str) -> str:

@@ -71,7 +71,7 @@ def views_of(record: Record, *, window: int, most: int, sentences: bool = False)
     long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
     turns = [
         # Half of what one look takes in, so that little else stands beside what a part shows.
-        (place, split_evenly(text, window // 2) if long else split_sentences(text))
+        (place, split_evenly(text, max(1, window // 2)) if long else split_sentences(text))
         for place in record.learned
         if (text := record.messages[place].text)
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, contents_told
 from sotune.errors import DataError
 from sotune.freshness import require_fresh
 from sotune.pipeline.record_sets import PREFIXES, read_some_records
@@ -63,6 +63,11 @@ def explain(folder: str | Path, ids: Sequence[str], *, show_text: bool = False) 
     """
     run = RunFolder.open(Path(folder))
     require_fresh(run, "weights", "selection")
+    with contents_told(run.path):
+        return _explained(run, ids, show_text=show_text)
+
+
+def _explained(run: RunFolder, ids: Sequence[str], *, show_text: bool) -> list[Explanation]:
     n = sum(part.num_rows for part in WEIGHTS.parts_of(run, "id"))
     weighed, selected = ({row["id"]: row for row in t.rows_of(run, where={"id": ids})} for t in (WEIGHTS, SELECTION))
     unknown = [id for id in ids if id not in weighed or id not in selected]

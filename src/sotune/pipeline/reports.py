@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, contents_told
 from sotune.monitoring import Monitor
 from sotune.pipeline.gating import evaluation_in, found_in, without_gate
 from sotune.pipeline.stage import Figures, Stage
@@ -19,8 +19,9 @@ def _key(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    page = write_run_report(run, show_text=config.show_text).name
-    return [page, *update_card(run, found_in(run.path), evaluation_in(run), how=_how(run))]
+    with contents_told(run.path):
+        page = write_run_report(run, show_text=config.show_text).name
+        return [page, *update_card(run, found_in(run.path), evaluation_in(run), how=_how(run))]
 
 
 def _how(run: RunFolder) -> dict[str, str]:

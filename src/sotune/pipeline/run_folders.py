@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from sotune.artifacts import MARKER, RunFolder, read_json
+from sotune.artifacts import MARKER, RunFolder, contents_told
 from sotune.errors import ArtifactError, SotuneError
 from sotune.freshness import is_fresh, mark_stale, stale_stages
 from sotune.run_files import CONFIG, EVALUATION, PROMISE
@@ -101,12 +101,13 @@ def _describe(path: Path) -> FoundRun:
             return FoundRun(str(path), kind, n_bytes=n_bytes, changed=changed)
         stale = stale_stages(run)
         done = [stage for stage in _ORDER if run.manifest_path(stage).exists() and stage not in stale]
-        promise = PROMISE.read_if_there(run) if "selection" in done else {}
-        kept = f"{promise['k']:,} of {promise['n']:,}" if promise else ""
+        with contents_told(path):
+            promise = PROMISE.read_if_there(run) if "selection" in done else {}
+            kept = f"{promise['k']:,} of {promise['n']:,}" if promise else ""
         changed = max((p.stat().st_mtime for p in path.glob("*.manifest.json")), default=changed)
         method = str(CONFIG.read(run).get("method", ""))
         return FoundRun(str(path), "run", method, kept, tuple(done), tuple(stale), n_bytes, changed)
-    except (SotuneError, KeyError) as error:
+    except SotuneError as error:
         return FoundRun(str(path), "run", n_bytes=n_bytes, changed=changed, fault=str(error))
 
 
@@ -187,14 +188,9 @@ def _remove(found: Sequence[Removable]) -> int:
 
 def _files_of(run: RunFolder, stage: str) -> list[Path]:
     """Returns the manifest of a stage and its files, whole folders where no other stage has files in them."""
-    others = [name for other in run.stages() if other not in (stage, _CARDS) for name in _outputs(run, other)]
-    own = {_own_part(name, others) for name in _outputs(run, stage)}
+    others = [name for other in run.stages() if other not in (stage, _CARDS) for name in run.digests(other)]
+    own = {_own_part(name, others) for name in run.digests(stage)}
     return [run.manifest_path(stage), *(run.file(name) for name in sorted(own))]
-
-
-def _outputs(run: RunFolder, stage: str) -> Mapping[str, str]:
-    manifest: dict[str, Any] = read_json(run.manifest_path(stage))
-    return manifest.get("outputs") or {}
 
 
 def _own_part(name: str, others: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sotune import processes
-from sotune.artifacts import RunFolder, disk_faults_told, library_versions
+from sotune.artifacts import RunFolder, contents_told, disk_faults_told, library_versions
 from sotune.errors import ArtifactError
 from sotune.freshness import clear_marks, is_fresh, mark_stale
 from sotune.monitoring import Monitor, Silent
@@ -142,7 +142,8 @@ def bring_up_to_date(stages: Sequence[Stage], config: RunConfig, monitor: Monito
                 mark_stale(run)
             seconds = time.monotonic() - started
             status: Literal["skipped", "done"] = "skipped" if current else "done"
-            outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))
+            with contents_told(run.path):
+                outcomes.append(StageOutcome(stage.name, stage.title, status, seconds, stage.summarize(run)))
             if not current:
                 files += [str(run.file(name)) for name in run.digests(stage.name) if "/" not in name]
             stop_if_asked()

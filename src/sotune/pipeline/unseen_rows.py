@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sotune import processes
-from sotune.artifacts import Lines, RunFolder, disk_faults_told
+from sotune.artifacts import Lines, RunFolder, contents_told, disk_faults_told
 from sotune.errors import ArtifactError, ConfigError
 from sotune.freshness import SCORED, require_fresh
 from sotune.methods import method_named, method_of
@@ -216,10 +216,12 @@ def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
             f"{run.file(POTENTIALS)} is missing: method {config.method}, or its solver, leaves none; score with a "
             "run of a method that solves a transport problem, like adaptive"
         )
-    return Scorer.load(run.checked(POTENTIALS))
+    with contents_told(run.path):
+        return Scorer.load(run.checked(POTENTIALS))
 
 
 def read_cut(run: RunFolder) -> float:
     """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
-    kept = SELECTION.read(run, "weight", where={"kept": [True]})["weight"].to_numpy()
-    return float(kept.min()) * (1 - 1e-6)
+    with contents_told(run.path):
+        kept = SELECTION.read(run, "weight", where={"kept": [True]})["weight"].to_numpy()
+        return float(kept.min()) * (1 - 1e-6)

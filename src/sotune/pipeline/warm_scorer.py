@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, contents_told
 from sotune.errors import ArtifactError
 from sotune.freshness import require_fresh
 from sotune.pipeline.encoding import chosen_encoder, harm_score_of, reads_answers_alone
@@ -65,10 +65,12 @@ class Scorer:
             torch.set_num_threads(self.config.threads)
         self._potentials = load_potentials(self._run, self.config)
         self._cut = read_cut(self._run)
-        self._encoder = chosen_encoder(self.config, self._run)
+        with contents_told(self._run.path):
+            self._encoder = chosen_encoder(self.config, self._run)
         self._options = replace(source_options(self.config, "downstream"), where=(), limit=None)
         self._state = self._manifests()
-        self.score_records(read_records(self._run, "safe_anchor")["safe_anchor"][:1])  # the model is loaded now
+        with contents_told(self._run.path):
+            self.score_records(read_records(self._run, "safe_anchor")["safe_anchor"][:1])  # the model is loaded now
 
     def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
         """Reads rows as the run reads its data, by the same columns and formats.

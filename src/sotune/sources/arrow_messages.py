@@ -87,9 +87,9 @@ def promises(file: IO[bytes]) -> Iterator[Promise]:
             for at, length in _listed(file):
                 yield from _promise(file, at, length)
             return
-        at: int | None = 0
-        while at is not None:
-            at = yield from _promise(file, at, None)
+        following: int | None = 0
+        while following is not None:
+            following = yield from _promise(file, following, None)
     except struct.error as error:
         raise ValueError(f"cut short or damaged: {error}") from None
 
@@ -110,10 +110,9 @@ def _listed(file: IO[bytes]) -> list[tuple[int, int]]:
 def _promise(file: IO[bytes], at: int, length: int | None) -> Generator[Promise, None, int | None]:
     """Yields what the message at a place says, if it holds values; returns where the next one begins, if any does."""
     file.seek(at)
-    (size,) = struct.unpack("<I", file.read(4).ljust(4, b"\0"))
-    head = 4
+    size, head = _number("<I", file), 4
     if size == _CONTINUES:
-        (size,), head = struct.unpack("<I", file.read(4).ljust(4, b"\0")), 8
+        size, head = _number("<I", file), 8
     if length is not None and length != head + size:
         raise ValueError("a batch that is listed with another length than it has")
     if size == 0:
@@ -126,7 +125,8 @@ def _promise(file: IO[bytes], at: int, length: int | None) -> Generator[Promise,
         packed = batch.table(3) is not None or _LEGACY_COMPRESSION in data
         n_bytes = sum(_unpacked(file, body + start) for start, n in batch.structs("<qq", 2) if n) if packed else 0
         yield Promise(batch.number("<q", 0) if kind == _BATCH else 0, n_bytes)
-    if (after := body + message.number("<q", 3)) < body:
+    after: int = body + message.number("<q", 3)
+    if after < body:
         raise ValueError("a message of negative length")
     return after
 
@@ -134,5 +134,11 @@ def _promise(file: IO[bytes], at: int, length: int | None) -> Generator[Promise,
 def _unpacked(file: IO[bytes], at: int) -> int:
     """Returns how large the buffer at a place becomes; -1 there says that it is as it is."""
     file.seek(at)
-    (n_bytes,) = struct.unpack("<q", file.read(8))
-    return max(0, n_bytes)
+    return max(0, _number("<q", file))
+
+
+def _number(form: str, file: IO[bytes]) -> int:
+    """Reads a number; 0 at the end of the file, as at the end of a stream."""
+    size = struct.calcsize(form)
+    number: int = struct.unpack(form, file.read(size).ljust(size, b"\0"))[0]
+    return number
