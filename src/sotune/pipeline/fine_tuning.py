@@ -84,7 +84,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     if engine is None:
         result = processes.together("training", lambda: _train(config, run, monitor))
     else:
-        ((_, result),) = engine.each(functools.partial(_train, config, monitor=Silent()), [run])
+        train = functools.partial(_train, config, run, Silent())
+        result = engine.at_once(train, config.ray_train_workers)
     if n_short := result.n_dropped - int(result.figures.get("rows_left_out", 0)):
         monitor.warn(f"{n_short} kept rows have no completion left within max_length and were not trained on")
     summary = {
