@@ -77,6 +77,36 @@ def test_a_cluster_that_is_too_small_is_refused(cluster):
 
 
 @pytest.mark.slow
+def test_processes_that_work_at_once_fail_with_the_error_of_the_one_that_knows_why(engine):
+    def gathered():
+        from sotune import processes
+
+        return processes.gather(processes.rank())
+
+    def fail_in_the_second():
+        from sotune import processes
+
+        if processes.rank() == 1:
+            raise DataError("row 7 is torn")
+        processes.barrier()
+
+    def die_in_the_second():
+        from sotune import processes
+
+        if processes.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        processes.barrier()
+
+    assert engine.at_once(gathered, 2) == [0, 1]
+    with pytest.raises(DataError, match=r"^row 7 is torn$"):
+        engine.at_once(fail_in_the_second, 2)
+    with pytest.raises(SotuneError, match="was lost 4 times"):
+        engine.at_once(die_in_the_second, 2)
+    with pytest.raises(ConfigError, match="room for 2 workers at once. Got 3; lower ray_train_workers"):
+        engine.at_once(gathered, 3)
+
+
+@pytest.mark.slow
 def test_a_piece_that_kills_every_worker_is_given_up(engine):
     with pytest.raises(SotuneError, match="was lost 4 times"):
         list(engine.each(lambda piece: os.kill(os.getpid(), signal.SIGKILL), [0]))

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from sotune import processes
 from sotune.errors import ConfigError, SotuneError
 from sotune.settings import EngineSettings
 
@@ -21,6 +23,7 @@ Piece = TypeVar("Piece")
 Found = TypeVar("Found")
 
 _TRIES = 3  # more deaths of one piece's workers are no accident
+_GRACE_SECONDS = 15.0
 _AHEAD = 2  # pieces that a worker has before it, so that it never waits for main
 
 
@@ -41,6 +44,15 @@ class Engine(Protocol):
 
     def each(self, work: Callable[[Piece], Found], pieces: Iterable[Piece]) -> Iterator[tuple[int, Found]]:
         """Yields the same of pieces that each have a process of their own."""
+        ...
+
+    def at_once(self, work: Callable[[], Found], n: int) -> Found:
+        """Does one work in n processes that compute together, as under torchrun; returns what the first found.
+
+        Raises:
+            ConfigError: There are not so many workers.
+            SotuneError: The work failed in any of them, or they died again and again.
+        """
         ...
 
 
@@ -100,11 +112,75 @@ class RayEngine:
 
     def each(self, work: Callable[[Piece], Found], pieces: Iterable[Piece]) -> Iterator[tuple[int, Found]]:
         """Yields the same of pieces that each have a process of their own; see `Engine`."""
-        while self._workers:  # they hold what the pieces need
-            self._ray.kill(self._workers.pop())
+        self._dismiss()
         # A process that measures its own memory must not hold another's.
         task = self._ray.remote(max_calls=1, max_retries=_TRIES, **self._needs)(_work_alone)
         yield from self._as_done(lambda _, piece: task.remote(work, piece, self._threads), pieces)
+
+    def at_once(self, work: Callable[[], Found], n: int) -> Found:
+        """Does one work in n processes that compute together; see `Engine`.
+
+        When one dies, all are started again: the work has to go on from what it wrote.
+        """
+        if n > self.n_workers:
+            raise ConfigError(
+                f"the cluster has room for {self.n_workers} workers at once. Got {n}; lower ray_train_workers"
+            )
+        self._dismiss()
+        for _ in range(_TRIES + 1):
+            try:
+                return self._try_at_once(work, n)
+            except self._ray.exceptions.RayTaskError as error:
+                raise _own_cause(error) from None
+            except self._ray.exceptions.RayError as error:
+                lost = error
+        raise _lost(lost) from lost
+
+    def _try_at_once(self, work: Callable[[], Any], n: int) -> Any:
+        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        needs = {"CPU": self._threads, **({"GPU": 1} if self._needs["num_gpus"] else {})}
+        group = placement_group([needs] * n, strategy="PACK")
+        member = self._ray.remote(
+            **self._needs, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=group)
+        )(_Member)
+        try:
+            members = [member.remote(self._threads) for _ in range(n)]
+            address = self._ray.get(members[0].address.remote())
+            return self._together([one.do.remote(work, rank, n, address) for rank, one in enumerate(members)])
+        finally:
+            remove_placement_group(group)  # ends them, too
+
+    def _together(self, all_found: list[Any]) -> Any:
+        """Returns what the first of several processes found; that of them all which failed says why, if one does."""
+        done, running = list[Any](), all_found
+        while running and not self._failures(done):
+            done, running = self._ray.wait(running)
+        if not self._failures(done):
+            return self._ray.get(all_found[0])
+        # One that lost another knows less than that other, which may be about to say it.
+        done, _ = self._ray.wait(all_found, num_returns=len(all_found), timeout=_GRACE_SECONDS)
+        raise min(self._failures(done), key=self._telling)
+
+    def _failures(self, done: Sequence[Any]) -> list[Exception]:
+        failures = list[Exception]()
+        for one in done:
+            try:
+                self._ray.get(one)
+            except self._ray.exceptions.RayError as error:
+                failures.append(error)
+        return failures
+
+    def _telling(self, failure: Exception) -> int:
+        """Orders failures by what they tell: an error of ours, a death, anything else."""
+        if isinstance(getattr(failure, "cause", None), SotuneError):
+            return 0
+        return 2 if isinstance(failure, self._ray.exceptions.RayTaskError) else 1
+
+    def _dismiss(self) -> None:
+        while self._workers:  # they hold what others need
+            self._ray.kill(self._workers.pop())
 
     def _hired(self, n: int) -> list[Any]:
         """Returns n workers at least, those that are there already first: a model takes long to load."""
@@ -130,15 +206,21 @@ class RayEngine:
         try:
             return number, self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, SotuneError):
-                raise cause from None
-            raise
+            raise _own_cause(error) from None
         except self._ray.exceptions.RayError as error:
-            raise SotuneError(
-                f"a piece of work was lost {_TRIES + 1} times with the worker that did it, probably because memory ran "
-                f"out ({type(error).__name__}); what is finished is kept: run again with smaller batches"
-            ) from error
+            raise _lost(error) from error
+
+
+def _own_cause(error: Any) -> Exception:
+    """Returns what a piece of work failed with: an error of ours as itself."""
+    return error.cause if isinstance(error.cause, SotuneError) else error  # type: ignore[no-any-return]
+
+
+def _lost(error: Exception) -> SotuneError:
+    return SotuneError(
+        f"a piece of work was lost {_TRIES + 1} times with the worker that did it, probably because memory ran "
+        f"out ({type(error).__name__}); what is finished is kept: run again with smaller batches"
+    )
 
 
 class _Worker:
@@ -157,6 +239,30 @@ class _Worker:
             self._work = None  # two models may not fit
             self._work, self._number = ray.get(made[0])(), number
         return self._work(piece)  # type: ignore[misc]  # by now there is some
+
+
+class _Member:
+    """One of several processes that compute together, as torchrun would start them."""
+
+    def __init__(self, threads: int) -> None:
+        _set_up(threads)
+
+    def address(self) -> tuple[str, int]:
+        """Returns where the others find this process."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def do(self, work: Callable[[], Any], rank: int, n: int, address: tuple[str, int]) -> Any:
+        """Does the work of that rank."""
+        # Ray shows each its own GPU alone: none has neighbors.
+        told = {"RANK": rank, "WORLD_SIZE": n, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        told |= {"MASTER_ADDR": address[0], "MASTER_PORT": address[1]}  # type: ignore[dict-item]
+        os.environ.update({name: str(value) for name, value in told.items()})
+        with processes.watched():
+            return work()
 
 
 def _work_alone(work: Callable[[Any], Any], piece: Any, threads: int) -> Any:

@@ -214,6 +214,21 @@ def joined() -> Iterator[None]:
     _leave()
 
 
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Runs work in all processes of a group that another program started, which ends them all when one fails."""
+    if size() == 1:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
+    _meet()
+    if not is_main():
+        warnings.simplefilter("ignore")  # main says the same
+    yield
+    barrier()
+    _leave()
+
+
 def _try(work: Callable[[], Any], *, leading: bool = False) -> _Word:
     """Does work on its own and returns what came of it."""
     give_back = _keep_accelerate()

@@ -10,10 +10,13 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from launching import launch
 from pipeline_rows import rows
 from sotune.artifacts import read_json
 
 pytestmark = pytest.mark.slow
+
+TRAIN = "from sotune.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -72,29 +75,62 @@ def test_the_cells_of_a_comparison_are_tasks_of_the_cluster(cli, cluster, tmp_pa
     assert found[0] == found[1]
 
 
-def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(cli, cluster, data, tmp_path, tiny_model):
-    import psutil
-
+@pytest.fixture
+def train(cli, cluster, data, tmp_path, tiny_model):
+    """Trains with an engine in this process or, locally, in several; returns the digests of what it leaves."""
     settings = {
         "data": str(data / "train.jsonl"), "safe_anchor": str(data / "anchor.jsonl"),
         "harmful_reference": str(data / "harm.jsonl"), "harmful_where": ["label=harmful"],
         "model": str(tiny_model("llama")), "dtype": "float32", "device": "cpu", "threads": 1, "batch_tokens": 256,
-        "max_steps": 60, "save_steps": 5, "per_device_train_batch_size": 2, "hold": "none",
+        "save_steps": 5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "hold": "none",
     }  # fmt: skip
-    file, killed = tmp_path / "settings.yaml", []
+    file = tmp_path / "settings.yaml"
 
-    def kill_after(folder):
+    def run(name, n=1, **more):
+        file.write_text(json.dumps({**settings, **more, "out": str(tmp_path / name)}))
+        if n > 1:
+            statuses, _, errors = launch(TRAIN, "run", file, "--until", "train", n=n)
+            assert statuses == [0] * n, errors
+        else:
+            result = cli("run", file, "--until", "train")
+            assert result.exit_code == 0, result.output
+        return contents(tmp_path / name)
+
+    return run
+
+
+def kill_after_a_checkpoint(folder, number):
+    """Kills one of the processes that train as soon as there is something to go on from; returns what was killed."""
+    import psutil
+
+    killed = []
+
+    def kill():
         while not list(folder.glob("checkpoints/checkpoint-*/complete.json")):
             time.sleep(0.01)
-        training = [p for p in psutil.process_iter(["name"]) if "_work_alone" in (p.info["name"] or "")]
-        killed.append((training[0].pid, sorted(path.name for path in folder.glob("checkpoints/*"))))
-        os.kill(training[0].pid, signal.SIGKILL)
+        training = [p for p in psutil.process_iter(["name"]) if "_Member" in (p.info["name"] or "")]
+        killed.append((training[number].pid, sorted(path.name for path in folder.glob("checkpoints/*"))))
+        os.kill(training[number].pid, signal.SIGKILL)
 
-    for name, engine in (("one", "local"), ("ray", "ray")):
-        file.write_text(json.dumps({**settings, "engine": engine, "out": str(tmp_path / name)}))
-        if engine == "ray":
-            threading.Thread(target=kill_after, args=(tmp_path / name,), daemon=True).start()
-        result = cli("run", file, "--until", "train")
-        assert result.exit_code == 0, result.output
+    threading.Thread(target=kill, daemon=True).start()
+    return killed
+
+
+def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(train, tmp_path):
+    one = train("one", max_steps=60)
+    killed = kill_after_a_checkpoint(tmp_path / "ray", 0)
+    assert train("ray", max_steps=60, engine="ray") == one
     assert killed
-    assert contents(tmp_path / "ray") == contents(tmp_path / "one")
+
+
+def test_two_workers_train_to_the_bytes_of_two_processes(train):
+    two = train("two", n=2, max_steps=4)
+    assert train("ray", max_steps=4, engine="ray", ray_train_workers=2) == two
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_two_workers_of_which_one_is_killed_go_on_from_their_checkpoint(train, tmp_path, number):
+    whole = train("whole", max_steps=40, engine="ray", ray_train_workers=2)
+    killed = kill_after_a_checkpoint(tmp_path / "killed", number)
+    assert train("killed", max_steps=40, engine="ray", ray_train_workers=2) == whole
+    assert killed

@@ -250,7 +250,7 @@ def out_of_memory_beyond(decoder, most_tokens, monkeypatch):
 def test_a_batch_that_memory_does_not_hold_is_halved_and_its_shard_keeps_its_name(
     tiny_model, records, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("sotune.representations.encoder.MAX_PADDING", 1.0)  # batches are as full as they may be
+    monkeypatch.setattr("sotune.representations.encoder.PASS_COST", 1.0)  # batches are as full as they may be
     encoder = make_encoder(tiny_model("llama"))
     whole = encode_with_cache(encoder, records, RepresentationCache(tmp_path / "whole"), shard_rows=8)
     sizes = out_of_memory_beyond(encoder.model.decoder, 300, monkeypatch)

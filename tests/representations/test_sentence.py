@@ -51,7 +51,7 @@ def test_values_equal_the_model_s_one_row_at_a_time(sentence_model, records):
     values = encoder.encode(records)
     model = SentenceTransformer(sentence_model, device="cpu")
     model.max_seq_length = 64
-    texts = [text for (text,) in encoder.prepare(records).inputs]
+    texts = [part.text for (part,) in encoder.prepare(records).inputs]
     expected = torch.stack([model.encode(text, convert_to_tensor=True) for text in texts])
     assert values.shape == (len(records), 16)
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
@@ -72,7 +72,7 @@ def test_cut_keeps_the_end_of_the_prompt_and_the_start_of_the_completion(sentenc
         Record.from_text("3", "ab", "c"),
     ]
     prepared = encoder.prepare(rows)
-    assert [text for (text,) in prepared.inputs] == [
+    assert [part.text for (part,) in prepared.inputs] == [
         "Human: 56789; Assistant: abcde",
         "Assistant: 56; Human: abc; Assistant: done",
         "Human: ab; Assistant: c",
@@ -187,7 +187,7 @@ def test_prompt_and_completion_may_be_read_apart(sentence_model, records, tmp_pa
     values = encoder.encode(records)
     model = SentenceTransformer(sentence_model, device="cpu")
     for part, texts in enumerate(zip(*encoder.prepare(records).inputs, strict=True)):
-        expected = model.encode(list(texts), convert_to_tensor=True, normalize_embeddings=True)
+        expected = model.encode([one.text for one in texts], convert_to_tensor=True, normalize_embeddings=True)
         torch.testing.assert_close(values[:, 16 * part : 16 * (part + 1)], expected, rtol=0, atol=1e-5)
     assert values.shape[1] == 32
     assert encoder.fingerprint != together.fingerprint

@@ -392,5 +392,5 @@ def _summarize(run: RunFolder) -> Figures:
 
 _SURVIVES = "all shards that were written are kept, and are not encoded again"
 ENCODE = Stage(
-    "representations", "encode", "records", _key, _work, _summarize, version=3, survives=_SURVIVES, shared=_encode
+    "representations", "encode", "records", _key, _work, _summarize, version=4, survives=_SURVIVES, shared=_encode
 )

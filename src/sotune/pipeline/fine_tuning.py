@@ -91,7 +91,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     if engine is None:
         result = processes.together("training", lambda: _train(config, run, monitor))
     else:
-        ((_, (result, said)),) = engine.each(functools.partial(train_elsewhere, config), [run])
+        train = functools.partial(train_elsewhere, config, run)
+        result, said = engine.at_once(train, config.ray_train_workers)
         for message in said:
             monitor.warn(message)
     if n_short := result.n_dropped - int(result.figures.get("rows_left_out", 0)):

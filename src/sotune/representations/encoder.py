@@ -27,9 +27,8 @@ from sotune.records import Record
 OnProgress = Callable[[int, int], None]
 """Called with the number of texts that are done and the number of all texts."""
 
-MAX_PADDING = 0.02
-"""Share of a batch that may be padding, once it has an eighth of its tokens: a pass has a cost of its own."""
-MIN_BATCH_TOKENS = 128
+PASS_COST = 1 / 32
+"""What a pass costs beyond its tokens, as a share of the tokens of a full batch; as many of a batch may be padding."""
 _N_NAMED = 5
 _CHARS_A_TOKEN = 4
 
@@ -242,7 +241,7 @@ def plan_shards(
 
 
 def pack(lengths: NDArray[np.int64], batch_tokens: float, *, most_rows: float = math.inf) -> Iterator[slice]:
-    """Yields batches of rows whose lengths ascend, bounded by tokens and by the share that is padding.
+    """Yields batches of rows whose lengths ascend, closed where more padding would cost more than another pass.
 
     Args:
         lengths: Tokens of each row, ascending, [n].
@@ -252,11 +251,9 @@ def pack(lengths: NDArray[np.int64], batch_tokens: float, *, most_rows: float = 
     start, n_tokens = 0, 0
     for end, length in enumerate(lengths[1:].tolist(), 1):
         n_tokens += int(lengths[end - 1])
-        padded = (end + 1 - start) * length  # with the next row, which would be the longest
-        wasteful = (
-            n_tokens >= max(MIN_BATCH_TOKENS, batch_tokens / 8) and padded * (1 - MAX_PADDING) > n_tokens + length
-        )
-        if padded > batch_tokens or wasteful or end - start >= most_rows:
+        filled = (end + 1 - start) * length  # with the next row, which would be the longest
+        padding = filled - n_tokens - length
+        if filled > batch_tokens or padding > batch_tokens * PASS_COST or end - start >= most_rows:
             yield slice(start, end)
             start, n_tokens = end, 0
     if len(lengths):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,13 @@ from sotune.representations.encoder import Encoder, PreparedTexts, keys_from_hex
 
 Parts = Literal["together", "apart"]
 PARTS: tuple[Parts, ...] = get_args(Parts)
+
+
+class Part(NamedTuple):
+    """A text to encode, with its tokens before it is cut; parts sort by length."""
+
+    n_tokens: int
+    text: str
 
 
 class SentenceEncoder(Encoder):
@@ -100,31 +107,31 @@ class SentenceEncoder(Encoder):
         texts = [self._texts(record) for record in records]
         limit = self._model.max_seq_length
         counted = self._count_tokens({text for one in texts for text in one})
-        n_tokens = [[counted[text] for text in one] for one in texts]
+        parts = [tuple(Part(counted[text], text) for text in one) for one in texts]
         cut = [_n_chars(self._cut(record)) < _n_chars(record) for record in records]
+        truncated = [c or max(one).n_tokens > limit for c, one in zip(cut, parts, strict=True)]
         return PreparedTexts(
             ids=tuple(record.id for record in records),
             keys=keys_from_hex([_key(one) for one in texts]),
-            lengths=np.array([sum(min(n, limit) for n in one) for one in n_tokens], dtype=np.int64),
-            truncated=np.array([c or max(one) > limit for c, one in zip(cut, n_tokens, strict=True)], dtype=np.bool_),
-            inputs=texts,
+            lengths=np.array([sum(min(part.n_tokens, limit) for part in one) for one in parts], dtype=np.int64),
+            truncated=np.array(truncated, dtype=np.bool_),
+            inputs=parts,
         )
 
-    def encode_batch(self, inputs: Sequence[tuple[str, ...]]) -> Tensor:
+    def encode_batch(self, inputs: Sequence[tuple[Part, ...]]) -> Tensor:
         """Encodes some texts, or pairs of texts, [k, d] float32 on the CPU.
 
         Equal parts are encoded once, and parts of like length together, whatever they are parts of.
         """
-        counted = self._count_tokens({text for one in inputs for text in one})
-        parts = sorted(counted, key=lambda text: (counted[text], text))
-        lengths = np.array([min(counted[text], self._model.max_seq_length) for text in parts], dtype=np.int64)
-        batches = [self._encode_texts(parts[batch]) for batch in pack(lengths, self.batch_tokens)]
-        values, places = torch.cat(batches), {text: place for place, text in enumerate(parts)}
-        return torch.cat([values[[places[text] for text in texts]] for texts in zip(*inputs, strict=True)], dim=1)
+        parts = sorted({part for one in inputs for part in one})
+        lengths = np.array([min(part.n_tokens, self._model.max_seq_length) for part in parts], dtype=np.int64)
+        batches = [self._encode_texts([part.text for part in parts[b]]) for b in pack(lengths, self.batch_tokens)]
+        values, places = torch.cat(batches), {part: place for place, part in enumerate(parts)}
+        return torch.cat([values[[places[part] for part in each]] for each in zip(*inputs, strict=True)], dim=1)
 
-    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+    def _encode_texts(self, texts: list[str]) -> Tensor:
         values: Tensor = self._model.encode(
-            list(texts),
+            texts,
             batch_size=len(texts),
             normalize_embeddings=self._normalize,
             convert_to_tensor=True,

@@ -21,3 +21,9 @@ class EngineSettings(StageSettings):
         None,
         description="Address of the Ray cluster, like auto or ray://HOST:10001; default: the cores of this machine.",
     )
+    ray_train_workers: int = Field(
+        1,
+        ge=1,
+        description="Workers of the Ray cluster that train together by DDP, each with a GPU if there are some; the "
+        "adapter is that of as many processes under torchrun.",
+    )
