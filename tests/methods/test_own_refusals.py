@@ -144,19 +144,28 @@ def test_which_rows_are_asked():
 
 @pytest.mark.parametrize(
     ("constants", "n", "held"),
-    [({}, 10, 2), ({"leave_out": False}, 12, 2), ({"hold_refused": False}, 10, 0), ({"asked_rows": 0}, 12, 0)],
+    [
+        ({}, 10, 0),
+        ({"asked_rows": 11}, 10, 2),
+        ({"leave_out": False}, 12, 2),
+        ({"asked_rows": 11, "hold_refused": False}, 10, 0),
+        ({"asked_rows": 0}, 12, 0),
+    ],
 )
 def test_what_training_makes_of_it(train_inputs, monkeypatch, constants, n, held):
-    """The two rows about locks are refused: they are left out, and their prompts held, as the constants say."""
+    """The two rows about locks are refused: they are left out, and their prompts held, as the constants say.
+
+    Held only where not all rows are asked, and so perhaps not all that answer a refusal are left out.
+    """
     result, asked = trained(train_inputs, monkeypatch, constants)
     assert (result.n_rows, len(asked)) == (n, held)
     assert result.figures.get("rows_left_out", 0) == result.n_dropped == 12 - n
-    assert result.figures.get("rows_asked", 0) == (0 if "asked_rows" in constants else 12)
+    assert result.figures.get("rows_asked", 0) == constants.get("asked_rows", 12)
 
 
 @pytest.mark.filterwarnings("ignore:the model before fine-tuning refuses")
 def test_what_is_not_heeded_is_neither_left_out_nor_held(train_inputs, monkeypatch):
-    result, asked = trained(train_inputs, monkeypatch, {}, share=0.2, share_of_anchor=0.15)
+    result, asked = trained(train_inputs, monkeypatch, {"asked_rows": 11}, share=0.2, share_of_anchor=0.15)
     assert (result.n_rows, len(asked)) == (12, 0)
 
 

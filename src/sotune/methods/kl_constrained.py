@@ -69,7 +69,10 @@ class KlConstrainedSettings(KlSettings):
         1024, ge=0, description="How many rows' prompts the model is asked before training, to see which it refuses."
     )
     asked_tokens: int = Field(12, ge=1, description="Tokens of these answers: enough to tell a refusal.")
-    hold_refused: bool = Field(True, description="Hold the prompts among them that the model refuses and rows answer.")
+    hold_refused: bool = Field(
+        True,
+        description="Hold those among them that it refuses and rows answer, where not all rows are asked and left out.",
+    )
     leave_out: bool = Field(True, description="Do not train on rows that answer a prompt which the model refuses.")
     measure_every: int = Field(
         10, ge=1, description="Least steps between measurements on prompts that no step looks at; about 10 in all."
@@ -87,7 +90,10 @@ def train(inputs: TrainInputs) -> TrainResult:
     base = base_model_of(inputs.tools)
     asked = drawn_rows(inputs.records, own.asked_rows, seed=training.seed)
     found = find_own_refusals(base, inputs, asked, answer_tokens=own.asked_tokens)
-    refused = found.to_hold(inputs.records) if own.hold_refused else []
+    some_unasked = (
+        len(inputs.records) > own.asked_rows
+    )  # else leaving out has done it, and one false refusal costs much
+    refused = found.to_hold(inputs.records) if own.hold_refused and (some_unasked or not own.leave_out) else []
     inputs = found.left_out(inputs) if own.leave_out else inputs
     held = min(own.risky_prompts, max(_LEAST_HELD, most_looked_at(inputs, own)))
     more = refused[: 3 * held // 4]
