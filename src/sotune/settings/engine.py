@@ -25,5 +25,5 @@ class EngineSettings(StageSettings):
         1,
         ge=1,
         description="Workers of the Ray cluster that train together by DDP, each with a GPU if there are some; the "
-        "adapter is that of as many processes under torchrun.",
+        "adapter is that of as many processes under torchrun. Cells of a comparison are tasks of one worker each.",
     )
