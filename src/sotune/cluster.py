@@ -129,7 +129,8 @@ class RayEngine:
         self._dismiss()
         for _ in range(_TRIES + 1):
             try:
-                return self._try_at_once(work, n)
+                found: Found = self._try_at_once(work, n)
+                return found
             except self._ray.exceptions.RayTaskError as error:
                 raise _own_cause(error) from None
             except self._ray.exceptions.RayError as error:
@@ -213,7 +214,7 @@ class RayEngine:
 
 def _own_cause(error: Any) -> Exception:
     """Returns what a piece of work failed with: an error of ours as itself."""
-    return error.cause if isinstance(error.cause, SotuneError) else error  # type: ignore[no-any-return]
+    return error.cause if isinstance(error.cause, SotuneError) else error
 
 
 def _lost(error: Exception) -> SotuneError:
