@@ -90,10 +90,9 @@ def train(inputs: TrainInputs) -> TrainResult:
     base = base_model_of(inputs.tools)
     asked = drawn_rows(inputs.records, own.asked_rows, seed=training.seed)
     found = find_own_refusals(base, inputs, asked, answer_tokens=own.asked_tokens)
-    some_unasked = (
-        len(inputs.records) > own.asked_rows
-    )  # else leaving out has done it, and one false refusal costs much
-    refused = found.to_hold(inputs.records) if own.hold_refused and (some_unasked or not own.leave_out) else []
+    # Where all rows are asked, leaving out has done it, and one false refusal that is held may cost the task.
+    holds = own.hold_refused and not (own.leave_out and len(inputs.records) <= own.asked_rows)
+    refused = found.to_hold(inputs.records) if holds else []
     inputs = found.left_out(inputs) if own.leave_out else inputs
     held = min(own.risky_prompts, max(_LEAST_HELD, most_looked_at(inputs, own)))
     more = refused[: 3 * held // 4]
