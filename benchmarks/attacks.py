@@ -2,8 +2,8 @@
 
 Rows of case C: Alpaca with harmful answers of PKU-SafeRLHF, of which other prompts are the harmful reference. The
 harmful rows are rewritten; what is trained on then still holds all of the harm. ``adaptive`` is sotune as it runs, on
-the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too, ``adaptive_sentences`` at
-parts of short answers; the others read rows whole.
+the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too, ``adaptive_parts`` at no
+sentences; the others read rows whole.
 
 ``search_…`` is an attacker who knows encoder, references, data and settings, and searches for the harmless text around
 the harm that raises a row's weight by one of the methods: greedy, with a bounded number of tries. No text is written.
@@ -119,7 +119,7 @@ SEARCHES = {"search_sotune": "adaptive", "search_sot": "sot", "search_probe": "p
 """Whose weight an attacker raises who searches for harmless text."""
 ROUNDS, TRIES = 3, 4
 """How often he takes the best of so many harmless rows, each before the answer, after it, and as what was asked."""
-SHOWN = ("adaptive", "adaptive_alone", "adaptive_sentences", "adaptive_whole", "sot", "probe", "self_trained_probe")
+SHOWN = ("adaptive", "adaptive_alone", "adaptive_parts", "adaptive_whole", "sot", "probe", "self_trained_probe")
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,12 @@ class Reader:
         whole = [self._encode(records) for records in sets]
         score = fit_harm_score(whole[1], whole[2])
         read = {"_whole": whole}
-        for name in ("", "_alone", "_sentences"):
+        for name in ("", "_alone", "_parts"):
             read[name] = [self._worst(*one, score, name) for one in zip(sets, whole, strict=True)]
         return read
 
     def _worst(self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], look: str) -> Tensor:
-        shown = show(self.encoder, records, most=32, sentences=look == "_sentences")
+        shown = show(self.encoder, records, most=32, sentences=look != "_parts")
         viewed = self._encode(shown.records) if shown.views else None
         return pick_looks(whole, viewed, shown, lambda: score, alone=look == "_alone").values
 

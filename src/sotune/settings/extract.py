@@ -136,9 +136,9 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         "rows are read whole, cut where the encoder ends.",
     )
     read_sentences: bool = Field(
-        False,
-        description="Short answers have parts too, of a sentence or a few: finds harm between harmless sentences, and "
-        "costs a little elsewhere.",
+        True,
+        description="A sentence encoder reads rows of no more than a few windows by their sentences too, the worst of "
+        "which counts half: finds harm between harmless answers.",
     )
     layer: int | Literal["auto"] = Field(
         "auto",
