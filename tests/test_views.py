@@ -18,16 +18,22 @@ def test_a_short_answer_has_no_parts():
     assert found.complete
 
 
-def test_on_demand_a_short_answer_is_read_by_sentences():
+def test_an_answer_of_few_windows_is_read_by_its_sentences_too():
     answer = SENTENCE * 5
     found = views_of(record(answer, prompt="Bake bread?"), window=800, most=16, sentences=True)
     assert " ".join(texts(found)).split() == answer.split()
     assert all(80 <= len(text) < 180 for text in texts(found))
-    assert [view.place for view in found.views] == ["turn 2, part 1 of 2", "turn 2, part 2 of 2"]
+    assert [view.place for view in found.views] == ["turn 2, stretch 1 of 2", "turn 2, stretch 2 of 2"]
+    assert all(view.stretch for view in found.views)
     assert found.complete
     assert views_of(record("Yes. No."), window=800, most=16, sentences=True).views == ()
-    long = record(SENTENCE * 40)
-    assert views_of(long, window=800, most=16, sentences=True) == views_of(long, window=800, most=16)
+    longer, longest = record(SENTENCE * 40), record(SENTENCE * 60)
+    parts = views_of(longer, window=800, most=16).views
+    both = views_of(longer, window=800, most=16, sentences=True)
+    assert both.complete
+    assert [view for view in both.views if not view.stretch] == [*parts]
+    assert " ".join(view.record.completion for view in both.views if view.stretch) == (SENTENCE * 40).strip()
+    assert views_of(longest, window=800, most=16, sentences=True) == views_of(longest, window=800, most=16)
 
 
 def test_parts_hold_every_word_of_an_answer_in_order():

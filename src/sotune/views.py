@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sotune.records import Message, Record
@@ -28,6 +29,7 @@ _WORD = re.compile(r"[\w@$!|]+")
 _LONGEST_WORD = 40
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 _SHORTEST_STRETCH = 80  # characters
+_STRETCHED_WINDOWS = 2.5  # a row of more is read in parts alone: the worst of many sentences says little of a row
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class View:
     Attributes:
         record: The part, with the row's id.
         place: Where it is, in words.
+        stretch: Whether it is a sentence or a few, which stands for a row beside another look, not for itself.
     """
 
     record: Record
     place: str
+    stretch: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,33 @@ def views_of(record: Record, *, window: int, most: int, sentences: bool = False)
         record: The row.
         window: Characters of what is learned that one look takes in; of more, each part shows half as many.
         most: How many windows a row may have; of more, as many are taken at even distances.
-        sentences: Whether a row that one look takes in has parts too, of a sentence or a few.
+        sentences: Whether a row of no more than a few windows is read by its sentences too.
     """
-    long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
-    turns = [
-        # Half of what one look takes in, so that little else stands beside what a part shows.
-        (place, split_evenly(text, max(1, window // 2)) if long else split_sentences(text))
-        for place in record.learned
-        if (text := record.messages[place].text)
-    ]
-    pieces = [
-        (_standing_alone(record, text), f"turn {place + 1}, part {number} of {len(parts)}")
-        for place, parts in turns
-        for number, text in enumerate(parts, 1)
-    ]
+    length = sum(len(record.messages[place].text) for place in record.learned)
+    long = length > _SLACK * window
+    # Half of what one look takes in, so that little else stands beside what a part shows.
+    pieces = _pieces(record, lambda text: split_evenly(text, max(1, window // 2)), "part") if long else []
     shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
-    views = [View(part, place) for part, place in shown] if long or (sentences and len(pieces) > 1) else []
-    read = views if long else [View(record, "whole")]
-    views += [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
-    return Views(tuple(views), complete=not long or len(shown) == len(pieces))
+    read = shown if long else [View(record, "whole")]
+    undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
+    stretches = _stretches(record) if sentences and length <= _STRETCHED_WINDOWS * window else []
+    return Views((*shown, *undisguised, *stretches), complete=len(shown) == len(pieces))
+
+
+def _pieces(record: Record, split: Callable[[str], list[str]], called: str) -> list[View]:
+    """Returns what the learned turns of a row are split into."""
+    turns = [(place, split(text)) for place in record.learned if (text := record.messages[place].text)]
+    return [
+        View(_standing_alone(record, text), f"turn {place + 1}, {called} {number} of {len(texts)}")
+        for place, texts in turns
+        for number, text in enumerate(texts, 1)
+    ]
+
+
+def _stretches(record: Record) -> list[View]:
+    """Returns the stretches of a sentence or a few that a row consists of; none where it is one."""
+    found = _pieces(record, split_sentences, "stretch")
+    return [replace(view, stretch=True) for view in found] if len(found) > 1 else []
 
 
 def split_evenly(text: str, size: int) -> list[str]:

@@ -7,7 +7,6 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,13 +121,18 @@ def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], m
 
     alone = reads_answers_alone(config, encoder)
     score = functools.partial(harm_score_of, config, run)
-    most, sentences = config.max_windows, config.read_sentences
+    most, sentences = config.max_windows, reads_sentences(config, encoder)
     return read_worst(encoder, records, encode, score, most=most, alone=alone, sentences=sentences)
 
 
 def reads_answers_alone(config: RunConfig, encoder: Encoder) -> bool:
     """Tells whether one look at a row is its answer without its prompt."""
     return config.answer_alone and encoder.parts_alike
+
+
+def reads_sentences(config: RunConfig, encoder: Encoder) -> bool:
+    """Tells whether rows are looked at by their sentences too."""
+    return config.read_sentences and encoder.parts_alike
 
 
 def harm_score_of(config: RunConfig, run: RunFolder) -> HarmScore:
@@ -161,8 +165,14 @@ def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> Map
         ArtifactError: They are not all there.
     """
     index, rows = _members(config, run, name)
-    found = index.map(rows.keys, rows.ids)
-    return replace(found, values=found.values.alone(rows.alone))
+    found = index.map(np.concatenate([rows.keys, rows.beside]), Joined([rows.ids, rows.ids]))
+    return MappedSet(
+        ids=rows.ids,
+        hashes=rows.keys,
+        values=found.values.looked_at(rows.alone),
+        truncated=found.truncated[: len(rows.ids)],
+        shards=found.shards,
+    )
 
 
 class _Members(NamedTuple):
@@ -170,22 +180,23 @@ class _Members(NamedTuple):
 
     ids: Sequence[str]
     keys: NDArray[np.uint8]
+    beside: NDArray[np.uint8]
     whole: NDArray[np.uint8]
     alone: NDArray[np.bool_]
 
 
 def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, _Members]:
-    parts = [*REPRESENTATIONS.parts_of(run, "id", "key", "whole", "alone", where={"set": [name]})]
+    parts = [*REPRESENTATIONS.parts_of(run, "id", "key", "beside", "whole", "alone", where={"set": [name]})]
     summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
     index = _own_cache(config, run).index(summary["fingerprint"], summary["shards"])
     # The hexadecimal texts of a part at a time become bytes.
-    keys, whole = ([keys_from_hex(part[column].to_pylist()) for part in parts] for column in ("key", "whole"))
+    keys = [[keys_from_hex(part[column].to_pylist()) for part in parts] for column in ("key", "beside", "whole")]
     alone = [part["alone"].to_numpy() for part in parts]
     ids = Texts.of(part["id"] for part in parts)
     nothing = np.zeros((0, 32), np.uint8)
     return index, _Members(
-        ids, np.concatenate([nothing, *keys]), np.concatenate([nothing, *whole]), np.concatenate([[], *alone]) > 0
+        ids, *(np.concatenate([nothing, *column]) for column in keys), np.concatenate([[], *alone]) > 0
     )
 
 
@@ -243,7 +254,7 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     sizes, everything = {name: len(sets[name]) for name in SET_NAMES}, Joined(sets[name] for name in SET_NAMES)
     filled = map_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
-    shown = ShownRows(encoder, everything, most=config.max_windows, sentences=config.read_sentences)
+    shown = ShownRows(encoder, everything, most=config.max_windows, sentences=reads_sentences(config, encoder))
     viewed: Iterator[MappedSet] = iter(())
     if len(shown.records):
         viewed = map_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
@@ -315,6 +326,7 @@ class _Looked(NamedTuple):
     """Which look represents each row: the columns of the run's table of representations that say so."""
 
     keys: NDArray[np.uint8]
+    beside: NDArray[np.uint8]
     alone: NDArray[np.bool_]
     view: Sequence[str]
     unread: NDArray[np.bool_]
@@ -331,7 +343,7 @@ def _looked_at(
     """Returns which look represents each row."""
     n = len(whole.ids)
     if config.max_windows == 1:
-        return _Looked(whole.hashes, np.zeros(n, np.bool_), [""] * n, whole.truncated)
+        return _Looked(whole.hashes, whole.hashes, np.zeros(n, np.bool_), [""] * n, whole.truncated)
 
     @functools.cache
     def harm_score() -> HarmScore:
@@ -340,7 +352,7 @@ def _looked_at(
             {name: whole.values[ends[name] - sizes[name] : ends[name]] for name in SET_NAMES[1:] if sizes[name]}
         )
 
-    hashes, flags, view = whole.hashes.copy(), np.zeros(n, np.bool_), list[str]()
+    hashes, beside, flags, view = whole.hashes.copy(), whole.hashes.copy(), np.zeros(n, np.bool_), list[str]()
     for rows in _blocks(n):
         some, first, last = shown.of(rows)
         viewed = parts.values[first:last] if parts is not None and first < last else None
@@ -349,9 +361,13 @@ def _looked_at(
         picked = np.flatnonzero(looks.view.numpy() >= 0)
         if parts is not None and len(picked):
             hashes[rows.start + picked] = parts.hashes[first + looks.view.numpy()[picked]]
+        beside[rows] = hashes[rows]
+        joined = np.flatnonzero(looks.stretch.numpy() >= 0)
+        if parts is not None and len(joined):
+            beside[rows.start + joined] = parts.hashes[first + looks.stretch.numpy()[joined]]
         flags[rows] = looks.alone.numpy()
         view += [sys.intern(looks.place(row, some)) for row in range(len(looks.view))]
-    return _Looked(hashes, flags, view, ~shown.complete)
+    return _Looked(hashes, beside, flags, view, ~shown.complete)
 
 
 def _index(sizes: Mapping[SetName, int], encoded: MappedSet, looked: _Looked) -> Iterator[dict[str, Any]]:
@@ -362,6 +378,7 @@ def _index(sizes: Mapping[SetName, int], encoded: MappedSet, looked: _Looked) ->
             "set": [*names[rows]],
             "id": [*encoded.ids[rows]],
             "key": hex_keys(looked.keys[rows]),
+            "beside": hex_keys(looked.beside[rows]),
             "whole": hex_keys(encoded.hashes[rows]),
             "alone": looked.alone[rows],
             "view": looked.view[rows],

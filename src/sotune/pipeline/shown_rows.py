@@ -24,7 +24,7 @@ class ShownRows:
         encoder: Reads the rows.
         rows: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        sentences: Whether short rows have parts too, of a sentence or a few.
+        sentences: Whether rows of no more than a few windows are read by their sentences too.
 
     Attributes:
         owner: The row of each view, ``[k]``, ascending.

@@ -14,7 +14,7 @@ import torch
 from sotune.artifacts import RunFolder, contents_told
 from sotune.errors import ArtifactError
 from sotune.freshness import require_fresh
-from sotune.pipeline.encoding import chosen_encoder, harm_score_of, reads_answers_alone
+from sotune.pipeline.encoding import chosen_encoder, harm_score_of, reads_answers_alone, reads_sentences
 from sotune.pipeline.record_sets import read_records, source_options
 from sotune.pipeline.unseen_rows import load_potentials, read_cut, run_config
 from sotune.pipeline.worst_views import HarmScore, read_worst
@@ -105,7 +105,7 @@ class Scorer:
             lambda: self._harm_score,
             most=most,
             alone=alone,
-            sentences=self.config.read_sentences,
+            sentences=reads_sentences(self.config, encoder),
         )
         found = self._potentials.score(values)
         columns = (found.weights.double(), found.pull_potential.double(), found.push_potential.double())

@@ -1,4 +1,8 @@
-"""Which look at each row represents it: the whole, a part, its undisguised text, or its answer alone; the worst."""
+"""Which look at each row represents it: the whole, a part, its undisguised text, or its answer alone; the worst.
+
+Where a stretch of a few sentences seems worse still, it stands beside that look and counts half: by itself it tells too
+little of a row to be its vector.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +47,21 @@ class Looks:
 
     Attributes:
         view: Which view of `Shown.views`; -1: none of them, ``[n]``.
+        stretch: Which of them stands beside it, half and half; -1: none, ``[n]``.
         alone: Whether the answer's half of the vector stands in both places, ``[n]``.
         values: The representations, ``[n, d]``.
     """
 
     view: Tensor
+    stretch: Tensor
     alone: Tensor
     values: Tensor
 
     def place(self, row: int, shown: Shown) -> str:
         """Says what represents a row; empty where the whole does."""
-        view = int(self.view[row])
-        return shown.views[view].place if view >= 0 else ANSWER_ALONE if self.alone[row] else ""
+        view, stretch = int(self.view[row]), int(self.stretch[row])
+        place = shown.views[view].place if view >= 0 else ANSWER_ALONE if self.alone[row] else ""
+        return place if stretch < 0 else f"{place or 'whole'} with {shown.views[stretch].place}"
 
 
 def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: bool = False) -> Shown:
@@ -64,7 +71,7 @@ def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: b
         encoder: Reads them.
         records: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        sentences: Whether short rows have parts too, of a sentence or a few.
+        sentences: Whether rows of no more than a few windows are read by their sentences too.
     """
     if most == 1:
         return Shown((), torch.zeros(0, dtype=torch.int64), (True,) * len(records))
@@ -87,19 +94,26 @@ def pick_looks(
         alone: Whether one look at a row is its answer without its prompt (`answers_alone`).
     """
     n = len(whole)
+    nothing = torch.full((n,), -1)
     if viewed is None and not alone:
-        return Looks(view=torch.full((n,), -1), alone=torch.zeros(n, dtype=torch.bool), values=whole)
-    looks, owner = [whole], [torch.arange(n)]
+        return Looks(view=nothing, stretch=nothing, alone=torch.zeros(n, dtype=torch.bool), values=whole)
+    looks, owner, views = [whole], [torch.arange(n)], 0 if viewed is None else len(viewed)
     if viewed is not None:
         looks, owner = [*looks, viewed], [*owner, shown.owner]
     if alone:
         looks, owner = [*looks, answers_alone(whole)], [*owner, torch.arange(n)]
-    values, n_views = torch.cat(looks), len(shown.views)
-    picked = pick_worst(harm_score()(values), torch.cat(owner))
+    values, owners = torch.cat(looks), torch.cat(owner)
+    of_view = torch.cat([nothing, torch.arange(views), torch.full((len(values) - n - views,), -1)])
+    is_stretch = torch.zeros(len(values), dtype=torch.bool)
+    is_stretch[n : n + views] = torch.tensor([view.stretch for view in shown.views[:views]], dtype=torch.bool)
+    scores = harm_score()(values)
+    picked, worst = pick_worst(scores.masked_fill(is_stretch, -torch.inf), owners), pick_worst(scores, owners)
+    joined = is_stretch[worst]
     return Looks(
-        view=torch.where((picked >= n) & (picked < n + n_views), picked - n, -1),
-        alone=picked >= n + n_views,
-        values=values[picked],
+        view=of_view[picked],
+        stretch=torch.where(joined, of_view[worst], -1),
+        alone=picked >= n + views,
+        values=torch.where(joined[:, None], (values[picked] + values[worst]) / 2, values[picked]),
     )
 
 
@@ -122,7 +136,7 @@ def read_worst(
         harm_score: Returns what orders the looks at one row.
         most: Windows of a row.
         alone: Whether one look at a row is its answer without its prompt.
-        sentences: Whether short rows have parts too, of a sentence or a few.
+        sentences: Whether rows of no more than a few windows are read by their sentences too.
     """
     shown, whole = show(encoder, records, most=most, sentences=sentences), encode(records)
     viewed = encode(shown.records) if shown.views else None

@@ -216,6 +216,7 @@ class MappedRows:
         starts: Number of rows before each part, and of all.
         positions: Where each row lies among the rows of all parts, ``[n]``.
         alone: Which rows are read as `answers_alone`, ``[n]``; ``None``: none.
+        beside: Where the other half of each row lies, ``[n]``; where the row itself does: it has none.
     """
 
     def __init__(
@@ -225,12 +226,25 @@ class MappedRows:
         positions: NDArray[np.int64],
         *,
         alone: NDArray[np.bool_] | None = None,
+        beside: NDArray[np.int64] | None = None,
     ) -> None:
         self._parts, self._starts, self.positions, self._alone = parts, starts, positions, alone
+        self._beside = beside
 
-    def alone(self, flags: NDArray[np.bool_]) -> MappedRows:
-        """Returns the same rows, of which the flagged ones, ``[n]``, are read as `answers_alone`."""
-        return MappedRows(self._parts, self._starts, self.positions, alone=flags) if flags.any() else self
+    def looked_at(self, alone: NDArray[np.bool_]) -> MappedRows:
+        """Returns the first half of these rows as they are looked at: the second half holds what stands beside each.
+
+        Args:
+            alone: Which are read as `answers_alone`, ``[n]``.
+        """
+        positions, beside = np.split(self.positions, 2)
+        return MappedRows(
+            self._parts,
+            self._starts,
+            positions,
+            alone=alone if alone.any() else None,
+            beside=beside if (beside != positions).any() else None,
+        )
 
     @property
     def shape(self) -> torch.Size:
@@ -251,15 +265,23 @@ class MappedRows:
         """Returns a copy of some rows, by a slice or by their positions."""
         asked = rows if isinstance(rows, slice) else rows.numpy()
         positions = self.positions[asked]
+        values = self._gathered(positions)
+        if self._alone is not None:
+            flags = torch.from_numpy(self._alone[asked])
+            values[flags] = answers_alone(values[flags])
+        if self._beside is not None:
+            beside = self._beside[asked]
+            some = torch.from_numpy(np.flatnonzero(beside != positions))
+            values[some] = (values[some] + self._gathered(beside[some.numpy()])) / 2
+        return values
+
+    def _gathered(self, positions: NDArray[np.int64]) -> Tensor:
         numbers = self._part_of(positions)
         values = torch.empty(len(positions), self.shape[1], dtype=self.dtype)
         for number in np.unique(numbers):
             here = np.flatnonzero(numbers == number)
             found = self._parts[number][torch.from_numpy(positions[here] - self._starts[number])]
             values[torch.from_numpy(here)] = found
-        if self._alone is not None:
-            flags = torch.from_numpy(self._alone[asked])
-            values[flags] = answers_alone(values[flags])
         return values
 
     def _part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:

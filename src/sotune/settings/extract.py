@@ -137,8 +137,8 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
     )
     read_sentences: bool = Field(
         False,
-        description="Short answers have parts too, of a sentence or a few: finds harm between harmless sentences, and "
-        "costs a little elsewhere.",
+        description="A sentence encoder reads rows of no more than a few windows by their sentences too, the worst of "
+        "which counts half: finds harm between harmless answers, and takes about twice as long.",
     )
     layer: int | Literal["auto"] = Field(
         "auto",
