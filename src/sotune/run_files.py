@@ -77,11 +77,13 @@ SELECTION = Table(
         "kept": "bool",
         "reason": "string",
         "margin": "float64",
+        "unknown": "bool",
         "explanation": "string",
     },
     verb="select",
 )
-"""One line for each downstream row; the loss weight of a dropped one is null."""
+"""One line for each downstream row; the loss weight of a dropped one is null. An unknown one is far from all
+references: its weight says little."""
 KEPT = Lines("kept.jsonl", verb="select")
 """The user's own kept rows; the column that the settings call ``weight_column`` holds the loss weight."""
 PROMISE = Json("promise.json", verb="select")

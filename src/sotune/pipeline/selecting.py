@@ -33,6 +33,7 @@ _EVIDENCE = tuple(
 
 _DECIDED = ("id", "weight", "loss_weight", "rank", "kept", "reason")
 _NOT_READ = "some of what is learned of it was not read"
+_UNKNOWN = "it is far from all references, so that its weight says little"
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def _key(config: RunConfig) -> dict[str, Any]:
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     weights = WEIGHTS.read(run, "id", "weight")
     ids, solver = Texts.of([weights["id"]]), SOLVER.read(run)
+    unknown = _is_unknown(run, solver)
     promised = make_promise(config, run, weights["weight"].to_numpy(), k=solver["k"])
     rows = select_rows(
         ids,
@@ -49,21 +51,39 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         k=promised.k,
         loss_weight_rule=config.loss_weight_rule,
         because=_because(config, promised.described, solver["k"]),
-        refused=_refused(run) if config.unread == "drop" else None,
+        refused=_refused(config, run, ids, unknown),
     )
-    explained = SELECTION.write_rows(run, _explained(config, run, rows, promised.cut_weight))
+    explained = SELECTION.write_rows(run, _explained(config, run, rows, unknown, promised.cut_weight))
     counts: dict[str, dict[str, int]] = {}
     kept = KEPT.write(run, _kept_rows(config, read_own_rows(run), rows, counts))
     described = {**said_of_kept(promised.described, rows.n_kept), **({"kinds": counts} if counts else {})}
+    described["n_unknown"] = 0 if config.unknown == "keep" else int(unknown.sum())
     if (missing := _missing(config, solver)) is not None:
         described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
     return [explained, kept, PROMISE.write(run, described)]
 
 
-def _refused(run: RunFolder) -> dict[str, str]:
-    """Returns the rows of which something was not read, each with that as a reason."""
-    unread = REPRESENTATIONS.rows_of(run, "id", where={"set": ["downstream"], "unread": [True]})
-    return {row["id"]: _NOT_READ for row in unread}
+def _refused(config: RunConfig, run: RunFolder, ids: Sequence[str], unknown: NDArray[np.bool_]) -> dict[str, str]:
+    """Returns the rows that are dropped whatever they weigh, each with the reason."""
+    refused = {}
+    if config.unknown == "drop":
+        refused = {ids[row]: _UNKNOWN for row in np.flatnonzero(unknown).tolist()}
+    if config.unread == "drop":
+        unread = REPRESENTATIONS.rows_of(run, "id", where={"set": ["downstream"], "unread": [True]})
+        refused |= {row["id"]: _NOT_READ for row in unread}
+    return refused
+
+
+def _is_unknown(run: RunFolder, solver: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Tells of each row whether it is beyond the reach of every reference; of none where the method knows no costs."""
+    reach: Mapping[str, float] = solver.get("reach") or {}
+    found = [np.zeros(0, dtype=np.bool_)]
+    for part in WEIGHTS.parts_of(run, "id", *(f"least_{side}_cost" for side in reach)):
+        beyond = np.full(part.num_rows, len(reach) > 0)
+        for side, cost in reach.items():
+            beyond &= part[f"least_{side}_cost"].to_numpy() > cost
+        found.append(beyond)
+    return np.concatenate(found)
 
 
 def said_of_kept(described: Mapping[str, Any], n_kept: int) -> Mapping[str, Any]:
@@ -76,27 +96,28 @@ def said_of_kept(described: Mapping[str, Any], n_kept: int) -> Mapping[str, Any]
         ConfigError: It is no longer the share that was asked for.
     """
     shares = ["kept_harmful_share_at_most", *(["bound"] if described.get("promised") == "harmful_share" else [])]
-    larger = {name: min(1.0, described[name] * described["k"] / n_kept) for name in shares if name in described}
+    larger = {name: min(1.0, described[name] * described["k"] / max(1, n_kept)) for name in shares if name in described}
     if "bound" in larger and larger["bound"] > described["limit"]:
         raise ConfigError(
-            f"unread: drop leaves out {described['k'] - n_kept} rows within the cut, and of the others up to "
-            f"{larger['bound']:.2%} may be harmful, more than max_harmful_share={described['limit']:g}; raise "
-            f"max_windows, so that they are read, or the limit"
+            f"unread: drop or unknown: drop leaves out {described['k'] - n_kept} rows within the cut, and of the "
+            f"others up to {larger['bound']:.2%} may be harmful, more than max_harmful_share={described['limit']:g}; "
+            f"raise max_windows, so that rows are read, or the limit"
         )
     return {**described, "k": n_kept, **larger}
 
 
 def _explained(
-    config: RunConfig, run: RunFolder, rows: Sequence[SelectedRow], cut_weight: float
+    config: RunConfig, run: RunFolder, rows: Sequence[SelectedRow], unknown: NDArray[np.bool_], cut_weight: float
 ) -> Iterator[dict[str, Any]]:
     """Yields the decision about each row with what it follows from."""
     evidence = WEIGHTS.rows_of(run, "id", *_EVIDENCE)
     looked = REPRESENTATIONS.rows_of(run, "id", "view", "unread", where={"set": ["downstream"]})
-    for row, weighed, look in zip(rows, evidence, looked, strict=True):
+    for row, weighed, look, far in zip(rows, evidence, looked, unknown.tolist(), strict=True):
         _check_joined(row.id, weighed["id"], look["id"])
         margin = log_margin(row.weight, cut_weight)
         told = explain_row(row, _evidence(weighed), margin=margin) + _told_of_look(look, config)
-        yield {**{name: getattr(row, name) for name in _DECIDED}, "margin": margin, "explanation": told}
+        told += f"; {_UNKNOWN}" if far and config.unknown == "flag" else ""
+        yield {**{name: getattr(row, name) for name in _DECIDED}, "margin": margin, "unknown": far, "explanation": told}
 
 
 def _check_joined(*ids: str) -> None:
@@ -178,6 +199,8 @@ def _kept_rows(
 def _summarize(run: RunFolder) -> Figures:
     kept, promise = SELECTION.read(run, "kept")["kept"].to_numpy(), PROMISE.read(run)
     figures = {"kept": f"{kept.sum():,} of {len(kept):,} rows"}
+    if promise["n_unknown"]:
+        figures["far from all references"] = f"{promise['n_unknown']:,} rows, whose weights say little"
     if promise["note"]:
         figures["note"] = promise["note"]
     if promise.get("no_harm_found"):
@@ -194,4 +217,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures | {f"{kind} rows kept": f"{n['kept']:,} of {n['n']:,}" for kind, n in kinds}
 
 
-SELECT = Stage("selection", "select", "weights", _key, _work, _summarize)
+SELECT = Stage("selection", "select", "weights", _key, _work, _summarize, version=2)

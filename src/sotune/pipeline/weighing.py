@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,11 @@ from sotune.records import SET_NAMES, Record, SetName
 from sotune.run_files import ENCODING, POTENTIALS, SOLVER, WEIGHTS
 from sotune.settings import RunConfig, SentinelSettings, WeightSettings
 from sotune.transport import ALL_ROWS, ProcessShards, Rows
-from sotune.weights.nearest import nearest_by_mass
+from sotune.weights.nearest import nearest_by_mass, reach
 
 _N_NEAREST = 3
+_REACH_ROWS = 1000
+"""Of so many of its rows at most a reference's reach is found."""
 Column = Callable[[slice], Any]
 """Returns the values of a column for some rows."""
 _SHARED_ENTRIES = 1 << 28  # kernels of 1 GiB: below, a sweep is too short to be worth telling the others of it
@@ -196,12 +199,22 @@ def _describe_solution(solution: Solution) -> dict[str, Any]:
         "pull_marginal_error": learned.marginal_error("pull"),
         "push_marginal_error": learned.marginal_error("push"),
         "marginal_tolerance": max(tolerance, settings.streamed_tolerance) if learned.n_passes else tolerance,
+        "reach": _reaches(solution),
         "n_steps": learned.n_steps,
         "n_passes": learned.n_passes,
         "n_sinkhorn_iters": learned.n_sinkhorn_iters,
         "converged": learned.converged,
         "history": [step.as_dict() for step in learned.history],
     }
+
+
+def _reaches(solution: Solution) -> dict[str, float]:
+    """Returns how far each reference reaches; nothing where one is too small to tell."""
+    cost, found = solution.learned.fitted_cost, {}
+    for one in solution.references:
+        some = torch.arange(0, len(one.rows), math.ceil(len(one.rows) / _REACH_ROWS))
+        found[PREFIXES[one.set_name]] = reach(cost.between(one.rows[some], one.rows), some)
+    return found if all(map(math.isfinite, found.values())) else {}
 
 
 def _summarize(run: RunFolder) -> Figures:
@@ -218,5 +231,5 @@ def _summarize(run: RunFolder) -> Figures:
 
 _SURVIVES = "the representations are kept; the weights are solved from the start"
 WEIGH = Stage(
-    "weights", "weigh", "representations", _key, _work, _summarize, version=5, survives=_SURVIVES, shared=_helped
+    "weights", "weigh", "representations", _key, _work, _summarize, version=6, survives=_SURVIVES, shared=_helped
 )

@@ -169,6 +169,8 @@ def _facts(artifacts: RunArtifacts) -> list[tuple[str, str, str]]:
         ("weight dropped", percent(dropped), "of the total before the cut"),
         ("effective sample size", _sample_size(solver.get("effective_sample_size")), "of all rows, by weight"),
     ]
+    if n_unknown := artifacts.promise.get("n_unknown"):
+        facts.append(("unknown", f"{n_unknown:,}", f"{counted(n_unknown, 'row')} far from all references"))
     if _transports(solver):
         iterations = f"{number(solver.get('n_sinkhorn_iters'))} Sinkhorn iterations"
         facts.append(("solver steps", number(solver.get("n_steps")), iterations))

@@ -26,6 +26,29 @@ class Nearest:
     least_cost: Tensor
 
 
+def reach(cost: CostMatrix, own: Tensor, *, share: float = 0.99) -> float:
+    """Returns the least cost to another row of the same reference that all but a few of its rows stay within.
+
+    Infinite for a reference of one row, of which nothing is known.
+
+    >>> from sotune.transport import DenseCost
+    >>> cost = DenseCost(torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 2.0], [3.0, 2.0, 0.0]]))
+    >>> reach(cost, torch.arange(3), share=1.0)
+    2.0
+
+    Args:
+        cost: Ground cost between some of the reference's rows and all of them, ``[k, m]``.
+        own: Which column each of these rows is, ``[k]``.
+        share: The share of the rows that stay within it.
+    """
+    least = []
+    for start, stop in row_blocks(cost):
+        block = cost.rows(start, stop)
+        block[torch.arange(stop - start), own[start:stop]] = torch.inf
+        least.append(block.min(dim=1).values)
+    return float(torch.cat(least).double().quantile(share))
+
+
 def nearest_by_mass(cost: CostMatrix, g: Tensor, epsilon: float, *, most: int) -> Nearest:
     """Returns the reference rows with the largest shares ``P_ij / Σ_j P_ij = softmax_j((g_j − C_ij) / ε)``.
 

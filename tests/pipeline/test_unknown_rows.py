@@ -1,0 +1,48 @@
+"""Rows that are far from all references are told, and can be dropped: their weights say little."""
+
+import functools
+
+import pytest
+
+from sotune.pipeline import weighing
+from sotune.run_files import PROMISE, SELECTION, SOLVER, WEIGHTS
+from sotune.weights.nearest import reach
+
+
+@pytest.fixture
+def short_reach(monkeypatch):
+    """Half of a reference's rows are beyond its reach, so that some downstream rows are."""
+    monkeypatch.setattr(weighing, "reach", functools.partial(reach, share=0.5))
+
+
+def test_rows_beyond_every_reach_are_counted_and_told(cli, flags, tmp_path, short_reach):
+    result = cli("weigh", *flags)
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    reaches = SOLVER.read(run)["reach"]
+    assert set(reaches) == {"safe", "harmful"}
+    beyond = {
+        row["id"]: all(row[f"least_{side}_cost"] > reaches[side] for side in reaches) for row in WEIGHTS.rows_of(run)
+    }
+    rows = {row["id"]: row for row in SELECTION.rows_of(run)}
+    assert {id: row["unknown"] for id, row in rows.items()} == beyond
+    assert 0 < sum(beyond.values()) < len(beyond)
+    assert PROMISE.read(run)["n_unknown"] == sum(beyond.values())
+    assert "far from all references" in " ".join(result.output.split())
+    assert all(("far from all references" in row["explanation"]) == beyond[id] for id, row in rows.items())
+
+
+def test_unknown_rows_can_be_dropped_or_kept_without_a_word(cli, flags, tmp_path, short_reach):
+    assert cli("weigh", *flags).exit_code == 0
+    assert cli("select", str(tmp_path / "run"), "--unknown", "drop").exit_code == 0
+    unknown = [row for row in SELECTION.rows_of(tmp_path / "run") if row["unknown"]]
+    assert unknown
+    assert not any(row["kept"] for row in unknown)
+    assert all("far from all references" in row["reason"] for row in unknown)
+    assert cli("select", str(tmp_path / "run"), "--unknown", "keep").exit_code == 0
+    assert not any("far from" in row["explanation"] for row in SELECTION.rows_of(tmp_path / "run"))
+
+
+def test_methods_without_costs_know_no_unknown_rows(cli, flags, tmp_path):
+    assert cli("weigh", *flags, "--method", "mean_cosine").exit_code == 0
+    assert not any(row["unknown"] for row in SELECTION.rows_of(tmp_path / "run"))
