@@ -90,8 +90,8 @@ class OwnRefusals:
     def told(self, result: TrainResult, trained: TrainInputs) -> TrainResult:
         """Returns what training left behind, with the rows that were left out and how many were asked and refused."""
         left = sorted(self.against - {row.id for row in trained.records})
-        counts = {"rows_asked": self.n_asked, "rows_refused": len(self.refused), "rows_left_out": len(left)}
-        counts |= {"anchor_refused": self.share_of_anchor} if self.share_of_anchor else {}
+        anchor = {"anchor_refused": self.share_of_anchor} if self.share_of_anchor else {}
+        counts = {**anchor, "rows_asked": self.n_asked, "rows_refused": len(self.refused), "rows_left_out": len(left)}
         return replace(
             result,
             dropped={**result.dropped, **dict.fromkeys(left, _REASON)},
