@@ -30,6 +30,8 @@ def test_rows_beyond_every_reach_are_counted_and_told(cli, flags, tmp_path, shor
     assert PROMISE.read(run)["n_unknown"] == sum(beyond.values())
     assert "far from all references" in " ".join(result.output.split())
     assert all(("far from all references" in row["explanation"]) == beyond[id] for id, row in rows.items())
+    assert cli("report", str(run)).exit_code == 0
+    assert "far from all references" in (run / "report.html").read_text()
 
 
 def test_unknown_rows_can_be_dropped_or_kept_without_a_word(cli, flags, tmp_path, short_reach):

@@ -37,7 +37,8 @@ def test_weigh_writes_what_it_promises(cli, flags, tmp_path, data):
     assert weights["id"] == [row["id"] for row in lines]
     assert sum(weights["weight"]) == pytest.approx(1)
     selection = SELECTION.columns_of(run)
-    assert list(selection) == ["id", "weight", "loss_weight", "rank", "kept", "reason", "margin", "explanation"]
+    decided = ["id", "weight", "loss_weight", "rank", "kept", "reason", "margin", "unknown", "explanation"]
+    assert list(selection) == decided
     assert sum(selection["kept"]) == 72
     kept = [json.loads(line) for line in (run / "kept.jsonl").read_text().splitlines()]
     by_id = {row["id"]: row for row in lines}

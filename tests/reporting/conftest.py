@@ -65,6 +65,7 @@ def make_run(tmp_path) -> Callable[..., RunFolder]:
                 "kept": [index in kept for index in shuffled],
                 "reason": ["among the largest" if index in kept else "below the cut" for index in shuffled],
                 "margin": [0.0] * n,
+                "unknown": [False] * n,
                 "explanation": [""] * n,
             },
         )
