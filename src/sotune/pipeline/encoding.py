@@ -195,9 +195,8 @@ def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheInd
     alone = [part["alone"].to_numpy() for part in parts]
     ids = Texts.of(part["id"] for part in parts)
     nothing = np.zeros((0, 32), np.uint8)
-    return index, _Members(
-        ids, *(np.concatenate([nothing, *column]) for column in keys), np.concatenate([[], *alone]) > 0
-    )
+    key, beside, whole = (np.concatenate([nothing, *column]) for column in keys)
+    return index, _Members(ids, key, beside, whole, np.concatenate([[], *alone]) > 0)
 
 
 def _own_cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
