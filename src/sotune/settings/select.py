@@ -38,8 +38,8 @@ class SelectionSettings(StageSettings):
     )
     unknown: Literal["flag", "drop", "keep"] = Field(
         "flag",
-        description="Rows that are farther from each reference than 99 % of its own rows are from each other: kept by "
-        "weight and counted, dropped, or kept by weight without a word.",
+        description="Rows that are farther from each reference than 99 % of its own rows are from their nearest: "
+        "kept by weight and counted, dropped, or kept by weight without a word.",
     )
     loss_weight_rule: Literal["proportional", "exp", "uniform"] = Field(
         "proportional", description="Loss weight from weight: proportional, exp (paper, Eq. 7), or uniform; mean 1."
