@@ -71,7 +71,7 @@ def views_of(record: Record, *, window: int, most: int, sentences: bool = False)
     long = sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
     turns = [
         # Half of what one look takes in, so that little else stands beside what a part shows.
-        (place, split_evenly(text, max(1, window // 2)) if long else split_sentences(text))
+        (place, split_evenly(text, window // 2) if long else split_sentences(text))
         for place in record.learned
         if (text := record.messages[place].text)
     ]
@@ -97,7 +97,7 @@ def split_evenly(text: str, size: int) -> list[str]:
     """
     if len(text) <= _SLACK * size:
         return [text]
-    n = math.ceil(len(text) / size)
+    n = math.ceil(len(text) / max(1, size))
     ends = [_gap_before(text, round(len(text) * i / n)) for i in range(1, n)]
     borders = [0, *ends, len(text)]
     parts = (text[start:end].strip() for start, end in zip(borders, borders[1:], strict=False))
