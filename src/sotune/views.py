@@ -75,7 +75,7 @@ def views_of(record: Record, *, window: int, most: int, sentences: bool = False)
     length = sum(len(record.messages[place].text) for place in record.learned)
     long = length > _SLACK * window
     # Half of what one look takes in, so that little else stands beside what a part shows.
-    pieces = _pieces(record, lambda text: split_evenly(text, max(1, window // 2)), "part") if long else []
+    pieces = _pieces(record, lambda text: split_evenly(text, window // 2), "part") if long else []
     shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
     read = shown if long else [View(record, "whole")]
     undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
@@ -109,7 +109,7 @@ def split_evenly(text: str, size: int) -> list[str]:
     """
     if len(text) <= _SLACK * size:
         return [text]
-    n = math.ceil(len(text) / size)
+    n = math.ceil(len(text) / max(1, size))
     ends = [_gap_before(text, round(len(text) * i / n)) for i in range(1, n)]
     borders = [0, *ends, len(text)]
     parts = (text[start:end].strip() for start, end in zip(borders, borders[1:], strict=False))
