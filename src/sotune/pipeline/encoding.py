@@ -165,11 +165,13 @@ def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> Map
         ArtifactError: They are not all there.
     """
     index, rows = _members(config, run, name)
-    found = index.map(np.concatenate([rows.keys, rows.beside]), Joined([rows.ids, rows.ids]))
+    joined = np.flatnonzero((rows.beside != rows.keys).any(axis=1))
+    keys = np.concatenate([rows.keys, rows.beside[joined]])
+    found = index.map(keys, Joined([rows.ids, [rows.ids[row] for row in joined.tolist()]]))
     return MappedSet(
         ids=rows.ids,
         hashes=rows.keys,
-        values=found.values.looked_at(rows.alone),
+        values=found.values.looked_at(rows.alone, joined),
         truncated=found.truncated[: len(rows.ids)],
         shards=found.shards,
     )

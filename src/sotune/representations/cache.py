@@ -231,19 +231,22 @@ class MappedRows:
         self._parts, self._starts, self.positions, self._alone = parts, starts, positions, alone
         self._beside = beside
 
-    def looked_at(self, alone: NDArray[np.bool_]) -> MappedRows:
-        """Returns the first half of these rows as they are looked at: the second half holds what stands beside each.
+    def looked_at(self, alone: NDArray[np.bool_], joined: NDArray[np.int64]) -> MappedRows:
+        """Returns the first of these rows as they are looked at: what stands beside some of them lies behind them all.
 
         Args:
             alone: Which are read as `answers_alone`, ``[n]``.
+            joined: Those that have something beside them, in the order in which that lies, ``[k]``.
         """
-        positions, beside = np.split(self.positions, 2)
+        positions, behind = np.split(self.positions, [len(alone)])
+        beside = positions.copy()
+        beside[joined] = behind
         return MappedRows(
             self._parts,
             self._starts,
             positions,
             alone=alone if alone.any() else None,
-            beside=beside if (beside != positions).any() else None,
+            beside=beside if len(joined) else None,
         )
 
     @property
