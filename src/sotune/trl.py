@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -30,7 +30,7 @@ from sotune.settings import RenderingSettings
 from sotune.sources import SourceOptions, load_set
 from sotune.sources.options import DEFAULT_SPLIT
 from sotune.training.loss import IGNORE_INDEX, shift_labels
-from sotune.training.trainer import count_rows
+from sotune.training.row_weights import RowWeights
 from sotune.training.training_rows import LOSS_WEIGHT, build_training_rows
 
 try:
@@ -59,7 +59,7 @@ _OWN = {
 _READY = ("input_ids", "labels", LOSS_WEIGHT)
 
 
-class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without types
+class WeightedSFTTrainer(RowWeights, SFTTrainer):  # type: ignore[misc]  # TRL comes without types
     """Trains with TRL on rows that each have a weight.
 
     Rows are read, rendered and masked as `sotune train` does it: the formats of docs/data.md, the learned turns alone.
@@ -84,6 +84,8 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
         ArtifactError: The rows are those of a run that has been weighed again since they were selected.
     """
 
+    remedy = "give the rows to the trainer when it is made, which reads their weights"
+
     def __init__(
         self,
         model: Any,
@@ -98,8 +100,8 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
     ) -> None:
         args = args if args is not None else SFTConfig()
         _check_settings(args, kwargs, normalize)
-        self._by_rows, self._checked = normalize == "rows", False
-        if self._by_rows:
+        self.counts_rows, self._checked = normalize == "rows", False
+        if self.counts_rows:
             self.loss_is_scaled_for_ga = True  # whatever the model takes: the rows of the whole step are counted here
         reader = _Reader(model, args, processing_class, weight_column)
         super().__init__(
@@ -110,26 +112,10 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
             processing_class=reader.tokenizer,
             **kwargs,
         )
-        parallelism = self.accelerator.parallelism_config
-        if parallelism is not None and parallelism.non_data_parallel_size > 1:
-            raise ConfigError("weights need whole rows on each device; use data parallelism alone")
+        self.require_whole_rows()
         if missing := [name for name in _READY if name not in self.train_dataset.column_names]:
             raise _moved(f"its preparation of rows dropped {', '.join(missing)}")
         self.data_collator: Any = _KeepingWeights(self.data_collator)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if LOSS_WEIGHT not in self._signature_columns:
-            self._signature_columns.append(LOSS_WEIGHT)
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
-        """Takes the micro-batches of one optimizer step, and counts their rows (Trainer counts tokens)."""
-        batches, n_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not self._by_rows:
-            return batches, n_items
-        return batches, count_rows(self, batches, device)
 
     def compute_loss(
         self,
@@ -140,11 +126,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
     ) -> Any:
         """Computes TRL's loss of a micro-batch with each token's log-probability times what its row counts."""
         inputs = dict(inputs)
-        if missing := [name for name in (LOSS_WEIGHT, "labels") if name not in inputs]:
-            raise DataError(
-                f"a batch lacks {' and '.join(missing)}; give the rows to the trainer when it is made, which reads "
-                f"their weights"
-            )
+        self.require_weights(inputs)
         scale = self._scale(inputs.pop(LOSS_WEIGHT), inputs["labels"], in_step=num_items_in_batch is not None)
         weighing = _Weighing(model, scale)
         found = super().compute_loss(weighing, inputs, return_outputs, num_items_in_batch)
@@ -157,7 +139,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL comes without
 
         In a training step it divides by the rows of the whole step; outside of one, by the tokens of the batch.
         """
-        if not self._by_rows:
+        if not self.counts_rows:
             return weight
         n_tokens = (shift_labels(labels) != IGNORE_INDEX).sum(dim=1)
         per_row = weight / n_tokens.clamp(min=1)

@@ -7,31 +7,22 @@ column of weights would vanish without a word. `WeightedTrainer` keeps it, and r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 
-from sotune.errors import ConfigError, DataError
+from sotune.errors import ConfigError
 from sotune.training.change import StepChange
 from sotune.training.loss import compute_token_losses, compute_weighted_loss
 from sotune.training.micro_batches import check_packing, compute_packed_losses, cut_rows, row_lengths, take_rows
 from sotune.training.output_layer import compute_model_losses
+from sotune.training.row_weights import RowWeights
 from sotune.training.training_rows import LOSS_WEIGHT
 from sotune.training.watch import Watch
 
 
-def count_rows(trainer: Trainer, batches: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
-    """Returns how many rows the micro-batches of one optimizer step hold, in all processes that share the step."""
-    n_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
-    if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
-        n_rows = trainer.accelerator.gather(n_rows).sum()
-    return n_rows
-
-
-class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes without types
+class WeightedTrainer(RowWeights):
     """Trains a causal language model on the weighted loss of Eq. 8.
 
     Use it as Trainer, with rows of ``input_ids``, ``labels`` and ``loss_weight`` and a `WeightedCollator`. The loss
@@ -80,24 +71,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         if any(ignored.values()):
             names = ", ".join(name for name, is_set in ignored.items() if is_set)
             raise ConfigError(f"WeightedTrainer has its own loss, which ignores {names}; unset it")
-        parallelism = getattr(self.accelerator, "parallelism_config", None)
-        if parallelism is not None and parallelism.non_data_parallel_size > 1:
-            raise ConfigError(
-                "WeightedTrainer needs whole rows on each device, and tensor, context and sequence parallelism split "
-                "them; use data parallelism"
-            )
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if LOSS_WEIGHT not in self._signature_columns:
-            self._signature_columns.append(LOSS_WEIGHT)
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
-        """Takes the micro-batches of one optimizer step, and counts their *rows* (Trainer counts tokens)."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, count_rows(self, batches, device)
+        self.require_whole_rows()
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -167,11 +141,7 @@ class WeightedTrainer(Trainer):  # type: ignore[misc]  # transformers comes with
         Raises:
             DataError: The batch has no weights or no labels.
         """
-        if missing := [name for name in (LOSS_WEIGHT, "labels") if name not in inputs]:
-            raise DataError(
-                f"a batch lacks {' and '.join(missing)}. Got {', '.join(sorted(inputs))}; give each row "
-                f"{LOSS_WEIGHT} and labels, and use WeightedCollator as data_collator"
-            )
+        self.require_weights(inputs)
         labels, loss_weight = inputs["labels"], inputs[LOSS_WEIGHT]
         batch = {name: value for name, value in inputs.items() if name not in ("labels", LOSS_WEIGHT)}
         outputs = model(**batch) if return_outputs else None
