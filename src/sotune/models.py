@@ -201,6 +201,25 @@ def load_adapted(spec: ModelSpec, adapter: Path | None) -> Any:
         return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).eval()
 
 
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Puts a model in evaluation mode without gradients, and back afterwards."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Returns the parameters that take a gradient, by their names."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def load_sequence_classifier(spec: ModelSpec) -> Any:
     """Loads a frozen sequence-classification model onto its device.
 

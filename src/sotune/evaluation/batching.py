@@ -1,10 +1,9 @@
-"""Texts through a model in batches: which go together, how they are padded, and the state that the model is in."""
+"""Texts through a model in batches: which go together, and how they are padded."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -43,17 +42,3 @@ def pad(
         pad_sequence(ids, batch_first=True, padding_value=pad_token_id, padding_side=side),
         pad_sequence(masks, batch_first=True, padding_side=side),
     )
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Puts a model in evaluation mode without gradients, and back afterwards."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.batching import Progress, evaluating, longest_first, pad
+from sotune.evaluation.batching import Progress, longest_first, pad
 from sotune.evaluation.protocol import EvalPrompt, Response, index_unique
 from sotune.evaluation.thoughts import is_mark, opening_mark
-from sotune.models import n_positions
+from sotune.models import evaluating, n_positions
 from sotune.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def generate(
         ConfigError: A size is under 1.
         DataError: There are no prompts, an id occurs twice, or a prompt is too long for the model.
     """
+    import torch
+
     if max_new_tokens < 1 or batch_size < 1:
         raise ConfigError(f"max_new_tokens and batch_size must be at least 1. Got {max_new_tokens} and {batch_size}")
     if not prompts:
@@ -65,7 +67,7 @@ def generate(
     config = _greedy_config(model, renderer, max_new_tokens)
     decode = functools.partial(_decode, tokenizer=renderer.tokenizer, marks=_special_marks(renderer.tokenizer))
     responses: dict[str, Response] = {}
-    with evaluating(model), _own_settings_aside(model):
+    with evaluating(model), torch.inference_mode(), _own_settings_aside(model):
         for batch in longest_first({id: len(ids) for id, ids in encoded.items()}, batch_size, progress):
             generated = _answer([encoded[id] for id in batch], model, config)
             for id, ids in zip(batch, generated, strict=True):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sotune.errors import ConfigError, DataError
-from sotune.evaluation.batching import evaluating, longest_first, pad
+from sotune.evaluation.batching import longest_first, pad
 from sotune.evaluation.protocol import EvalPrompt, Response, pair_by_id
+from sotune.models import evaluating
 from sotune.records import Record
 from sotune.rendering import RenderedTokens, Renderer
 
@@ -257,7 +258,7 @@ def _mean_over_answers(
     values: dict[str, tuple[float | None, int]] = dict.fromkeys(rows, (None, 0))
     told = {id: row for id, row in rows.items() if row is not None}
     most_places = max(1, _KEPT_LOGITS // model.config.get_text_config().vocab_size)
-    with evaluating(model):
+    with evaluating(model), torch.inference_mode():
         for whole in longest_first({id: len(row.input_ids) for id, row in told.items()}, batch_size):
             for batch in _of_few_places(whole, told, most_places):
                 ids, mask = pad([told[id].input_ids for id in batch], pad_token_id or 0, side="right")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
+from sotune.models import trained_parameters
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
@@ -55,7 +56,7 @@ class Average(StepChange):
 
     def start(self, model: Any) -> None:
         """Begins where the model is."""
-        self._average = [weight.detach().clone() for weight in _trained(model)]
+        self._average = [weight.detach().clone() for weight in trained_parameters(model).values()]
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Takes in what the step before left; adds nothing to the loss."""
@@ -65,7 +66,7 @@ class Average(StepChange):
 
     def _take_in(self, model: Any) -> None:
         with torch.no_grad():
-            for average, weight in zip(self._average, _trained(model), strict=True):
+            for average, weight in zip(self._average, trained_parameters(model).values(), strict=True):
                 average.lerp_(weight, 1 - self._decay)
 
     def state(self) -> Mapping[str, Tensor]:
@@ -81,13 +82,9 @@ class Average(StepChange):
         """Takes in the last step, and puts the average in place."""
         self._take_in(model)
         with torch.no_grad():
-            for average, weight in zip(self._average, _trained(model), strict=True):
+            for average, weight in zip(self._average, trained_parameters(model).values(), strict=True):
                 weight.copy_(average)
         return {}
-
-
-def _trained(model: Any) -> list[Tensor]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 METHODS = (

@@ -21,6 +21,7 @@ from sotune.errors import DataError
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import fits_question, own_answers
 from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
+from sotune.models import evaluating
 from sotune.records import Record, content_hash
 from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.output_layer import keep_states
@@ -66,15 +67,12 @@ class HeldAnswers:
 
     def start(self, model: Any) -> None:
         """Keeps the states of the model with its adapter off, before the first step."""
-        was_training = model.training
-        model.eval()
         self._states = []
-        with torch.no_grad(), model.disable_adapter():
+        with evaluating(model), model.disable_adapter():
             for positions in _parts(range(len(self))):
                 batch, predicts, _ = self._take(positions, model)
                 states, self._logits = keep_states(model, batch, predicts)
                 self._states += torch.split(states, predicts.sum(dim=1).tolist())
-        model.train(was_training)
 
     def compare(self, model: Any, positions: Sequence[int]) -> Departure:
         """Returns how far the model is from what it was on some of the answers, with the gradient."""
@@ -90,14 +88,11 @@ class HeldAnswers:
 
     def measure(self, model: Any) -> float:
         """Returns the drift over all answers."""
-        was_training = model.training
-        model.eval()
         total = mass = 0.0
-        with torch.no_grad():
+        with evaluating(model):
             for positions in _parts(range(len(self))):
                 share = float(self._take(positions, model)[2].sum())
                 total, mass = total + share * float(self.compare(model, positions).drift), mass + share
-        model.train(was_training)
         return total / mass
 
     def drawn(self, n: int, *, seed: int, step: int) -> list[int]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
+from sotune.models import trained_parameters
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
@@ -107,7 +108,7 @@ class TakeTurns(StepChange):
         self._state = state
         if step < self._proximal_from:
             return 0.0
-        pairs = zip(_trainable(model), self._left[not state], strict=True)
+        pairs = zip(trained_parameters(model).values(), self._left[not state], strict=True)
         return self._rho / 2 * torch.stack([((now - then) ** 2).sum() for now, then in pairs]).sum()
 
     def state(self) -> Mapping[str, float | Tensor]:
@@ -127,12 +128,8 @@ class TakeTurns(StepChange):
         self._drawn, self._state = int(state["drawn"]), None if state["aligns"] < 0 else bool(state["aligns"])
 
 
-def _trainable(model: Any) -> list[Tensor]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
 def _copy(model: Any) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in _trainable(model)]
+    return [parameter.detach().clone() for parameter in trained_parameters(model).values()]
 
 
 METHODS = (

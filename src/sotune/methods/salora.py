@@ -26,6 +26,7 @@ from sotune.methods.folding import LowRank, beside, rewrite
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
+from sotune.models import evaluating
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
 from sotune.training.training_rows import RowBatches, load_equal_rows
@@ -126,10 +127,8 @@ class ProjectedAdapter(StepChange):
             return layer.get_base_layer().register_forward_hook(hook)
 
         hooks = [collect(name, layer) for name, layer in layers.items()]
-        was_training = model.training
-        model.eval()
         try:
-            with torch.no_grad():
+            with evaluating(model):
                 for start in range(0, len(rows.rows), _BATCH):
                     batch = rows.take(range(start, min(start + _BATCH, len(rows.rows))), model.device)
                     learned = batch["labels"] >= 0
@@ -137,7 +136,6 @@ class ProjectedAdapter(StepChange):
         finally:
             for hook in hooks:
                 hook.remove()
-        model.train(was_training)
         return moments
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
+from sotune.models import evaluating
 from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.representations.hidden_states import TokenRow, pad_batch
@@ -75,11 +76,8 @@ class AnchorStates(StepChange):
 
     def start(self, model: Any) -> None:
         """Notes the states before the first step."""
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             self._before = self.states(model)
-        model.train(was_training)
 
     def penalty(self, model: Any, step: int) -> Tensor | float:
         """Returns ``α·mean((h − h_0)²)``, the mean over prompts and width."""

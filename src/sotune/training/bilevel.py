@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from sotune.models import ModelSpec
+from sotune.models import ModelSpec, trained_parameters
 from sotune.records import Record
 from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
@@ -132,7 +132,7 @@ class _Loop:
         self._network, self._rows, self._trusted = network, rows, trusted
         self._training, self._settings = training, settings
         self.steps: list[TrainStep] = []
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._parameters = list(trained_parameters(network).values())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=training.learning_rate, weight_decay=0.0)
         warmup = math.ceil(training.warmup_ratio * settings.n_steps)
         self._schedule = get_scheduler(settings.schedule, self._optimizer, warmup, settings.n_steps)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sotune.errors import ConfigError
+from sotune.models import evaluating
 from sotune.training.loss import IGNORE_INDEX
 from sotune.training.output_layer import compute_model_losses
 
@@ -103,17 +104,14 @@ def packed_difference(model: Any) -> float:
 
     More than rounding where rows see each other, as in state space models; infinite where a model takes no positions.
     """
-    device, was_training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     first, second = ([token % model.config.get_text_config().vocab_size for token in row] for row in _TWO_ROWS)
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             alone = model(input_ids=torch.tensor([second], device=device))["logits"][0].float()
             return float((_second_of_two(model, first, second, device) - alone).abs().max() / alone.std())
     except TypeError:
         return float("inf")
-    finally:
-        model.train(was_training)
 
 
 def _second_of_two(model: Any, first: list[int], second: list[int], device: torch.device) -> Tensor:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import TrainerCallback
 
 from sotune.errors import SotuneError
+from sotune.models import evaluating, trained_parameters
 from sotune.settings import TrainingSettings
 from sotune.training.loss import compute_row_losses
 from sotune.training.output_layer import compute_model_losses
@@ -91,33 +91,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers comes withou
             return {}
         kept = load_file(self._kept)
         with torch.no_grad():
-            for name, parameter in _trained(model).items():
+            for name, parameter in trained_parameters(model).items():
                 parameter.copy_(kept[name])
         return {"stopped_at": self.stopped_at, "kept_step": int(kept[_STEP])}
 
     def _keep(self, model: Any, state: Any) -> None:
         if self._limit is None or not state.is_world_process_zero:
             return
-        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _trained(model).items()}
+        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in trained_parameters(model).items()}
         partial = self._kept.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         save_file({**weights, _STEP: torch.tensor(state.global_step)}, partial)
         os.replace(partial, self._kept)
 
 
-def _trained(model: Any) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
 def _mean_loss(model: Any, held_out: RowBatches) -> float:
     """Returns the mean over rows of the mean loss of their tokens."""
-    was_training, losses = model.training, []
-    model.eval()
-    with torch.no_grad():
+    losses = []
+    with evaluating(model):
         for start in range(0, len(held_out.rows), _BATCH):
             batch = held_out.take(range(start, min(start + _BATCH, len(held_out.rows))), model.device)
             labels = batch.pop("labels")
             del batch[LOSS_WEIGHT]
             losses.append(compute_row_losses(compute_model_losses(model, batch, labels), labels))
-    model.train(was_training)
     return float(torch.cat(losses).double().mean())
