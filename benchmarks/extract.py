@@ -21,12 +21,8 @@ import argparse
 import importlib.util
 import json
 import os
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +45,7 @@ from sotune.representations import (
 )
 from sotune.settings import RenderingSettings
 from sotune.worlds.packaged_model import make_model, packaged_gguf
+from ways import in_turns, measured, medians
 
 WAYS = ("sotune", "plain", "packed", "packed large")
 _SENTENCE_BATCH = {"sentence floor": 32, "sentence floor small": 8}
@@ -66,23 +63,6 @@ def make_rows(options: argparse.Namespace) -> list[Record]:
     words = np.random.default_rng(1)
     texts = [" ".join(words.choice(_WORDS, size)) for size in lengths]
     return [Record.from_text(str(i), text[: len(text) // 3], text[len(text) // 3 :]) for i, text in enumerate(texts)]
-
-
-def measured(work: Callable[[], Any]) -> dict[str, float]:
-    """Does some work; returns the seconds and memory that it took."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux forgets the peak so far
-    before, start, cpu = _mebibytes("VmRSS"), time.perf_counter(), time.process_time()
-    work()
-    return {
-        "cpu_seconds": time.process_time() - cpu,
-        "seconds": time.perf_counter() - start,
-        "peak_mib": _mebibytes("VmHWM") - before,
-    }
-
-
-def _mebibytes(name: str) -> float:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) / 1024 if found else float("nan")
 
 
 def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -168,17 +148,10 @@ def _sentence(way: str, records: Sequence[Record]) -> dict[str, Any]:
 def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Prints the median of the rounds for each way, and how near it comes to its floor."""
     print("| way | tokens a CPU second | of the floor | peak MiB |\n|---|---|---|---|")
-    ways = list(dict.fromkeys(result["way"] for result in results))
-    medians = {
-        way: {
-            name: statistics.median(result[name] for result in results if result["way"] == way)
-            for name in ("tokens_per_cpu_second", "peak_mib")
-        }
-        for way in ways
-    }
-    for way, found in medians.items():
+    by_way = medians(results, "tokens_per_cpu_second", "peak_mib")
+    for way, found in by_way.items():
         floors = tuple(_SENTENCE_BATCH) if way in SENTENCE_WAYS else tuple(_PACKED_TOKENS)
-        floor = max(medians[name]["tokens_per_cpu_second"] for name in floors)
+        floor = max(by_way[name]["tokens_per_cpu_second"] for name in floors)
         speed = found["tokens_per_cpu_second"]
         print(f"| {way} | {speed:.0f} | {speed / floor:.2f} | {found['peak_mib']:.0f} |")
 
@@ -206,12 +179,8 @@ def main() -> None:
         options.model = cache_folder("smol") / "base"
         if not options.model.exists():
             make_model(packaged_gguf(), options.model)
-    results = []
-    for way in (SENTENCE_WAYS if options.sentence else WAYS) * options.rounds:
-        arguments = [*sys.argv[1:], "--model", str(options.model), "--way", way]
-        done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True, text=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-        print(results[-1], flush=True)
+    ways = SENTENCE_WAYS if options.sentence else WAYS
+    results = in_turns(ways, rounds=options.rounds, arguments=("--model", str(options.model)))
     print_table(results)
     if options.json:
         write_json(options.json, results)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -27,6 +24,7 @@ from sotune.methods import Tools, TrainInputs, method_named
 from sotune.models import ModelSpec
 from sotune.settings import TrainingSettings
 from sotune.training import fine_tune
+from ways import in_turns, medians
 
 
 def inputs_of(options: argparse.Namespace, folder: Path) -> TrainInputs:
@@ -88,13 +86,10 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
 def print_table(results: list[dict[str, Any]]) -> None:
     """Prints the median of the rounds for each way."""
     parts = ("cpu_seconds", "to_first_step", "other_steps", "after_last_step")
-    by_way: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        by_way.setdefault(result["way"], []).append(result)
     print("| way | CPU s | factor | to the first step | other steps | after the last |\n|---|---|---|---|---|---|")
     first = 0.0
-    for way, some in by_way.items():
-        total, *rest = (statistics.median(result[part] for result in some) for part in parts)
+    for way, found in medians(results, *parts).items():
+        total, *rest = found.values()
         first = first or total
         print(f"| {way} | {total:.1f} | {total / first:.2f} | " + " | ".join(f"{part:.1f}" for part in rest) + " |")
 
@@ -121,12 +116,7 @@ def main() -> None:
     if options.way:
         print(json.dumps(measure(options.way, options)))
         return
-    results = []
-    for way in options.ways.split(",") * options.rounds:
-        arguments = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-        done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True, text=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-        print(results[-1], flush=True)
+    results = in_turns(options.ways.split(","), rounds=options.rounds)
     print_table(results)
     if options.json:
         write_json(options.json, results)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,26 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from sotune.artifacts import write_json
+from ways import alone, mebibytes
 
 STAGES = ("records", "representations", "weights", "selection", "report")
 AFTER = ("score", "explain")
 """What is done to a finished run."""
-_WORDS = [
-    "sea",
-    "wind",
-    "boat",
-    "lake",
-    "river",
-    "stone",
-    "wide",
-    "low",
-    "cold",
-    "green",
-    "old",
-    "from",
-    "carries",
-    "warm",
-]
+_WORDS = (
+    *("sea", "wind", "boat", "lake", "river", "stone", "wide"),
+    *("low", "cold", "green", "old", "from", "carries", "warm"),
+)
 _N_ANCHORS, _N_HARMFUL = 50, 200
 
 
@@ -70,10 +58,8 @@ def _measure(folder: Path, n: int, stages: Sequence[str], kernels: str) -> list[
     write_inputs(folder, n)
     found = []
     for stage in stages:
-        command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), "--rows", str(n)]
-        command += ["--kernels", kernels]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found.append({"rows": n, "stage": stage, **json.loads(done.stdout.splitlines()[-1])})
+        arguments = ["--stage", stage, "--folder", str(folder), "--rows", str(n), "--kernels", kernels]
+        found.append({"rows": n, "stage": stage, **alone(arguments)})
         print(found[-1], file=sys.stderr, flush=True)
     run = folder / f"run-{n}"
     sizes = {p.name: p.stat().st_size for p in sorted(run.iterdir()) if p.suffix in (".parquet", ".arrow", ".jsonl")}
@@ -145,7 +131,7 @@ def _measured(stage: str, folder: Path, n: int, kernels: str) -> dict[str, Any]:
         **({"max_memory": kernels} if kernels else {}),
     })  # fmt: skip
     stages = [one for one in verbs.STAGES if one.name in STAGES]
-    before = _now("VmRSS")
+    before = int(mebibytes("VmRSS"))
     anonymous, watch = [0], threading.Event()
     threading.Thread(target=_watch, args=(anonymous, watch), daemon=True).start()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -158,9 +144,12 @@ def _measured(stage: str, folder: Path, n: int, kernels: str) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     watch.set()
     return {
-        "libraries_mib": before, "peak_mib": _now("VmHWM"), "anonymous_mib": anonymous[0], "seconds": round(wall, 1),
+        "libraries_mib": before,
+        "peak_mib": int(mebibytes("VmHWM")),
+        "anonymous_mib": anonymous[0],
+        "seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),
-    }  # fmt: skip
+    }
 
 
 def _some_ids(run: Path) -> list[str]:
@@ -171,13 +160,7 @@ def _some_ids(run: Path) -> list[str]:
 
 def _watch(most: list[int], done: threading.Event) -> None:
     while not done.wait(0.02):
-        most[0] = max(most[0], _now("RssAnon"))
-
-
-def _now(field: str) -> int:
-    """Returns a figure of this process's memory, MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) // 1024
+        most[0] = max(most[0], int(mebibytes("RssAnon")))
 
 
 def _table(found: Sequence[dict[str, Any]]) -> str:

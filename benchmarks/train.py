@@ -11,12 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +24,7 @@ from sotune.settings import TrainingSettings
 from sotune.training import WeightedTrainer, fine_tune
 from sotune.training.training_rows import LOSS_WEIGHT, WeightedCollator, build_training_rows
 from sotune.worlds.packaged_model import make_model, packaged_gguf
+from ways import in_turns, measured, medians
 
 Figures = dict[str, float]
 
@@ -78,23 +74,17 @@ class Work:
         }
 
 
-def measured(kind: Any) -> Any:
+def measuring(kind: Any) -> Any:
     """Returns a trainer that notes CPU seconds and peak memory."""
 
     class Measured(kind):  # type: ignore[misc]  # a class that is given
         figures: Figures
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux forgets the peak so far
-            before, start, cpu = _mebibytes("VmRSS"), time.perf_counter(), time.process_time()
-            result = super().train(*args, **kwargs)
-            Measured.figures = {
-                "cpu_seconds": time.process_time() - cpu,
-                "seconds": time.perf_counter() - start,
-                "peak_mib": _mebibytes("VmHWM") - before,
-                "loss": result.training_loss,
-            }
-            return result
+            result: list[Any] = []
+            figures = measured(lambda: result.append(kind.train(self, *args, **kwargs)))
+            Measured.figures = {**figures, "loss": result[0].training_loss}
+            return result[0]
 
     return Measured
 
@@ -110,11 +100,6 @@ class AllLogits(WeightedTrainer):
         return found if return_outputs else found[0]
 
 
-def _mebibytes(name: str) -> float:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) / 1024 if found else float("nan")
-
-
 def with_trainer(work: Work, out: str) -> Figures:
     """Trains by transformers' Trainer with the model's own loss."""
     from transformers import Trainer, TrainingArguments
@@ -128,7 +113,7 @@ def with_trainer(work: Work, out: str) -> Figures:
 
     arguments = TrainingArguments(**work.arguments(out), remove_unused_columns=False)
     rows = [row.features() for row in work.rows]
-    trainer = measured(Trainer)(model=work.adapted(), args=arguments, train_dataset=rows, data_collator=plain)
+    trainer = measuring(Trainer)(model=work.adapted(), args=arguments, train_dataset=rows, data_collator=plain)
     trainer.train()
     return dict(trainer.figures)
 
@@ -143,7 +128,7 @@ def with_trl(work: Work, out: str, **more: Any) -> Figures:
         "completion_mask": [row.learned.long().tolist() for row in work.rows],
     }
     arguments = SFTConfig(**work.arguments(out), max_length=work.settings.max_length, completion_only_loss=True, **more)
-    trainer = measured(SFTTrainer)(
+    trainer = measuring(SFTTrainer)(
         model=work.adapted(),
         args=arguments,
         train_dataset=Dataset.from_dict(columns),
@@ -155,7 +140,7 @@ def with_trl(work: Work, out: str, **more: Any) -> Figures:
 
 def with_sotune(work: Work, out: str, *, kind: type[WeightedTrainer] = WeightedTrainer) -> Figures:
     """Trains as sotune does."""
-    trainer = measured(kind)
+    trainer = measuring(kind)
     fine_tune(
         work.records,
         work.weights,
@@ -204,14 +189,11 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def print_table(results: list[dict[str, Any]]) -> None:
     """Prints the median of the rounds for each way."""
-    names = ("tokens_per_cpu_second", "peak_mib", "loss")
-    medians = {
-        way: [statistics.median(result[name] for result in results if result["way"] == way) for name in names]
-        for way in dict.fromkeys(result["way"] for result in results)
-    }
+    by_way = medians(results, "tokens_per_cpu_second", "peak_mib", "loss")
     print("| way | tokens a CPU second | factor | peak MiB | mean loss |\n|---|---|---|---|---|")
-    slowest = next(iter(medians.values()))[0]
-    for way, (speed, peak, loss) in medians.items():
+    slowest = next(iter(by_way.values()))["tokens_per_cpu_second"]
+    for way, found in by_way.items():
+        speed, peak, loss = found.values()
         print(f"| {way} | {speed:.0f} | {speed / slowest:.2f} | {peak:.0f} | {loss:.4f} |")
 
 
@@ -267,15 +249,9 @@ def main() -> None:
         if options.shape:
             make_shape(options.shape, Path(made))
         model = Path(made) if options.shape else options.model or smol()
-        results = []
-        for way in ways * options.rounds:
-            arguments = [*sys.argv[1:], "--model", str(model), "--way", way]
-            paths = [str(options.beside)] if way == BESIDE else []
-            environment = {**os.environ, "PYTHONPATH": ":".join([*paths, os.environ.get("PYTHONPATH", "")])}
-            command = [sys.executable, __file__, *arguments]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-            print(results[-1], flush=True)
+        more = ("--model", str(model))
+        sources = {BESIDE: options.beside} if options.beside else {}
+        results = in_turns(ways, rounds=options.rounds, arguments=more, sources=sources)
     print_table(results)
     if options.json:
         write_json(options.json, results)
