@@ -15,7 +15,7 @@ from sotune.methods.safe_delta import input_grams, kept_within
 from sotune.methods.safe_lora import projected
 from sotune.methods.tuned import tune_on
 from sotune.models import ModelSpec, load_causal_lm
-from sotune.training.training_rows import load_equal_rows
+from sotune.training.training_rows import build_equal_rows
 
 
 def test_updates_beside_each_other_add_up():
@@ -104,7 +104,7 @@ def test_what_costs_safety_is_dropped_and_made_up_for():
 def test_inputs_of_a_layer_are_summed_over_tokens(train_inputs):
     """The first layer reads normed embeddings: its Gram matrix by hand, padding apart."""
     tools = train_inputs.tools
-    rows = load_equal_rows(train_inputs.harmful_reference, tools.model, tools.training)
+    rows = build_equal_rows(train_inputs.harmful_reference, tools.renderer)
     model = load_causal_lm(tools.model, frozen=True)
     name = "base_model.model.model.layers.0.self_attn.q_proj"
     ids = torch.cat([row.input_ids.long() for row in rows.rows])

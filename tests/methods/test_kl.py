@@ -11,11 +11,11 @@ from sotune.models import load_adapted
 from sotune.records import Record
 from sotune.training import fine_tune
 from sotune.training.finetune import load_with_adapter
-from sotune.training.training_rows import load_equal_rows
+from sotune.training.training_rows import build_equal_rows
 
 
 def held(inputs, *, decay=0.0):
-    rows = load_equal_rows(inputs.harmful_reference, inputs.tools.model, inputs.tools.training)
+    rows = build_equal_rows(inputs.harmful_reference, inputs.tools.renderer)
     answers = HeldAnswers(rows, decay=decay)
     answers.start(load_with_adapter(inputs.tools.model, inputs.tools.training))
     return answers, rows.rows

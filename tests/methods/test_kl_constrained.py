@@ -16,7 +16,7 @@ from sotune.methods.kl_constrained import (
     train,
 )
 from sotune.training.finetune import load_with_adapter
-from sotune.training.training_rows import load_equal_rows
+from sotune.training.training_rows import build_equal_rows
 
 
 def descend(multiplier, *, target, steps=4000, rate=0.01):
@@ -98,7 +98,7 @@ def test_a_short_run_asks_for_no_more_than_it_looks_at(train_inputs):
 
 def test_a_look_counts_for_the_steps_up_to_the_next(train_inputs):
     """Two looks of a model that drifted: the multiplier by hand, its term threefold, nothing between them."""
-    rows = load_equal_rows(train_inputs.harmful_reference, train_inputs.tools.model, train_inputs.tools.training)
+    rows = build_equal_rows(train_inputs.harmful_reference, train_inputs.tools.renderer)
     held = HeldAnswers(rows, decay=0.0)
     model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
     own = KlConstrainedSettings(look_every=3, anchor=0.0, dual_rate=0.1)
@@ -119,7 +119,7 @@ def test_a_look_counts_for_the_steps_up_to_the_next(train_inputs):
 
 
 def load_rows(inputs):
-    return load_equal_rows(inputs.records, inputs.tools.model, inputs.tools.training).rows
+    return build_equal_rows(inputs.records, inputs.tools.renderer).rows
 
 
 NF4 = pytest.param(

@@ -19,7 +19,6 @@ import time
 from sotune import processes, training
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method
-from sotune.rendering import load_renderer
 from sotune.training import TrainResult
 from sotune.training.progress import count_steps
 
@@ -64,7 +63,7 @@ def _train(inputs: TrainInputs) -> TrainResult:
         result.model,
         result.rows,
         result.steps,
-        renderer=load_renderer(inputs.tools.model, settings),
+        renderer=inputs.tools.renderer,
         base=inputs.tools.model,
         settings=settings,
         output_dir=inputs.output_dir,

@@ -25,7 +25,7 @@ from sotune.models import evaluating
 from sotune.records import Record, content_hash
 from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.output_layer import keep_states
-from sotune.training.training_rows import RowBatches, draw_in_passes, load_equal_rows
+from sotune.training.training_rows import RowBatches, build_equal_rows, draw_in_passes
 
 _MEASURED_AT_ONCE = 32
 _HELD_OUT = 3  # every third prompt
@@ -177,7 +177,7 @@ def held_sets(
     def held(name: str) -> HeldAnswers | None:
         if not answers[name]:
             return None
-        return HeldAnswers(load_equal_rows(answers[name], inputs.tools.model, inputs.tools.training), decay=decay)
+        return HeldAnswers(build_equal_rows(answers[name], inputs.tools.renderer), decay=decay)
 
     held_risky = held("risky")
     if held_risky is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from sotune.evaluation import Judge
 from sotune.models import ModelSpec
 from sotune.monitoring import Monitor, Silent
 from sotune.records import Record, SetName
+from sotune.rendering import Renderer, load_renderer
 from sotune.sentinels import Sentinels
 from sotune.settings import SentinelSettings, StageSettings, TrainingSettings, WeightSettings
 from sotune.training.progress import OnStep
@@ -64,6 +66,11 @@ class Tools:
     safety_pairs: Sequence[Record] = ()
     judge: Judge | None = None
     guard: Judge | None = None
+
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        """How the model's rows and prompts become tokens; loaded once."""
+        return load_renderer(self.model, self.training)
 
 
 def own_constants(kind: type[Own], given: Mapping[str, Any]) -> Own:

@@ -37,7 +37,7 @@ from sotune.methods.own_refusals import drawn_rows, find_own_refusals
 from sotune.methods.pairs import base_model_of
 from sotune.training import TrainResult
 from sotune.training.progress import count_steps, rows_per_step
-from sotune.training.training_rows import load_equal_rows
+from sotune.training.training_rows import build_equal_rows
 
 Measured = TypeVar("Measured")
 
@@ -121,7 +121,7 @@ def answers_a_look(sets: HeldSets, inputs: TrainInputs, own: KlConstrainedSettin
     Safety comes first where rows are very short: it is one at least.
     """
     training = inputs.tools.training
-    rows = load_equal_rows(inputs.records[:_SAMPLED], inputs.tools.model, training).rows
+    rows = build_equal_rows(inputs.records[:_SAMPLED], inputs.tools.renderer).rows
     of_step = rows_per_step(training) * sum(len(row.input_ids) for row in rows) / len(rows)
     of_answer = sets.risky.mean_length + (sets.harmless.mean_length if sets.harmless else 0.0)
     return min(max(1, int(own.extra_tokens * own.look_every * of_step / of_answer)), own.prompts_per_step)

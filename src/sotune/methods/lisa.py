@@ -29,7 +29,7 @@ from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
 from sotune.training.progress import count_steps
-from sotune.training.training_rows import RowBatches, generator_of, load_equal_rows
+from sotune.training.training_rows import RowBatches, build_equal_rows, generator_of
 
 _TURNS, _ALIGNMENT_SHARE, _PROXIMAL_AFTER = 20, 0.1, 0.1
 _MOST_PAIRS = 200
@@ -51,7 +51,7 @@ def train(inputs: TrainInputs) -> TrainResult:
     tools, settings = inputs.tools, inputs.tools.training
     pairs = safety_pairs(tools, inputs.harmful_reference, most=_MOST_PAIRS)
     change = TakeTurns(
-        load_equal_rows(pairs, tools.model, settings),
+        build_equal_rows(pairs, tools.renderer),
         n_steps=count_steps(len(inputs.records), settings),
         rho=inputs.own(LisaSettings).rho,
         seed=settings.seed,

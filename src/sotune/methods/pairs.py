@@ -12,7 +12,6 @@ from sotune.evaluation import EvalPrompt, generate
 from sotune.methods.inputs import Tools, TrainInputs
 from sotune.models import load_causal_lm, load_config, n_positions
 from sotune.records import Record
-from sotune.rendering import load_renderer
 
 _MOST_TOKENS = 64  # of an answer of the model's own: a refusal says so at once
 _ASKED_AT_ONCE = 64
@@ -44,7 +43,7 @@ def append_rows(inputs: TrainInputs, rows: Sequence[Record]) -> TrainInputs:
 
 def fits_question(tools: Tools, answer_tokens: int) -> Callable[[Record], bool]:
     """Returns what tells whether a row's prompt, with an answer of so many tokens, can be asked at all."""
-    renderer = load_renderer(tools.model, tools.training)
+    renderer = tools.renderer
     positions = n_positions(load_config(tools.model).get_text_config()) or renderer.max_length + answer_tokens
     room = min(renderer.max_length, positions - answer_tokens)
 
@@ -93,7 +92,7 @@ def answers_of(model: Any, tools: Tools, rows: Sequence[Record], *, most_tokens:
         lambda: generate(
             prompts,
             model=model,
-            renderer=load_renderer(tools.model, tools.training),
+            renderer=tools.renderer,
             max_new_tokens=min(most_tokens, tools.training.max_length // 2),
             batch_size=_ASKED_AT_ONCE,
         )

@@ -10,7 +10,7 @@ from sotune.errors import ConfigError, DataError
 from sotune.evaluation import EvalPrompt, generate
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.methods.inputs import TrainInputs
-from sotune.rendering import Renderer, load_renderer
+from sotune.rendering import Renderer
 
 if TYPE_CHECKING:
     from sotune.training.watch import Probe
@@ -29,7 +29,7 @@ def refusal_probe(inputs: TrainInputs) -> Probe | None:
     settings = inputs.tools.training
     if settings.stop_at_harmful_rate is None:
         return None
-    renderer = load_renderer(inputs.tools.model, settings)
+    renderer = inputs.tools.renderer
     answer_tokens = min(_ANSWER_TOKENS, renderer.max_length // 2)
     prompts = list(islice(_prompts(inputs, renderer, answer_tokens), settings.probe_prompts))
     if not prompts:

@@ -26,7 +26,7 @@ from sotune.methods.inputs import EditInputs
 from sotune.methods.method import Method
 from sotune.methods.pairs import base_model_of, safety_pairs
 from sotune.settings import StageSettings
-from sotune.training.training_rows import LOSS_WEIGHT, RowBatches, load_equal_rows
+from sotune.training.training_rows import LOSS_WEIGHT, RowBatches, build_equal_rows
 
 _AT_ONCE = 16
 
@@ -52,7 +52,7 @@ def edit(inputs: EditInputs) -> None:
     own, tools = trained.own(SafeDeltaSettings), trained.tools
     names = list(load_layers(inputs.adapter))
     pairs = safety_pairs(tools, trained.harmful_reference, most=own.safety_rows)
-    rows = load_equal_rows(pairs, tools.model, tools.training)
+    rows = build_equal_rows(pairs, tools.renderer)
     grams = input_grams(base_model_of(tools), rows, names)
     rewrite(
         inputs.adapter,

@@ -29,7 +29,7 @@ from sotune.methods.pairs import safety_pairs
 from sotune.models import evaluating
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
-from sotune.training.training_rows import RowBatches, load_equal_rows
+from sotune.training.training_rows import RowBatches, build_equal_rows
 
 _SAMPLES, _DIRECTIONS, _WIDTH_SHARE, _SVD_ITERATIONS = 128, 32, 4, 30
 _BATCH = 16
@@ -70,7 +70,7 @@ def projected_adapter(inputs: TrainInputs) -> ProjectedAdapter:
     tools = inputs.tools
     pairs = safety_pairs(tools, inputs.harmful_reference, most=_SAMPLES)
     sets = (pairs, inputs.records[:_SAMPLES])
-    return ProjectedAdapter(*(load_equal_rows(rows, tools.model, tools.training) for rows in sets))
+    return ProjectedAdapter(*(build_equal_rows(rows, tools.renderer) for rows in sets))
 
 
 class ProjectedAdapter(StepChange):

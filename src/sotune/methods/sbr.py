@@ -21,7 +21,7 @@ from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.models import evaluating
 from sotune.records import Record
-from sotune.rendering import Renderer, load_renderer
+from sotune.rendering import Renderer
 from sotune.representations.hidden_states import TokenRow, pad_batch
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
@@ -42,9 +42,8 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     tools, own = inputs.tools, inputs.own(SbrSettings)
-    renderer = load_renderer(tools.model, tools.training)
-    prompts = prompt_ids(inputs.harmful_reference[: own.prompts], renderer)
-    change = AnchorStates(prompts, pad_token_id=renderer.tokenizer.pad_token_id, alpha=own.alpha)
+    prompts = prompt_ids(inputs.harmful_reference[: own.prompts], tools.renderer)
+    change = AnchorStates(prompts, pad_token_id=tools.renderer.tokenizer.pad_token_id, alpha=own.alpha)
     return train_weighted(inputs, change=change)
 
 

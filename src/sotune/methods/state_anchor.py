@@ -17,7 +17,6 @@ from torch import Tensor
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.sbr import AnchorStates, prompt_ids
-from sotune.rendering import load_renderer
 from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.training_rows import draw_in_passes
@@ -38,11 +37,10 @@ def train(inputs: TrainInputs) -> TrainResult:
         SotuneError: Training diverged.
     """
     tools, own = inputs.tools, inputs.own(StateAnchorSettings)
-    renderer = load_renderer(tools.model, tools.training)
-    prompts = prompt_ids(inputs.harmful_reference[: own.anchor_prompts], renderer)
+    prompts = prompt_ids(inputs.harmful_reference[: own.anchor_prompts], tools.renderer)
     change = AnchorShares(
         prompts,
-        pad_token_id=renderer.tokenizer.pad_token_id,
+        pad_token_id=tools.renderer.tokenizer.pad_token_id,
         alpha=own.anchor_strength,
         n_each=own.anchored_per_step,
         seed=tools.training.seed,

@@ -31,8 +31,8 @@ from sotune.training.training_rows import (
     LOSS_WEIGHT,
     RowBatches,
     TrainingRows,
+    build_equal_rows,
     build_training_rows,
-    load_equal_rows,
 )
 
 _BETAS = (0.9, 0.95)  # of Adam on the logits, in the code of both methods
@@ -110,8 +110,8 @@ def train_bilevel(
         DataError: One of the sets has no row to train on.
         SotuneError: The loop diverged.
     """
-    rows = build_training_rows(downstream, loss_weights, load_renderer(model, training))
-    trusted_rows = load_equal_rows(trusted, model, training)
+    renderer = load_renderer(model, training)
+    rows, trusted_rows = build_training_rows(downstream, loss_weights, renderer), build_equal_rows(trusted, renderer)
     with isolated_randomness():
         network = load_with_adapter(model, training)
         loop = _Loop(network, RowBatches(rows.rows, trusted_rows.collate), trusted_rows, training, settings)

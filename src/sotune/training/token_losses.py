@@ -10,9 +10,10 @@ from torch import Tensor
 
 from sotune.models import ModelSpec, load_adapted
 from sotune.records import Record
+from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
 from sotune.training.output_layer import compute_model_losses
-from sotune.training.training_rows import LOSS_WEIGHT, load_equal_rows
+from sotune.training.training_rows import LOSS_WEIGHT, build_equal_rows
 
 
 def score_tokens(
@@ -39,7 +40,7 @@ def score_tokens(
     Raises:
         DataError: No row can be trained on.
     """
-    rows = load_equal_rows(records, model, settings)
+    rows = build_equal_rows(records, load_renderer(model, settings))
     network = load_adapted(model, adapter)
     by_length = sorted(range(len(rows.rows)), key=lambda i: (len(rows.rows[i].input_ids), rows.rows[i].id))
     losses: dict[str, Tensor] = {}

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sotune.errors import DataError
-from sotune.models import ModelSpec
+from sotune.record_store import ids_of
 from sotune.records import Record
-from sotune.rendering import Renderer, load_renderer
-from sotune.settings import TrainingSettings
+from sotune.rendering import Renderer
 from sotune.training.loss import IGNORE_INDEX
 
 LOSS_WEIGHT = "loss_weight"
@@ -114,7 +113,7 @@ def build_training_rows(
         DataError: An id repeats or has no weight, a weight is unusable or all are zero, no row is left, or a mask does
             not fit its row.
     """
-    _check_weights(records, loss_weights)
+    _check_weights(ids_of(records), loss_weights)
     rows: list[TrainingRow] = []
     dropped: dict[str, str] = {}
     truncated, lossy = list[str](), list[str]()
@@ -156,17 +155,17 @@ def _usable_mask(learned: Tensor, n_completion: int, id: str) -> bool:
     return bool(learned.any())
 
 
-def _check_weights(records: Sequence[Record], loss_weights: Mapping[str, float]) -> None:
-    repeated = [id for id, count in Counter(record.id for record in records).items() if count > 1]
+def _check_weights(ids: Sequence[str], loss_weights: Mapping[str, float]) -> None:
+    repeated = [id for id, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DataError(f"ids must be unique to be joined to their weights. Got twice: {_some(repeated)}")
-    missing = [record.id for record in records if record.id not in loss_weights]
+    missing = [id for id in ids if id not in loss_weights]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(records)} records have no loss weight: {_some(missing)}; "
+            f"{len(missing)} of {len(ids)} records have no loss weight: {_some(missing)}; "
             f"give each record's id a weight, or leave the record out"
         )
-    unusable = [r.id for r in records if not (math.isfinite(loss_weights[r.id]) and loss_weights[r.id] >= 0)]
+    unusable = [id for id in ids if not (math.isfinite(loss_weights[id]) and loss_weights[id] >= 0)]
     if unusable:
         raise DataError(f"loss weights must be finite and at least 0. Got others for {_some(unusable)}")
 
@@ -283,15 +282,13 @@ class RowBatches:
         return {name: value.to(device) for name, value in batch.items()}
 
 
-def load_equal_rows(records: Sequence[Record], model: ModelSpec, settings: TrainingSettings) -> RowBatches:
+def build_equal_rows(records: Sequence[Record], renderer: Renderer) -> RowBatches:
     """Tokenizes records that all count the same, with weight 1; see `build_training_rows`.
 
     Raises:
         DataError: An id repeats, or no row is left.
-        ConfigError: The chat template was asked of a tokenizer that has none.
     """
-    renderer, equal = load_renderer(model, settings), dict.fromkeys((record.id for record in records), 1.0)
-    rows = build_training_rows(records, equal, renderer)
+    rows = build_training_rows(records, dict.fromkeys(ids_of(records), 1.0), renderer)
     return RowBatches(rows.rows, WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id))
 
 
