@@ -60,10 +60,17 @@ from test_finetune import run
 run({model!r}, Path({out!r}), n=8, per_device_train_batch_size=2)
 """
 
+# One that ends while the other still reads from it may take the connection down with it.
+TOGETHER = """
+import torch.distributed as dist
+dist.barrier()
+dist.destroy_process_group()
+"""
+
 
 def run_two_processes(script):
-    """Runs a script as ranks 0 and 1."""
-    statuses, _, errors = launch(script)
+    """Runs a script as ranks 0 and 1, which end together."""
+    statuses, _, errors = launch(script + TOGETHER)
     assert statuses == [0, 0], errors
 
 
