@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.evaluation import Judge
+from sotune.evaluation.batching import Progress
 from sotune.models import ModelSpec
 from sotune.monitoring import Monitor, Silent
 from sotune.records import Record, SetName
@@ -56,6 +57,7 @@ class Tools:
             takes the harmful reference's prompts with the model's own answers.
         judge: Grades a row's completion, larger is better: the judge of AlpaGasus.
         guard: Scores harm, larger is worse: the guard classifier. ``None``: the model guards itself.
+        on_asked: Called while the model is asked prompts, with how many are answered and how many there are.
     """
 
     model: ModelSpec
@@ -64,6 +66,7 @@ class Tools:
     safety_pairs: Sequence[Record] = ()
     judge: Judge | None = None
     guard: Judge | None = None
+    on_asked: Progress | None = None
 
 
 def own_constants(kind: type[Own], given: Mapping[str, Any]) -> Own:
