@@ -223,3 +223,9 @@ def test_import_loads_nothing_heavy():
     assert run_python("-c", code).stdout.strip() == "[]"
     later = "import sys, sotune; sotune.weigh; print([m for m in ('torch', 'pyarrow') if m in sys.modules])"
     assert run_python("-c", later).stdout.strip() == "[]"
+
+
+def test_names_in_brackets_are_no_markup_of_the_help(monkeypatch):
+    """Typer reads help as rich markup, of which the name of an extra is one."""
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "'sotune[quantized]'" in run_python("-m", "sotune", "help", "train").stdout

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from sotune import processes
 from sotune.errors import ConfigError, SotuneError
+from sotune.monitoring import quiet_libraries
 from sotune.settings import EngineSettings
 
 Piece = TypeVar("Piece")
@@ -281,6 +282,7 @@ def _set_up(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    quiet_libraries()
 
 
 def _joined_cluster(address: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 
@@ -32,3 +33,8 @@ class Silent:
 
     def warn(self, message: str) -> None:
         """Ignores a warning; the artefacts hold it all the same."""
+
+
+def quiet_libraries() -> None:
+    """Has bitsandbytes not warn of kernels for a CPU, as it does in each process wherever it is installed."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -249,3 +250,11 @@ def wait_for_end_of_session(session: int, seconds: float = 20.0) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def test_a_worker_warns_of_no_kernels():
+    """Where bitsandbytes is installed, it would in each of them, whatever is computed."""
+    code = "import logging, sotune.comparison.grid as g; g._start_worker(1); print(logging.getLogger(NAME).level)"
+    code = code.replace("NAME", "'bitsandbytes'")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) == logging.ERROR

@@ -60,6 +60,15 @@ def test_the_proximal_gradient_by_hand():
     assert float(change.penalty(model, 5).detach()) == pytest.approx(0.0)
 
 
+def test_a_checkpoint_on_other_alignment_rows_is_not_gone_on_from():
+    others = RowBatches(
+        [TrainingRow("p", torch.tensor([9, 9], dtype=torch.int32), torch.tensor([False, True]), 1.0)],
+        WeightedCollator(pad_token_id=0),
+    )
+    assert turns().name == turns().name
+    assert TakeTurns(others, n_steps=40, rho=2.0, seed=0).name != turns().name  # a part of the checkpoint's key
+
+
 def test_frozen_parameters_are_of_no_account():
     model = nn.Linear(2, 1)
     model.bias.requires_grad_(False)

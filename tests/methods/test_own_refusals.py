@@ -48,6 +48,13 @@ def test_what_is_against_a_refusal(inputs):
     assert find_own_refusals(None, inputs, [long, ROWS[2]], answer_tokens=8) == OwnRefusals(1)
 
 
+def test_asking_tells_how_far_it_is(train_inputs):
+    told = []
+    tools = replace(train_inputs.tools, on_asked=lambda done, total: told.append((done, total)))
+    pairs.own_answers(tools, train_inputs.harmful_reference[:3], most_tokens=2)
+    assert told[-1] == (3, 3)
+
+
 def test_a_row_is_asked_with_its_tools(train_inputs, monkeypatch):
     """Without them a model says that it cannot look things up, and so would be taken to refuse."""
     asked = []

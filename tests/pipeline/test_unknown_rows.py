@@ -4,7 +4,8 @@ import functools
 
 import pytest
 
-from sotune.pipeline import weighing
+from sotune.errors import ConfigError
+from sotune.pipeline import selecting, weighing
 from sotune.run_files import PROMISE, SELECTION, SOLVER, WEIGHTS
 from sotune.weights.nearest import reach
 
@@ -41,6 +42,7 @@ def test_unknown_rows_can_be_dropped_or_kept_without_a_word(cli, flags, tmp_path
     assert unknown
     assert not any(row["kept"] for row in unknown)
     assert all("far from all references" in row["reason"] for row in unknown)
+    assert all(row["explanation"].startswith(row["reason"]) for row in unknown)  # not by its costs
     assert cli("select", str(tmp_path / "run"), "--unknown", "keep").exit_code == 0
     assert not any("far from" in row["explanation"] for row in SELECTION.rows_of(tmp_path / "run"))
 
@@ -48,3 +50,15 @@ def test_unknown_rows_can_be_dropped_or_kept_without_a_word(cli, flags, tmp_path
 def test_methods_without_costs_know_no_unknown_rows(cli, flags, tmp_path):
     assert cli("weigh", *flags, "--method", "mean_cosine").exit_code == 0
     assert not any(row["unknown"] for row in SELECTION.rows_of(tmp_path / "run"))
+
+
+def test_a_selection_that_breaks_its_limit_leaves_the_one_before(cli, flags, tmp_path, monkeypatch):
+    def refuse(described, n_kept):
+        raise ConfigError("more than max_harmful_share")
+
+    assert cli("weigh", *flags).exit_code == 0
+    run = tmp_path / "run"
+    before = {file: (run / file).read_bytes() for file in ("kept.jsonl", "selection.parquet", "promise.json")}
+    monkeypatch.setattr(selecting, "said_of_kept", refuse)
+    assert cli("select", str(run), "--keep-fraction", "0.5").exit_code == 2
+    assert {file: (run / file).read_bytes() for file in before} == before

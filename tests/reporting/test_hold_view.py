@@ -28,6 +28,7 @@ def test_what_was_kept_in_words():
     assert doubted["prompts of the safe anchor that the model refused before, though harmless"] == "18\u202f%"
     free = hold_view({"title": "KL", "figures": {"risky_drift": 0.1}}, STEPS)
     assert free["lead"] == "The kept rows were learned with KL; the model drifted by up to 0.1 nats a token."
+    assert (view["counted"], free["counted"]) == (", early tokens counted more", "")  # their decays are 1 and 0
 
 
 @pytest.mark.parametrize("training", [{}, {"figures": {}}, {"method": "sft", "figures": {}}])

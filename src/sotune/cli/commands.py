@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from sotune.cli.console import Output, figure_table, finding_lines
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
 from sotune.errors import ConfigError, GateError
+from sotune.monitoring import quiet_libraries
 from sotune.run_files import SCORES
 from sotune.settings import (
     ALL_SETTINGS,
@@ -257,7 +257,7 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels on a CPU wherever it is installed
+    quiet_libraries()
     try:
         with stops_handled():
             app()

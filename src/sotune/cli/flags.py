@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 from sotune import processes
 from sotune.cli.console import Output, errors_told
@@ -60,7 +61,7 @@ def _flag(name: str, field: FieldInfo, *, panel: str, alias: str | None) -> Any:
         flag = f"{flag}/--no-{name.replace('_', '-')}"
     if field.annotation == dict[str, Any]:
         flag = flag.removesuffix("s")  # one flag for each entry
-    text, default = str(field.description), field.default
+    text, default = escape(str(field.description)), field.default
     if not (field.is_required() or default in (None, (), {})):
         text = f"{text} Default: {', '.join(default) if isinstance(default, tuple) else default}."
     return typer.Option(*filter(None, (flag, alias)), help=text, show_default=False, rich_help_panel=panel)
@@ -106,7 +107,7 @@ def with_settings(
                 continue
             fields[name] = field
             if name in arguments:
-                option: Any = typer.Argument(help=field.description, show_default=False)
+                option: Any = typer.Argument(help=escape(str(field.description)), show_default=False)
             else:
                 option = _flag(name, field, panel=panel, alias=(aliases or {}).get(name))
             options[name] = _keyword(name, Annotated[_optional(field.annotation), option], None)

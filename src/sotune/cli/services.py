@@ -23,7 +23,7 @@ def serve(
     output: Output,
     run: Annotated[Path, typer.Argument(help="Run folder whose rows are selected.")],
 ) -> None:
-    """Weigh new rows over HTTP with RUN, loaded once: POST /score, GET /health, GET /metrics. Needs sotune[serve]."""
+    """Weigh new rows over HTTP with RUN, loaded once: POST /score, GET /health, GET /metrics. Needs the extra serve."""
     from sotune.serving.server import find_token, prepare
 
     settings = ServeSettings.of(given)

@@ -25,7 +25,7 @@ from sotune.comparison.cells import Cell, CellPlan, cell_folder
 from sotune.comparison.draw import Draw, DrawFiles, check_disjoint
 from sotune.comparison.variant import Variant
 from sotune.errors import ConfigError, SotuneError
-from sotune.monitoring import Monitor, Silent
+from sotune.monitoring import Monitor, Silent, quiet_libraries
 from sotune.stopping import Stopped, stops_handled
 
 CELLS = "cells"
@@ -304,6 +304,7 @@ def _threads(n: int) -> Iterator[None]:
 def _start_worker(threads: int) -> None:
     """Prepares a worker process: its threads, what stops it, and that it ends when its parent is killed."""
     torch.set_num_threads(threads)
+    quiet_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent passes it on
     signal.signal(signal.SIGTERM, lambda signum, _: _told_to_stop.append(signum))  # a worker that idles lives on
     parent = multiprocessing.parent_process()

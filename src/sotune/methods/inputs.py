@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sotune.errors import ConfigError
 from sotune.evaluation import Judge
+from sotune.evaluation.batching import Progress
 from sotune.models import ModelSpec
 from sotune.monitoring import Monitor, Silent
 from sotune.records import Record, SetName
@@ -58,6 +59,7 @@ class Tools:
             takes the harmful reference's prompts with the model's own answers.
         judge: Grades a row's completion, larger is better: the judge of AlpaGasus.
         guard: Scores harm, larger is worse: the guard classifier. ``None``: the model guards itself.
+        on_asked: Called while the model is asked prompts, with how many are answered and how many there are.
     """
 
     model: ModelSpec
@@ -66,6 +68,7 @@ class Tools:
     safety_pairs: Sequence[Record] = ()
     judge: Judge | None = None
     guard: Judge | None = None
+    on_asked: Progress | None = None
 
     @functools.cached_property
     def renderer(self) -> Renderer:

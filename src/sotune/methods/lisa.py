@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sotune.artifacts import sha256_json
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.method import Method, train_weighted
 from sotune.methods.pairs import safety_pairs
@@ -81,7 +82,8 @@ class TakeTurns(StepChange):
     @property
     def name(self) -> str:
         """Names the change and its settings."""
-        return f"lisa rho={self._rho} turn={self._turn} alignment={self._alignment}"
+        rows = sha256_json([row.input_ids.tolist() for row in self._rows.rows])[:16]
+        return f"lisa rho={self._rho} turn={self._turn} alignment={self._alignment} rows={rows}"
 
     def aligns(self, step: int) -> bool:
         """Returns whether a step is one on refusals; every turn begins with them."""

@@ -95,6 +95,7 @@ def answers_of(model: Any, tools: Tools, rows: Sequence[Record], *, most_tokens:
             renderer=tools.renderer,
             max_new_tokens=min(most_tokens, tools.training.max_length // 2),
             batch_size=_ASKED_AT_ONCE,
+            progress=tools.on_asked,
         )
     )
     text = {answer.id: answer.text for answer in answers if answer.text}

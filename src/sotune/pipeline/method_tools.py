@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def make_tools(
         safety_pairs=safety_pairs,
         judge=judges.get("coherence"),
         guard=judges.get("harm") if config.harm_judge else None,
+        on_asked=functools.partial(monitor.progress, "asking the model"),
     )
 
 

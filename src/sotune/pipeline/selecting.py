@@ -45,18 +45,20 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     ids, solver = Texts.of([weights["id"]]), SOLVER.read(run)
     unknown = _is_unknown(run, solver)
     promised = make_promise(config, run, weights["weight"].to_numpy(), k=solver["k"])
+    refused = _refused(config, run, ids, unknown)
     rows = select_rows(
         ids,
         weights["weight"].to_numpy(),
         k=promised.k,
         loss_weight_rule=config.loss_weight_rule,
         because=_because(config, promised.described, solver["k"]),
-        refused=_refused(config, run, ids, unknown),
+        refused=refused,
     )
-    explained = SELECTION.write_rows(run, _explained(config, run, rows, unknown, promised.cut_weight))
+    kept_said = said_of_kept(promised.described, rows.n_kept)  # raises before anything is written
+    explained = SELECTION.write_rows(run, _explained(config, run, rows, unknown, refused, promised.cut_weight))
     counts: dict[str, dict[str, int]] = {}
     kept = KEPT.write(run, _kept_rows(config, read_own_rows(run), rows, counts))
-    described = {**said_of_kept(promised.described, rows.n_kept), **({"kinds": counts} if counts else {})}
+    described = {**kept_said, **({"kinds": counts} if counts else {})}
     described["n_unknown"] = 0 if config.unknown == "keep" else int(unknown.sum())
     if (missing := _missing(config, solver)) is not None:
         described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
@@ -107,7 +109,12 @@ def said_of_kept(described: Mapping[str, Any], n_kept: int) -> Mapping[str, Any]
 
 
 def _explained(
-    config: RunConfig, run: RunFolder, rows: Sequence[SelectedRow], unknown: NDArray[np.bool_], cut_weight: float
+    config: RunConfig,
+    run: RunFolder,
+    rows: Sequence[SelectedRow],
+    unknown: NDArray[np.bool_],
+    refused: Mapping[str, str],
+    cut_weight: float,
 ) -> Iterator[dict[str, Any]]:
     """Yields the decision about each row with what it follows from."""
     evidence = WEIGHTS.rows_of(run, "id", *_EVIDENCE)
@@ -115,7 +122,9 @@ def _explained(
     for row, weighed, look, far in zip(rows, evidence, looked, unknown.tolist(), strict=True):
         _check_joined(row.id, weighed["id"], look["id"])
         margin = log_margin(row.weight, cut_weight)
-        told = explain_row(row, _evidence(weighed), margin=margin) + _told_of_look(look, config)
+        # Costs say nothing of why a row is dropped that would be whatever it weighs.
+        costs = [] if row.id in refused else _evidence(weighed)
+        told = explain_row(row, costs, margin=margin) + _told_of_look(look, config)
         told += f"; {_UNKNOWN}" if far and config.unknown == "flag" else ""
         yield {**{name: getattr(row, name) for name in _DECIDED}, "margin": margin, "unknown": far, "explanation": told}
 

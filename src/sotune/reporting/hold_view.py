@@ -21,7 +21,8 @@ _ASKED = {"risky": "risky prompts", "harmless": "prompts of the safe reference"}
 def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Returns the section on what held the model, or nothing for plain fine-tuning that was not watched.
 
-    ``lead`` says what was kept, ``chart`` shows the drift of each step, ``rows`` name the figures at the end.
+    ``lead`` says what was kept, ``chart`` shows the drift of each step, ``counted`` which tokens count more in it, and
+    ``rows`` name the figures at the end.
 
     Args:
         training: ``training.json``.
@@ -41,6 +42,7 @@ def hold_view(training: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -
     return {
         "lead": _lead(training.get("title") or training.get("method") or "", figures, drifts),
         "chart": _chart(steps, figures.get("limit")),
+        "counted": ", early tokens counted more" if "limit" in figures else "",  # by others all count alike
         "rows": rows + watched,
     }
 
