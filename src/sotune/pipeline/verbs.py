@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, contents_told
 from sotune.errors import ArtifactError, ConfigError, GateError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
@@ -109,7 +109,8 @@ def plan(verb: str, config: RunConfig) -> RunSummary:
 
 def figures(run: RunFolder) -> dict[str, Figures]:
     """Returns the figures of each fresh stage of a run, by its title."""
-    return {stage.title: stage.summarize(run) for stage in STAGES if is_fresh(run, stage.name)}
+    with contents_told(run.path):
+        return {stage.title: stage.summarize(run) for stage in STAGES if is_fresh(run, stage.name)}
 
 
 def _check_needs(verb: str, config: RunConfig) -> None:
