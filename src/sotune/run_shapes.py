@@ -1,15 +1,15 @@
 """What the JSON files of a run must hold: the values that a verb computes with, whoever wrote them.
 
-Seals tell only that a folder is as its last author left it, and that may be somebody who sealed it anew. So each file is
-held to its shape where it is read. What a page alone shows is not spelled out, and more may stand beside what is.
+Seals tell only that a folder is as its last author left it, and that may be somebody who sealed it anew. So each file
+is held to its shape where it is read. What a page alone shows is not spelled out, and more may stand beside what is.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict  # that of typing is not read by pydantic before Python 3.12
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1, le=2**53)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from sotune.record_store import kept_on_disk
 from sotune.records import Record
 from sotune.run_files import CONFIG, POTENTIALS, PROMISE, QUARANTINE, SCORES
 from sotune.settings import RunConfig, SelectionSettings, make_config, override
+from sotune.settings.evaluate import is_on_this_machine
 from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
@@ -58,7 +58,7 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
     for who in ("judge", "server"):
-        if not _is_harmless(given.get(f"{who}_base_url")):
+        if not is_on_this_machine(given.get(f"{who}_base_url")):
             given.pop(f"{who}_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
@@ -71,11 +71,6 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     if {"method", "hold"} & set(changes or {}):
         given = _without_constants_of_others(given, changes or {})
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
-
-
-def _is_harmless(url: str | None) -> bool:
-    """Tells whether a key that is sent there stays on this machine."""
-    return urllib.parse.urlsplit(url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
