@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _SLOW_S = 2.0
 _GROWN_MB = 512
 _STATS_EVERY_S = 2.0
-_LONGEST = {"parquet": 400, "arrow": 400, "received_run": 64, "compare_yaml": 8192, "rubric": 8192}
+_LONGEST = {"parquet": 400, "arrow": 400, "received_run": 64, "continued_run": 64, "compare_yaml": 8192, "rubric": 8192}
 """Bytes of an input; 4,096 where nothing is said."""
 
 

@@ -175,11 +175,15 @@ def read_json(path: Path) -> Any:
 def _read_json(path: Path, digests: Collection[str]) -> Any:
     try:
         with unchanged(path, digests) as file:
-            return json.loads(file.read().decode("utf-8"))
+            return json.loads(file.read().decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; run the stage that writes it first") from None
     except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(f"{path} is not readable JSON ({error}); delete it and run again") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value of JSON")
 
 
 def _umask() -> int:
@@ -640,11 +644,18 @@ class HeldTable:
         """Reads some columns of a part.
 
         Raises:
-            ArtifactError: The file was changed since it was opened.
+            ArtifactError: The file is not Parquet there, or was changed since it was opened.
         """
-        with self._lock:
-            found = _read_part(self._parquet, number, names, {})
-            self._held.check()
+        import pyarrow as pa
+
+        try:
+            with self._lock:
+                found = _read_part(self._parquet, number, names, {})
+                self._held.check()
+        except (pa.ArrowException, OSError) as error:
+            raise ArtifactError(
+                f"{self._held.path} is not readable Parquet ({error}); delete it and run again"
+            ) from error
         return found
 
 
@@ -675,7 +686,13 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 @dataclass(frozen=True)
 class Json(_Artefact):
-    """A JSON file of one object."""
+    """A JSON file of one object.
+
+    Attributes:
+        shape: The type of what it holds, as pydantic knows types.
+    """
+
+    shape: Any = field(default=dict, kw_only=True)
 
     def write(self, folder: str | PathLike[str], value: Mapping[str, Any]) -> str:
         """Writes the object; returns its file name."""
@@ -694,6 +711,8 @@ class Json(_Artefact):
         value = _read_json(path, listed_digests(Path(folder), self.name))
         if not isinstance(value, dict):
             raise self._broken(path, f"must hold a JSON object. Got a {type(value).__name__}")
+        if fault := _misfit(value, self.shape):
+            raise self._broken(path, f"holds what sotune did not write ({fault})")
         return value
 
     def read_if_there(self, folder: str | PathLike[str]) -> dict[str, Any]:
@@ -731,6 +750,18 @@ class Lines(_Artefact):
             raise self._missing(path) from None
         except (ValueError, RecursionError) as error:
             raise self._broken(path, f"is not readable JSON lines ({error})") from error
+
+
+def _misfit(value: Any, shape: Any) -> str:
+    """Returns where a value has not the type that it must have, and why; empty where it has."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return ""
 
 
 def _arrow_type(kind: str) -> pa.DataType:

@@ -115,10 +115,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     Raises:
         ConfigError: There is none, or it has neither token.
     """
-    from transformers import AutoTokenizer
-
-    with _loading(spec, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(_source(spec), **_hub_options(spec))
+    tokenizer = read_tokenizer(spec)
     n_embeddings = getattr(load_config(spec).get_text_config(), "vocab_size", None)
     usable = [
         token
@@ -133,6 +130,18 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     if usable[0] != tokenizer.pad_token:
         tokenizer.pad_token = usable[0]
     return tokenizer
+
+
+def read_tokenizer(spec: ModelSpec) -> Any:
+    """Loads a tokenizer as it is.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from transformers import AutoTokenizer
+
+    with _loading(spec, "tokenizer"):
+        return AutoTokenizer.from_pretrained(_source(spec), **_hub_options(spec))
 
 
 def load_causal_lm(spec: ModelSpec, *, frozen: bool, quantization: Quantization = "none") -> Any:
@@ -196,7 +205,8 @@ def load_adapted(spec: ModelSpec, adapter: Path | None) -> Any:
     from peft import PeftModel
 
     # PEFT draws an adapter at random before it fills it.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+    drawn = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    with _loading(ModelSpec(str(adapter)), "adapter"), drawn, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by its old name
         return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).eval()
 
@@ -218,6 +228,17 @@ def evaluating(model: Any) -> Iterator[None]:
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """Returns the parameters that take a gradient, by their names."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def load_merged(spec: ModelSpec, adapter: Path) -> Any:
+    """Loads a frozen causal language model with an adapter merged into its weights.
+
+    Raises:
+        ConfigError: See `load_causal_lm`.
+    """
+    model = load_adapted(spec, adapter)
+    with _loading(ModelSpec(str(adapter)), "adapter"):
+        return model.merge_and_unload(safe_merge=True)
 
 
 def load_sequence_classifier(spec: ModelSpec) -> Any:
@@ -308,6 +329,10 @@ def _hub_options(spec: ModelSpec) -> dict[str, Any]:
     return {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
 
 
+_OF_FOLDERS = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, RuntimeError)
+"""What the libraries that read models raise of files that hold something else."""
+
+
 @contextlib.contextmanager
 def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
     """Turns the ways in which loading fails into one error that says what to do."""
@@ -316,7 +341,9 @@ def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except (*_OF_FOLDERS, SafetensorError, StrictDataclassError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of the device
+            raise
         remedy = (
             "check the folder's files"
             if spec.folder is not None

@@ -5,6 +5,7 @@ left out when the table is written, as what a method does not measure: only push
 and nearest references, and only it has ``potentials.safetensors``.
 """
 
+from sotune import run_shapes
 from sotune.artifacts import Json, Lines, Table
 
 CONFIG = Json("config.json", verb="weigh")
@@ -16,7 +17,7 @@ RECORDS = Table(
     verb="extract",
 )
 """All rows of all sets: their turns as JSON, the schemas of their tools, and the user's own row as JSON."""
-READING = Json("records.json", verb="extract")
+READING = Json("records.json", verb="extract", shape=run_shapes.Reading)
 QUARANTINE = Lines("quarantine.jsonl", verb="extract", ascii=True)
 
 REPRESENTATIONS = Table(
@@ -32,7 +33,7 @@ REPRESENTATIONS = Table(
 """Which vector of the cache each row has, which other one is half of it (the same one: none), and which one its whole
 text has; whether the answer's half stands in both places; what was looked at, empty for the whole; whether some of what
 is learned was not read."""
-ENCODING = Json("representations.json", verb="extract")
+ENCODING = Json("representations.json", verb="extract", shape=run_shapes.Encoding)
 
 WEIGHTS = Table(
     "weights.parquet",
@@ -58,12 +59,12 @@ WEIGHTS = Table(
 """One line for each downstream row; its weight is on the simplex. All else is null without transport.
 
 ``safe`` alone is the anchor; what is of the safe reference is null where there is none."""
-SOLVER = Json("solver.json", verb="weigh")
+SOLVER = Json("solver.json", verb="weigh", shape=run_shapes.Solving)
 SENTINELS = Table(
     "sentinels.parquet", {"id": "string", "fold": "string", "score": "float64?", "outranked": "float64?"}, verb="weigh"
 )
 """One line for each row that was kept back: the score of those that measure, the place of all others."""
-SENTINEL_SUMMARY = Json("sentinels.json", verb="weigh")
+SENTINEL_SUMMARY = Json("sentinels.json", verb="weigh", shape=run_shapes.Sentinels)
 POTENTIALS = "potentials.safetensors"
 """Read and written by `sotune.weights.Scorer`."""
 
@@ -86,9 +87,9 @@ SELECTION = Table(
 references: its weight says little."""
 KEPT = Lines("kept.jsonl", verb="select")
 """The user's own kept rows; the column that the settings call ``weight_column`` holds the loss weight."""
-PROMISE = Json("promise.json", verb="select")
+PROMISE = Json("promise.json", verb="select", shape=run_shapes.Promising)
 
-TRAINING = Json("training.json", verb="train")
+TRAINING = Json("training.json", verb="train", shape=run_shapes.Training)
 TRAINING_LOG = Lines("training_log.jsonl", verb="train")
 """One line for each optimizer step."""
 ADAPTER = "adapter"
@@ -98,10 +99,10 @@ CARD = "README.md"
 CARD_FIGURES = ("<!-- figures -->\n", "<!-- end of figures -->\n")
 """Between these lines of it."""
 
-METRICS = Json("metrics.json", verb="evaluate")
+METRICS = Json("metrics.json", verb="evaluate", shape=run_shapes.Metrics)
 DIAGNOSTICS = Json("diagnostics.json", verb="evaluate")
-ASSESSMENT = Json("assessment.json", verb="evaluate")
-JUDGING = Json("judging.json", verb="evaluate")
+ASSESSMENT = Json("assessment.json", verb="evaluate", shape=run_shapes.Assessment)
+JUDGING = Json("judging.json", verb="evaluate", shape=run_shapes.Judging)
 EVALUATION = Json("evaluation.json", verb="evaluate")
 """All figures of models that were evaluated without a run."""
 PROMPTS = Lines("prompts.jsonl", verb="evaluate")
@@ -126,6 +127,9 @@ SCORES = Table(
         "weight": "float64",
         "relative_weight": "float64",
         "would_keep": "bool",
+        "reason": "string",
+        "unknown": "bool",
+        "unread": "bool",
         "pull_potential": "float64",
         "push_potential": "float64",
     },

@@ -94,6 +94,11 @@ class Selection(Sequence[SelectedRow]):
         return len(self._ranks)
 
     @property
+    def cut(self) -> float:
+        """The weight of the last row within the cut, whether it is kept or refused."""
+        return self._cut
+
+    @property
     def n_kept(self) -> int:
         """How many rows are kept."""
         return int(np.isfinite(self._loss_weights).sum())

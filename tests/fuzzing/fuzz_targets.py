@@ -30,7 +30,7 @@ MODULES = {
     ),
     **dict.fromkeys(("run_yaml", "compare_yaml", "rubric"), "fuzz_settings"),
     **dict.fromkeys(("judge_reply", "chat_response", "answer", "judged_text", "views"), "fuzz_texts"),
-    **dict.fromkeys(("manifest", "received_run"), "fuzz_runs"),
+    **dict.fromkeys(("manifest", "received_run", "continued_run"), "fuzz_runs"),
 }
 """Each target, and which module has it: what one does not need is not imported."""
 

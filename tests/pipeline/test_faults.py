@@ -49,9 +49,12 @@ def settings(tmp_path_factory, tiny_model):
 
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished") / "run"
-    sotune.weigh(**settings, out=str(out))
-    return out
+    """A run in a cache of its own: what another module's runs left there may have other last bits."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOTUNE_CACHE", str(folder / "cache"))
+        sotune.weigh(**settings, out=str(folder / "run"))
+    return folder / "run"
 
 
 @pytest.fixture

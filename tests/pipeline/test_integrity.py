@@ -241,6 +241,41 @@ def test_a_folder_does_not_decide_whose_code_runs_or_who_is_sent_a_key(run, worl
         sotune.score(run, world / "train.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("verb", "saved", "said"),
+    [
+        ("evaluate", {"harm_judge": ["chat"], "judge_model": "m", "judge_base_url": "http://judge.example/v1"}, {}),
+        ("evaluate", {"server_base_url": "http://server.example/v1"}, {}),
+        ("train", {"report_to": ["tensorboard", "wandb"]}, {}),
+        ("evaluate", {"report_to": ["mlflow"]}, {}),
+        ("train", {"engine": "ray", "ray_address": "ray://cluster.example:10001"}, {}),
+        ("select", {"engine": "ray", "ray_address": "ray://cluster.example:10001"}, {"keep_fraction": 0.5}),
+    ],
+)
+def test_a_folder_does_not_decide_who_is_contacted(run, verb, saved, said, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a name was looked up")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    opened = RunFolder.open(run)
+    opened.commit_config(CONFIG, {**read_json(run / CONFIG.name), **saved})
+    if verb == "select":  # all is read already; where it is not, the cluster would be asked
+        opened.discard("representations")
+    name = [*saved][-1]
+    with pytest.raises(ConfigError, match=rf"say {name}: .* a folder may come from anywhere; name it again"):
+        getattr(sotune.open_run(run), verb)(**said)
+
+
+def test_what_a_user_names_again_is_contacted_and_what_is_done_already_is_not(run):
+    opened = RunFolder.open(run)
+    saved = {**read_json(run / CONFIG.name), "report_to": ["wandb"], "server_base_url": "http://server.example/v1"}
+    opened.commit_config(CONFIG, saved)
+    sotune.open_run(run).select(keep_fraction=0.5)
+    sotune.open_run(run).report()
+    with pytest.raises(ConfigError, match="report_to needs trackio"):
+        sotune.open_run(run).train(report_to=("trackio",))
+
+
 def test_two_processes_do_not_share_a_folder_not_even_to_score(run, world):
     code = (
         "import sys, sotune\n"

@@ -51,7 +51,7 @@ def test_scoring_reads_rows_as_the_run_did(cli, long_flags, tmp_path, data):
     assert scored["weight"] == pytest.approx(weights["weight"], rel=1e-4)
 
 
-def test_what_is_not_read_is_told_and_can_be_dropped(cli, long_flags, tmp_path):
+def test_what_is_not_read_is_told_and_can_be_dropped(cli, long_flags, tmp_path, data):
     few = [*long_flags, "--max-windows", "6"]
     result = cli("weigh", *few)
     assert result.exit_code == 0, result.output
@@ -67,6 +67,25 @@ def test_what_is_not_read_is_told_and_can_be_dropped(cli, long_flags, tmp_path):
     assert dropped["reason"] == "dropped: some of what is learned of it was not read"
     promise, n_kept = PROMISE.read(run), sum(row["kept"] for row in SELECTION.rows_of(run, "kept"))
     assert promise["k"] == n_kept < 89
+
+    assert cli("score", str(run), str(data / "train.jsonl")).exit_code == 0
+    selected = {row["id"]: row["kept"] for row in SELECTION.rows_of(run)}
+    scored = {row["id"]: row for row in SCORES.rows_of(run)}
+    assert {id: row["would_keep"] for id, row in scored.items()} == selected
+    assert [id for id, row in scored.items() if row["unread"]] == ["benign-1-2"]
+    assert scored["benign-1-2"]["reason"] == "dropped: some of what is learned of it was not read"
+
+
+def test_rows_read_whole_alone_are_unread_where_they_are_cut(cli, long_flags, tmp_path, data):
+    assert cli("weigh", *long_flags, "--max-windows", "1", "--unread", "drop").exit_code == 0
+    run = tmp_path / "run"
+    assert cli("score", str(run), str(data / "train.jsonl")).exit_code == 0
+    assert {row["id"]: row["unread"] for row in SCORES.rows_of(run)} == {
+        id: row["unread"] for id, row in looked_at(run).items()
+    }
+    assert any(SCORES.columns_of(run, "unread")["unread"])
+    scored = {row["id"]: row["would_keep"] for row in SCORES.rows_of(run)}
+    assert scored == {row["id"]: row["kept"] for row in SELECTION.rows_of(run)}
 
 
 def test_a_promise_counts_the_rows_that_are_left():

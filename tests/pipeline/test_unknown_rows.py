@@ -1,12 +1,14 @@
 """Rows that are far from all references are told, and can be dropped: their weights say little."""
 
 import functools
+import json
 
 import pytest
 
+import sotune
 from sotune.errors import ConfigError
 from sotune.pipeline import selecting, weighing
-from sotune.run_files import PROMISE, SELECTION, SOLVER, WEIGHTS
+from sotune.run_files import PROMISE, SCORES, SELECTION, SOLVER, WEIGHTS
 from sotune.weights.nearest import reach
 
 
@@ -45,6 +47,22 @@ def test_unknown_rows_can_be_dropped_or_kept_without_a_word(cli, flags, tmp_path
     assert all(row["explanation"].startswith(row["reason"]) for row in unknown)  # not by its costs
     assert cli("select", str(tmp_path / "run"), "--unknown", "keep").exit_code == 0
     assert not any("far from" in row["explanation"] for row in SELECTION.rows_of(tmp_path / "run"))
+
+
+def test_rows_never_seen_get_the_verdict_of_the_selection(cli, flags, tmp_path, data, short_reach):
+    run, train = tmp_path / "run", data / "train.jsonl"
+    for setting in ("flag", "drop", "keep"):
+        assert cli("weigh", *flags, "--unknown", setting).exit_code == 0
+        assert cli("score", run, train).exit_code == 0
+        selected = {row["id"]: row for row in SELECTION.rows_of(run)}
+        scored = {row["id"]: row for row in SCORES.rows_of(run)}
+        assert {id: row["unknown"] for id, row in scored.items()} == {id: r["unknown"] for id, r in selected.items()}
+        assert {id: row["would_keep"] for id, row in scored.items()} == {id: r["kept"] for id, r in selected.items()}
+        told = {id for id, row in scored.items() if "far from all references" in row["reason"]}
+        assert told == (set() if setting == "keep" else {id for id, row in selected.items() if row["unknown"]})
+        content = [json.loads(line) for line in train.read_text().splitlines()]
+        warm = {row.id: (row.would_keep, row.reason, row.unknown) for row in sotune.Scorer(run).score(content)}
+        assert warm == {id: (row["would_keep"], row["reason"], row["unknown"]) for id, row in scored.items()}
 
 
 def test_methods_without_costs_know_no_unknown_rows(cli, flags, tmp_path):

@@ -68,5 +68,5 @@ def test_a_run_reads_back_what_it_picked(cli, tmp_path):
     assert all((" with " in row["view"]) == (row["beside"] != row["key"]) for row in table)
     folder = RunFolder(run)
     config, records = run_config(folder), read_records(folder)["downstream"]
-    anew = encode_worst(config, folder, [*records], Silent())
+    anew = encode_worst(config, folder, [*records], Silent()).values
     torch.testing.assert_close(load_representations(config, folder, "downstream").values, anew)

@@ -148,12 +148,13 @@ class Run:
     def plan_judging(self, *, monitor: Monitor | None = None, **settings: Any) -> JudgingPlan:
         """Answers the evaluation prompts, and says what chat judges would be asked; asks them nothing."""
         with watched(monitor) as watch:
-            return pipeline.plan_judging(pipeline.run_config(self._folder, plain(settings)), watch)
+            config = pipeline.run_config(self._folder, plain(settings))
+            return pipeline.plan_judging(config, watch, said=settings.keys())
 
     def _do(self, verb: str, settings: Mapping[str, Any], monitor: Monitor | None) -> Run:
         config = pipeline.run_config(self._folder, plain(settings))
         with watched(monitor) as watch:
-            self.summary = pipeline.run(config, watch, until=verb)
+            self.summary = pipeline.run(config, watch, until=verb, said=settings.keys())
         return self
 
     def _fresh(self, stage: str) -> RunFolder:

@@ -27,7 +27,7 @@ from sotune.pipeline.prompts_alone import sample_prompts
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.shown_rows import ShownRows
 from sotune.pipeline.stage import Figures, Stage
-from sotune.pipeline.worst_views import HarmScore, pick_looks, read_worst
+from sotune.pipeline.worst_views import HarmScore, WorstRead, pick_looks, read_worst
 from sotune.record_store import Joined, Texts
 from sotune.records import SET_NAMES, Record, SetName
 from sotune.representations import (
@@ -112,8 +112,8 @@ def encode_records(config: RunConfig, run: RunFolder, records: Sequence[Record],
     return encode_with_cache(encoder, records, _cache(config, run), **_told(monitor, "encoding"))
 
 
-def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> Tensor:
-    """Returns the representations of any rows as the run would read them, ``[n, d]``: of the worst look at each."""
+def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], monitor: Monitor) -> WorstRead:
+    """Reads any rows as the run would: as the worst look at each."""
     encoder, cache = chosen_encoder(config, run), _cache(config, run)
 
     def encode(records: Sequence[Record]) -> Tensor:

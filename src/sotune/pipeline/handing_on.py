@@ -14,7 +14,7 @@ from sotune.exporting import TARGETS, Exported, ExportFacts, Upload, export_rows
 from sotune.freshness import MERGED, is_fresh, require_fresh, stale_stages
 from sotune.freshness import exported as named_export
 from sotune.methods import method_named
-from sotune.models import ModelSpec, load_adapted
+from sotune.models import ModelSpec, load_merged, read_tokenizer
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.gating import found_in
@@ -102,8 +102,6 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
         ArtifactError: The run has no adapter, or the folder holds something else.
         ConfigError: The base model could not be loaded.
     """
-    from transformers import AutoTokenizer
-
     (monitor or Silent()).stage("merge", "running")
     require_fresh(run, "training")
     folder, adapter = out or run.file(MERGED), run.file(ADAPTER)
@@ -112,12 +110,13 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     if folder.exists() and not _is_replaceable(folder):
         raise ArtifactError(f"{folder} is there and is no merged model; name a new folder with --out")
     base = replace(base_model(run_config(run)), dtype="auto")
-    model = load_adapted(base, adapter).merge_and_unload(safe_merge=True)
+    model, tokenizer = load_merged(base, adapter), read_tokenizer(ModelSpec(str(adapter)))
+    card = (adapter / CARD).read_text(encoding="utf-8", errors="replace") if (adapter / CARD).is_file() else ""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(partial)
-    write_text(partial / CARD, _merged_card((adapter / CARD).read_text(encoding="utf-8")))
+    tokenizer.save_pretrained(partial)
+    write_text(partial / CARD, _merged_card(card))
     allowed = (partial / CARD).stat().st_mode & 0o777
     for path in partial.iterdir():
         path.chmod(allowed)

@@ -36,6 +36,19 @@ _NOT_READ = "some of what is learned of it was not read"
 _UNKNOWN = "it is far from all references, so that its weight says little"
 
 
+def why_refused(config: SelectionSettings, *, unknown: bool, unread: bool) -> str:
+    """Returns why a row is dropped whatever it weighs; empty where it is not."""
+    if unread and config.unread == "drop":
+        return _NOT_READ
+    return _UNKNOWN if unknown and config.unknown == "drop" else ""
+
+
+def what_is_flagged(config: SelectionSettings, *, unknown: bool, unread: bool) -> str:
+    """Returns what is said of a row besides the decision about it, each behind a semicolon."""
+    told = f"; {_NOT_READ}" if unread and config.unread == "flag" else ""
+    return told + (f"; {_UNKNOWN}" if unknown and config.unknown == "flag" else "")
+
+
 def _key(config: RunConfig) -> dict[str, Any]:
     return {"settings": config.part(SelectionSettings).model_dump(mode="json")}
 
@@ -45,7 +58,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     ids, solver = Texts.of([weights["id"]]), SOLVER.read(run)
     unknown = _is_unknown(run, solver)
     promised = make_promise(config, run, weights["weight"].to_numpy(), k=solver["k"])
-    refused = _refused(config, run, ids, unknown)
+    refused = _refused(config, run, unknown)
     rows = select_rows(
         ids,
         weights["weight"].to_numpy(),
@@ -58,22 +71,23 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     explained = SELECTION.write_rows(run, _explained(config, run, rows, unknown, refused, promised.cut_weight))
     counts: dict[str, dict[str, int]] = {}
     kept = KEPT.write(run, _kept_rows(config, read_own_rows(run), rows, counts))
-    described = {**kept_said, **({"kinds": counts} if counts else {})}
+    described = {**kept_said, **({"kinds": counts} if counts else {}), "cut": rows.cut}
     described["n_unknown"] = 0 if config.unknown == "keep" else int(unknown.sum())
     if (missing := _missing(config, solver)) is not None:
         described["not_told_apart"] = f"safe and harmful answers to risky prompts, {missing}"
     return [explained, kept, PROMISE.write(run, described)]
 
 
-def _refused(config: RunConfig, run: RunFolder, ids: Sequence[str], unknown: NDArray[np.bool_]) -> dict[str, str]:
+def _refused(config: RunConfig, run: RunFolder, unknown: NDArray[np.bool_]) -> dict[str, str]:
     """Returns the rows that are dropped whatever they weigh, each with the reason."""
-    refused = {}
-    if config.unknown == "drop":
-        refused = {ids[row]: _UNKNOWN for row in np.flatnonzero(unknown).tolist()}
-    if config.unread == "drop":
-        unread = REPRESENTATIONS.rows_of(run, "id", where={"set": ["downstream"], "unread": [True]})
-        refused |= {row["id"]: _NOT_READ for row in unread}
-    return refused
+    if "drop" not in (config.unknown, config.unread):
+        return {}
+    looked = REPRESENTATIONS.rows_of(run, "id", "unread", where={"set": ["downstream"]})
+    found = (
+        (look["id"], why_refused(config, unknown=far, unread=look["unread"]))
+        for look, far in zip(looked, unknown.tolist(), strict=True)
+    )
+    return {id: why for id, why in found if why}
 
 
 def _is_unknown(run: RunFolder, solver: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -123,9 +137,9 @@ def _explained(
         _check_joined(row.id, weighed["id"], look["id"])
         margin = log_margin(row.weight, cut_weight)
         # Costs say nothing of why a row is dropped that would be whatever it weighs.
-        costs = [] if row.id in refused else _evidence(weighed)
-        told = explain_row(row, costs, margin=margin) + _told_of_look(look, config)
-        told += f"; {_UNKNOWN}" if far and config.unknown == "flag" else ""
+        told = explain_row(row, [] if row.id in refused else _evidence(weighed), margin=margin)
+        told += f"; it weighs as its {look['view']} does" if look["view"] else ""
+        told += what_is_flagged(config, unknown=far, unread=look["unread"])
         yield {**{name: getattr(row, name) for name in _DECIDED}, "margin": margin, "unknown": far, "explanation": told}
 
 
@@ -133,12 +147,6 @@ def _check_joined(*ids: str) -> None:
     """Raises an ArtifactError where the tables of a run do not have their rows in one order."""
     if len({*ids}) > 1:
         raise ArtifactError(f"the tables of the run hold other rows, {ids}, in one place; run `sotune weigh` again")
-
-
-def _told_of_look(look: Mapping[str, Any], config: RunConfig) -> str:
-    """Says what of a row was read, where that was not the whole."""
-    told = f"; it weighs as its {look['view']} does" if look["view"] else ""
-    return told + (f"; {_NOT_READ}" if look["unread"] and config.unread == "flag" else "")
 
 
 def _because(config: RunConfig, described: Mapping[str, Any], own_k: int | None) -> str:
@@ -226,4 +234,4 @@ def _summarize(run: RunFolder) -> Figures:
     return figures | {f"{kind} rows kept": f"{n['kept']:,} of {n['n']:,}" for kind, n in kinds}
 
 
-SELECT = Stage("selection", "select", "weights", _key, _work, _summarize, version=2)
+SELECT = Stage("selection", "select", "weights", _key, _work, _summarize, version=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,10 +17,13 @@ from sotune.methods import method_named, method_of
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.encoding import encode_worst
 from sotune.pipeline.record_sets import source_options
+from sotune.pipeline.selecting import what_is_flagged, why_refused
+from sotune.pipeline.worst_views import WorstRead
 from sotune.record_store import kept_on_disk
 from sotune.records import Record
-from sotune.run_files import CONFIG, POTENTIALS, QUARANTINE, SCORES, SELECTION
-from sotune.settings import RunConfig, make_config, override
+from sotune.run_files import CONFIG, POTENTIALS, PROMISE, QUARANTINE, SCORES
+from sotune.settings import RunConfig, SelectionSettings, make_config, override
+from sotune.settings.evaluate import is_on_this_machine
 from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
@@ -37,7 +39,7 @@ class ScoreSummary:
         quarantine: The rows that could not be read.
         n_scored: How many rows were scored.
         n_quarantined: How many could not be read.
-        n_would_keep: How many weigh at least as much as the last row that the run kept.
+        n_would_keep: How many the run's selection would keep.
     """
 
     file: str
@@ -56,7 +58,7 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     """
     given = {key: value for key, value in CONFIG.read(run).items() if value is not None}
     for who in ("judge", "server"):
-        if not _is_harmless(given.get(f"{who}_base_url")):
+        if not is_on_this_machine(given.get(f"{who}_base_url")):
             given.pop(f"{who}_key_env", None)  # a folder may come from anywhere, and must not say who is sent a key
     # A saved configuration spells every setting out, the defaults of what its own choices exclude too.
     given = override(given, {key: given[key] for key in ("k", "tau", "max_harmful_share") if key in given})
@@ -69,11 +71,6 @@ def run_config(run: RunFolder, changes: Mapping[str, Any] | None = None) -> RunC
     if {"method", "hold"} & set(changes or {}):
         given = _without_constants_of_others(given, changes or {})
     return make_config({**override(given, changes or {}), "out": str(run.path)}, origin=str(run.path))
-
-
-def _is_harmless(url: str | None) -> bool:
-    """Tells whether a key that is sent there stays on this machine."""
-    return urllib.parse.urlsplit(url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _check_trust(saved: Mapping[str, Any], changes: Mapping[str, Any], folder: str) -> None:
@@ -104,7 +101,7 @@ def score(
         folder: A run folder whose weights are solved.
         data: The new rows: a file, a folder or pattern of files, or a Hub id.
         out: The file to write, Parquet or, where its name ends in ``.jsonl``, JSON lines: id, weight, relative_weight
-            (1 is the run's mean), would_keep and potentials.
+            (1 is the run's mean), would_keep with the reason, unknown, unread and potentials.
         where: COLUMN=VALUE filters on the new rows.
         monitor: Receives progress.
 
@@ -163,22 +160,52 @@ def _scored(
     counts: Counter[bool],
     watch: Monitor,
 ) -> Iterator[dict[str, Any]]:
-    """Yields the scores of some rows, part by part; counts those that would be kept, and would not."""
+    """Yields the columns of some rows, part by part; counts those that would be kept, and would not."""
     cut = read_cut(run)
     for start in range(0, len(records), _ROWS_AT_ONCE):
         part = records[start : start + _ROWS_AT_ONCE]
-        values = processes.together("scoring", functools.partial(encode_worst, config, run, part, watch), part)
-        scores = scorer.score(values)
-        would_keep = [weight >= cut for weight in scores.weights.tolist()]
-        counts.update(would_keep)
-        yield {
-            "id": [record.id for record in part],
-            "weight": scores.weights.double().numpy(),
-            "relative_weight": (scores.weights.double() * scorer.n).numpy(),
-            "would_keep": would_keep,
-            "pull_potential": scores.pull_potential.double().numpy(),
-            "push_potential": scores.push_potential.double().numpy(),
-        }
+        read = processes.together("scoring", functools.partial(encode_worst, config, run, part, watch), part)
+        columns = score_rows(config, scorer, cut, part, read)
+        counts.update(columns["would_keep"])
+        yield columns
+
+
+def score_rows(
+    config: SelectionSettings, scorer: Scorer, cut: float, records: Sequence[Record], read: WorstRead
+) -> dict[str, list[Any]]:
+    """Returns what a run says of rows that it has never seen: the columns of `sotune.run_files.SCORES`.
+
+    Args:
+        config: Says which rows the run drops whatever they weigh.
+        scorer: Its potentials.
+        cut: The least weight that it keeps.
+        records: The rows.
+        read: What was read of them.
+    """
+    found = scorer.score(read.values)
+    weights, unknown, unread = found.weights.double(), found.unknown.tolist(), read.unread.tolist()
+    decided = [_decide(config, *row, cut=cut) for row in zip(weights.tolist(), unknown, unread, strict=True)]
+    return {
+        "id": [record.id for record in records],
+        "weight": weights.tolist(),
+        "relative_weight": (weights * scorer.n).tolist(),
+        "would_keep": [keep for keep, _ in decided],
+        "reason": [reason for _, reason in decided],
+        "unknown": unknown,
+        "unread": unread,
+        "pull_potential": found.pull_potential.double().tolist(),
+        "push_potential": found.push_potential.double().tolist(),
+    }
+
+
+def _decide(config: SelectionSettings, weight: float, unknown: bool, unread: bool, *, cut: float) -> tuple[bool, str]:
+    """Returns whether the run's selection would keep a row, and why, in words."""
+    if refused := why_refused(config, unknown=unknown, unread=unread):
+        return False, f"dropped: {refused}"
+    told = what_is_flagged(config, unknown=unknown, unread=unread)
+    if weight >= cut:
+        return True, f"kept: it weighs no less than the last row within the run's cut{told}"
+    return False, f"dropped: it weighs less than all rows within the run's cut{told}"
 
 
 def _write(
@@ -200,9 +227,7 @@ def _write(
 
 
 def _rows(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of some columns, lists or arrays."""
-    lists = {name: v if isinstance(v, list | tuple) else v.tolist() for name, v in columns.items()}
-    return (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
 def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
@@ -221,7 +246,5 @@ def load_potentials(run: RunFolder, config: RunConfig) -> Scorer:
 
 
 def read_cut(run: RunFolder) -> float:
-    """Returns the least weight that the run kept; a relative 1e-6 below, so that its own rows pass again."""
-    with contents_told(run.path):
-        kept = SELECTION.read(run, "weight", where={"kept": [True]})["weight"].to_numpy()
-        return float(kept.min()) * (1 - 1e-6)
+    """Returns the weight at the run's cut; a relative 1e-6 below, so that its own rows pass again."""
+    return float(PROMISE.read(run)["cut"]) * (1 - 1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sotune.artifacts import RunFolder
+from sotune.artifacts import RunFolder, contents_told
 from sotune.errors import ArtifactError, ConfigError, GateError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.judges.registry import check_judges
@@ -30,7 +31,8 @@ from sotune.pipeline.stage import Figures, RunSummary, Stage, plan_stages, run_s
 from sotune.pipeline.weighing import WEIGH
 from sotune.record_store import digests_as_array
 from sotune.settings import RunConfig
-from sotune.training.trackers import check_trackers
+from sotune.settings.evaluate import asks_chat_judge, is_on_this_machine
+from sotune.training.trackers import ON_THIS_MACHINE, check_trackers
 
 STAGES: tuple[Stage, ...] = (READ, ENCODE, WEIGH, SELECT, TRAIN, EVALUATE, REPORT)
 """All stages, in the order of the data."""
@@ -47,25 +49,39 @@ _STAGES_OF: dict[str, tuple[Stage, ...]] = {
 """What each verb brings up to date; all but the first leave a report too."""
 
 
-def plan_judging(config: RunConfig, monitor: Monitor | None = None) -> JudgingPlan:
-    """Answers the prompts and counts what judging the answers would ask of the endpoint; asks it nothing.
+def plan_judging(
+    config: RunConfig, monitor: Monitor | None = None, *, said: Collection[str] | None = None
+) -> JudgingPlan:
+    """Answers the prompts and counts what judging the answers would ask of the endpoint; asks it nothing. See `run`.
 
     Raises:
         SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
+    if said is not None:
+        _check_contacts(config, "evaluate", said)
     _check_needs("evaluate", config)
     return count_judging(config, monitor or Silent())
 
 
-def run(config: RunConfig, monitor: Monitor | None = None, *, until: str = "evaluate") -> RunSummary:
+def run(
+    config: RunConfig, monitor: Monitor | None = None, *, until: str = "evaluate", said: Collection[str] | None = None
+) -> RunSummary:
     """Does one verb, by default the whole path, and first whatever is missing.
+
+    Args:
+        config: The settings.
+        monitor: Receives progress.
+        until: The verb.
+        said: Names of those settings that its user gave, where the others are a run's; ``None``: all of them.
 
     Raises:
         GateError: The run does not meet a requirement. Nothing is trained on a cut that lets too much pass.
         SotuneError: Data or settings are wrong, or the work failed; the message says what to do.
     """
     config = settle(config)
+    if said is not None:
+        _check_contacts(config, until, said)
     _check_needs(until, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -109,7 +125,8 @@ def plan(verb: str, config: RunConfig) -> RunSummary:
 
 def figures(run: RunFolder) -> dict[str, Figures]:
     """Returns the figures of each fresh stage of a run, by its title."""
-    return {stage.title: stage.summarize(run) for stage in STAGES if is_fresh(run, stage.name)}
+    with contents_told(run.path):
+        return {stage.title: stage.summarize(run) for stage in STAGES if is_fresh(run, stage.name)}
 
 
 def _check_needs(verb: str, config: RunConfig) -> None:
@@ -124,6 +141,47 @@ def _check_needs(verb: str, config: RunConfig) -> None:
     if EVALUATE in stages:
         load_eval_prompts(config)
         check_judges(config)
+
+
+def _check_contacts(config: RunConfig, verb: str, said: Collection[str]) -> None:
+    """Refuses to send anything where only a folder says so, which may come from anywhere.
+
+    Args:
+        config: The settings.
+        verb: What is about to be done.
+        said: Names of those settings that the user gave.
+
+    Raises:
+        ConfigError: A stage that is to be done would contact an address outside this machine.
+    """
+    stages = {stage.name: stage for stage in _stages(verb)}
+    found = [one for one in _contacts(config) if one[0] in stages and one[1] not in said]
+    if not found:
+        return
+    to_do = {outcome.stage for outcome in plan(verb, config).stages if outcome.status == "to do"}
+    for stage, name, value in found:
+        if stage in to_do:
+            raise ConfigError(
+                f"the saved settings of {config.out} say {name}: {value}, which is contacted to "
+                f"{stages[stage].title}, and a folder may come from anywhere; name it again "
+                f"(--{name.replace('_', '-')}), or continue with `sotune run` and settings of your own"
+            )
+
+
+def _contacts(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """Yields which stage contacts what outside this machine: its name, the setting, and what that says."""
+    judge = config.judge_base_url
+    if judge is not None and not is_on_this_machine(judge) and asks_chat_judge(config):
+        yield EVALUATE.name, "judge_base_url", judge
+        if "judge" in method_of(config).needs:
+            yield WEIGH.name, "judge_base_url", judge
+    server = config.server_base_url
+    if server is not None and not is_on_this_machine(server):
+        yield EVALUATE.name, "server_base_url", server
+    if watchers := [name for name in config.report_to if name not in ON_THIS_MACHINE]:
+        yield TRAIN.name, "report_to", ", ".join(watchers)
+    if config.engine == "ray" and config.ray_address not in (None, "auto", "local"):
+        yield from ((stage.name, "ray_address", str(config.ray_address)) for stage in (ENCODE, TRAIN, EVALUATE))
 
 
 def _check_adapter(config: RunConfig) -> None:

@@ -16,7 +16,7 @@ from sotune.errors import ArtifactError
 from sotune.freshness import require_fresh
 from sotune.pipeline.encoding import chosen_encoder, harm_score_of, reads_answers_alone, reads_sentences
 from sotune.pipeline.record_sets import read_records, source_options
-from sotune.pipeline.unseen_rows import load_potentials, read_cut, run_config
+from sotune.pipeline.unseen_rows import load_potentials, read_cut, run_config, score_rows
 from sotune.pipeline.worst_views import HarmScore, read_worst
 from sotune.records import Record
 from sotune.sources import load_rows
@@ -30,7 +30,10 @@ class ScoredRow:
         id: The row's own id, or a hash of what it says.
         weight: What it would have weighed in the run.
         relative_weight: The same, with the run's mean as 1.
-        would_keep: Whether it weighs at least as much as the last row that the run kept.
+        would_keep: Whether the run's selection would keep it.
+        reason: That decision in words.
+        unknown: Whether it is far from all references, so that its weight says little.
+        unread: Whether some of what is learned of it was not read.
         pull_potential: Towards the anchor, in units of cost; lower is nearer.
         push_potential: Towards the harmful reference, likewise.
     """
@@ -39,6 +42,9 @@ class ScoredRow:
     weight: float
     relative_weight: float
     would_keep: bool
+    reason: str
+    unknown: bool
+    unread: bool
     pull_potential: float
     push_potential: float
 
@@ -98,7 +104,7 @@ class Scorer:
             raise ArtifactError(f"{self._run.path} was weighed or selected again since it was loaded; load it anew")
         encoder, most = self._encoder, self.config.max_windows
         alone = reads_answers_alone(self.config, encoder)
-        values = read_worst(
+        read = read_worst(
             encoder,
             records,
             encoder.encode,
@@ -107,12 +113,8 @@ class Scorer:
             alone=alone,
             sentences=reads_sentences(self.config, encoder),
         )
-        found = self._potentials.score(values)
-        columns = (found.weights.double(), found.pull_potential.double(), found.push_potential.double())
-        return [
-            ScoredRow(record.id, weight, weight * self._potentials.n, weight >= self._cut, pull, push)
-            for record, weight, pull, push in zip(records, *(c.tolist() for c in columns), strict=True)
-        ]
+        columns = score_rows(self.config, self._potentials, self._cut, records, read)
+        return [ScoredRow(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
     @functools.cached_property
     def _harm_score(self) -> HarmScore:

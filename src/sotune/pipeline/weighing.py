@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     solved: dict[str, Any] = {}
     if weighing.solution is not None:
         columns |= _solved_columns(weighing.solution, downstream, ids_of)
-        solved = _describe_solution(weighing.solution)
-        if weighing.solution.scorer is not None:
-            weighing.solution.scorer.save(run.file(POTENTIALS))
+        reaches = _reaches(weighing.solution)
+        solved = {**_describe_solution(weighing.solution), "reach": {PREFIXES[name]: r for name, r in reaches.items()}}
+        if (scorer := weighing.solution.scorer) is not None:
+            n_rows = {one.set_name: len(one.rows) for one in weighing.solution.references}
+            replace(scorer, reaches=tuple((n_rows[name], r) for name, r in reaches.items())).save(run.file(POTENTIALS))
             outputs.append(POTENTIALS)
     described = {**_describe_weights(method, weighing, weights), **solved, "warnings": messages}
     if config.prompt_control and (weighing.solution is not None or weighing.sentinels is not None):
@@ -199,7 +202,6 @@ def _describe_solution(solution: Solution) -> dict[str, Any]:
         "pull_marginal_error": learned.marginal_error("pull"),
         "push_marginal_error": learned.marginal_error("push"),
         "marginal_tolerance": max(tolerance, settings.streamed_tolerance) if learned.n_passes else tolerance,
-        "reach": _reaches(solution),
         "n_steps": learned.n_steps,
         "n_passes": learned.n_passes,
         "n_sinkhorn_iters": learned.n_sinkhorn_iters,
@@ -208,12 +210,12 @@ def _describe_solution(solution: Solution) -> dict[str, Any]:
     }
 
 
-def _reaches(solution: Solution) -> dict[str, float]:
+def _reaches(solution: Solution) -> dict[SetName, float]:
     """Returns how far each reference reaches; nothing where one is too small to tell."""
     cost, found = solution.learned.fitted_cost, {}
     for one in solution.references:
         some = torch.arange(0, len(one.rows), math.ceil(len(one.rows) / _REACH_ROWS))
-        found[PREFIXES[one.set_name]] = reach(cost.between(one.rows[some], one.rows), some)
+        found[one.set_name] = reach(cost.between(one.rows[some], one.rows), some)
     return found if all(map(math.isfinite, found.values())) else {}
 
 
@@ -231,5 +233,5 @@ def _summarize(run: RunFolder) -> Figures:
 
 _SURVIVES = "the representations are kept; the weights are solved from the start"
 WEIGH = Stage(
-    "weights", "weigh", "representations", _key, _work, _summarize, version=6, survives=_SURVIVES, shared=_helped
+    "weights", "weigh", "representations", _key, _work, _summarize, version=7, survives=_SURVIVES, shared=_helped
 )

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune.records import Record
@@ -64,6 +67,18 @@ class Looks:
         return place if stretch < 0 else f"{place or 'whole'} with {shown.views[stretch].place}"
 
 
+class WorstRead(NamedTuple):
+    """Some rows as the worst look at each.
+
+    Attributes:
+        values: Its representation, ``[n, d]``.
+        unread: Whether some of what is learned was not read, ``[n]``.
+    """
+
+    values: Tensor
+    unread: NDArray[np.bool_]
+
+
 def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: bool = False) -> Shown:
     """Returns what is to be read of some rows.
 
@@ -74,7 +89,8 @@ def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: b
         sentences: Whether rows of no more than a few windows are read by their sentences too.
     """
     if most == 1:
-        return Shown((), torch.zeros(0, dtype=torch.int64), (True,) * len(records))
+        cut = encoder.prepare(records).truncated
+        return Shown((), torch.zeros(0, dtype=torch.int64), tuple((~cut).tolist()))
     found = [views_of(record, window=encoder.window, most=most, sentences=sentences) for record in records]
     owner = [row for row, one in enumerate(found) for _ in one.views]
     views = tuple(view for one in found for view in one.views)
@@ -126,8 +142,8 @@ def read_worst(
     most: int,
     alone: bool,
     sentences: bool,
-) -> Tensor:
-    """Returns the representation of the worst look at each of some rows, ``[n, d]``.
+) -> WorstRead:
+    """Reads some rows as the worst look at each.
 
     Args:
         encoder: What encodes.
@@ -140,4 +156,4 @@ def read_worst(
     """
     shown, whole = show(encoder, records, most=most, sentences=sentences), encode(records)
     viewed = encode(shown.records) if shown.views else None
-    return pick_looks(whole, viewed, shown, harm_score, alone=alone).values
+    return WorstRead(pick_looks(whole, viewed, shown, harm_score, alone=alone).values, ~np.array(shown.complete))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from sotune.artifacts import library_versions, write_text
@@ -28,9 +28,16 @@ def write_page(path: Path, template: str, view: Mapping[str, Any]) -> Path:
         path: Where to.
         template: File name of the template.
         view: What the template shows.
+
+    Raises:
+        LookupError: The view lacks something.
     """
     version = library_versions("sotune")["sotune"]
-    write_text(path, _environment().get_template(template).render({"sotune_version": version, **view}))
+    try:
+        text = _environment().get_template(template).render({"sotune_version": version, **view})
+    except UndefinedError as error:
+        raise LookupError(f"{path.name} shows what is not there: {error}") from error
+    write_text(path, text)
     return path
 
 

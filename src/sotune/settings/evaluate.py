@@ -222,10 +222,23 @@ def endpoint_faults(config: JudgeSettings) -> list[str]:
             found.append(f"{who}_base_url must be like https://host/v1, without a user, a password or a query")
     if isinstance(config, ServerSettings):
         found += _server_faults(config)
-    asks = any(name.partition(":")[0] == "chat" for role in _JUDGES for name in getattr(config, role))
-    if asks and (config.judge_base_url is None or config.judge_model is None):
+    if asks_chat_judge(config) and (config.judge_base_url is None or config.judge_model is None):
         found.append("a chat judge needs judge_base_url and judge_model")
     return found
+
+
+def asks_chat_judge(config: JudgeSettings) -> bool:
+    """Tells whether any role is a chat judge's, which is asked over the network."""
+    return any(name.partition(":")[0] == "chat" for role in _JUDGES for name in getattr(config, role))
+
+
+def is_on_this_machine(url: str | None) -> bool:
+    """Tells whether what is sent to an address stays on this machine; to none, it does not.
+
+    >>> is_on_this_machine("http://localhost:8000/v1"), is_on_this_machine("https://host/v1")
+    (True, False)
+    """
+    return urllib.parse.urlsplit(url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _server_faults(config: ServerSettings) -> list[str]:

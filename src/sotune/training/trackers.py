@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+ON_THIS_MACHINE = ("tensorboard",)
+"""Those that write files and send nothing."""
 _REMEDIES = {
     "tensorboard": "see to the folder that TENSORBOARD_LOGGING_DIR names",
     "wandb": "log in with wandb login, or set WANDB_MODE=offline",

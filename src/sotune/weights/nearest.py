@@ -41,12 +41,27 @@ def reach(cost: CostMatrix, own: Tensor, *, share: float = 0.99) -> float:
         own: Which column each of these rows is, ``[k]``.
         share: The share of the rows that stay within it.
     """
+    return float(least_costs(cost, own=own).double().quantile(share))
+
+
+def least_costs(cost: CostMatrix, *, own: Tensor | None = None) -> Tensor:
+    """Returns the least cost of each row to any row of a reference, ``[n]``.
+
+    >>> from sotune.transport import DenseCost
+    >>> least_costs(DenseCost(torch.tensor([[0.5, 1.0], [3.0, 2.0]])))
+    tensor([0.5000, 2.0000])
+
+    Args:
+        cost: Ground cost, ``[n, m]``.
+        own: Which column each row itself is, and does not count, ``[n]``; ``None``: it is none.
+    """
     least = []
     for start, stop in row_blocks(cost):
         block = cost.rows(start, stop)
-        block[torch.arange(stop - start), own[start:stop]] = torch.inf
+        if own is not None:
+            block[torch.arange(stop - start), own[start:stop]] = torch.inf
         least.append(block.min(dim=1).values)
-    return float(torch.cat(least).double().quantile(share))
+    return torch.cat(least)
 
 
 def nearest_by_mass(cost: CostMatrix, g: Tensor, epsilon: float, *, most: int) -> Nearest:

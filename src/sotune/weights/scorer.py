@@ -15,6 +15,7 @@ from sotune.errors import ArtifactError, ConfigError
 from sotune.settings import WeightSettings
 from sotune.transport import extend_potential
 from sotune.weights.ground_cost import COSTS, GroundCost
+from sotune.weights.nearest import least_costs
 from sotune.weights.objective import Side
 from sotune.weights.solution import LearnedWeights, mean_by_strength
 
@@ -29,11 +30,13 @@ class Score:
         weights: ``exp(−G / tau − log_normalizer) / n``, ``[k]``: what a row would have weighed there.
         pull_potential: ``f`` towards the safe anchor, ``[k]``.
         push_potential: ``f`` towards the harmful reference, ``[k]``.
+        unknown: Whether a row is beyond the reach of every set of references, so that its weight says little, ``[k]``.
     """
 
     weights: Tensor
     pull_potential: Tensor
     push_potential: Tensor
+    unknown: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Scorer:
         n: How many rows were solved.
         references: The references.
         cost: The ground cost, fitted.
+        reaches: Of each set whose rows the references are, in their order: how many, and how far they reach
+            (`sotune.weights.nearest.reach`); empty where that is not known.
     """
 
     epsilon: float
@@ -74,6 +79,7 @@ class Scorer:
     n: int
     references: tuple[ScoredReference, ...]
     cost: GroundCost
+    reaches: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def from_learned(
@@ -133,7 +139,22 @@ class Scorer:
             parts = [(r.strength, f) for r, f in zip(self.references, potentials, strict=True) if r.side == side]
             return mean_by_strength(parts, like=potentials[0])
 
-        return Score(weights=weights, pull_potential=mean("pull"), push_potential=mean("push"))
+        return Score(weights, mean("pull"), mean("push"), self._unknown(representations))
+
+    def _unknown(self, representations: Tensor) -> Tensor:
+        """Tells of each row whether it is beyond the reach of every set of references; of none where none is known."""
+        beyond = torch.full((len(representations),), bool(self.reaches))
+        if self.reaches:
+            rows = torch.cat([reference.representations for reference in self.references])
+            for part, (_, reach) in zip(rows.split([n for n, _ in self.reaches]), self.reaches, strict=True):
+                beyond &= (least_costs(self.cost.between(representations, part)) > reach).cpu()
+        return beyond
+
+    def _check(self) -> None:
+        """Raises what comes of parts that do not fit together, or are no numbers: that of weighing a row."""
+        weights = self.score(self.references[0].representations[:1]).weights
+        if not (min(self.epsilon, self.tau, self.n) > 0 and len(weights) == 1 and not weights.isnan().any()):
+            raise ValueError("they weigh a row of their own as no number")
 
     def _potential(self, representations: Tensor, reference: ScoredReference) -> Tensor:
         cost = self.cost.between(representations, reference.representations)
@@ -155,6 +176,7 @@ class Scorer:
             _COST: {"name": self.cost.name, "numbers": {n: v for n, v in of_cost.items() if n not in learned}},
             **{name: getattr(self, name) for name in _NUMBERS},
             "references": [{"side": r.side, "strength": r.strength} for r in self.references],
+            _REACHES: self.reaches,
         }
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
@@ -187,11 +209,17 @@ class Scorer:
                     if key.startswith(f"{_COST}.")
                 }
                 cost = COSTS[metadata[_COST]["name"]].restore({**metadata[_COST]["numbers"], **learned})
-            return cls(**{name: metadata[name] for name in _NUMBERS}, references=references, cost=cost)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            reaches = tuple((int(n), float(reach)) for n, reach in metadata[_REACHES])
+            found = cls(
+                **{name: metadata[name] for name in _NUMBERS}, references=references, cost=cost, reaches=reaches
+            )
+            found._check()
+            return found
+        except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{path} does not hold saved potentials ({error}); run `sotune weigh` again") from error
 
 
 _TENSORS = ("representations", "b", "g")
 _NUMBERS = ("epsilon", "tau", "log_normalizer", "n")
+_REACHES = "reaches"
 _COST = "cost"
