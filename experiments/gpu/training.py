@@ -105,9 +105,10 @@ class _Work:
 
     def rows(self) -> Any:
         """Returns the rows in the order of our trainer, and its collator."""
-        from sotune.training.training_rows import ShuffledRows, load_equal_rows
+        from sotune.rendering import load_renderer
+        from sotune.training.training_rows import ShuffledRows, build_equal_rows
 
-        batches = load_equal_rows(self.records, self.spec, self.settings)
+        batches = build_equal_rows(self.records, load_renderer(self.spec, self.settings))
         return ShuffledRows(batches.rows, seed=0), batches.collate
 
     def adapted(self) -> Any:
