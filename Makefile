@@ -12,7 +12,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 test: $(VENV)/.installed  ## install, then run the fast tests with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=95
 
 lint: $(VENV)/.installed  ## style, types, layers
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ lint: $(VENV)/.installed  ## style, types, layers
 check: lint test  ## what CI runs
 
 slow: $(VENV)/.installed  ## the slow tests too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network"
 
 bench: $(VENV)/.installed  ## real-text benchmark; needs the data folder, see benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"

@@ -15,7 +15,8 @@ from character_tokenizers import (
 )
 from sotune.errors import ConfigError, DataError
 from sotune.records import Message, Record, ToolCall
-from sotune.rendering import PAPER_CHAT_TEMPLATE, Renderer, render_paper, resolve_template
+from sotune.rendering import PAPER_CHAT_TEMPLATE, Renderer, render_paper
+from sotune.rendering.renderer import resolve_template
 
 RECORD = Record.from_text("r1", "hello there", "good day")
 LONG = Record(

@@ -162,10 +162,10 @@ def together(name: str, work: Callable[[], Found], payload: Any = None) -> Found
     return found
 
 
-def call(name: str, work: Callable[[], object], payload: Any = None) -> None:
+def call(name: str, work: Callable[[], object]) -> None:
     """Has all processes do their part beforehand of what main then finds done; does nothing in a single one."""
     if _Meeting.hidden is not None:
-        together(name, work, payload)
+        together(name, work)
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from torch import Tensor
 from sotune.artifacts import MARKER, RunFolder
 from sotune.errors import ArtifactError, ConfigError, DataError
 from sotune.freshness import stale_stages
-from sotune.models import ModelSpec, load_config, load_tokenizer, n_positions
+from sotune.models import ModelSpec, load_config, load_tokenizer
 from sotune.pipeline import run_config
 from sotune.pipeline.record_sets import downstream_options
-from sotune.rendering import Renderer, resolve_template
+from sotune.rendering import make_renderer
 from sotune.run_files import KEPT
 from sotune.settings import RenderingSettings
 from sotune.sources import SourceOptions, load_set
@@ -202,7 +202,7 @@ class _Reader:
         spec = ModelSpec(model, (args.model_init_kwargs or {}).get("revision")) if isinstance(model, str) else None
         found = spec or ModelSpec(model.config._name_or_path)
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(found)
-        self._config = (load_config(spec) if spec else model.config).get_text_config()
+        self._config = load_config(spec) if spec else model.config
         self._max_length, self._weight_column = args.max_length, weight_column
 
     def tokenized(self, source: Rows, *, weighted: bool) -> Dataset:
@@ -246,22 +246,11 @@ class _Reader:
                 f"{lacking[0]}; name the column that holds the weights with weight_column"
             )
         weights = {one.id: float(one.meta[column]) if weighted else 1.0 for one in loaded.records}
-        rows = build_training_rows(loaded.records, weights, self._renderer(rendering))
+        renderer = make_renderer(self.tokenizer, self._config, rendering, max_length=self._max_length)
+        rows = build_training_rows(loaded.records, weights, renderer)
         for id, reason in list(rows.dropped.items())[:1]:
             warnings.warn(f"{len(rows.dropped)} rows are not trained on, such as {id!r}: {reason}", stacklevel=4)
         return Dataset.from_list([{n: _plain(v) for n, v in row.features().items()} for row in rows.rows])
-
-    def _renderer(self, settings: RenderingSettings) -> Renderer:
-        limits = [n for n in (self._max_length, n_positions(self._config)) if n]
-        return Renderer(
-            self.tokenizer,
-            resolve_template(self.tokenizer, settings.template),
-            min(limits, default=settings.max_length),
-            settings.chat_template,
-            settings.chat_template_kwargs,
-            settings.fold_system,
-            getattr(self._config, "vocab_size", None),
-        )
 
 
 def _plain(value: Any) -> Any:

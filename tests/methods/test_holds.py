@@ -17,7 +17,7 @@ from sotune.methods.state_anchor import AnchorShares
 from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
 from sotune.models import load_causal_lm
 from sotune.records import Record
-from sotune.training.finetune import load_with_adapter
+from sotune.training.trained_model import load_with_adapter
 
 
 @pytest.fixture

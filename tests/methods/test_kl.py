@@ -10,7 +10,7 @@ from sotune.methods.method import train_weighted
 from sotune.models import load_adapted
 from sotune.records import Record
 from sotune.training import fine_tune
-from sotune.training.finetune import load_with_adapter
+from sotune.training.trained_model import load_with_adapter
 from sotune.training.training_rows import build_equal_rows
 
 

@@ -15,7 +15,7 @@ from sotune.methods.kl_constrained import (
     most_looked_at,
     train,
 )
-from sotune.training.finetune import load_with_adapter
+from sotune.training.trained_model import load_with_adapter
 from sotune.training.training_rows import build_equal_rows
 
 

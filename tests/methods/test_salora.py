@@ -7,7 +7,7 @@ from peft import PeftModel
 from sotune.methods.folding import load_layers
 from sotune.methods.salora import fixed_parts, projected_adapter, train
 from sotune.models import load_causal_lm, load_tokenizer
-from sotune.training.finetune import load_with_adapter
+from sotune.training.trained_model import load_with_adapter
 
 
 @pytest.fixture

@@ -26,8 +26,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(encoding, "BLOCK_ROWS", PART)
     monkeypatch.setattr(shown_rows, "_BLOCK_ROWS", PART)
     monkeypatch.setattr(unseen_rows, "_ROWS_AT_ONCE", PART)
-    monkeypatch.setitem(filling.map_cache.__kwdefaults__, "block_rows", PART)
-    monkeypatch.setitem(filling.fill_cache.__kwdefaults__, "block_rows", PART)
+    monkeypatch.setattr(filling, "BLOCK_ROWS", PART)
 
 
 def made_up(kind, n):

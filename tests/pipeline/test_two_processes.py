@@ -42,7 +42,7 @@ if fails.startswith("told "):  # to stop at the second step, in some process or 
             os.kill(os.getpid(), int(signum))
 
     StepCallback.on_log = on_log
-filling.fill_cache.__kwdefaults__["shard_rows"] = 8
+filling.SHARD_ROWS = 8
 asking._SHARD_SIZE = 3
 encode, answer, rank = FrozenCausalLM.encode_batch, asking.generate, processes.rank()
 
@@ -132,7 +132,7 @@ def test_two_processes_fill_the_cache_with_the_bytes_of_one(command, here, setti
 @pytest.fixture
 def here(cli, monkeypatch, tmp_path):
     """Runs the command line in this process, with shards as small as those of `command`."""
-    monkeypatch.setitem(filling.fill_cache.__kwdefaults__, "shard_rows", 8)
+    monkeypatch.setattr(filling, "SHARD_ROWS", 8)
     monkeypatch.setattr(asking, "_SHARD_SIZE", 3)
 
     def run(*arguments):

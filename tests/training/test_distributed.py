@@ -1,56 +1,40 @@
 """Two processes on this machine against one."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
+from test_change import Pull
 from tiny_trainer import make_rows, train
 
 from launching import launch
 from sotune.training.trainer import WeightedTrainer
 
-TRAINER = """
-import sys
-sys.path.insert(0, {tests!r})
-from tiny_trainer import make_rows, train
-from safetensors.torch import save_file
+TRAININGS = """
 import json
-rows = make_rows(24, weights=[0.25 + (7 * i % 5) / 3 for i in range(24)])
-trainer, end = train(rows, {out!r}, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=3)
-if trainer.is_world_process_zero():
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    save_file({{"end": end}}, {out!r} + "/end.safetensors", metadata={{"losses": json.dumps(losses)}})
-"""
-
-CHANGED = """
 import sys
 from functools import partial
 sys.path.insert(0, {tests!r})
+from safetensors.torch import save_file
 from test_change import Pull
 from tiny_trainer import make_rows, train
-from safetensors.torch import save_file
 from sotune.training.trainer import WeightedTrainer
-changed = partial(WeightedTrainer, change=Pull(0.1))
-how = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, trainer_class=changed)
-trainer, end = train(make_rows(8), {out!r}, **how)
-if trainer.is_world_process_zero():
-    save_file({{"end": end}}, {out!r} + "/end.safetensors")
-"""
 
-CUT = """
-import sys
-from functools import partial
-sys.path.insert(0, {tests!r})
-from tiny_trainer import make_rows, train
-from safetensors.torch import save_file
-from sotune.training.trainer import WeightedTrainer
+def save(name, trainer, end):
+    if trainer.is_world_process_zero():
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        save_file({{"end": end}}, {out!r} + "/" + name, metadata={{"losses": json.dumps(losses)}})
+
+plain = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+save("plain", *train(make_rows(24, weights={weights!r}), {out!r}, max_steps=3, **plain))
 cut = partial(WeightedTrainer, max_tokens_per_batch=14, packing=True)
-trainer, end = train(make_rows(16), {out!r}, per_device_train_batch_size=4, max_steps=2, trainer_class=cut)
-if trainer.is_world_process_zero():
-    save_file({{"end": end}}, {out!r} + "/end.safetensors")
+save("cut", *train(make_rows(16), {out!r}, per_device_train_batch_size=4, max_steps=2, trainer_class=cut))
+save("changed", *train(make_rows(8), {out!r}, trainer_class=partial(WeightedTrainer, change=Pull(0.1)), **plain))
 """
+WEIGHTS = [0.25 + (7 * i % 5) / 3 for i in range(24)]
 
 FINE_TUNE = """
 import sys
@@ -74,33 +58,38 @@ def run_two_processes(script):
     assert statuses == [0, 0], errors
 
 
-def test_two_processes_agree_with_one(tmp_path):
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """Returns the parameters that two processes ended with in each of some trainings, and their losses."""
+    out = tmp_path_factory.mktemp("two")
+    run_two_processes(TRAININGS.format(tests=str(Path(__file__).parent), out=str(out), weights=WEIGHTS))
+
+    def get(name):
+        with safe_open(out / name, "pt") as file:
+            return file.get_tensor("end"), json.loads(file.metadata()["losses"])
+
+    return get
+
+
+def test_two_processes_agree_with_one(of_two, tmp_path):
     """Each of three steps has 8 rows: 2 a device, 2 accumulations, 2 processes; or 4 at a time in one process."""
-    run_two_processes(TRAINER.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
-    rows = make_rows(24, weights=[0.25 + (7 * i % 5) / 3 for i in range(24)])
+    rows = make_rows(24, weights=WEIGHTS)
     one, expected = train(rows, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3)
-    with safe_open(tmp_path / "end.safetensors", "pt") as two:
-        assert (two.get_tensor("end") - expected).abs().max() < 1e-6
-        losses = json.loads(two.metadata()["losses"])
+    end, losses = of_two("plain")
+    assert (end - expected).abs().max() < 1e-6
     assert losses == pytest.approx([e["loss"] for e in one.state.log_history if "loss" in e], abs=1e-5)
 
 
-def test_processes_whose_rows_are_cut_and_packed_agree_with_one(tmp_path):
+def test_processes_whose_rows_are_cut_and_packed_agree_with_one(of_two, tmp_path):
     """Rows of different lengths need different numbers of parts; both processes take as many."""
-    run_two_processes(CUT.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
     _, expected = train(make_rows(16), tmp_path, per_device_train_batch_size=8, max_steps=2)
-    assert (load_file(tmp_path / "end.safetensors")["end"] - expected).abs().max() < 1e-6
+    assert (of_two("cut")[0] - expected).abs().max() < 1e-6
 
 
-def test_a_change_counts_once_in_two_processes(tmp_path):
-    from functools import partial
-
-    from test_change import Pull
-
-    run_two_processes(CHANGED.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
+def test_a_change_counts_once_in_two_processes(of_two, tmp_path):
     changed = partial(WeightedTrainer, change=Pull(0.1))
     _, expected = train(make_rows(8), tmp_path, per_device_train_batch_size=8, trainer_class=changed)
-    assert (load_file(tmp_path / "end.safetensors")["end"] - expected).abs().max() < 1e-6
+    assert (of_two("changed")[0] - expected).abs().max() < 1e-6
 
 
 @pytest.mark.slow

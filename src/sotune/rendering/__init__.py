@@ -6,7 +6,7 @@ a model is asked in the template that it was trained in.
 
 from sotune.rendering.paper import PAPER_CHAT_TEMPLATE, render_paper
 from sotune.rendering.pieces import Piece, text_pieces, token_pieces
-from sotune.rendering.renderer import RenderedText, RenderedTokens, Renderer, load_renderer, resolve_template
+from sotune.rendering.renderer import RenderedText, RenderedTokens, Renderer, load_renderer, make_renderer
 from sotune.rendering.trial import Trial
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "Renderer",
     "Trial",
     "load_renderer",
+    "make_renderer",
     "render_paper",
-    "resolve_template",
     "text_pieces",
     "token_pieces",
 ]

@@ -379,18 +379,34 @@ def load_renderer(spec: ModelSpec, settings: RenderingSettings) -> Renderer:
     Raises:
         ConfigError: The tokenizer cannot be loaded, lacks the template, or writes tokens that the model lacks.
     """
-    tokenizer, config = load_tokenizer(spec), load_config(spec).get_text_config()
-    renderer = Renderer(
+    renderer = make_renderer(load_tokenizer(spec), load_config(spec), settings, max_length=settings.max_length)
+    renderer.check_vocabulary(spec.name)
+    return renderer
+
+
+def make_renderer(tokenizer: Any, config: Any, settings: RenderingSettings, *, max_length: int | None) -> Renderer:
+    """Returns the renderer of a tokenizer with the template that the settings name.
+
+    Args:
+        tokenizer: Of the model.
+        config: The model's configuration, which says what it reads and knows.
+        settings: How rows are rendered.
+        max_length: Most tokens of a row; ``None``: what the model reads, or the settings say where that is unknown.
+
+    Raises:
+        ConfigError: The tokenizer lacks the template.
+    """
+    config = config.get_text_config()
+    limits = [limit for limit in (max_length, n_positions(config)) if limit]
+    return Renderer(
         tokenizer,
         resolve_template(tokenizer, settings.template),
-        min(settings.max_length, n_positions(config) or settings.max_length),
+        min(limits, default=settings.max_length),
         settings.chat_template,
         settings.chat_template_kwargs,
         settings.fold_system,
         getattr(config, "vocab_size", None),
     )
-    renderer.check_vocabulary(spec.name)
-    return renderer
 
 
 def resolve_template(tokenizer: Any, template: Literal["auto", "paper", "chat"]) -> Literal["paper", "chat"]:

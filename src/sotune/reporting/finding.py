@@ -92,9 +92,9 @@ def _failed(about: Literal["cut", "behavior"], sentences: Iterable[str]) -> list
     return [Finding("gate failed", f"Gate failed: {sentence}", about) for sentence in sentences]
 
 
-def stand_in(judges: Mapping[str, str], role: str = "harm") -> str:
-    """Says that a role's judge is a stand-in, and what it makes of an answer; nothing where it is none."""
-    judge = judges.get(role, "")
+def stand_in(judges: Mapping[str, str]) -> str:
+    """Says that the judge of harm is a stand-in, and what it makes of an answer; nothing where it is none."""
+    judge = judges.get("harm", "")
     return f"a stand-in judge ({judge}): {STAND_INS[judge]}" if judge in STAND_INS else ""
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -50,47 +51,42 @@ _Job = tuple[PreparedTexts, Shard, Sequence[int]]
 """A shard that is to be computed, the texts that its positions stand for, and for which members."""
 
 
-def encode_with_cache(
-    encoder: Encoder,
-    records: Sequence[Record],
-    cache: RepresentationCache,
-    *,
-    progress: OnProgress | None = None,
-    announce: Announce | None = None,
-    shard_rows: int = SHARD_ROWS,
-    engine: Engine | None = None,
-) -> EncodedSet:
-    """Encodes records, computing only what the cache lacks.
+class FillOptions(TypedDict, total=False):
+    """How a cache is filled.
 
-    Args:
-        encoder: Turns records into vectors.
-        records: At least one; texts that occur twice are encoded once.
-        cache: Where vectors are kept.
+    Attributes:
         progress: Called with the number of rows done and of all.
         announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
         shard_rows: About how many rows are computed between two writes: what a kill can cost.
-        engine: Computes the shards elsewhere; ``None``: this process does.
-
-    Raises:
-        DataError: There are no records, or a representation is NaN or infinite.
+        block_rows: How many rows are sorted by length together, and tokenized ahead.
+        engine: Computes the shards elsewhere; this process does where there is none.
     """
-    (encoded,) = fill_cache(
-        encoder, records, cache, progress=progress, announce=announce, shard_rows=shard_rows, engine=engine
-    )
+
+    progress: OnProgress | None
+    announce: Announce | None
+    shard_rows: int
+    block_rows: int
+    engine: Engine | None
+
+
+def encode_with_cache(
+    encoder: Encoder, records: Sequence[Record], cache: RepresentationCache, **options: Unpack[FillOptions]
+) -> EncodedSet:
+    """Encodes records, computing only what the cache lacks; see `map_cache`."""
+    (encoded,) = fill_cache(encoder, records, cache, **options)
     return encoded
 
 
 def fill_cache(
-    group: EncoderGroup,
-    records: Sequence[Record],
-    cache: RepresentationCache,
-    *,
-    progress: OnProgress | None = None,
-    announce: Announce | None = None,
-    shard_rows: int = SHARD_ROWS,
-    block_rows: int = BLOCK_ROWS,
-    engine: Engine | None = None,
+    group: EncoderGroup, records: Sequence[Record], cache: RepresentationCache, **options: Unpack[FillOptions]
 ) -> Iterator[EncodedSet]:
+    """Returns the vectors of each member in turn, read into memory when they are asked for; see `map_cache`."""
+    return (member.load() for member in map_cache(group, records, cache, **options))
+
+
+def map_cache(
+    group: EncoderGroup, records: Sequence[Record], cache: RepresentationCache, **options: Unpack[FillOptions]
+) -> Iterator[MappedSet]:
     """Sees to it that the cache holds the records' vectors of each member, in one pass over the texts.
 
     A shard that several members lack is computed once for all of them; no more than one shard of each is in memory.
@@ -100,42 +96,21 @@ def fill_cache(
         group: Encoders that share their passes.
         records: At least one; texts that occur twice are encoded once.
         cache: Where vectors are kept.
-        progress: Called with the number of rows done and of all.
-        announce: Called once, if the work will take minutes, with a line that says what there is to do and how long.
-        shard_rows: About how many rows are computed between two writes: what a kill can cost.
-        block_rows: How many rows are sorted by length together, and tokenized ahead.
-        engine: Computes the shards elsewhere; ``None``: this process does.
+        **options: See `FillOptions`.
 
     Returns:
-        The vectors of each member in turn, read from the cache when they are asked for.
+        The vectors of each member in turn; they stay in the cache's files until they are asked for.
 
     Raises:
         DataError: There are no records, or a representation is NaN or infinite.
     """
-    mapped = map_cache(
-        group, records, cache, progress=progress, announce=announce, shard_rows=shard_rows, block_rows=block_rows,
-        engine=engine,
-    )  # fmt: skip
-    return (member.load() for member in mapped)
-
-
-def map_cache(
-    group: EncoderGroup,
-    records: Sequence[Record],
-    cache: RepresentationCache,
-    *,
-    progress: OnProgress | None = None,
-    announce: Announce | None = None,
-    shard_rows: int = SHARD_ROWS,
-    block_rows: int = BLOCK_ROWS,
-    engine: Engine | None = None,
-) -> Iterator[MappedSet]:
-    """Does the same as `fill_cache`; the vectors stay in the cache's files until they are asked for."""
     if not len(records):
         raise DataError("there are no records to encode; give at least one")
-    filling = _Filling(group, cache, len(records), progress, announce)
+    filling = _Filling(group, cache, len(records), options.get("progress"), options.get("announce"))
     processes.barrier()  # all know what the cache holds before anyone writes
-    jobs = filling.jobs(_prepared_ahead(group, records, block_rows), shard_rows)
+    prepared_ahead = _prepared_ahead(group, records, options.get("block_rows", BLOCK_ROWS))
+    jobs = filling.jobs(prepared_ahead, options.get("shard_rows", SHARD_ROWS))
+    engine = options.get("engine")
     computed = _here(group, jobs, filling) if engine is None else _elsewhere(engine, group, jobs, filling)
     for (prepared, shard, wanted), states in computed:
         for number, values in zip(wanted, states, strict=True):

@@ -23,10 +23,10 @@ from sotune.models import ModelSpec, trained_parameters
 from sotune.records import Record
 from sotune.rendering import load_renderer
 from sotune.settings import TrainingSettings
-from sotune.training.finetune import isolated_randomness, load_with_adapter
 from sotune.training.loss import compute_row_losses
 from sotune.training.output_layer import compute_model_losses
 from sotune.training.progress import OnStep, TrainStep, rows_per_step
+from sotune.training.trained_model import isolated_randomness, load_with_adapter
 from sotune.training.training_rows import (
     LOSS_WEIGHT,
     RowBatches,

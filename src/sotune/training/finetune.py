@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import random
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import TrainingArguments, set_seed
+from peft import PeftModel
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from sotune import processes
 from sotune.artifacts import library_versions, sha256_json
 from sotune.errors import ConfigError
-from sotune.models import DType, ModelSpec, load_causal_lm, model_fingerprint, resolve_device
+from sotune.models import ModelSpec, model_fingerprint
 from sotune.records import Record
 from sotune.rendering import Renderer, load_renderer
 from sotune.run_files import TRAINING_LOG
@@ -29,14 +24,15 @@ from sotune.settings import WATCHED_ONLY, TrainingSettings
 from sotune.settings.train import CPU_TOKENS
 from sotune.stopping import patiently, stop_if_asked
 from sotune.training.adapter import save_adapter
+from sotune.training.arguments import training_arguments
 from sotune.training.change import StepChange
 from sotune.training.checkpoints import Checkpoints
 from sotune.training.micro_batches import SAME_LOGITS, packed_difference
 from sotune.training.progress import OnStep, TrainStep, count_held_out, steps_of, write_log
 from sotune.training.step_callback import StepCallback
-from sotune.training.targets import resolve_target_modules
-from sotune.training.trackers import explain_faults, tracked_in, tracker_arguments
+from sotune.training.trackers import explain_faults, tracked_in
 from sotune.training.train_result import TrainResult
+from sotune.training.trained_model import isolated_randomness, load_trained, train_dtype
 from sotune.training.trainer import WeightedTrainer
 from sotune.training.training_rows import (
     RowBatches,
@@ -92,8 +88,8 @@ def fine_tune(
     """
     start, renderer = time.perf_counter(), load_renderer(model, settings)
     rows = build_training_rows(records, loss_weights, renderer, learned_tokens=learned_tokens)
-    how = _How(trainer_class, resume, keep_checkpoints, on_step, change, probe)
-    result = _train_and_hand_over(rows, renderer, model, settings, output_dir, how, start)
+    job = _Job(model, settings, output_dir, trainer_class, resume, keep_checkpoints, on_step, change, probe)
+    result = _train_and_hand_over(job, rows, renderer, start)
     if torch.cuda.is_available():
         # Trainer's parts refer to each other; without this the model would stay on the device for a while.
         gc.collect()
@@ -101,40 +97,13 @@ def fine_tune(
     return result
 
 
-def _train_and_hand_over(
-    rows: TrainingRows,
-    renderer: Renderer,
-    model: ModelSpec,
-    settings: TrainingSettings,
-    output_dir: Path,
-    how: _How,
-    start: float,
-) -> TrainResult:
-    rows, held_out = rows.hold_out(count_held_out(len(rows.rows), settings), settings.seed)
-    collate = WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id)
-    measured = RowBatches(held_out, collate) if held_out else None
-    watch = Watch(measured, how.probe, settings, output_dir / "checkpoints") if measured or how.probe else None
-    trainer, checkpoints, figures = _trained(rows, watch, collate, model, settings, output_dir / "checkpoints", how)
-    writes = trainer.is_world_process_zero()
-    result = hand_over(
-        trainer.model,
-        rows,
-        steps_of(trainer.state),
-        renderer=renderer,
-        base=model,
-        settings=settings,
-        output_dir=output_dir,
-        seconds=time.perf_counter() - start,
-        write=writes,
-        figures=figures,
-    )
-    if writes and not how.keep_checkpoints:
-        checkpoints.remove()
-    trainer.accelerator.wait_for_everyone()
-    return result
+@dataclass(frozen=True)
+class _Job:
+    """One training; see `fine_tune`."""
 
-
-class _How(NamedTuple):
+    model: ModelSpec
+    settings: TrainingSettings
+    output_dir: Path
     trainer_class: type[WeightedTrainer]
     resume: bool
     keep_checkpoints: bool
@@ -142,27 +111,66 @@ class _How(NamedTuple):
     change: StepChange | None
     probe: Probe | None
 
+    @property
+    def work_dir(self) -> Path:
+        """Where checkpoints lie."""
+        return self.output_dir / "checkpoints"
+
+    def key(self, rows: TrainingRows, world_size: int) -> str:
+        """Returns what a checkpoint must be of to go on from it."""
+        return sha256_json(
+            {
+                "rows": rows.digest(),
+                "model": model_fingerprint(self.model),
+                "dtype": train_dtype(self.model, self.settings),
+                "settings": self.settings.model_dump(mode="json", exclude=set(WATCHED_ONLY)),
+                "trainer": f"{self.trainer_class.__module__}.{self.trainer_class.__qualname__}",
+                "change": self.change.name if self.change else None,
+                "world_size": world_size,
+                "versions": library_versions("torch", "transformers", "accelerate", "peft"),
+            }
+        )
+
+
+def _train_and_hand_over(job: _Job, rows: TrainingRows, renderer: Renderer, start: float) -> TrainResult:
+    settings = job.settings
+    rows, held_out = rows.hold_out(count_held_out(len(rows.rows), settings), settings.seed)
+    collate = WeightedCollator(pad_token_id=renderer.tokenizer.pad_token_id)
+    measured = RowBatches(held_out, collate) if held_out else None
+    watch = Watch(measured, job.probe, settings, job.work_dir) if measured or job.probe else None
+    trainer, checkpoints, figures = _trained(job, rows, watch, collate)
+    writes = trainer.is_world_process_zero()
+    result = hand_over(
+        trainer.model,
+        rows,
+        steps_of(trainer.state),
+        renderer=renderer,
+        base=job.model,
+        settings=settings,
+        output_dir=job.output_dir,
+        seconds=time.perf_counter() - start,
+        write=writes,
+        figures=figures,
+    )
+    if writes and not job.keep_checkpoints:
+        checkpoints.remove()
+    trainer.accelerator.wait_for_everyone()
+    return result
+
 
 def _trained(
-    rows: TrainingRows,
-    watch: Watch | None,
-    collate: WeightedCollator,
-    model: ModelSpec,
-    settings: TrainingSettings,
-    work_dir: Path,
-    how: _How,
+    job: _Job, rows: TrainingRows, watch: Watch | None, collate: WeightedCollator
 ) -> tuple[WeightedTrainer, Checkpoints, Mapping[str, float]]:
     """Trains, on from a checkpoint where there is one; returns trainer, checkpoints and what a change says of it."""
-    change = how.change
-    with isolated_randomness(), tracked_in(work_dir.parent / "tensorboard"):
-        arguments = _training_arguments(settings, model, work_dir)
-        key = _run_key(rows, model, settings, how.trainer_class, change, arguments.world_size)
-        checkpoints = Checkpoints(work_dir, key)
+    settings, change = job.settings, job.change
+    with isolated_randomness(), tracked_in(job.output_dir / "tensorboard"):
+        arguments = training_arguments(settings, job.model, job.work_dir)
+        checkpoints = Checkpoints(job.work_dir, job.key(rows, arguments.world_size))
         with arguments.main_process_first(local=False):
-            checkpoint = checkpoints.latest() if how.resume else None
+            checkpoint = checkpoints.latest() if job.resume else None
             checkpoints.keep_only(checkpoint)
-        network = _load_trained(model, settings, change)
-        trainer = how.trainer_class(
+        network = load_trained(job.model, settings, change)
+        trainer = job.trainer_class(
             model=network,
             args=arguments,
             train_dataset=ShuffledRows(
@@ -171,7 +179,7 @@ def _trained(
                 group=settings.per_device_train_batch_size if settings.group_by_length else 1,
             ),
             data_collator=collate,
-            callbacks=[StepCallback(checkpoints, how.on_step, change)],
+            callbacks=[StepCallback(checkpoints, job.on_step, change)],
             **_own_options(change, watch),
             **_layout(settings, network, arguments),
         )
@@ -263,160 +271,9 @@ def hand_over(
     return result
 
 
-def _training_arguments(settings: TrainingSettings, model: ModelSpec, work_dir: Path) -> TrainingArguments:
-    device, by_rows = resolve_device(model.device), settings.max_tokens_per_batch is None
-    accumulation = _accumulation(settings)
-    arguments = TrainingArguments(
-        output_dir=str(work_dir),
-        # With a token budget a whole step is handed over at once, and cut by what it holds.
-        per_device_train_batch_size=settings.per_device_train_batch_size * (1 if by_rows else accumulation),
-        gradient_accumulation_steps=accumulation if by_rows else 1,
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps or -1,
-        optim="adamw_torch_fused",
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        train_sampling_strategy="sequential",  # ShuffledRows has the order
-        use_cpu=device.type == "cpu",
-        bf16=device.type == "cuda" and _train_dtype(model, settings) == "bfloat16",
-        **(_checkpointed_layers() if settings.gradient_checkpointing else {}),
-        save_steps=settings.save_steps,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would log the last finite loss in place of a NaN
-        disable_tqdm=True,
-        **tracker_arguments(settings.report_to, work_dir.parent.name),
-    )
-    if arguments.device.type == "cuda" and arguments.world_size == 1:
-        if device.index not in (None, arguments.device.index):
-            raise ConfigError(
-                f"training runs on the first visible CUDA device. Got {str(device)!r}; set CUDA_VISIBLE_DEVICES"
-            )
-        arguments._n_gpu = 1  # several devices are for torchrun; Trainer would fall back on nn.DataParallel
-    return arguments
-
-
 def _refuse_fsdp(trainer: WeightedTrainer) -> None:
     if trainer.is_fsdp_enabled:
         raise ConfigError(
             "an adapter is not gathered from the parts that FSDP leaves on each device; start without FSDP: each "
             "device then holds the frozen model, for which quantization and gradient_checkpointing make room"
         )
-
-
-def _accumulation(settings: TrainingSettings) -> int:
-    """Returns the micro-batches that each process takes to an optimizer step: its share of them, where they divide."""
-    each, left = divmod(settings.gradient_accumulation_steps, processes.size())
-    if left == 0:
-        return each
-    warnings.warn(
-        f"{processes.size()} processes each take {settings.gradient_accumulation_steps} micro-batches to an optimizer "
-        f"step, so that a step sees {processes.size()} times as many rows as in one process; with a multiple of "
-        f"{processes.size()} as gradient_accumulation_steps it would see the same",
-        stacklevel=2,
-    )
-    return settings.gradient_accumulation_steps
-
-
-def _checkpointed_layers() -> dict[str, Any]:
-    """Returns gradient checkpointing under the name that the installed transformers has for it."""
-    known = TrainingArguments.__dataclass_fields__
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-
-
-def _train_dtype(model: ModelSpec, settings: TrainingSettings) -> DType:
-    """Settles ``auto``: bfloat16 where the device computes in it (Table 4), else float32."""
-    if model.dtype == "float16":
-        raise ConfigError("training in float16 overflows; use dtype auto, bfloat16 or float32")
-    if model.dtype != "auto":
-        return model.dtype
-    on_cuda = resolve_device(model.device).type == "cuda"
-    return "bfloat16" if settings.bf16 and on_cuda and torch.cuda.is_bf16_supported() else "float32"
-
-
-def load_with_adapter(model: ModelSpec, settings: TrainingSettings) -> PeftModel:
-    """Loads a model with a fresh adapter, seeded; seeds every generator of the process on the way.
-
-    Raises:
-        ConfigError: See `sotune.models.load_causal_lm`; or all weights are to be trained.
-    """
-    if settings.finetuning_type == "full":
-        raise ConfigError(
-            "finetuning_type full trains no adapter, and what is to be done needs one; use lora, or leave out the "
-            "method and set hold: none"
-        )
-    base = _load_base(model, settings)
-    targets = resolve_target_modules(base, settings.target_modules)
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=targets.target_modules,
-        fan_in_fan_out=targets.fan_in_fan_out,
-        use_dora=settings.finetuning_type == "dora",
-        use_rslora=settings.finetuning_type == "rslora",
-    )
-    set_seed(settings.seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT still reads it
-        return get_peft_model(base, config)
-
-
-def _load_base(model: ModelSpec, settings: TrainingSettings) -> Any:
-    dtype = _train_dtype(model, settings)
-    if settings.finetuning_type == "full":
-        if settings.quantization != "none":
-            raise ConfigError("weights in 4 bits cannot be trained; use finetuning_type lora, or quantization none")
-        dtype = "float32"  # steps of a small learning rate would be rounded away in bfloat16
-    base = load_causal_lm(replace(model, dtype=dtype), frozen=False, quantization=settings.quantization)
-    base.config.get_text_config().use_cache = False  # keys and values serve generation only
-    # PEFT writes this name into every checkpoint, and asks the hub about it at every save.
-    base.name_or_path = ""
-    set_seed(settings.seed)
-    return base
-
-
-def _load_trained(model: ModelSpec, settings: TrainingSettings, change: StepChange | None) -> Any:
-    """Loads what is trained: a model with an adapter, or all of it, which no change knows how to hold."""
-    if settings.finetuning_type == "full" and change is None:
-        return _load_base(model, settings)
-    return load_with_adapter(model, settings)
-
-
-def _run_key(
-    rows: TrainingRows,
-    model: ModelSpec,
-    settings: TrainingSettings,
-    trainer_class: type[WeightedTrainer],
-    change: StepChange | None,
-    world_size: int,
-) -> str:
-    return sha256_json(
-        {
-            "rows": rows.digest(),
-            "model": model_fingerprint(model),
-            "dtype": _train_dtype(model, settings),
-            "settings": settings.model_dump(mode="json", exclude=set(WATCHED_ONLY)),
-            "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
-            "change": change.name if change else None,
-            "world_size": world_size,
-            "versions": library_versions("torch", "transformers", "accelerate", "peft"),
-        }
-    )
-
-
-@contextlib.contextmanager
-def isolated_randomness() -> Iterator[None]:
-    """Gives the caller's random state back at the end: Trainer seeds every generator of the process."""
-    python = random.getstate()
-    legacy_numpy = np.random.get_state()  # noqa: NPY002 - the legacy generator is what Trainer seeds
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy_numpy)  # noqa: NPY002

@@ -23,6 +23,7 @@ from sotune.training.loss import IGNORE_INDEX
 LOSS_WEIGHT = "loss_weight"
 """The column that carries a row's loss weight to the trainer."""
 
+_N_NAMED = 5
 _PADDED_COLUMNS = frozenset({"input_ids", "attention_mask", "labels"})
 _PACKING_COLUMNS = frozenset(
     {"position_ids", "seq_idx", "seq_lengths", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
@@ -170,9 +171,9 @@ def _check_weights(ids: Sequence[str], loss_weights: Mapping[str, float]) -> Non
         raise DataError(f"loss weights must be finite and at least 0. Got others for {_some(unusable)}")
 
 
-def _some(ids: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(repr(id) for id in ids[:most])
-    return shown if len(ids) <= most else f"{shown} and {len(ids) - most} more"
+def _some(ids: Sequence[str]) -> str:
+    shown, n_more = ", ".join(map(repr, ids[:_N_NAMED])), len(ids) - _N_NAMED
+    return shown if n_more <= 0 else f"{shown} and {n_more} more"
 
 
 _GROUPED_BATCHES = 50
