@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune import processes
-from sotune.artifacts import RunFolder, library_versions
+from sotune.artifacts import RunFolder, contents_told, library_versions
 from sotune.cluster import engine_of
 from sotune.errors import ArtifactError, ConfigError
 from sotune.models import resolve_device
@@ -188,6 +188,11 @@ class _Members(NamedTuple):
 
 
 def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, _Members]:
+    with contents_told(run.path):
+        return _read_members(config, run, name)
+
+
+def _read_members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, _Members]:
     parts = [*REPRESENTATIONS.parts_of(run, "id", "key", "beside", "whole", "alone", where={"set": [name]})]
     summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
