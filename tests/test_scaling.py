@@ -49,8 +49,19 @@ def test_devices_share_all_but_reading_the_solver_and_the_judges():
 def test_a_hold_takes_half_as_long_again_and_smaller_batches_less_memory():
     work = Workload(10**5)
     assert seconds(replace(work, held=True))["train"] == pytest.approx(1.5 * seconds(work)["train"])
+    asked = seconds(replace(work, n_asked=1024))["train"] - seconds(work)["train"]
+    answers = seconds(Workload(10**5, n_prompts=512, new_tokens=12, eval_batch=64))["evaluate"]
+    assert asked == pytest.approx(answers)
     four, one = (estimate_needs(replace(work, micro_batch=n, longest=500), LLAMA_8B, H100) for n in (4, 1))
     assert four.device_bytes > one.device_bytes > LLAMA_8B.weight_bytes
+
+
+def test_packed_rows_take_no_padding():
+    work = Workload(10**5, micro_batch=4)
+    padded, packed = seconds(work)["train"], seconds(replace(work, packed=True))["train"]
+    assert packed < padded
+    one = Workload(10**5, micro_batch=1)
+    assert seconds(replace(one, packed=True)) == seconds(one)
 
 
 def test_what_does_not_fit_is_told_with_the_setting_that_helps():

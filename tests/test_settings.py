@@ -156,3 +156,10 @@ def test_flags_name_other_references_than_a_file(settings, changes, found):
     needed = {name: value for name, value in NEEDED.items() if name != "harmful_reference"}
     config = make_config(override({**needed, **settings}, changes))
     assert (config.harmful_reference, config.safe_reference) == found
+
+
+@pytest.mark.parametrize("of_ray", [{"ray_train_workers": 2}, {"ray_address": "auto"}])
+def test_settings_of_ray_without_ray_are_refused_in_place_of_left_unused(of_ray):
+    with pytest.raises(ConfigError, match=f"{[*of_ray][0]} count only with engine: ray"):
+        make_config({**NEEDED, **of_ray})
+    assert make_config({**NEEDED, **of_ray, "engine": "ray"}).engine == "ray"

@@ -1,7 +1,7 @@
 """Control tokens that stand in a row's own text are text, whatever the template and the tokenizer."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from character_tokenizers import CHAT, SPECIALS, character_tokenizer, text_of
@@ -15,6 +15,7 @@ PIECES = st.sampled_from([*HIDDEN, "\ufdd01\ufdd1", "<s", "<", "|>", "user", "7"
 TEXTS = st.lists(PIECES, max_size=8).map("".join)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(TEXTS, TEXTS, TEXTS)
 def test_what_is_covered_is_uncovered_as_it_was(before, within, after):
     tokens = SpecialTokens(TOKENIZER)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sotune.artifacts import sha256_file, sha256_json
-from sotune.errors import ConfigError, first_line
+from sotune.errors import ConfigError, SotuneError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -329,20 +329,15 @@ def _hub_options(spec: ModelSpec) -> dict[str, Any]:
     return {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
 
 
-_OF_FOLDERS = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, RuntimeError)
-"""What the libraries that read models raise of files that hold something else."""
-
-
 @contextlib.contextmanager
 def _loading(spec: ModelSpec, what: str) -> Iterator[None]:
     """Turns the ways in which loading fails into one error that says what to do."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (*_OF_FOLDERS, SafetensorError, StrictDataclassError) as error:
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of the device
+    except SotuneError:
+        raise
+    except Exception as error:  # the libraries raise all kinds, bare exceptions too, of files that hold something else
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of the device
             raise
         remedy = (
             "check the folder's files"

@@ -23,16 +23,17 @@ QUARANTINE = Lines("quarantine.jsonl", verb="extract", ascii=True)
 REPRESENTATIONS = Table(
     "representations.parquet",
     {
-        **dict.fromkeys(("set", "id", "key", "beside", "whole"), "string"),
+        **dict.fromkeys(("set", "id", "key", "whole"), "string"),
+        "beside": "string?",
         "alone": "bool",
         "view": "string",
         "unread": "bool",
     },
     verb="extract",
 )
-"""Which vector of the cache each row has, which other one is half of it (the same one: none), and which one its whole
-text has; whether the answer's half stands in both places; what was looked at, empty for the whole; whether some of what
-is learned was not read."""
+"""Which vector of the cache each row has, which one its whole text has, and which other one is half of the row, null
+where none is; whether the answer's half stands in both places; what was looked at, empty for the whole; whether some of
+what is learned was not read."""
 ENCODING = Json("representations.json", verb="extract", shape=run_shapes.Encoding)
 
 WEIGHTS = Table(

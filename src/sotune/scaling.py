@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 GIB = 2**30
 
@@ -30,6 +31,7 @@ _ENCODING_BYTES = 29.0
 _LOGITS_BYTES = 0.5 * GIB  # the output layer's chunks and their gradient, at most: assumed
 _PROCESS_BYTES = 0.6 * GIB  # of a process with its libraries loaded
 _HELD = 1.5  # times as long with a hold, whose answers each step looks at: measured on the miniature
+_ASKED_AT_ONCE = 64  # prompts of rows, before training
 _INDEX_BYTES = 400.0
 """Of RAM for each row, however long: ids, keys, numbers and places. 150,000 rows more took 57 MiB more in encoding."""
 _PARTS_BYTES = 0.1 * GIB  # of the rows that are read, encoded and written together
@@ -144,7 +146,10 @@ class Workload:
         judge_tokens: Of one question and of its reply.
         judge_prices: Of a million of each; ``None``: not known.
         adaptive: Whether the cost is fitted.
+        packed: Whether the rows of a micro-batch stand one behind the other, without padding.
         held: Whether a hold looks at some answers in each step.
+        n_asked: Rows whose prompts the model is asked before training.
+        asked_tokens: Of each of those answers.
         training_bytes: Of a device in training, where they are counted; 0: reckoned from the model's shape.
         encoder: The model that represents the rows, where it is not the one that is tuned.
     """
@@ -170,7 +175,10 @@ class Workload:
     judge_tokens: tuple[float, float] = (600.0, 100.0)
     judge_prices: tuple[float, float] | None = None
     adaptive: bool = True
+    packed: bool = False
     held: bool = False
+    n_asked: int = 0
+    asked_tokens: int = 12
     training_bytes: float = 0.0
     encoder: ModelShape | None = None
 
@@ -322,15 +330,16 @@ def _select(work: Workload) -> StageNeeds:
 
 def _train(work: Workload, model: ModelShape, device: Device, n_devices: int, faster: float) -> StageNeeds:
     rows = work.n_rows * work.kept * work.epochs
-    padded = 1.0 if work.micro_batch == 1 else 1.7  # measured with 4 rows of log-normal length
+    padded = 1.0 if work.micro_batch == 1 or work.packed else 1.7  # measured with 4 rows of log-normal length
     tokens = work.micro_batch * work.mean_tokens * padded
     computed = 4 * model.n_parameters * tokens / (device.flops * TRAINING_EFFICIENCY)
     each = math.hypot(device.launch_seconds * model.n_layers, computed)
     micro_batches = math.ceil(rows / work.micro_batch)
+    asked = _Asked(work.n_asked, work.asked_tokens, _ASKED_AT_ONCE)
     longest = min(work.longest, 4 * work.mean_tokens) if work.micro_batch > 1 else work.longest
     return StageNeeds(
         "train",
-        micro_batches * each * (_HELD if work.held else 1.0) / faster,
+        (micro_batches * each * (_HELD if work.held else 1.0) + _answering(work, model, device, asked)) / faster,
         device_bytes=work.training_bytes or training_bytes(model, tokens=work.micro_batch * longest),
         ram_bytes=_records(work) + work.n_rows * work.kept * (500 + 5 * work.mean_tokens),
         disk_bytes=model.n_trained * 4,
@@ -345,15 +354,28 @@ def training_bytes(model: ModelShape, *, tokens: float) -> float:
     return model.weight_bytes + states + activations + logits
 
 
-def _evaluate(work: Workload, model: ModelShape, device: Device, faster: float) -> StageNeeds:
-    batches = math.ceil(2 * work.n_prompts / work.eval_batch)
+class _Asked(NamedTuple):
+    """How many prompts are answered, by how many tokens each, and how many at once."""
+
+    n: int
+    new_tokens: int
+    at_once: int
+
+
+def _answering(work: Workload, model: ModelShape, device: Device, asked: _Asked) -> float:
+    """Returns the seconds that answers take."""
+    steps = math.ceil(asked.n / asked.at_once) * asked.new_tokens
     step = max(device.launch_seconds * model.n_layers * _FORWARD_SHARE, model.weight_bytes / device.bandwidth)
-    prefill = 2 * work.n_prompts * work.mean_tokens * 2 * model.n_parameters / (device.flops * ENCODING_EFFICIENCY)
-    decoded = 2 * work.n_prompts * work.new_tokens * 2 * model.n_parameters / device.flops
+    prefill = asked.n * work.mean_tokens * 2 * model.n_parameters / (device.flops * ENCODING_EFFICIENCY)
+    return steps * step + prefill + asked.n * asked.new_tokens * 2 * model.n_parameters / device.flops
+
+
+def _evaluate(work: Workload, model: ModelShape, device: Device, faster: float) -> StageNeeds:
+    asked = _Asked(2 * work.n_prompts, work.new_tokens, work.eval_batch)
     cache = work.eval_batch * (work.mean_tokens + work.new_tokens) * model.n_layers * model.width * 4
     return StageNeeds(
         "evaluate",
-        (batches * work.new_tokens * step + prefill + decoded) / faster + _judge_seconds(work),
+        _answering(work, model, device, asked) / faster + _judge_seconds(work),
         device_bytes=model.weight_bytes + cache * model.number_bytes / 2,
         ram_bytes=_PROCESS_BYTES,
         disk_bytes=2 * work.n_prompts * (work.new_tokens * 5 + 500),

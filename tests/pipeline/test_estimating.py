@@ -60,6 +60,17 @@ def test_the_table_names_every_stage_and_the_judges_cost(estimate):
         assert text in told
 
 
+def test_the_rows_that_a_hold_asks_are_counted_and_packed_rows_have_no_padding(estimate):
+    work = json.loads(estimate("--json").stdout)["work"]
+    assert (work["held"], work["n_asked"], work["asked_tokens"]) == (True, 72, 12)
+    few = json.loads(estimate("--json", method_settings={"asked_rows": 5, "asked_tokens": 7}).stdout)["work"]
+    assert (few["n_asked"], few["asked_tokens"]) == (5, 7)
+    assert json.loads(estimate("--json", hold="none").stdout)["work"]["n_asked"] == 0
+    rows = {"per_device_train_batch_size": 4, "max_tokens_per_batch": 10_000}
+    packed, padded = (json.loads(estimate("--json", packing=on, **rows).stdout)["work"] for on in (True, False))
+    assert packed["training_bytes"] < padded["training_bytes"]
+
+
 def test_an_unknown_device_is_refused(estimate):
     result = estimate("--gpu", "abacus")
     assert result.exit_code == 2

@@ -64,8 +64,9 @@ def test_a_run_reads_back_what_it_picked(cli, tmp_path):
     result = cli("weigh", *common, "--answer-alone", "--read-sentences", "--out", str(run))
     assert result.exit_code == 0, result.output
     table = [*REPRESENTATIONS.rows_of(run, where={"set": ["downstream"]})]
-    assert any(row["beside"] != row["key"] for row in table)
-    assert all((" with " in row["view"]) == (row["beside"] != row["key"]) for row in table)
+    assert any(row["beside"] for row in table)
+    assert not any(row["beside"] in (row["key"], "") for row in table)
+    assert all((" with " in row["view"]) == (row["beside"] is not None) for row in table)
     folder = RunFolder(run)
     config, records = run_config(folder), read_records(folder)["downstream"]
     anew = encode_worst(config, folder, [*records], Silent()).values

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sotune import processes
-from sotune.artifacts import RunFolder, library_versions
+from sotune.artifacts import RunFolder, contents_told, library_versions
 from sotune.cluster import engine_of
 from sotune.errors import ArtifactError, ConfigError
 from sotune.models import resolve_device
@@ -165,40 +165,48 @@ def map_representations(config: RunConfig, run: RunFolder, name: SetName) -> Map
         ArtifactError: They are not all there.
     """
     index, rows = _members(config, run, name)
-    joined = np.flatnonzero((rows.beside != rows.keys).any(axis=1))
-    keys = np.concatenate([rows.keys, rows.beside[joined]])
-    found = index.map(keys, Joined([rows.ids, [rows.ids[row] for row in joined.tolist()]]))
+    keys = np.concatenate([rows.keys, rows.beside])
+    found = index.map(keys, Joined([rows.ids, [rows.ids[row] for row in rows.joined.tolist()]]))
     return MappedSet(
         ids=rows.ids,
         hashes=rows.keys,
-        values=found.values.looked_at(rows.alone, joined),
+        values=found.values.looked_at(rows.alone, rows.joined),
         truncated=found.truncated[: len(rows.ids)],
         shards=found.shards,
     )
 
 
 class _Members(NamedTuple):
-    """The rows of one set, as the run's table of representations has them."""
+    """The rows of one set, as the run's table of representations has them; those that another vector is half of."""
 
     ids: Sequence[str]
     keys: NDArray[np.uint8]
-    beside: NDArray[np.uint8]
     whole: NDArray[np.uint8]
+    joined: NDArray[np.int64]
+    beside: NDArray[np.uint8]
     alone: NDArray[np.bool_]
 
 
 def _members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, _Members]:
+    with contents_told(run.path):
+        return _read_members(config, run, name)
+
+
+def _read_members(config: RunConfig, run: RunFolder, name: SetName) -> tuple[CacheIndex, _Members]:
     parts = [*REPRESENTATIONS.parts_of(run, "id", "key", "beside", "whole", "alone", where={"set": [name]})]
     summary = ENCODING.read(run)
     # Only the shards that this run read: another plan's may hold the same text with other last bits.
     index = _own_cache(config, run).index(summary["fingerprint"], summary["shards"])
     # The hexadecimal texts of a part at a time become bytes.
-    keys = [[keys_from_hex(part[column].to_pylist()) for part in parts] for column in ("key", "beside", "whole")]
+    keys = [[keys_from_hex(part[column].to_pylist()) for part in parts] for column in ("key", "whole")]
+    beside = [keys_from_hex(part["beside"].drop_null().to_pylist()) for part in parts]
+    joined = [~part["beside"].is_null().to_numpy() for part in parts]
     alone = [part["alone"].to_numpy() for part in parts]
     ids = Texts.of(part["id"] for part in parts)
     nothing = np.zeros((0, 32), np.uint8)
-    key, beside, whole = (np.concatenate([nothing, *column]) for column in keys)
-    return index, _Members(ids, key, beside, whole, np.concatenate([[], *alone]) > 0)
+    key, whole, other = (np.concatenate([nothing, *column]) for column in (*keys, beside))
+    places, flags = (np.concatenate([np.zeros(0, np.bool_), *column]) for column in (joined, alone))
+    return index, _Members(ids, key, whole, np.flatnonzero(places), other, flags)
 
 
 def _own_cache(config: RunConfig, run: RunFolder) -> RepresentationCache:
@@ -324,9 +332,13 @@ def _blocks(n: int) -> Iterator[slice]:
 
 
 class _Looked(NamedTuple):
-    """Which look represents each row: the columns of the run's table of representations that say so."""
+    """Which look represents each row: the columns of the run's table of representations that say so.
+
+    ``joined`` are the places of those rows that another vector is half of, and ``beside`` is which, for each of them.
+    """
 
     keys: NDArray[np.uint8]
+    joined: NDArray[np.int64]
     beside: NDArray[np.uint8]
     alone: NDArray[np.bool_]
     view: Sequence[str]
@@ -344,7 +356,9 @@ def _looked_at(
     """Returns which look represents each row."""
     n = len(whole.ids)
     if config.max_windows == 1:
-        return _Looked(whole.hashes, whole.hashes, np.zeros(n, np.bool_), [""] * n, whole.truncated)
+        nowhere = np.zeros(0, np.int64)
+        flags = np.zeros(n, np.bool_)
+        return _Looked(whole.hashes, nowhere, whole.hashes[nowhere], flags, [""] * n, whole.truncated)
 
     @functools.cache
     def harm_score() -> HarmScore:
@@ -353,7 +367,8 @@ def _looked_at(
             {name: whole.values[ends[name] - sizes[name] : ends[name]] for name in SET_NAMES[1:] if sizes[name]}
         )
 
-    hashes, beside, flags, view = whole.hashes.copy(), whole.hashes.copy(), np.zeros(n, np.bool_), list[str]()
+    hashes, flags, view = whole.hashes.copy(), np.zeros(n, np.bool_), list[str]()
+    joined, beside = [np.zeros(0, np.int64)], [whole.hashes[:0]]
     for rows in _blocks(n):
         some, first, last = shown.of(rows)
         viewed = parts.values[first:last] if parts is not None and first < last else None
@@ -362,24 +377,28 @@ def _looked_at(
         picked = np.flatnonzero(looks.view.numpy() >= 0)
         if parts is not None and len(picked):
             hashes[rows.start + picked] = parts.hashes[first + looks.view.numpy()[picked]]
-        beside[rows] = hashes[rows]
-        joined = np.flatnonzero(looks.stretch.numpy() >= 0)
-        if parts is not None and len(joined):
-            beside[rows.start + joined] = parts.hashes[first + looks.stretch.numpy()[joined]]
+        stretched = np.flatnonzero(looks.stretch.numpy() >= 0)
+        if parts is not None and len(stretched):
+            joined.append(rows.start + stretched)
+            beside.append(parts.hashes[first + looks.stretch.numpy()[stretched]])
         flags[rows] = looks.alone.numpy()
         view += [sys.intern(looks.place(row, some)) for row in range(len(looks.view))]
-    return _Looked(hashes, beside, flags, view, ~shown.complete)
+    return _Looked(hashes, np.concatenate(joined), np.concatenate(beside), flags, view, ~shown.complete)
 
 
 def _index(sizes: Mapping[SetName, int], encoded: MappedSet, looked: _Looked) -> Iterator[dict[str, Any]]:
     """Yields the run's table of representations, part by part."""
     names = Joined([name] * sizes[name] for name in SET_NAMES)
     for rows in _blocks(len(names)):
+        first, last = np.searchsorted(looked.joined, [rows.start, rows.stop])
+        beside: list[str | None] = [None] * (rows.stop - rows.start)
+        for row, key in zip(looked.joined[first:last].tolist(), hex_keys(looked.beside[first:last]), strict=True):
+            beside[row - rows.start] = key
         yield {
             "set": [*names[rows]],
             "id": [*encoded.ids[rows]],
             "key": hex_keys(looked.keys[rows]),
-            "beside": hex_keys(looked.beside[rows]),
+            "beside": beside,
             "whole": hex_keys(encoded.hashes[rows]),
             "alone": looked.alone[rows],
             "view": looked.view[rows],
@@ -410,5 +429,5 @@ def _summarize(run: RunFolder) -> Figures:
 
 _SURVIVES = "all shards that were written are kept, and are not encoded again"
 ENCODE = Stage(
-    "representations", "encode", "records", _key, _work, _summarize, version=4, survives=_SURVIVES, shared=_encode
+    "representations", "encode", "records", _key, _work, _summarize, version=5, survives=_SURVIVES, shared=_encode
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from sotune.errors import ConfigError
 from sotune.evaluation.evaluator import load_eval_prompts
 from sotune.evaluation.metrics import JUDGE_ROLES
 from sotune.methods import method_of, settle
+from sotune.methods.inputs import own_constants
+from sotune.methods.kl_constrained import KlConstrainedSettings
 from sotune.models import ModelSpec, load_config, resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
@@ -85,16 +88,20 @@ def estimate_run(config: RunConfig, monitor: Monitor, *, gpu: str | None = None,
     sets = {name: _sample(source, source_options(config, name), renderer) for name, source in _sources(config).items()}
     work = _workload(config, sets)
     half = device.is_gpu and config.dtype in ("auto", "bfloat16", "float16")
-    work = replace(work, training_bytes=_training_bytes(config, work, half))
+    packed = config.packing if config.packing is not None else not device.is_gpu
+    work = replace(work, packed=packed)
+    work = replace(work, training_bytes=_training_bytes(config, work, half, sets["downstream"].lengths))
     needs = estimate_needs(work, model_shape(spec, config, number_bytes=2 if half else 4), device, n_devices=n_devices)
     lengths = sorted(sets["downstream"].lengths)
     return Estimate(needs, work, {name: one.n_rows for name, one in sets.items()}, lengths[len(lengths) // 2])
 
 
-def _training_bytes(config: RunConfig, work: Workload, half: bool) -> float:
+def _training_bytes(config: RunConfig, work: Workload, half: bool, lengths: Sequence[int]) -> float:
+    """Returns the memory of training at its largest micro-batch: of the longest rows, padded unless they are packed."""
     longest = min(work.longest, config.max_length)
     most = config.max_tokens_per_batch or (None if half else CPU_TOKENS)
-    rows = longest * config.per_device_train_batch_size
+    n_rows = config.per_device_train_batch_size
+    rows = sum(sorted(lengths)[-n_rows:]) if work.packed else longest * n_rows
     tokens = rows if most is None else min(rows, max(most, longest))
     parts = memory.estimate(load_config(base_model(config)), config, half=half, tokens=tokens)
     return float(parts.total) + (_CONTEXT_BYTES if half else 0)
@@ -217,6 +224,8 @@ def _workload(config: RunConfig, sets: dict[SetName, Sampled]) -> Workload:
     every = [length for one in sets.values() for length in one.lengths]
     members = make_encoders(config).members
     prompts = 0 if config.eval_prompts is None else len(load_eval_prompts(config))
+    kept, held = _kept(config, downstream.n_rows), "kl_constrained" in method_of(config).at("train")
+    own = own_constants(KlConstrainedSettings, config.method_settings)
     prices = (config.judge_input_price, config.judge_output_price)
     return Workload(
         n_rows=downstream.n_rows,
@@ -227,7 +236,7 @@ def _workload(config: RunConfig, sets: dict[SetName, Sampled]) -> Workload:
         n_readings=len(members),
         n_sampled=SAMPLE_ROWS,
         batch_tokens=config.batch_tokens,
-        kept=_kept(config, downstream.n_rows),
+        kept=kept,
         epochs=_epochs(config, downstream.n_rows),
         micro_batch=config.per_device_train_batch_size,
         accumulation=config.gradient_accumulation_steps,
@@ -239,7 +248,9 @@ def _workload(config: RunConfig, sets: dict[SetName, Sampled]) -> Workload:
         judge_tokens=(600.0, min(100.0, config.judge_max_tokens)),
         judge_prices=None if None in prices else (prices[0] or 0.0, prices[1] or 0.0),
         adaptive=config.cost == "adaptive",
-        held="kl_constrained" in method_of(config).at("train"),
+        held=held,
+        n_asked=min(own.asked_rows, round(downstream.n_rows * kept)) if held else 0,
+        asked_tokens=own.asked_tokens,
     )
 
 

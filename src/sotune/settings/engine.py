@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sotune.settings.schema import StageSettings
 
@@ -27,3 +27,11 @@ class EngineSettings(StageSettings):
         description="Workers of the Ray cluster that train together by DDP, each with a GPU if there are some; the "
         "adapter is that of as many processes under torchrun. Cells of a comparison are tasks of one worker each.",
     )
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> Self:
+        """Refuses what would silently count for nothing."""
+        of_ray = [name for name in ("ray_address", "ray_train_workers") if getattr(self, name) not in (None, 1)]
+        if of_ray and self.engine != "ray":
+            raise ValueError(f"{' and '.join(of_ray)} count only with engine: ray; set it, or leave them out")
+        return self

@@ -146,7 +146,8 @@ class Scorer:
         beyond = torch.full((len(representations),), bool(self.reaches))
         if self.reaches:
             rows = torch.cat([reference.representations for reference in self.references])
-            for part, (_, reach) in zip(torch.split(rows, [n for n, _ in self.reaches]), self.reaches, strict=True):
+            parts = torch.split(rows, [n for n, _ in self.reaches])
+            for part, (_, reach) in zip(parts, self.reaches, strict=True):
                 beyond &= (least_costs(self.cost.between(representations, part)) > reach).cpu()
         return beyond
 
