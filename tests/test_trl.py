@@ -168,6 +168,13 @@ def test_rows_without_weights_are_refused(folder, tmp_path):
         trainer(folder, tmp_path, bare)
 
 
+def test_a_row_that_cannot_be_read_is_no_matter_of_a_flag(folder, tmp_path, kept):
+    with kept.open("a") as file:
+        file.write('{"prompt": "a", "response": "", "weight": 1.0}\n')
+    with pytest.raises(DataError, match="rows cannot be used.*Fix them, or leave them out$"):
+        trainer(folder, tmp_path, kept)
+
+
 def test_rows_of_another_kind_are_refused(folder, tmp_path, kept):
     with pytest.raises(DataError, match="a file or a datasets.Dataset. Got list"):
         trainer(folder, tmp_path, [{"prompt": "a", "completion": "b", "weight": 1.0}])

@@ -237,7 +237,8 @@ class _Reader:
         *,
         weighted: bool,
     ) -> Dataset:
-        loaded = load_set(path, set_name="downstream", options=options, max_quarantine_fraction=0.0)
+        left_out = "leave them out"
+        loaded = load_set(path, set_name="downstream", options=options, max_quarantine_fraction=0.0, remedy=left_out)
         column = weight_column or "weight"
         lacking = [record.origin for record in loaded.records if not _is_number(record.meta.get(column))]
         if weighted and lacking:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sotune.errors import DataError
-from sotune.exporting import TARGETS, ExportFacts, export_rows, resample
+from sotune.exporting import TARGETS, ExportFacts, export_files, export_rows, resample
 from sotune.records import Message, Record, ToolCall
 from sotune.settings import TARGET_NAMES
 from sotune.sources import load_set
@@ -135,6 +135,19 @@ def test_nothing_is_written_where_only_a_plan_was_asked_for(tmp_path):
     done = export(tmp_path, "hf", write=False)
     assert done.n_written == 6
     assert not (tmp_path / "hf").exists()
+
+
+def test_an_export_that_was_killed_is_done_again(tmp_path, monkeypatch):
+    def killed(path, rows):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_files, "_write_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(tmp_path, "trl")
+    assert export(tmp_path, "trl").n_written == len(lines(tmp_path, "trl"))
 
 
 class TestResample:

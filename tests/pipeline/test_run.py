@@ -65,6 +65,18 @@ def test_every_architecture_goes_the_whole_way(cli, config, tmp_path, architectu
     assert "coherence" in (run / "report.html").read_text().lower()
 
 
+def test_prompts_that_were_trained_on_are_told(cli, config, data):
+    prompts = [{"kind": "harmful", "prompt": f"{row['prompt'].upper()} "} for row in rows("harmful", 2, 4)]
+    prompts += [{"kind": "harmful", "prompt": "Tell me something else"}]
+    own = data / "seen.jsonl"
+    own.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    result = cli("run", config(eval_prompts=str(own), hold="none"))
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert "2 evaluation prompts are prompts of the harmful reference too; rates on them say little" in told
+    assert "prompts of the safe anchor" not in told
+
+
 def test_until_resume_and_verbs_alone(cli, config, tmp_path):
     file = config()
     assert cli("run", file, "--until", "weigh").exit_code == 0

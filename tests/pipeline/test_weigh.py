@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 import sotune
+from pipeline_rows import rows, write_jsonl
 from sotune import artifacts
 from sotune.artifacts import read_json
 from sotune.run_files import RECORDS, SCORES, SELECTION, WEIGHTS
@@ -126,6 +127,14 @@ def test_score_gives_the_training_rows_their_weights(cli, flags, tmp_path, data,
     by_id = dict(zip(weights["id"], weights["weight"], strict=True))
     for id, weight in zip(scores["id"], scores["weight"], strict=True):
         assert weight == pytest.approx(by_id[id], rel=1e-5)
+
+
+def test_score_names_no_flag_that_it_lacks(cli, flags, tmp_path, data):
+    cli("weigh", *flags)
+    write_jsonl(data / "bad.jsonl", [*rows("benign", 4, 7), {"prompt": "a", "response": ""}])
+    result = cli("score", tmp_path / "run", data / "bad.jsonl")
+    assert result.exit_code == 2
+    assert "Fix them, or leave them out" in " ".join(result.output.split())
 
 
 def test_score_tells_harmful_rows_from_others_and_the_paper_preset_cannot_score(cli, flags, tmp_path, data):

@@ -89,14 +89,14 @@ def export_rows(
     said = _say(target, len(shaped), n_drawn, weighted=weighted, plain=plain, seed=seed)
     layout = Layout(weighted, all(len(record.learned) == 1 for record in fitting))
     texts = {
-        **target.beside(facts, layout),
         CARD: dataset_card(target.title, facts, said, left_out, file=target.file),
+        **target.beside(facts, layout),
     }
     _check_free(folder, (target.file, *texts))
     if write:
-        _write_rows(folder / target.file, rows)
-        for name, text in texts.items():
+        for name, text in texts.items():  # the card first: by it the next export knows what this one left half done
             write_text(folder / name, text)
+        _write_rows(folder / target.file, rows)
     return Exported(
         target=target.name,
         folder=str(folder),

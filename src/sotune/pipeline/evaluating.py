@@ -22,9 +22,12 @@ from sotune.evaluation.usage import CACHE, JudgingPlan, summarize_judging
 from sotune.freshness import require_fresh
 from sotune.monitoring import Monitor, Silent
 from sotune.pipeline.base_model import base_model
+from sotune.pipeline.record_sets import read_kept, read_records
 from sotune.pipeline.stage import Figures, Stage
+from sotune.records import SET_NAMES, Record
 from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.run_files import ADAPTER
+from sotune.sentinels import normalize_prompt
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
 
 _ANSWERS = "evaluation-parts"
@@ -63,11 +66,24 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     else:
         _ask(config, run, monitor)
     prompts = load_eval_prompts(config)
+    for name, n in count_shared(prompts, {"kept rows": read_kept(run)[0], **read_records(run, *SET_NAMES[1:])}).items():
+        words = name.replace("_", " ")
+        monitor.warn(f"{n:,} evaluation prompts are prompts of the {words} too; rates on them say little of new ones")
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
     outputs = save_evaluation(run.path, found, kind="run")
     require_measured(found, str(run.path))
     shutil.rmtree(run.file(_ANSWERS), ignore_errors=True)  # all that they held is in the responses now
     return outputs
+
+
+def count_shared(prompts: Sequence[EvalPrompt], sets: Mapping[str, Sequence[Record]]) -> dict[str, int]:
+    """Returns how many distinct prompts are those of rows of some sets too; only sets that share some."""
+    asked = {normalize_prompt(prompt.messages[-1].content) for prompt in prompts}
+    shared = {
+        name: len({said for row in rows if row.prompt and (said := normalize_prompt(row.prompt[-1].text)) in asked})
+        for name, rows in sets.items()
+    }
+    return {name: n for name, n in shared.items() if n}
 
 
 def count_judging(config: RunConfig, monitor: Monitor) -> JudgingPlan:

@@ -20,13 +20,14 @@ from sotune.models import ModelSpec, load_config, resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.estimating import describe_needs, estimate_run
+from sotune.pipeline.evaluating import count_shared
 from sotune.pipeline.method_tools import check_needs
 from sotune.pipeline.record_sets import OwnRow, check_sets, check_weight_column, read_sources
 from sotune.record_store import kept_on_disk
 from sotune.records import Record, SetName
 from sotune.rendering import Trial, load_renderer
 from sotune.reporting.finding import LEAST_FOR_A_PROMISE
-from sotune.sentinels import LEAST_SENTINELS, normalize_prompt, split_records
+from sotune.sentinels import LEAST_SENTINELS, split_records
 from sotune.settings import RunConfig, make_config, read_config
 from sotune.sources import LoadedSet
 
@@ -235,16 +236,10 @@ def _asked_before(config: RunConfig, sets: Mapping[SetName, Sequence[Record]]) -
     """Tells of evaluation prompts that stand in the rows: a model is then asked what it has been taught."""
     if config.eval_prompts is None:
         return
-    asked = {normalize_prompt(prompt.messages[-1].content) for prompt in load_eval_prompts(config)}
-    shared = {
-        name: len(asked & {normalize_prompt(_prompt(record)) for record in records}) for name, records in sets.items()
-    }
-    told = [f"{n:,} are prompts of the {name.replace('_', ' ')} too" for name, n in shared.items() if n]
-    yield Check("evaluation prompts", "note" if told else "ok", "; ".join([f"{len(asked):,} prompts", *told]))
-
-
-def _prompt(record: Record) -> str:
-    return record.prompt[-1].text if record.prompt else ""
+    prompts = load_eval_prompts(config)
+    shared = count_shared(prompts, sets)
+    told = [f"{n:,} are prompts of the {name.replace('_', ' ')} too" for name, n in shared.items()]
+    yield Check("evaluation prompts", "note" if told else "ok", "; ".join([f"{len(prompts):,} prompts", *told]))
 
 
 def _evaluation(config: RunConfig, monitor: Monitor) -> Iterator[Check]:

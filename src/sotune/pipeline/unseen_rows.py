@@ -135,6 +135,7 @@ def _score(
             set_name="downstream",
             options=options,
             max_quarantine_fraction=config.max_quarantine_fraction,
+            remedy="leave them out: how many may be is a setting of the run",
             progress=lambda done: watch.progress("reading", done, None),
             keep=keep,
         )

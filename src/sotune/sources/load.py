@@ -91,6 +91,7 @@ def load_set(
     set_name: SetName,
     options: SourceOptions = DEFAULT_OPTIONS,
     max_quarantine_fraction: float,
+    remedy: str = "raise --max-quarantine-fraction",
     progress: Progress | None = None,
     check: Check | None = None,
     keep: Keep = tuple,
@@ -104,6 +105,7 @@ def load_set(
         set_name: Which of the sets it is.
         options: What the user said about it.
         max_quarantine_fraction: The largest share of the rows that pass the filters that may be quarantined.
+        remedy: What the caller's user can do where more are, but mend them.
         progress: Called now and then with the number of rows read; None: nobody watches.
         check: Called with each record; one for which it raises a `DataError` is quarantined. None: all are taken.
         keep: Where the records are kept; in memory by default.
@@ -128,7 +130,7 @@ def load_set(
     if progress is not None:
         progress(reading.n_read)
     quarantined, unused = reading.quarantined, _unused(head, layout, row_filter, options)
-    check_fraction(quarantined, len(records), opened.name, max_fraction=max_quarantine_fraction)
+    check_fraction(quarantined, len(records), opened.name, max_fraction=max_quarantine_fraction, remedy=remedy)
     return LoadedSet(
         name=set_name,
         records=records,

@@ -37,7 +37,9 @@ class QuarantinedRow:
         return self.reason.partition(":")[0]
 
 
-def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *, max_fraction: float) -> None:
+def check_fraction(
+    rows: Sequence[QuarantinedRow], n_valid: int, source: str, *, max_fraction: float, remedy: str
+) -> None:
     """Refuses a set with too many bad rows, or without a good one.
 
     Args:
@@ -45,6 +47,7 @@ def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *,
         n_valid: How many rows of it can be used.
         source: The set's file.
         max_fraction: The largest share of ``rows`` in both together.
+        remedy: What else can be done but mending them.
 
     Raises:
         DataError: The share is larger, or no row can be used.
@@ -55,7 +58,7 @@ def check_fraction(rows: Sequence[QuarantinedRow], n_valid: int, source: str, *,
     if len(rows) > max_fraction * n:
         raise DataError(
             f"{source}: {len(rows)} of {n} rows cannot be used, more than the share allowed, {max_fraction:g}. "
-            f"{_summary(rows)}. Fix them, or raise --max-quarantine-fraction"
+            f"{_summary(rows)}. Fix them, or {remedy}"
         )
 
 
