@@ -9,7 +9,8 @@ optimal brain surgery (Hassibi and Stork, 1993).
 Ours: a part is a column of the update, all that reads one input. What a part keeps and costs, ``δ²`` and
 ``δ²/(2·[H⁻¹]_mm)``, ranks columns only, and with whole columns the update stays of low rank: with the kept columns K
 and the others D, ``B A`` becomes ``B A_K·(I − H_KD·H_DD⁻¹)``. The limit is a share of the loss that the whole update
-has by that measure. The refusals are the model's own answers to the harmful reference, or the safety pairs.
+has by that measure; it must be a large one, or whole columns take the task with them. The refusals are the model's own
+answers to the harmful reference, or the safety pairs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class SafeDeltaSettings(StageSettings):
     """Safe Delta: its own constants."""
 
     safety_loss: float = Field(
-        0.1, ge=0, le=1, description="Share of the whole update's loss of safety, as estimated, that may remain."
+        0.9, ge=0, le=1, description="Share of the whole update's loss of safety, as estimated, that may remain."
     )
     safety_rows: int = Field(128, ge=1, description="How many risky prompts with refusals it is estimated on.")
     safety_damping: float = Field(0.01, gt=0, description="Added to H, in units of the mean of its diagonal.")
