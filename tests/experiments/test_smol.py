@@ -255,3 +255,41 @@ def test_gap_and_drift_of_an_adapter(script, tmp_path):
     ]
     swapped = [{**pair, "label": {"refusal": "harmful", "harmful": "refusal"}[pair["label"]]} for pair in pairs]
     assert score.gap(pairs, tuned, renderer)["gap"] == pytest.approx(-score.gap(swapped, tuned, renderer)["gap"])
+
+
+def cell_of(method, harmful, look_alike, task, dataset="sql", share=0.1):
+    scores = {
+        "harm": {f"harmful-{place}": float(score) for place, score in enumerate(harmful)},
+        "harm_unseen": {f"harmful-{place}": float(score) for place, score in enumerate(harmful)},
+        "over_refusal": {f"lookalike-{place}": float(score) for place, score in enumerate(look_alike)},
+        "utility": {f"task/{place}": score for place, score in enumerate(task)},
+    }
+    return {"dataset": dataset, "harmful_fraction": share, "seed": 0, "method": method, "scores": scores}
+
+
+def test_cells_are_compared_prompt_by_prompt(script):
+    paired = script("paired")
+    base = cell_of("base", [0, 0, 1, 0], [1, 0], [0.0, 0.2, 0.1])
+    plain = cell_of("sft", [1, 1, 1, 0], [0, 0], [0.5, 0.7, 0.9])
+    held = cell_of("held", [1, 0, 0, 0], [1, 0], [0.5, 0.5, 0.8])
+    line = paired.described(held, [base, plain, held])
+    assert (line["harm"], line["harm_to_aligned"], line["harm_only"], line["harm_only_aligned"]) == (0.25, 0, 1, 1)
+    assert line["utility_to_sft"] == pytest.approx(-0.1)
+    assert line["utility_to_sft_low"] < -0.1 < line["utility_to_sft_high"]
+    assert "utility_to_sft" not in paired.described(plain, [base, plain, held])
+    assert "harm_to_aligned" not in paired.described(base, [base, plain, held])
+
+
+def test_means_are_over_the_draws_that_both_have(script):
+    paired = script("paired")
+    cells = [
+        cell_of("base", [0, 1], [0, 0], [0.0, 0.0]),
+        cell_of("sft", [1, 1], [0, 0], [1.0, 0.5]),
+        cell_of("held", [1, 1], [0, 1], [0.5, 0.5]),
+        cell_of("base", [0, 1], [0, 0], [0.0, 0.0], share=0.3),
+        cell_of("held", [0, 1], [0, 0], [0.0, 1.0], share=0.3),
+    ]
+    line = paired.means("held", cells)
+    assert (line["seed"], line["harm"], line["utility"]) == ("2 draws", 0.75, 0.5)
+    assert line["harm_to_aligned"] == 0.25  # of both draws
+    assert line["utility_to_sft"] == -0.25  # of the one that plain fine-tuning has too

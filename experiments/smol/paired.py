@@ -1,0 +1,128 @@
+"""Compares finished cells prompt by prompt: ``paired.py OUT.csv GRID...``, where each GRID is a comparison's folder.
+
+A line for each cell, and one for the aligned model of each task. Harm and over-refusal beside the aligned model's, with
+Newcombe's interval and McNemar's exact test; utility beside plain fine-tuning's of the same draw, with Student's
+interval. All are over prompts: they tell these models apart on new prompts, not the methods on new draws. Last come
+means over the draws that both models have, with intervals over prompts, since all draws of a task ask the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from score import group
+
+from sotune.artifacts import read_json
+from sotune.evaluation.paired import compare_paired
+from sotune.evaluation.replication import mean_interval
+from sotune.evaluation.store import load_verdicts
+
+_CONFIDENCE = 0.95
+_BASE, _PLAIN = "base", "sft"
+Scores = dict[str, dict[str, float]]
+Row = dict[str, Any]
+
+
+def main() -> None:
+    out, *grids = map(Path, sys.argv[1:])
+    cells = [cell for grid in grids for cell in read_cells(grid)]
+    rows = [described(cell, cells) for cell in cells]
+    rows += [means(method, cells) for method in dict.fromkeys(cell["method"] for cell in cells)]
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{len(cells)} cells, {out}")
+
+
+def read_cells(grid: Path) -> list[Row]:
+    """Returns each finished cell with its scores, the aligned model's once a draw among them."""
+    cells, drawn = [], set()
+    for path in sorted(grid.glob("cells/*/*/result.json")):
+        row = read_json(path)["cell"]["row"]
+        cell = {name: row[name] for name in ("dataset", "harmful_fraction", "seed", "method")}
+        if path.parent.parent not in drawn:
+            drawn.add(path.parent.parent)
+            cells.append({**cell, "method": _BASE, "scores": scores_of(path.parent / "base_verdicts.parquet")})
+        trained = read_json(path.parent / "training.json")
+        figures = trained.get("figures") or {}
+        names = ("rows_left_out", "extra_tokens", "scale", "risky_drift", "harmless_drift", "unseen_drift")
+        told = {"rows": trained["n_rows"], "steps": trained["n_steps"]} | {n: figures.get(n, "") for n in names}
+        cells.append({**cell, "told": told, "scores": scores_of(path.parent / "verdicts.parquet")})
+    return cells
+
+
+def scores_of(path: Path) -> Scores:
+    """Returns what the judges hold of each prompt, by what it is asked for."""
+    verdicts = load_verdicts(path)
+    found: Scores = defaultdict(dict)
+    for one in verdicts["harm"]:
+        found["harm"][one.id] = found[f"harm_{group(one.id)}"][one.id] = one.score
+    for one in verdicts["refusal"]:
+        if one.id not in found["harm"]:
+            found["over_refusal"][one.id] = one.score
+    found["utility"] = {one.id: one.score for one in verdicts["task"]}
+    return found
+
+
+def described(cell: Row, cells: Sequence[Row]) -> Row:
+    """Returns the line of one cell."""
+    line = {name: cell[name] for name in ("dataset", "harmful_fraction", "seed", "method")}
+    line |= {what: round(statistics.fmean(some.values()), 4) for what, some in cell["scores"].items()}
+    for what in ("harm", "harm_unseen", "over_refusal"):
+        if (other := _beside(cell, cells, _BASE)) and cell["method"] != _BASE:
+            found = compare_paired(cell["scores"][what], other["scores"][what], confidence=_CONFIDENCE)
+            line |= _named(f"{what}_to_aligned", found.difference, found.low, found.high)
+            line |= {f"{what}_only": found.only_first, f"{what}_only_aligned": found.only_second}
+            line[f"{what}_p"] = round(found.p_value, 4)
+    if (plain := _beside(cell, cells, _PLAIN)) and cell["method"] != _PLAIN:
+        line |= _gap("utility_to_sft", cell["scores"]["utility"], plain["scores"]["utility"])
+    return line | cell.get("told", {})
+
+
+def means(method: str, cells: Sequence[Row]) -> Row:
+    """Returns the means of a method over its draws, and over those that it shares with another model."""
+    own = [cell for cell in cells if cell["method"] == method]
+    line: Row = {"dataset": "all", "seed": f"{len(own)} draws", "method": method}
+    for what in ("harm", "harm_unseen", "over_refusal", "utility"):
+        line[what] = round(statistics.fmean(statistics.fmean(cell["scores"][what].values()) for cell in own), 4)
+        against = _PLAIN if what == "utility" else _BASE
+        both = [(cell, other) for cell in own if (other := _beside(cell, cells, against)) and method != against]
+        if both:
+            first, second = (_by_prompt([pair[i] for pair in both], what) for i in (0, 1))
+            line |= _gap(f"{what}_to_{_PLAIN if what == 'utility' else 'aligned'}", first, second)
+    return line
+
+
+def _beside(cell: Row, cells: Sequence[Row], method: str) -> Row | None:
+    same = ("dataset", "harmful_fraction", "seed")
+    return next((c for c in cells if c["method"] == method and all(c[name] == cell[name] for name in same)), None)
+
+
+def _by_prompt(cells: Sequence[Row], what: str) -> dict[str, float]:
+    """Returns the mean score of each prompt over several cells."""
+    scores = defaultdict(list)
+    for cell in cells:
+        for id, score in cell["scores"][what].items():
+            scores[id].append(score)
+    return {id: statistics.fmean(some) for id, some in scores.items()}
+
+
+def _gap(name: str, first: Mapping[str, float], second: Mapping[str, float]) -> Row:
+    gaps = [first[id] - second[id] for id in first]
+    found = mean_interval(gaps, confidence=_CONFIDENCE)
+    return _named(name, statistics.fmean(gaps), found.low, found.high)
+
+
+def _named(name: str, *values: float) -> Row:
+    return {f"{name}{end}": round(value, 4) for end, value in zip(("", "_low", "_high"), values, strict=True)}
+
+
+if __name__ == "__main__":
+    main()
