@@ -703,21 +703,25 @@ class Json(_Artefact):
         """Reads the object.
 
         Raises:
-            ArtifactError: The file is missing, or holds no JSON object.
+            ArtifactError: The file is missing, or holds no JSON object of its shape.
         """
         path = Path(folder) / self.name
         if not path.exists():
             raise self._missing(path)
-        value = _read_json(path, listed_digests(Path(folder), self.name))
-        if not isinstance(value, dict):
-            raise self._broken(path, f"must hold a JSON object. Got a {type(value).__name__}")
+        value = self.read_if_there(folder)
         if fault := _misfit(value, self.shape):
             raise self._broken(path, f"holds what sotune did not write ({fault})")
         return value
 
     def read_if_there(self, folder: str | PathLike[str]) -> dict[str, Any]:
-        """Reads the object, an empty one where the file is missing."""
-        return self.read(folder) if (Path(folder) / self.name).exists() else {}
+        """Reads the object, an empty one where the file is missing: for what shows whatever is there, of any shape."""
+        path = Path(folder) / self.name
+        if not path.exists():
+            return {}
+        value = _read_json(path, listed_digests(Path(folder), self.name))
+        if not isinstance(value, dict):
+            raise self._broken(path, f"must hold a JSON object. Got a {type(value).__name__}")
+        return value
 
 
 @dataclass(frozen=True)

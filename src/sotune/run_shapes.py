@@ -142,7 +142,7 @@ class _Estimate(TypedDict):
     high: Number
     n: Count
     n_unscored: Count
-    n_unreadable: Count
+    n_unreadable: NotRequired[Count]
 
 
 Metrics = dict[str, _Estimate | dict[str, _Estimate]]

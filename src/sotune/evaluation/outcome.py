@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sotune.artifacts import Json
 from sotune.evaluation.assessment import Assessment
 from sotune.evaluation.diagnostics import Figures
 from sotune.evaluation.judging import Judged
@@ -122,16 +123,20 @@ def load_evaluation(folder: Path) -> dict[str, Any]:
     """
     if found := EVALUATION.read_if_there(folder):
         return found
-    metrics, assessment = METRICS.read_if_there(folder), ASSESSMENT.read_if_there(folder)
+    metrics, assessment = _if_there(METRICS, folder), _if_there(ASSESSMENT, folder)
     if any("value" in entry for entry in metrics.values() if isinstance(entry, dict)):
         metrics = {"model": metrics}  # of a single model
     return {
         **NOT_EVALUATED,
         "metrics": {name: entry for name, entry in metrics.items() if isinstance(entry, dict)},
         "diagnostics": DIAGNOSTICS.read_if_there(folder),
-        "judging": JUDGING.read_if_there(folder) or NOT_EVALUATED["judging"],
+        "judging": _if_there(JUDGING, folder) or NOT_EVALUATED["judging"],
         **{name: assessment[name] for name in ("assessments", "judges", "n_prompts") if name in assessment},
     }
+
+
+def _if_there(artefact: Json, folder: Path) -> dict[str, Any]:
+    return artefact.read(folder) if (folder / artefact.name).exists() else {}
 
 
 def answers_file(folder: Path, name: str) -> Path:

@@ -116,7 +116,7 @@ class SentinelScores:
 
 def read_sentinels(run: RunFolder) -> SentinelScores | None:
     """Reads the sentinels of a run; ``None`` where it has none."""
-    if not SENTINEL_SUMMARY.read_if_there(run).get("used"):
+    if not run.file(SENTINEL_SUMMARY.name).exists() or not SENTINEL_SUMMARY.read(run)["used"]:
         return None
     folds = ("measuring", "tuning", "safe", "safe_reference", "safe_tuning")
     of_fold: dict[str, list[float]] = {fold: [] for fold in folds}
