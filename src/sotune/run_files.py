@@ -33,6 +33,8 @@ REPRESENTATIONS = Table(
 text has; whether the answer's half stands in both places; what was looked at, empty for the whole; whether some of what
 is learned was not read."""
 ENCODING = Json("representations.json", verb="extract")
+FIRST_LOOK = Json("first_look.json", verb="extract")
+"""How suspicious a stretch of text looks by its words alone; only sentence encoders have it."""
 
 WEIGHTS = Table(
     "weights.parquet",

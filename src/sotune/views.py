@@ -1,8 +1,9 @@
-"""What else can be read of a row than its beginning: windows over all that is learned, and its text undisguised.
+"""What else can be read of a row than its beginning: parts of all that is learned, and its text undisguised.
 
 An encoder reads the start of an answer, and one vector stands for all of it. What is trained on is longer, so harm
 behind a page of harmless text, in an earlier turn, or between two such pages leaves no trace in that vector. A row is
-therefore also read as rows of its own, its views, and the worst of them counts.
+therefore also read as rows of its own, its views, and the worst of them counts: all its parts, or those around its
+*spot*, the stretch of a sentence or a few that looked the most suspicious before anything was read.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sotune.records import Message, Record
 
@@ -29,7 +31,25 @@ _WORD = re.compile(r"[\w@$!|]+")
 _LONGEST_WORD = 40
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 _SHORTEST_STRETCH = 80  # characters
-_STRETCHED_WINDOWS = 2.5  # a row of more is read in parts alone: the worst of many sentences says little of a row
+
+
+class Stretch(NamedTuple):
+    """A sentence or a few of a learned turn."""
+
+    turn: int
+    text: str
+
+
+class Spot(NamedTuple):
+    """Where a row is read closely: a stretch, by its number among the row's, and the first and last of those around."""
+
+    first: int
+    worst: int
+    last: int
+
+
+NOWHERE = Spot(-1, -1, -1)
+"""Of a row of which no stretch is worth reading."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ class Views:
     complete: bool
 
 
-def views_of(record: Record, *, window: int, most: int, sentences: bool = False) -> Views:
+def views_of(record: Record, *, window: int, most: int, spot: Spot | None = None) -> Views:
     """Returns the parts of a row.
 
     A part stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
@@ -70,33 +90,94 @@ def views_of(record: Record, *, window: int, most: int, sentences: bool = False)
         record: The row.
         window: Characters of what is learned that one look takes in; of more, each part shows half as many.
         most: How many windows a row may have; of more, as many are taken at even distances.
-        sentences: Whether a row of no more than a few windows is read by its sentences too.
+        spot: Where the row is read closely, after a look at all that is learned; ``None``: there was no such look, and
+            a long row is read in all its parts.
     """
-    length = sum(len(record.messages[place].text) for place in record.learned)
-    long = length > _SLACK * window
+    long = is_long(record, window=window)
     # Half of what one look takes in, so that little else stands beside what a part shows.
-    pieces = _pieces(record, lambda text: split_evenly(text, window // 2), "part") if long else []
+    pieces = _parts(record, window // 2) if long and spot is None else []
     shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
-    read = shown if long else [View(record, "whole")]
+    around, stretch = _closely(record, window, spot) if spot not in (None, NOWHERE) else ([], [])
+    parts = [*shown, *around] if long else []
+    read = parts or [View(record, "whole")]
     undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
-    stretches = _stretches(record) if sentences and length <= _STRETCHED_WINDOWS * window else []
-    return Views((*shown, *undisguised, *stretches), complete=len(shown) == len(pieces))
+    return Views((*parts, *undisguised, *stretch), complete=len(shown) == len(pieces))
 
 
-def _pieces(record: Record, split: Callable[[str], list[str]], called: str) -> list[View]:
-    """Returns what the learned turns of a row are split into."""
-    turns = [(place, split(text)) for place in record.learned if (text := record.messages[place].text)]
+def is_long(record: Record, *, window: int) -> bool:
+    """Tells whether what is learned of a row is longer than one look takes in."""
+    return sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
+
+
+def _parts(record: Record, size: int) -> list[View]:
+    """Returns the parts of each learned turn."""
+    turns = [(place, split_evenly(text, size)) for place in record.learned if (text := record.messages[place].text)]
     return [
-        View(_standing_alone(record, text), f"turn {place + 1}, {called} {number} of {len(texts)}")
+        View(_standing_alone(record, text), f"turn {place + 1}, part {number} of {len(texts)}")
         for place, texts in turns
         for number, text in enumerate(texts, 1)
     ]
 
 
-def _stretches(record: Record) -> list[View]:
-    """Returns the stretches of a sentence or a few that a row consists of; none where it is one."""
-    found = _pieces(record, split_sentences, "stretch")
-    return [replace(view, stretch=True) for view in found] if len(found) > 1 else []
+def _closely(record: Record, window: int, spot: Spot) -> tuple[list[View], list[View]]:
+    """Returns what is around a spot, and its stretch."""
+    stretches = stretches_of(record, window=window)
+    worst = stretches[spot.worst]
+    number = sum(stretch.turn == worst.turn for stretch in stretches[: spot.worst]) + 1
+    place = f"turn {worst.turn + 1}, {{}} stretch {number}"
+    around = " ".join(stretch.text for stretch in stretches[spot.first : spot.last + 1])
+    return (
+        [View(_standing_alone(record, around), place.format("around"))],
+        [View(_standing_alone(record, worst.text), place.format("in"), stretch=True)],
+    )
+
+
+def stretches_of(record: Record, *, window: int) -> list[Stretch]:
+    """Returns the stretches of a sentence or a few that the learned turns of a row consist of.
+
+    Args:
+        record: The row.
+        window: Characters that one look takes in; none is much longer than half as many.
+
+    >>> row = Record.from_text("r", "How?", "Mix it. " * 20)
+    >>> [(stretch.turn, len(stretch.text)) for stretch in stretches_of(row, window=640)]
+    [(1, 87), (1, 71)]
+    """
+    return [
+        Stretch(place, text)
+        for place in record.learned
+        for sentences in split_sentences(record.messages[place].text)
+        for text in split_evenly(sentences, window // 2)
+        if text
+    ]
+
+
+def spot_around(stretches: Sequence[Stretch], suspicion: Sequence[float], *, size: int) -> Spot:
+    """Returns the most suspicious stretch, with the more suspicious of its neighbors as far as a size goes.
+
+    Args:
+        stretches: Those of a row, at least one.
+        suspicion: Of each, how suspicious it looks.
+        size: Characters.
+
+    >>> spot_around([Stretch(1, "a" * 100)] * 4, [0.1, 0.3, 0.9, 0.2], size=200)
+    Spot(first=1, worst=2, last=2)
+    """
+    worst = first = last = max(range(len(stretches)), key=suspicion.__getitem__)
+    room = size - len(stretches[worst].text)
+    while True:
+        beside = [
+            place
+            for place in (first - 1, last + 1)
+            if 0 <= place < len(stretches)
+            and stretches[place].turn == stretches[worst].turn
+            and len(stretches[place].text) <= room
+        ]
+        if not beside:
+            return Spot(first, worst, last)
+        taken = max(beside, key=suspicion.__getitem__)
+        room -= len(stretches[taken].text)
+        first, last = min(first, taken), max(last, taken)
 
 
 def split_evenly(text: str, size: int) -> list[str]:
@@ -139,9 +220,10 @@ def plain_text(text: str) -> str:
     >>> plain_text("h0w t0 m4k3 p4nc4k3s f0r 12 people")
     'how to make pancakes for 12 people'
     """
-    folded = unicodedata.normalize("NFKC", text)
-    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
-    return _WORD.sub(lambda found: _plain_word(found[0]), visible)
+    if not text.isascii():
+        folded = unicodedata.normalize("NFKC", text)
+        text = "".join(character for character in folded if unicodedata.category(character) != "Cf")
+    return _WORD.sub(lambda found: _plain_word(found[0]), text)
 
 
 def _plain_word(word: str) -> str:

@@ -1,7 +1,7 @@
 """Which look at each row represents it: the whole, a part, its undisguised text, or its answer alone; the worst.
 
-Where a stretch of a few sentences seems worse still, it stands beside that look and counts half: by itself it tells too
-little of a row to be its vector.
+Where the stretch of a few sentences that a first look picked out seems worse still, it stands beside that look and
+counts half: by itself it tells too little of a row to be its vector.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sotune.pipeline.first_look import FirstLook
 from sotune.records import Record
 from sotune.representations import Encoder, answers_alone
-from sotune.views import View, views_of
+from sotune.views import Spot, View, views_of
 from sotune.weights import pick_worst
 
 ANSWER_ALONE = "answer alone"
@@ -64,18 +65,26 @@ class Looks:
         return place if stretch < 0 else f"{place or 'whole'} with {shown.views[stretch].place}"
 
 
-def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: bool = False) -> Shown:
+def show(encoder: Encoder, records: Sequence[Record], *, most: int, first_look: FirstLook | None = None) -> Shown:
     """Returns what is to be read of some rows.
 
     Args:
         encoder: Reads them.
         records: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        sentences: Whether rows of no more than a few windows are read by their sentences too.
+        first_look: Says where rows are read closely; ``None``: long rows are read in all their parts.
     """
     if most == 1:
         return Shown((), torch.zeros(0, dtype=torch.int64), (True,) * len(records))
-    found = [views_of(record, window=encoder.window, most=most, sentences=sentences) for record in records]
+    return show_at(encoder, records, first_look.spots(records) if first_look else [None] * len(records), most=most)
+
+
+def show_at(encoder: Encoder, records: Sequence[Record], spots: Sequence[Spot | None], *, most: int) -> Shown:
+    """Returns what is to be read of some rows where it is known where they are read closely. See `show`."""
+    found = [
+        views_of(record, window=encoder.window, most=most, spot=spot)
+        for record, spot in zip(records, spots, strict=True)
+    ]
     owner = [row for row, one in enumerate(found) for _ in one.views]
     views = tuple(view for one in found for view in one.views)
     return Shown(views, torch.tensor(owner, dtype=torch.int64), tuple(one.complete for one in found))
@@ -125,7 +134,7 @@ def read_worst(
     *,
     most: int,
     alone: bool,
-    sentences: bool,
+    first_look: FirstLook | None,
 ) -> Tensor:
     """Returns the representation of the worst look at each of some rows, ``[n, d]``.
 
@@ -136,8 +145,8 @@ def read_worst(
         harm_score: Returns what orders the looks at one row.
         most: Windows of a row.
         alone: Whether one look at a row is its answer without its prompt.
-        sentences: Whether rows of no more than a few windows are read by their sentences too.
+        first_look: Says where rows are read closely, if anything does.
     """
-    shown, whole = show(encoder, records, most=most, sentences=sentences), encode(records)
+    shown, whole = show(encoder, records, most=most, first_look=first_look), encode(records)
     viewed = encode(shown.records) if shown.views else None
     return pick_looks(whole, viewed, shown, harm_score, alone=alone).values

@@ -135,10 +135,13 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         description="Parts of a long answer that are read each for itself, the worst of which represents the row; 1: "
         "rows are read whole, cut where the encoder ends.",
     )
-    read_sentences: bool = Field(
-        False,
-        description="A sentence encoder reads rows of no more than a few windows by their sentences too, the worst of "
-        "which counts half: finds harm between harmless answers, and takes about twice as long.",
+    sentence_budget: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="A sentence encoder reads the sentences of short answers that look the most suspicious by their "
+        "words alone, up to this share of what it reads anyway, and of each long answer what is around its most "
+        "suspicious sentences; 0: no such look, and long answers are read in all their parts.",
     )
     layer: int | Literal["auto"] = Field(
         "auto",
