@@ -2,8 +2,8 @@
 
 An encoder reads the start of an answer, and one vector stands for all of it. What is trained on is longer, so harm
 behind a page of harmless text, in an earlier turn, or between two such pages leaves no trace in that vector. A row is
-therefore also read as rows of its own, its views, and the worst of them counts: all its parts, or those around its
-*spot*, the stretch of a sentence or a few that looked the most suspicious before anything was read.
+therefore also read as rows of its own, its views, and the worst of them counts. A long row has parts, a short one
+stretches of a sentence or a few; a first look can say which of them are worth reading.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from sotune.records import Message, Record
 
@@ -31,25 +30,6 @@ _WORD = re.compile(r"[\w@$!|]+")
 _LONGEST_WORD = 40
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 _SHORTEST_STRETCH = 80  # characters
-
-
-class Stretch(NamedTuple):
-    """A sentence or a few of a learned turn."""
-
-    turn: int
-    text: str
-
-
-class Spot(NamedTuple):
-    """Where a row is read closely: a stretch, by its number among the row's, and the first and last of those around."""
-
-    first: int
-    worst: int
-    last: int
-
-
-NOWHERE = Spot(-1, -1, -1)
-"""Of a row of which no stretch is worth reading."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +60,40 @@ class Views:
     complete: bool
 
 
-def views_of(record: Record, *, window: int, most: int, spot: Spot | None = None) -> Views:
+def views_of(record: Record, *, window: int, most: int, worth: Sequence[int] | None = None) -> Views:
     """Returns the parts of a row.
 
-    A part stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
+    Args:
+        record: The row.
+        window: Characters of what is learned that one look takes in.
+        most: How many parts a row may have; of more, as many are taken at even distances.
+        worth: Which of its pieces are worth reading (`pieces_of`); ``None``: nobody looked, and all parts are, but no
+            stretches.
+    """
+    pieces = pieces_of(record, window=window)
+    picked = [pieces[number] for number in worth] if worth is not None else [one for one in pieces if not one.stretch]
+    shown = picked[:: math.ceil(len(picked) / most)] if len(picked) > most else picked
+    parts, stretches = ([one for one in shown if one.stretch == kind] for kind in (False, True))
+    read = parts or [View(record, "whole")]
+    undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
+    return Views((*parts, *undisguised, *stretches), complete=len(shown) == len(picked))
+
+
+def pieces_of(record: Record, *, window: int) -> list[View]:
+    """Returns the parts of a row that is longer than one look takes in, or the stretches of another.
+
+    A piece stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
     little of what its answer turns to.
 
     Args:
         record: The row.
         window: Characters of what is learned that one look takes in; of more, each part shows half as many.
-        most: How many windows a row may have; of more, as many are taken at even distances.
-        spot: Where the row is read closely, after a look at all that is learned; ``None``: there was no such look, and
-            a long row is read in all its parts.
     """
-    long = is_long(record, window=window)
-    # Half of what one look takes in, so that little else stands beside what a part shows.
-    pieces = _parts(record, window // 2) if long and spot is None else []
-    shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
-    around, stretch = _closely(record, window, spot) if spot not in (None, NOWHERE) else ([], [])
-    parts = [*shown, *around] if long else []
-    read = parts or [View(record, "whole")]
-    undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
-    return Views((*parts, *undisguised, *stretch), complete=len(shown) == len(pieces))
+    if is_long(record, window=window):
+        # Half of what one look takes in, so that little else stands beside what a part shows.
+        return _pieces(record, lambda text: split_evenly(text, window // 2), "part")
+    found = _pieces(record, split_sentences, "stretch")
+    return [replace(view, stretch=True) for view in found] if len(found) > 1 else []
 
 
 def is_long(record: Record, *, window: int) -> bool:
@@ -109,75 +101,14 @@ def is_long(record: Record, *, window: int) -> bool:
     return sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
 
 
-def _parts(record: Record, size: int) -> list[View]:
-    """Returns the parts of each learned turn."""
-    turns = [(place, split_evenly(text, size)) for place in record.learned if (text := record.messages[place].text)]
+def _pieces(record: Record, split: Callable[[str], list[str]], called: str) -> list[View]:
+    """Returns what the learned turns of a row are split into."""
+    turns = [(place, split(text)) for place in record.learned if (text := record.messages[place].text)]
     return [
-        View(_standing_alone(record, text), f"turn {place + 1}, part {number} of {len(texts)}")
+        View(_standing_alone(record, text), f"turn {place + 1}, {called} {number} of {len(texts)}")
         for place, texts in turns
         for number, text in enumerate(texts, 1)
     ]
-
-
-def _closely(record: Record, window: int, spot: Spot) -> tuple[list[View], list[View]]:
-    """Returns what is around a spot, and its stretch."""
-    stretches = stretches_of(record, window=window)
-    worst = stretches[spot.worst]
-    number = sum(stretch.turn == worst.turn for stretch in stretches[: spot.worst]) + 1
-    place = f"turn {worst.turn + 1}, {{}} stretch {number}"
-    around = " ".join(stretch.text for stretch in stretches[spot.first : spot.last + 1])
-    return (
-        [View(_standing_alone(record, around), place.format("around"))],
-        [View(_standing_alone(record, worst.text), place.format("in"), stretch=True)],
-    )
-
-
-def stretches_of(record: Record, *, window: int) -> list[Stretch]:
-    """Returns the stretches of a sentence or a few that the learned turns of a row consist of.
-
-    Args:
-        record: The row.
-        window: Characters that one look takes in; none is much longer than half as many.
-
-    >>> row = Record.from_text("r", "How?", "Mix it. " * 20)
-    >>> [(stretch.turn, len(stretch.text)) for stretch in stretches_of(row, window=640)]
-    [(1, 87), (1, 71)]
-    """
-    return [
-        Stretch(place, text)
-        for place in record.learned
-        for sentences in split_sentences(record.messages[place].text)
-        for text in split_evenly(sentences, window // 2)
-        if text
-    ]
-
-
-def spot_around(stretches: Sequence[Stretch], suspicion: Sequence[float], *, size: int) -> Spot:
-    """Returns the most suspicious stretch, with the more suspicious of its neighbors as far as a size goes.
-
-    Args:
-        stretches: Those of a row, at least one.
-        suspicion: Of each, how suspicious it looks.
-        size: Characters.
-
-    >>> spot_around([Stretch(1, "a" * 100)] * 4, [0.1, 0.3, 0.9, 0.2], size=200)
-    Spot(first=1, worst=2, last=2)
-    """
-    worst = first = last = max(range(len(stretches)), key=suspicion.__getitem__)
-    room = size - len(stretches[worst].text)
-    while True:
-        beside = [
-            place
-            for place in (first - 1, last + 1)
-            if 0 <= place < len(stretches)
-            and stretches[place].turn == stretches[worst].turn
-            and len(stretches[place].text) <= room
-        ]
-        if not beside:
-            return Spot(first, worst, last)
-        taken = max(beside, key=suspicion.__getitem__)
-        room -= len(stretches[taken].text)
-        first, last = min(first, taken), max(last, taken)
 
 
 def split_evenly(text: str, size: int) -> list[str]:

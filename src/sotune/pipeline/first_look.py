@@ -1,8 +1,7 @@
-"""A first look at every stretch of every row, by its words alone: it decides what the encoder reads closely.
+"""A first look at all that is learned of every row, by its words alone: it decides what the encoder reads closely.
 
-No forward pass: a stretch is the mean of its tokens' own vectors, undisguised, and a linear score tells those of the
-harmful reference from all others. All that is learned is looked at; what is read closely is little, the worst stretch
-of a row and, where the row is long, what is around it.
+No forward pass: a stretch of a sentence or a few is the mean of its tokens' own vectors, undisguised, and a linear
+score tells those of the harmful reference from all others. A part of a long row is as suspicious as its worst stretch.
 """
 
 from __future__ import annotations
@@ -17,40 +16,44 @@ from torch import Tensor
 
 from sotune.records import Record, SetName
 from sotune.representations import Encoder
-from sotune.views import NOWHERE, Spot, Stretch, is_long, plain_text, spot_around, stretches_of
+from sotune.views import is_long, pieces_of, plain_text, split_sentences
 from sotune.weights import Suspicion, fit_suspicion, threshold_within
+from sotune.weights.logistic import LinearScore
 
 Item = TypeVar("Item")
 
 _MOST_ROWS = 4096  # of a set, at even distances: a direction needs no more
-_MOST_STRETCHES = 16  # of a row, likewise
+_MOST_PIECES = 16  # of a row, likewise
+_MISSED_REFERENCE = 0.01
+"""Parts that look less suspicious than all but this share of the harmful reference's rows are not read."""
 
 
 @dataclass(frozen=True)
 class FirstLook:
-    """Says of rows where they are read closely."""
+    """Says of rows which of their pieces are worth reading."""
 
     encoder: Encoder
     suspicion: Suspicion
 
-    def spots(self, records: Sequence[Record]) -> list[Spot]:
-        """Returns the spot of each row; `NOWHERE` where it is short and looks harmless, or is one stretch."""
-        stretches = [stretches_of(record, window=self.encoder.window) for record in records]
-        scores = iter(self.suspicion.score(_looks(self.encoder, stretches)).tolist())
-        return [
-            self._spot(record, some, [*itertools.islice(scores, len(some))])
-            for record, some in zip(records, stretches, strict=True)
-        ]
+    def worth(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
+        """Returns for each row the numbers of its pieces (`sotune.views.pieces_of`) that are worth reading.
 
-    def _spot(self, record: Record, stretches: list[Stretch], scores: list[float]) -> Spot:
-        long = is_long(record, window=self.encoder.window)
-        if len(stretches) < 2 or (not long and max(scores) < self.suspicion.threshold):
-            return NOWHERE
-        return spot_around(stretches, scores, size=self.encoder.window // 2)
+        Of a short row at most one.
+        """
+        pieces = [_pieces(self.encoder, record) for record in records]
+        scores = _by_piece(self.suspicion.score(self.encoder.glance(_texts(pieces))), pieces)
+        return [self._worth(record, some) for record, some in zip(records, scores, strict=True)]
+
+    def _worth(self, record: Record, scores: list[float]) -> tuple[int, ...]:
+        if is_long(record, window=self.encoder.window):
+            return tuple(number for number, score in enumerate(scores) if score >= self.suspicion.of_parts)
+        worst = max(range(len(scores)), key=scores.__getitem__, default=-1)
+        # A row of one piece is that piece: it is read as a whole.
+        return (worst,) if len(scores) > 1 and scores[worst] >= self.suspicion.of_stretches else ()
 
 
 def fit_first_look(encoder: Encoder, sets: Mapping[SetName, Sequence[Record]], budget: float) -> Suspicion:
-    """Learns what looks harmful from the references and the data, and what is worth reading from the data.
+    """Learns what looks harmful from the references and the data, and from where on it is worth reading.
 
     Args:
         encoder: Looks; it must be able to (`Encoder.glances`).
@@ -58,26 +61,39 @@ def fit_first_look(encoder: Encoder, sets: Mapping[SetName, Sequence[Record]], b
         budget: The share of what is read of the data's rows anyway that the stretches of short ones may add.
     """
     some = {name: _thinned(records, _MOST_ROWS) for name, records in sets.items()}
-    found = {
-        name: [_thinned(stretches_of(record, window=encoder.window), _MOST_STRETCHES) for record in records]
-        for name, records in some.items()
+    pieces = {
+        name: [_thinned(_pieces(encoder, record), _MOST_PIECES) for record in records] for name, records in some.items()
     }
-    looks = {name: _looks(encoder, stretches) for name, stretches in found.items()}
+    looks = {name: encoder.glance(_texts(rows)) for name, rows in pieces.items() if rows}
     plain = torch.cat([look for name, look in looks.items() if name != "harmful_reference"])
     score = fit_suspicion(plain, looks["harmful_reference"])
-    scores, tops, lengths, read = iter(score(looks["downstream"]).tolist()), list[float](), list[int](), 0
-    for record, stretches in zip(some["downstream"], found["downstream"], strict=True):
-        of_row = [*itertools.islice(scores, len(stretches))]
-        read += _n_read(record, encoder.window)
-        if len(stretches) > 1 and not is_long(record, window=encoder.window):
-            tops.append(max(of_row))
-            lengths.append(len(stretches[of_row.index(max(of_row))].text))
-    return Suspicion(score, threshold_within(budget * read, tops, lengths))
+    scores = {name: _by_piece(score(looks[name]), pieces[name]) for name in ("downstream", "harmful_reference")}
+    worst = torch.tensor([max(of_row) for of_row in scores["harmful_reference"] if of_row], dtype=torch.float64)
+    short = [
+        (max(of_row), len(rows[of_row.index(max(of_row))][0]))
+        for record, rows, of_row in zip(some["downstream"], pieces["downstream"], scores["downstream"], strict=True)
+        if len(of_row) > 1 and not is_long(record, window=encoder.window)
+    ]
+    read = sum(_n_read(record, encoder.window) for record in some["downstream"])
+    of_stretches = threshold_within(budget * read, [one[0] for one in short], [one[1] for one in short])
+    return Suspicion(score, float(worst.quantile(_MISSED_REFERENCE)), of_stretches)
 
 
-def _looks(encoder: Encoder, stretches: Sequence[Sequence[Stretch]]) -> Tensor:
-    """Returns the looks at all stretches of some rows."""
-    return encoder.glance([plain_text(stretch.text) for some in stretches for stretch in some])
+def _pieces(encoder: Encoder, record: Record) -> list[list[str]]:
+    """Returns the stretches of each piece of a row; a row of none is one piece."""
+    found = [split_sentences(view.record.completion) for view in pieces_of(record, window=encoder.window)]
+    return found or [["\n".join(record.messages[place].text for place in record.learned)]]
+
+
+def _by_piece(scores: Tensor, rows: Sequence[list[list[str]]]) -> list[list[float]]:
+    """Returns how suspicious each piece of some rows is, as its worst stretch, from the scores of all stretches."""
+    listed = iter(scores.tolist())
+    return [[max(itertools.islice(listed, len(piece))) for piece in pieces] for pieces in rows]
+
+
+def _texts(rows: Sequence[list[list[str]]]) -> list[str]:
+    """Returns all stretches of some rows, undisguised."""
+    return [plain_text(text) for pieces in rows for piece in pieces for text in piece]
 
 
 def _n_read(record: Record, window: int) -> int:

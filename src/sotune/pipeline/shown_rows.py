@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from sotune.pipeline.first_look import FirstLook
-from sotune.pipeline.worst_views import Shown, show_at
+from sotune.pipeline.worst_views import Shown, show_worth
 from sotune.record_store import Picked, RecordSequence, ids_of
 from sotune.records import Record
 from sotune.representations import Encoder
-from sotune.views import Spot, View
+from sotune.views import View
 
 _BLOCK_ROWS = 1024
 
@@ -24,7 +24,7 @@ class ShownRows:
         encoder: Reads the rows.
         rows: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        first_look: Says where rows are read closely; ``None``: long rows are read in all their parts.
+        first_look: Says which pieces of rows are worth reading; ``None``: all parts of long rows are.
 
     Attributes:
         owner: The row of each view, ``[k]``, ascending.
@@ -38,13 +38,13 @@ class ShownRows:
         self.rows, self._encoder, self._most = rows, encoder, most
         self.complete = np.ones(len(rows), dtype=np.bool_)
         # What the first look says is kept: the texts that it picks are made again, it is not taken again.
-        self._spots = None if first_look is None else np.zeros((len(rows), 3), dtype=np.int32)
+        self._worth: list[tuple[int, ...]] | None = None if first_look is None else []
         owners = [torch.zeros(0, dtype=torch.int64)]
         if most > 1:
             for start in range(0, len(rows), _BLOCK_ROWS):
                 block = slice(start, min(len(rows), start + _BLOCK_ROWS))
-                if first_look is not None and self._spots is not None:
-                    self._spots[block] = first_look.spots(rows[block])
+                if first_look is not None and self._worth is not None:
+                    self._worth += first_look.worth(rows[block])
                 found = self._show(block)
                 owners.append(found.owner + start)
                 self.complete[block] = found.complete
@@ -54,8 +54,8 @@ class ShownRows:
 
     def _show(self, rows: slice) -> Shown:
         some = self.rows[rows]
-        spots = [None] * len(some) if self._spots is None else [Spot(*spot) for spot in self._spots[rows].tolist()]
-        return show_at(self._encoder, some, spots, most=self._most)
+        worth = [None] * len(some) if self._worth is None else self._worth[rows]
+        return show_worth(self._encoder, some, worth, most=self._most)
 
     def view(self, number: int) -> View:
         """Returns a view, by its number among all."""

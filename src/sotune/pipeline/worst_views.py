@@ -15,7 +15,7 @@ from torch import Tensor
 from sotune.pipeline.first_look import FirstLook
 from sotune.records import Record
 from sotune.representations import Encoder, answers_alone
-from sotune.views import Spot, View, views_of
+from sotune.views import View, views_of
 from sotune.weights import pick_worst
 
 ANSWER_ALONE = "answer alone"
@@ -72,18 +72,20 @@ def show(encoder: Encoder, records: Sequence[Record], *, most: int, first_look: 
         encoder: Reads them.
         records: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        first_look: Says where rows are read closely; ``None``: long rows are read in all their parts.
+        first_look: Says which pieces of rows are worth reading; ``None``: all parts of long rows are.
     """
     if most == 1:
         return Shown((), torch.zeros(0, dtype=torch.int64), (True,) * len(records))
-    return show_at(encoder, records, first_look.spots(records) if first_look else [None] * len(records), most=most)
+    return show_worth(encoder, records, first_look.worth(records) if first_look else [None] * len(records), most=most)
 
 
-def show_at(encoder: Encoder, records: Sequence[Record], spots: Sequence[Spot | None], *, most: int) -> Shown:
-    """Returns what is to be read of some rows where it is known where they are read closely. See `show`."""
+def show_worth(
+    encoder: Encoder, records: Sequence[Record], worth: Sequence[Sequence[int] | None], *, most: int
+) -> Shown:
+    """Returns what is to be read of some rows where it is known which of their pieces are worth it. See `show`."""
     found = [
-        views_of(record, window=encoder.window, most=most, spot=spot)
-        for record, spot in zip(records, spots, strict=True)
+        views_of(record, window=encoder.window, most=most, worth=some)
+        for record, some in zip(records, worth, strict=True)
     ]
     owner = [row for row, one in enumerate(found) for _ in one.views]
     views = tuple(view for one in found for view in one.views)
@@ -145,7 +147,7 @@ def read_worst(
         harm_score: Returns what orders the looks at one row.
         most: Windows of a row.
         alone: Whether one look at a row is its answer without its prompt.
-        first_look: Says where rows are read closely, if anything does.
+        first_look: Says which pieces of rows are worth reading, if anything does.
     """
     shown, whole = show(encoder, records, most=most, first_look=first_look), encode(records)
     viewed = encode(shown.records) if shown.views else None

@@ -136,12 +136,12 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         "rows are read whole, cut where the encoder ends.",
     )
     sentence_budget: float = Field(
-        0.05,
+        0.03,
         ge=0,
         le=1,
-        description="A sentence encoder reads the sentences of short answers that look the most suspicious by their "
-        "words alone, up to this share of what it reads anyway, and of each long answer what is around its most "
-        "suspicious sentences; 0: no such look, and long answers are read in all their parts.",
+        description="A sentence encoder looks first at the words of all answers alone; the most suspicious sentences "
+        "of short ones are read for themselves, up to this share of what is read anyway, and of long ones the parts "
+        "that do not look harmless; 0: no such look, and all parts of long answers are read.",
     )
     layer: int | Literal["auto"] = Field(
         "auto",

@@ -17,22 +17,25 @@ from sotune.weights.logistic import LinearScore, fit_balanced
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A linear score of looks at stretches of text, and from where on one is worth reading.
+    """A linear score of looks at stretches of text, and from where on what holds one is worth reading.
 
     Attributes:
         score: From looks ``[k, e]`` to log-odds of harm.
-        threshold: The score of a short row's worst stretch from which on it is read.
+        of_parts: What the worst stretch of a part of a long row scores at least where that part is read.
+        of_stretches: What the worst stretch of a short row scores at least where it is read.
     """
 
     score: LinearScore
-    threshold: float
+    of_parts: float
+    of_stretches: float
 
     def state(self) -> dict[str, Any]:
         """Returns it as JSON holds it, to the last bit."""
         return {
             "direction": self.score.direction.tolist(),
             "offset": self.score.offset,
-            "threshold": self.threshold,
+            "of_parts": self.of_parts,
+            "of_stretches": self.of_stretches,
         }
 
     @classmethod
@@ -42,18 +45,18 @@ class Suspicion:
         Raises:
             ArtifactError: That is none.
 
-        >>> saved = {"direction": [1.0, 0.0], "offset": 0.5, "threshold": 2.0}
+        >>> saved = {"direction": [1.0, 0.0], "offset": 0.5, "of_parts": -1.0, "of_stretches": 2.0}
         >>> Suspicion.restore(saved).state() == saved
         True
         """
         try:
             direction = torch.tensor(state["direction"], dtype=torch.float64)
-            offset, threshold = float(state["offset"]), float(state["threshold"])
+            offset, *least = (float(state[name]) for name in ("offset", "of_parts", "of_stretches"))
         except (KeyError, TypeError, ValueError, RuntimeError):
-            direction, offset, threshold = torch.zeros(0), math.nan, math.nan
-        if direction.ndim != 1 or not all(map(math.isfinite, [offset, threshold, *direction.flatten().tolist()])):
+            direction, offset, least = torch.zeros(0), math.nan, []
+        if direction.ndim != 1 or not all(map(math.isfinite, [offset, *least, *direction.tolist()])):
             raise ArtifactError("the run's look at words holds odd values; run `sotune weigh` again")
-        return cls(LinearScore(direction, offset), threshold)
+        return cls(LinearScore(direction, offset), *least)
 
 
 def fit_suspicion(plain: Tensor, harmful: Tensor) -> LinearScore:
