@@ -143,13 +143,16 @@ class Reader:
         self.encoder = SentenceEncoder(str(model), parts="apart")
         self._cache = RepresentationCache(cache)
 
-    def read(self, sets: Sequence[Sequence[Record]]) -> dict[str, list[Tensor]]:
+    def first_look(self, sets: Sequence[Sequence[Record]]) -> FirstLook:
+        """Returns the first look at rows, anchor and reference."""
+        names: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
+        return FirstLook(self.encoder, fit_first_look(self.encoder, dict(zip(names, sets, strict=True)), BUDGET))
+
+    def read(self, sets: Sequence[Sequence[Record]], look: FirstLook | None = None) -> dict[str, list[Tensor]]:
         """Returns the representations of rows, anchor and reference: read whole, and as their worst looks."""
         whole = [self._encode(records) for records in sets]
         score = fit_harm_score(whole[1], whole[2])
-        names: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
-        suspicion = fit_first_look(self.encoder, dict(zip(names, sets, strict=True)), BUDGET)
-        look, read = FirstLook(self.encoder, suspicion), {"_whole": whole}
+        look, read = look or self.first_look(sets), {"_whole": whole}
         for name, first in (("", look), ("_alone", look), ("_parts", None)):
             alone = name == "_alone"
             read[name] = [self._worst(*one, score, first, alone=alone) for one in zip(sets, whole, strict=True)]
@@ -175,7 +178,8 @@ class Reader:
 def weigher(reader: Reader, sets: Sequence[Sequence[Record]], target: str) -> Callable[[Sequence[Record]], Tensor]:
     """Returns what a method says of any rows, fitted to rows, anchor and reference: larger is safer."""
     look = "" if target == "adaptive" else "_whole"
-    rows, anchor, reference = reader.read(sets)[look]
+    first = reader.first_look(sets)
+    rows, anchor, reference = reader.read(sets, first)[look]
     if target == "probe":
         score = safe_log_odds(WeighInputs(rows, anchor, reference, 0))
     else:
@@ -186,7 +190,7 @@ def weigher(reader: Reader, sets: Sequence[Sequence[Record]], target: str) -> Ca
         def score(values: Tensor) -> Tensor:
             return known.score(values).weights.double().log()
 
-    return lambda records: score(reader.read([records, *sets[1:]])[look][0])
+    return lambda records: score(reader.read([records, *sets[1:]], first)[look][0])
 
 
 def surround(row: Record, found: Record) -> list[Record]:

@@ -18,7 +18,6 @@ from sotune.records import Record, SetName
 from sotune.representations import Encoder
 from sotune.views import is_long, pieces_of, plain_text, split_sentences
 from sotune.weights import Suspicion, fit_suspicion, threshold_within
-from sotune.weights.logistic import LinearScore
 
 Item = TypeVar("Item")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,11 +86,15 @@ def threshold_within(budget: float, scores: Sequence[float], lengths: Sequence[i
     1.5
     >>> threshold_within(10, [3.0], [20]), threshold_within(20, [3.0], [20])
     (4.0, 2.0)
+    >>> threshold_within(50, [3.0, 2.0, 2.0], [20, 20, 20])  # equal ones all or none
+    2.5
     """
-    spent, last = 0, math.inf
-    for score, length in sorted(zip(scores, lengths, strict=True), reverse=True):
-        spent += length
+    spent, last = 0, math.nan
+    for score, alike in itertools.groupby(
+        sorted(zip(scores, lengths, strict=True), reverse=True), key=lambda one: one[0]
+    ):
+        spent += sum(length for _, length in alike)
         if spent > budget:
-            return score + 1 if math.isinf(last) else (score + last) / 2
+            return score + 1 if math.isnan(last) else (score + last) / 2
         last = score
-    return 0.0 if math.isinf(last) else last - 1
+    return 0.0 if math.isnan(last) else last - 1
