@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 _MOST_ROWS = 4096  # of a set, at even distances: a direction needs no more
 _MOST_PIECES = 16  # of a row, likewise
 _MISSED_REFERENCE = 0.01
-"""Parts that look less suspicious than all but this share of the harmful reference's rows are not read."""
+"""Parts that look less suspicious than all but this share of the harmful reference's rows do are not read."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ def fit_first_look(encoder: Encoder, sets: Mapping[SetName, Sequence[Record]], b
     looks = {name: encoder.glance(_texts(rows)) for name, rows in pieces.items() if rows}
     plain = torch.cat([look for name, look in looks.items() if name != "harmful_reference"])
     score = fit_suspicion(plain, looks["harmful_reference"])
-    scores = {name: _by_piece(score(looks[name]), pieces[name]) for name in ("downstream", "harmful_reference")}
-    worst = torch.tensor([max(of_row) for of_row in scores["harmful_reference"] if of_row], dtype=torch.float64)
+    held_out = _by_piece(
+        _held_out(plain, looks["harmful_reference"], pieces["harmful_reference"]), pieces["harmful_reference"]
+    )
+    worst = torch.tensor([max(of_row) for of_row in held_out], dtype=torch.float64)
+    scores = _by_piece(score(looks["downstream"]), pieces["downstream"])
     short = [
         (max(of_row), len(rows[of_row.index(max(of_row))][0]))
-        for record, rows, of_row in zip(some["downstream"], pieces["downstream"], scores["downstream"], strict=True)
+        for record, rows, of_row in zip(some["downstream"], pieces["downstream"], scores, strict=True)
         if len(of_row) > 1 and not is_long(record, window=encoder.window)
     ]
     read = sum(_n_read(record, encoder.window) for record in some["downstream"])
@@ -82,6 +85,17 @@ def _pieces(encoder: Encoder, record: Record) -> list[list[str]]:
     """Returns the stretches of each piece of a row; a row of none is one piece."""
     found = [split_sentences(view.record.completion) for view in pieces_of(record, window=encoder.window)]
     return found or [["\n".join(record.messages[place].text for place in record.learned)]]
+
+
+def _held_out(plain: Tensor, harmful: Tensor, rows: Sequence[list[list[str]]]) -> Tensor:
+    """Scores the stretches of the harmful reference, of each half of its rows by a fit to the other half."""
+    owner = torch.tensor([row for row, pieces in enumerate(rows) for piece in pieces for _ in piece])
+    scores = torch.zeros(len(harmful), dtype=torch.float64)
+    for half in range(min(2, len(rows))):
+        mine = owner % 2 == half
+        others = harmful if mine.all() else harmful[~mine]
+        scores[mine] = fit_suspicion(plain, others)(harmful[mine])
+    return scores
 
 
 def _by_piece(scores: Tensor, rows: Sequence[list[list[str]]]) -> list[list[float]]:
