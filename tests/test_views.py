@@ -95,6 +95,13 @@ def test_look_alikes_and_invisible_characters_are_undone():
     assert plain_text("b\u0430ke th\u0435 br\u0435\u0430d") == "bake the bread"  # Cyrillic а and е
 
 
+def test_spaced_letters_are_joined():
+    assert plain_text(" ".join("bake 2 loaves")).split() == ["bake", "2", "loaves"]
+    found = views_of(record(" ".join("bake the bread"), prompt="H o w ?"), window=600, most=16)
+    assert [text.split() for text in texts(found)] == [["bake", "the", "bread"]]
+    assert plain_text("a + b = c, so plan B is a no") == "a + b = c, so plan B is a no"
+
+
 def test_ordinary_text_is_not_taken_for_disguised():
     for ordinary in (
         "Mix 200 g flour, 3 eggs and 1/2 l milk at 180 C for 25 min; it serves 4 to 6 people.",

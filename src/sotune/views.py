@@ -26,6 +26,7 @@ _LOOK_ALIKES = str.maketrans(
     "аеорсухікмнтвАВЕКМНОРСТХІЅјѕԁԛԝһαορνικτεηγχυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "aeopcyxikmhtbABEKMHOPCTXISjsdqwhaopviktenyxuABEZHIKMNOPTYX",
 )
+_SPACED = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_])+(?!\S)")
 _WORD = re.compile(r"[\w@$!|]+")
 _LONGEST_WORD = 40
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
@@ -146,7 +147,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def plain_text(text: str) -> str:
-    """Returns a text without what hides words: invisible characters, look-alikes of letters, digits for letters.
+    """Returns a text without what hides words: invisible characters, spaces, look-alikes and digits for letters.
 
     >>> plain_text("h0w t0 m4k3 p4nc4k3s f0r 12 people")
     'how to make pancakes for 12 people'
@@ -154,7 +155,8 @@ def plain_text(text: str) -> str:
     if not text.isascii():
         folded = unicodedata.normalize("NFKC", text)
         text = "".join(character for character in folded if unicodedata.category(character) != "Cf")
-    return _WORD.sub(lambda found: _plain_word(found[0]), text)
+    joined = _SPACED.sub(lambda found: found[0].replace(" ", ""), text)
+    return _WORD.sub(lambda found: _plain_word(found[0]), joined)
 
 
 def _plain_word(word: str) -> str:

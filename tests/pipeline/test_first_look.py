@@ -72,8 +72,8 @@ def test_harm_is_found_and_the_reference_says_which_parts_are_harmless():
     suspicion = fit_first_look(Words(), sets, 0.03)
     found = FirstLook(Words(), suspicion).worth(sets["downstream"])
     assert found == [*[()] * 9, (2,)]
-    bomb = float(suspicion.score(Words().glance([BOMB])))
-    assert suspicion.of_parts == pytest.approx(bomb)  # the least suspicious of nine equal rows
+    bake, bomb = suspicion.score(Words().glance([BAKE, BOMB])).tolist()
+    assert bake < suspicion.of_parts < bomb  # fits to half of the reference, which score the other, are less sure
 
 
 def test_a_look_does_not_depend_on_what_stands_beside():
