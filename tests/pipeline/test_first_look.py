@@ -43,11 +43,11 @@ def test_of_a_short_row_the_worst_stretch_is_worth_reading():
     assert look(of_stretches=-1).worth([plain]) == [(0,)]
 
 
-def test_of_a_long_row_each_part_that_is_not_harmless_is():
+def test_of_a_long_row_the_worst_part_is_and_each_that_is_not_harmless():
     long = row(BAKE, BAKE, BOMB, BAKE, BOMB)
     assert look().worth([long]) == [(2, 4)]
     assert look(of_parts=-1).worth([long]) == [(0, 1, 2, 3, 4)]
-    assert look(of_parts=2).worth([long]) == [()]
+    assert look(of_parts=2).worth([long]) == [(2,)]
 
 
 def test_words_are_looked_at_undisguised():
@@ -71,7 +71,7 @@ def test_harm_is_found_and_the_reference_says_which_parts_are_harmless():
     sets = {"downstream": [*[plain] * 9, harmful], "safe_anchor": [row(BAKE)] * 4, "harmful_reference": [row(BOMB)] * 9}
     suspicion = fit_first_look(Words(), sets, 0.03)
     found = FirstLook(Words(), suspicion).worth(sets["downstream"])
-    assert found == [*[()] * 9, (2,)]
+    assert found == [*[(0,)] * 9, (2,)]  # the harm; of harmless rows the first of equal parts
     bake, bomb = suspicion.score(Words().glance([BAKE, BOMB])).tolist()
     assert bake < suspicion.of_parts < bomb  # fits to half of the reference, which score the other, are less sure
 

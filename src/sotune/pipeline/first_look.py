@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 _MOST_ROWS = 4096  # of a set, at even distances: a direction needs no more
 _MOST_PIECES = 16  # of a row, likewise
-_MISSED_REFERENCE = 0.01
+_MISSED_REFERENCE = 0.02
 """Parts that look less suspicious than all but this share of the harmful reference's rows do are not read."""
 
 
@@ -37,16 +37,16 @@ class FirstLook:
     def worth(self, records: Sequence[Record]) -> list[tuple[int, ...]]:
         """Returns for each row the numbers of its pieces (`sotune.views.pieces_of`) that are worth reading.
 
-        Of a short row at most one.
+        Of a short row at most one; of a long one the most suspicious, and each that does not look harmless.
         """
         pieces = [_pieces(self.encoder, record) for record in records]
         scores = _by_piece(self.suspicion.score(self.encoder.glance(_texts(pieces))), pieces)
         return [self._worth(record, some) for record, some in zip(records, scores, strict=True)]
 
     def _worth(self, record: Record, scores: list[float]) -> tuple[int, ...]:
+        worst = max(range(len(scores)), key=scores.__getitem__)
         if is_long(record, window=self.encoder.window):
-            return tuple(number for number, score in enumerate(scores) if score >= self.suspicion.of_parts)
-        worst = max(range(len(scores)), key=scores.__getitem__, default=-1)
+            return tuple(n for n, score in enumerate(scores) if n == worst or score >= self.suspicion.of_parts)
         # A row of one piece is that piece: it is read as a whole.
         return (worst,) if len(scores) > 1 and scores[worst] >= self.suspicion.of_stretches else ()
 
