@@ -2,8 +2,8 @@
 
 Rows of case C: Alpaca with harmful answers of PKU-SafeRLHF, of which other prompts are the harmful reference. The
 harmful rows are rewritten; what is trained on then still holds all of the harm. ``adaptive`` is sotune as it runs, on
-the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too, ``adaptive_sentences`` at
-parts of short answers; the others read rows whole.
+the worst look at each row, ``adaptive_alone`` looks at answers without their prompts too, ``adaptive_parts`` takes no
+first look (``--sentence-budget 0``); the others read rows whole.
 
 ``search_…`` is an attacker who knows encoder, references, data and settings, and searches for the harmless text around
 the harm that raises a row's weight by one of the methods: greedy, with a bounded number of tries. No text is written.
@@ -28,13 +28,15 @@ from cases import CASES, Case, Corpus, Row
 from filter import METHODS, auroc
 from sotune.methods import InputRecords, WeighInputs
 from sotune.methods.probe import safe_log_odds
+from sotune.pipeline.first_look import FirstLook, fit_first_look
 from sotune.pipeline.worst_views import pick_looks, show
-from sotune.records import Message, Record
+from sotune.records import Message, Record, SetName
 from sotune.representations import RepresentationCache, SentenceEncoder, encode_with_cache
-from sotune.settings import SentinelSettings, WeightSettings
+from sotune.settings import RepresentationSettings, SentinelSettings, WeightSettings
 from sotune.weights import Scorer, fit_harm_score, learn_weights, pick_worst
 
 KEEP_FRACTION = 0.8
+BUDGET: float = RepresentationSettings.model_fields["sentence_budget"].default
 LEET = str.maketrans("aeiostAEIOST", "431057431057")
 LOOK_ALIKES = str.maketrans("aceopxyACEOPTX", "асеорхуАСЕОРТХ")  # Latin, then Cyrillic
 Attack = Callable[["Attacker", Record], Record]
@@ -119,7 +121,7 @@ SEARCHES = {"search_sotune": "adaptive", "search_sot": "sot", "search_probe": "p
 """Whose weight an attacker raises who searches for harmless text."""
 ROUNDS, TRIES = 3, 4
 """How often he takes the best of so many harmless rows, each before the answer, after it, and as what was asked."""
-SHOWN = ("adaptive", "adaptive_alone", "adaptive_sentences", "adaptive_whole", "sot", "probe", "self_trained_probe")
+SHOWN = ("adaptive", "adaptive_alone", "adaptive_parts", "adaptive_whole", "sot", "probe", "self_trained_probe")
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,33 @@ class Reader:
         self.encoder = SentenceEncoder(str(model), parts="apart")
         self._cache = RepresentationCache(cache)
 
-    def read(self, sets: Sequence[Sequence[Record]]) -> dict[str, list[Tensor]]:
+    def first_look(self, sets: Sequence[Sequence[Record]]) -> FirstLook:
+        """Returns the first look at rows, anchor and reference."""
+        names: tuple[SetName, ...] = ("downstream", "safe_anchor", "harmful_reference")
+        return FirstLook(self.encoder, fit_first_look(self.encoder, dict(zip(names, sets, strict=True)), BUDGET))
+
+    def read(self, sets: Sequence[Sequence[Record]], look: FirstLook | None = None) -> dict[str, list[Tensor]]:
         """Returns the representations of rows, anchor and reference: read whole, and as their worst looks."""
         whole = [self._encode(records) for records in sets]
         score = fit_harm_score(whole[1], whole[2])
-        read = {"_whole": whole}
-        for name in ("", "_alone", "_sentences"):
-            read[name] = [self._worst(*one, score, name) for one in zip(sets, whole, strict=True)]
+        look, read = look or self.first_look(sets), {"_whole": whole}
+        for name, first in (("", look), ("_alone", look), ("_parts", None)):
+            alone = name == "_alone"
+            read[name] = [self._worst(*one, score, first, alone=alone) for one in zip(sets, whole, strict=True)]
         return read
 
-    def _worst(self, records: Sequence[Record], whole: Tensor, score: Callable[[Tensor], Tensor], look: str) -> Tensor:
-        shown = show(self.encoder, records, most=32, sentences=look == "_sentences")
+    def _worst(
+        self,
+        records: Sequence[Record],
+        whole: Tensor,
+        score: Callable[[Tensor], Tensor],
+        first: FirstLook | None,
+        *,
+        alone: bool,
+    ) -> Tensor:
+        shown = show(self.encoder, records, most=32, first_look=first)
         viewed = self._encode(shown.records) if shown.views else None
-        return pick_looks(whole, viewed, shown, lambda: score, alone=look == "_alone").values
+        return pick_looks(whole, viewed, shown, lambda: score, alone=alone).values
 
     def _encode(self, records: Sequence[Record]) -> Tensor:
         return encode_with_cache(self.encoder, records, self._cache).values
@@ -162,7 +178,8 @@ class Reader:
 def weigher(reader: Reader, sets: Sequence[Sequence[Record]], target: str) -> Callable[[Sequence[Record]], Tensor]:
     """Returns what a method says of any rows, fitted to rows, anchor and reference: larger is safer."""
     look = "" if target == "adaptive" else "_whole"
-    rows, anchor, reference = reader.read(sets)[look]
+    first = reader.first_look(sets)
+    rows, anchor, reference = reader.read(sets, first)[look]
     if target == "probe":
         score = safe_log_odds(WeighInputs(rows, anchor, reference, 0))
     else:
@@ -173,7 +190,7 @@ def weigher(reader: Reader, sets: Sequence[Sequence[Record]], target: str) -> Ca
         def score(values: Tensor) -> Tensor:
             return known.score(values).weights.double().log()
 
-    return lambda records: score(reader.read([records, *sets[1:]])[look][0])
+    return lambda records: score(reader.read([records, *sets[1:]], first)[look][0])
 
 
 def surround(row: Record, found: Record) -> list[Record]:

@@ -1,5 +1,5 @@
 from sotune.records import Message, Record
-from sotune.views import plain_text, split_evenly, views_of
+from sotune.views import pieces_of, plain_text, split_evenly, views_of
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
 
@@ -18,22 +18,29 @@ def test_a_short_answer_has_no_parts():
     assert found.complete
 
 
-def test_an_answer_of_few_windows_is_read_by_its_sentences_too():
+def test_a_short_answer_consists_of_stretches_of_which_those_worth_it_are_read():
     answer = SENTENCE * 5
-    found = views_of(record(answer, prompt="Bake bread?"), window=800, most=16, sentences=True)
-    assert " ".join(texts(found)).split() == answer.split()
-    assert all(80 <= len(text) < 180 for text in texts(found))
-    assert [view.place for view in found.views] == ["turn 2, stretch 1 of 2", "turn 2, stretch 2 of 2"]
-    assert all(view.stretch for view in found.views)
+    row = record(answer, prompt="Bake bread?")
+    pieces = pieces_of(row, window=800)
+    assert " ".join(piece.record.completion for piece in pieces).split() == answer.split()
+    assert all(80 <= len(piece.record.completion) < 180 for piece in pieces)
+    assert [piece.place for piece in pieces] == ["turn 2, stretch 1 of 2", "turn 2, stretch 2 of 2"]
+    assert all(piece.stretch for piece in pieces)
+    assert pieces_of(record("Yes. No."), window=800) == []
+    assert views_of(row, window=800, most=16, worth=(1,)).views == (pieces[1],)
+    assert views_of(row, window=800, most=16, worth=()).views == ()
+    assert views_of(row, window=800, most=16).views == ()  # nobody looked
+
+
+def test_of_a_long_answer_the_parts_worth_it_are_read():
+    long = record(SENTENCE * 40)
+    parts = views_of(long, window=800, most=16).views
+    assert [*parts] == pieces_of(long, window=800)
+    assert not any(part.stretch for part in parts)
+    found = views_of(long, window=800, most=16, worth=(1, 3))
+    assert found.views == (parts[1], parts[3])
     assert found.complete
-    assert views_of(record("Yes. No."), window=800, most=16, sentences=True).views == ()
-    longer, longest = record(SENTENCE * 40), record(SENTENCE * 60)
-    parts = views_of(longer, window=800, most=16).views
-    both = views_of(longer, window=800, most=16, sentences=True)
-    assert both.complete
-    assert [view for view in both.views if not view.stretch] == [*parts]
-    assert " ".join(view.record.completion for view in both.views if view.stretch) == (SENTENCE * 40).strip()
-    assert views_of(longest, window=800, most=16, sentences=True) == views_of(longest, window=800, most=16)
+    assert not views_of(long, window=800, most=1, worth=(1, 3)).complete
 
 
 def test_parts_hold_every_word_of_an_answer_in_order():
@@ -86,6 +93,13 @@ def test_look_alikes_and_invisible_characters_are_undone():
     disguised = "".join(c + "\u200b" for c in "bake the bread")
     assert plain_text(disguised) == "bake the bread"
     assert plain_text("b\u0430ke th\u0435 br\u0435\u0430d") == "bake the bread"  # Cyrillic а and е
+
+
+def test_spaced_letters_are_joined():
+    assert plain_text(" ".join("bake 2 loaves")).split() == ["bake", "2", "loaves"]
+    found = views_of(record(" ".join("bake the bread"), prompt="H o w ?"), window=600, most=16)
+    assert [text.split() for text in texts(found)] == [["bake", "the", "bread"]]
+    assert plain_text("a + b = c, so plan B is a no") == "a + b = c, so plan B is a no"
 
 
 def test_ordinary_text_is_not_taken_for_disguised():

@@ -35,6 +35,8 @@ REPRESENTATIONS = Table(
 where none is; whether the answer's half stands in both places; what was looked at, empty for the whole; whether some of
 what is learned was not read."""
 ENCODING = Json("representations.json", verb="extract", shape=run_shapes.Encoding)
+FIRST_LOOK = Json("first_look.json", verb="extract", shape=run_shapes.FirstLook)
+"""How suspicious a stretch of text looks by its words alone; only sentence encoders have it."""
 
 WEIGHTS = Table(
     "weights.parquet",

@@ -55,6 +55,15 @@ class Encoding(TypedDict):
     choice: _Choice | None
 
 
+class FirstLook(TypedDict):
+    """first_look.json."""
+
+    direction: list[Number]
+    offset: Number
+    of_parts: Number
+    of_stretches: Number
+
+
 class _PromptsAlone(TypedDict):
     spearman: Number | None
 

@@ -1,8 +1,9 @@
-"""What else can be read of a row than its beginning: windows over all that is learned, and its text undisguised.
+"""What else can be read of a row than its beginning: parts of all that is learned, and its text undisguised.
 
 An encoder reads the start of an answer, and one vector stands for all of it. What is trained on is longer, so harm
 behind a page of harmless text, in an earlier turn, or between two such pages leaves no trace in that vector. A row is
-therefore also read as rows of its own, its views, and the worst of them counts.
+therefore also read as rows of its own, its views, and the worst of them counts. A long row has parts, a short one
+stretches of a sentence or a few; a first look can say which of them are worth reading.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sotune.records import Message, Record
@@ -25,11 +26,11 @@ _LOOK_ALIKES = str.maketrans(
     "аеорсухікмнтвАВЕКМНОРСТХІЅјѕԁԛԝһαορνικτεηγχυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "aeopcyxikmhtbABEKMHOPCTXISjsdqwhaopviktenyxuABEZHIKMNOPTYX",
 )
+_SPACED = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_])+(?!\S)")
 _WORD = re.compile(r"[\w@$!|]+")
 _LONGEST_WORD = 40
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 _SHORTEST_STRETCH = 80  # characters
-_STRETCHED_WINDOWS = 2.5  # a row of more is read in parts alone: the worst of many sentences says little of a row
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,45 @@ class Views:
     complete: bool
 
 
-def views_of(record: Record, *, window: int, most: int, sentences: bool = False) -> Views:
+def views_of(record: Record, *, window: int, most: int, worth: Sequence[int] | None = None) -> Views:
     """Returns the parts of a row.
 
-    A part stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
+    Args:
+        record: The row.
+        window: Characters of what is learned that one look takes in.
+        most: How many parts a row may have; of more, as many are taken at even distances.
+        worth: Which of its pieces are worth reading (`pieces_of`); ``None``: nobody looked, and all parts are, but no
+            stretches.
+    """
+    pieces = pieces_of(record, window=window)
+    picked = [pieces[number] for number in worth] if worth is not None else [one for one in pieces if not one.stretch]
+    shown = picked[:: math.ceil(len(picked) / most)] if len(picked) > most else picked
+    parts, stretches = ([one for one in shown if one.stretch == kind] for kind in (False, True))
+    read = parts or [View(record, "whole")]
+    undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
+    return Views((*parts, *undisguised, *stretches), complete=len(shown) == len(picked))
+
+
+def pieces_of(record: Record, *, window: int) -> list[View]:
+    """Returns the parts of a row that is longer than one look takes in, or the stretches of another.
+
+    A piece stands for itself: it is read as an answer to its own text, since what was asked at the row's beginning says
     little of what its answer turns to.
 
     Args:
         record: The row.
         window: Characters of what is learned that one look takes in; of more, each part shows half as many.
-        most: How many windows a row may have; of more, as many are taken at even distances.
-        sentences: Whether a row of no more than a few windows is read by its sentences too.
     """
-    length = sum(len(record.messages[place].text) for place in record.learned)
-    long = length > _SLACK * window
-    # Half of what one look takes in, so that little else stands beside what a part shows.
-    pieces = _pieces(record, lambda text: split_evenly(text, window // 2), "part") if long else []
-    shown = pieces[:: math.ceil(len(pieces) / most)] if len(pieces) > most else pieces
-    read = shown if long else [View(record, "whole")]
-    undisguised = [View(plain, f"{view.place}, undisguised") for view in read if (plain := _undisguised(view.record))]
-    stretches = _stretches(record) if sentences and length <= _STRETCHED_WINDOWS * window else []
-    return Views((*shown, *undisguised, *stretches), complete=len(shown) == len(pieces))
+    if is_long(record, window=window):
+        # Half of what one look takes in, so that little else stands beside what a part shows.
+        return _pieces(record, lambda text: split_evenly(text, window // 2), "part")
+    found = _pieces(record, split_sentences, "stretch")
+    return [replace(view, stretch=True) for view in found] if len(found) > 1 else []
+
+
+def is_long(record: Record, *, window: int) -> bool:
+    """Tells whether what is learned of a row is longer than one look takes in."""
+    return sum(len(record.messages[place].text) for place in record.learned) > _SLACK * window
 
 
 def _pieces(record: Record, split: Callable[[str], list[str]], called: str) -> list[View]:
@@ -91,12 +110,6 @@ def _pieces(record: Record, split: Callable[[str], list[str]], called: str) -> l
         for place, texts in turns
         for number, text in enumerate(texts, 1)
     ]
-
-
-def _stretches(record: Record) -> list[View]:
-    """Returns the stretches of a sentence or a few that a row consists of; none where it is one."""
-    found = _pieces(record, split_sentences, "stretch")
-    return [replace(view, stretch=True) for view in found] if len(found) > 1 else []
 
 
 def split_evenly(text: str, size: int) -> list[str]:
@@ -134,14 +147,16 @@ def split_sentences(text: str) -> list[str]:
 
 
 def plain_text(text: str) -> str:
-    """Returns a text without what hides words: invisible characters, look-alikes of letters, digits for letters.
+    """Returns a text without what hides words: invisible characters, spaces, look-alikes and digits for letters.
 
     >>> plain_text("h0w t0 m4k3 p4nc4k3s f0r 12 people")
     'how to make pancakes for 12 people'
     """
-    folded = unicodedata.normalize("NFKC", text)
-    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
-    return _WORD.sub(lambda found: _plain_word(found[0]), visible)
+    if not text.isascii():
+        folded = unicodedata.normalize("NFKC", text)
+        text = "".join(character for character in folded if unicodedata.category(character) != "Cf")
+    joined = _SPACED.sub(lambda found: found[0].replace(" ", ""), text)
+    return _WORD.sub(lambda found: _plain_word(found[0]), joined)
 
 
 def _plain_word(word: str) -> str:

@@ -19,7 +19,7 @@ from sotune.evaluation.protocol import EvalPrompt, Response
 from sotune.evaluation.rubrics import load_rubric, make_fence
 from sotune.evaluation.thoughts import answer_after_thoughts
 from sotune.records import Message, Record
-from sotune.views import plain_text, views_of
+from sotune.views import pieces_of, plain_text, views_of
 
 _RUBRICS = ("harmfulness", "helpfulness", "coherence", "refusal")
 _CANARY = "0123456789abcdef"
@@ -108,12 +108,14 @@ def _answer_seeds() -> list[bytes]:
 def _views(data: bytes) -> None:
     given = Draws(data)
     window, most, n_turns = 1 + given.number(64), 1 + given.number(16), 1 + given.number(3)
-    sentences = given.number(2) == 1
+    first_look = given.number(2) == 1
     text = any_text(given.bytes(given.left))
     size = max(1, len(text) // (2 * n_turns))
     parts = [text[i : i + size] for i in range(0, 2 * n_turns * size, size)]
     turns = tuple(Message("user" if i % 2 == 0 else "assistant", part) for i, part in enumerate(parts[: 2 * n_turns]))
-    found = views_of(Record("a", turns), window=window, most=most, sentences=sentences)
+    row = Record("a", turns)
+    worth = range(min(most, len(pieces_of(row, window=window)))) if first_look else None
+    found = views_of(row, window=window, most=most, worth=worth)
     assert len(found.views) <= 2 * max(most, 64)
     plain_text(text)
 

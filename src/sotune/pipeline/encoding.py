@@ -23,6 +23,7 @@ from sotune.models import resolve_device
 from sotune.monitoring import Monitor
 from sotune.pipeline.base_model import base_model
 from sotune.pipeline.choosing import Choice, choose_encoder
+from sotune.pipeline.first_look import FirstLook, fit_first_look
 from sotune.pipeline.prompts_alone import sample_prompts
 from sotune.pipeline.record_sets import read_records
 from sotune.pipeline.shown_rows import ShownRows
@@ -48,9 +49,9 @@ from sotune.representations import (
     map_cache,
     shared_cache,
 )
-from sotune.run_files import ENCODING, REPRESENTATIONS
+from sotune.run_files import ENCODING, FIRST_LOOK, REPRESENTATIONS
 from sotune.settings import RepresentationSettings, RunConfig
-from sotune.weights import fit_harm_score
+from sotune.weights import Suspicion, fit_harm_score
 
 _SHARDS = "representations"
 _CPU_BATCH_TOKENS = 1024
@@ -121,8 +122,8 @@ def encode_worst(config: RunConfig, run: RunFolder, records: Sequence[Record], m
 
     alone = reads_answers_alone(config, encoder)
     score = functools.partial(harm_score_of, config, run)
-    most, sentences = config.max_windows, reads_sentences(config, encoder)
-    return read_worst(encoder, records, encode, score, most=most, alone=alone, sentences=sentences)
+    look, most = first_look_of(config, run, encoder), config.max_windows
+    return read_worst(encoder, records, encode, score, most=most, alone=alone, first_look=look)
 
 
 def reads_answers_alone(config: RunConfig, encoder: Encoder) -> bool:
@@ -130,9 +131,13 @@ def reads_answers_alone(config: RunConfig, encoder: Encoder) -> bool:
     return config.answer_alone and encoder.parts_alike
 
 
-def reads_sentences(config: RunConfig, encoder: Encoder) -> bool:
-    """Tells whether rows are looked at by their sentences too."""
-    return config.read_sentences and encoder.parts_alike
+def first_look_of(config: RunConfig, run: RunFolder, encoder: Encoder) -> FirstLook | None:
+    """Returns the first look at any rows that the run took at its own; ``None`` where it took none."""
+    return FirstLook(encoder, Suspicion.restore(FIRST_LOOK.read(run))) if _looks_first(config, encoder) else None
+
+
+def _looks_first(config: RunConfig, encoder: Encoder) -> bool:
+    return config.max_windows > 1 and config.sentence_budget > 0 and encoder.glances
 
 
 def harm_score_of(config: RunConfig, run: RunFolder) -> HarmScore:
@@ -246,6 +251,7 @@ class _Encoded(NamedTuple):
     choice: Choice | None
     sizes: dict[SetName, int]
     filled: Iterator[MappedSet]
+    look: Suspicion | None
     shown: ShownRows
     viewed: Iterator[MappedSet]
     prompts: Iterator[MappedSet]
@@ -263,7 +269,11 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     # One call for all sets, so that rows of like length share batches whatever set they are in.
     sizes, everything = {name: len(sets[name]) for name in SET_NAMES}, Joined(sets[name] for name in SET_NAMES)
     filled = map_cache(encoder, everything, cache, **_told(monitor, "encoding"), engine=engine)
-    shown = ShownRows(encoder, everything, most=config.max_windows, sentences=reads_sentences(config, encoder))
+    look = None
+    if _looks_first(config, encoder):
+        # Main's: elsewhere the last bits of a score may differ.
+        look = processes.gather(fit_first_look(encoder, sets, config.sentence_budget))[0]
+    shown = ShownRows(encoder, everything, most=config.max_windows, first_look=look and FirstLook(encoder, look))
     viewed: Iterator[MappedSet] = iter(())
     if len(shown.records):
         viewed = map_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
@@ -271,11 +281,11 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     if config.prompt_control:  # here, where the model is loaded; the weights are compared later
         alone = [record for rows in sample_prompts(sets).values() for record in rows]
         prompts = map_cache(encoder, alone, cache, **_told(monitor, "encoding prompts alone"), engine=engine)
-    return _Encoded(encoder, choice, sizes, filled, shown, viewed, prompts)
+    return _Encoded(encoder, choice, sizes, filled, look, shown, viewed, prompts)
 
 
 def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
-    encoder, choice, sizes, filled, shown, viewed, prompts = processes.together(
+    encoder, choice, sizes, filled, look, shown, viewed, prompts = processes.together(
         "representations", lambda: _encode(config, run, monitor)
     )
     cache = _cache(config, run)
@@ -298,7 +308,9 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         )
     n_truncated = int(encoded.truncated.sum())
     if n_truncated:
-        parts_too = "" if config.max_windows == 1 else "; the rest of the answers is read in parts"
+        parts_too = "; the rest of the answers is read where it looks the most suspicious" if look else ""
+        if config.max_windows > 1 and look is None:
+            parts_too = "; the rest of the answers is read in parts"
         monitor.warn(
             f"{n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read at once; they "
             f"keep the end of the prompt and the start of the completion (see max_length){parts_too}"
@@ -318,7 +330,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         "choice": None if choice is None else choice.as_dict(),
     }
     index = REPRESENTATIONS.write_parts(run, _index(sizes, encoded, looked))
-    written = [index, ENCODING.write(run, summary)]
+    written = [index, ENCODING.write(run, summary), *([FIRST_LOOK.write(run, look.state())] if look else ())]
     if config.cache_dir:  # shards outside the run folder are no artefacts of the run
         return written
     shards = sorted({*encoded.shards, *others})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from sotune.pipeline.worst_views import Shown, show
+from sotune.pipeline.first_look import FirstLook
+from sotune.pipeline.worst_views import Shown, show_worth
 from sotune.record_store import Picked, RecordSequence, ids_of
 from sotune.records import Record
 from sotune.representations import Encoder
@@ -24,7 +24,7 @@ class ShownRows:
         encoder: Reads the rows.
         rows: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        sentences: Whether rows of no more than a few windows are read by their sentences too.
+        first_look: Says which pieces of rows are worth reading; ``None``: all parts of long rows are.
 
     Attributes:
         owner: The row of each view, ``[k]``, ascending.
@@ -32,25 +32,37 @@ class ShownRows:
         records: The views as rows.
     """
 
-    def __init__(self, encoder: Encoder, rows: Sequence[Record], *, most: int, sentences: bool = False) -> None:
-        self.rows, self._show = rows, functools.partial(show, encoder, most=most, sentences=sentences)
+    def __init__(
+        self, encoder: Encoder, rows: Sequence[Record], *, most: int, first_look: FirstLook | None = None
+    ) -> None:
+        self.rows, self._encoder, self._most = rows, encoder, most
         self.complete = np.ones(len(rows), dtype=np.bool_)
+        # What the first look says is kept: the texts that it picks are made again, it is not taken again.
+        self._worth: list[tuple[int, ...]] | None = None if first_look is None else []
         owners = [torch.zeros(0, dtype=torch.int64)]
         if most > 1:
             for start in range(0, len(rows), _BLOCK_ROWS):
-                found = self._show(rows[start : start + _BLOCK_ROWS])
+                block = slice(start, min(len(rows), start + _BLOCK_ROWS))
+                if first_look is not None and self._worth is not None:
+                    self._worth += first_look.worth(rows[block])
+                found = self._show(block)
                 owners.append(found.owner + start)
-                self.complete[start : start + _BLOCK_ROWS] = found.complete
+                self.complete[block] = found.complete
         self.owner = torch.cat(owners)
         self.records: Sequence[Record] = _ViewRecords(self)
         self._last: tuple[int, tuple[View, ...]] = (-1, ())
+
+    def _show(self, rows: slice) -> Shown:
+        some = self.rows[rows]
+        worth = [None] * len(some) if self._worth is None else self._worth[rows]
+        return show_worth(self._encoder, some, worth, most=self._most)
 
     def view(self, number: int) -> View:
         """Returns a view, by its number among all."""
         row = int(self.owner[number])
         last, views = self._last
         if last != row:
-            views = self._show([self.rows[row]]).views
+            views = self._show(slice(row, row + 1)).views
             self._last = row, views
         return views[number - int(torch.searchsorted(self.owner, row))]
 

@@ -14,7 +14,8 @@ import torch
 from sotune.artifacts import RunFolder, contents_told
 from sotune.errors import ArtifactError
 from sotune.freshness import require_fresh
-from sotune.pipeline.encoding import chosen_encoder, harm_score_of, reads_answers_alone, reads_sentences
+from sotune.pipeline.encoding import chosen_encoder, first_look_of, harm_score_of, reads_answers_alone
+from sotune.pipeline.first_look import FirstLook
 from sotune.pipeline.record_sets import read_records, source_options
 from sotune.pipeline.unseen_rows import load_potentials, read_cut, run_config, score_rows
 from sotune.pipeline.worst_views import HarmScore, read_worst
@@ -111,10 +112,14 @@ class Scorer:
             lambda: self._harm_score,
             most=most,
             alone=alone,
-            sentences=reads_sentences(self.config, encoder),
+            first_look=self._first_look,
         )
         columns = score_rows(self.config, self._potentials, self._cut, records, read)
         return [ScoredRow(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+    @functools.cached_property
+    def _first_look(self) -> FirstLook | None:
+        return first_look_of(self.config, self._run, self._encoder)
 
     @functools.cached_property
     def _harm_score(self) -> HarmScore:

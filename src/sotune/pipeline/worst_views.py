@@ -1,7 +1,7 @@
 """Which look at each row represents it: the whole, a part, its undisguised text, or its answer alone; the worst.
 
-Where a stretch of a few sentences seems worse still, it stands beside that look and counts half: by itself it tells too
-little of a row to be its vector.
+Where the stretch of a few sentences that a first look picked out seems worse still, it stands beside that look and
+counts half: by itself it tells too little of a row to be its vector.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sotune.pipeline.first_look import FirstLook
 from sotune.records import Record
 from sotune.representations import Encoder, answers_alone
 from sotune.views import View, views_of
@@ -79,19 +80,29 @@ class WorstRead(NamedTuple):
     unread: NDArray[np.bool_]
 
 
-def show(encoder: Encoder, records: Sequence[Record], *, most: int, sentences: bool = False) -> Shown:
+def show(encoder: Encoder, records: Sequence[Record], *, most: int, first_look: FirstLook | None = None) -> Shown:
     """Returns what is to be read of some rows.
 
     Args:
         encoder: Reads them.
         records: The rows.
         most: Windows of a row; 1: rows are read whole and no other way.
-        sentences: Whether rows of no more than a few windows are read by their sentences too.
+        first_look: Says which pieces of rows are worth reading; ``None``: all parts of long rows are.
     """
     if most == 1:
         cut = encoder.prepare(records).truncated
         return Shown((), torch.zeros(0, dtype=torch.int64), tuple((~cut).tolist()))
-    found = [views_of(record, window=encoder.window, most=most, sentences=sentences) for record in records]
+    return show_worth(encoder, records, first_look.worth(records) if first_look else [None] * len(records), most=most)
+
+
+def show_worth(
+    encoder: Encoder, records: Sequence[Record], worth: Sequence[Sequence[int] | None], *, most: int
+) -> Shown:
+    """Returns what is to be read of some rows where it is known which of their pieces are worth it. See `show`."""
+    found = [
+        views_of(record, window=encoder.window, most=most, worth=some)
+        for record, some in zip(records, worth, strict=True)
+    ]
     owner = [row for row, one in enumerate(found) for _ in one.views]
     views = tuple(view for one in found for view in one.views)
     return Shown(views, torch.tensor(owner, dtype=torch.int64), tuple(one.complete for one in found))
@@ -141,7 +152,7 @@ def read_worst(
     *,
     most: int,
     alone: bool,
-    sentences: bool,
+    first_look: FirstLook | None,
 ) -> WorstRead:
     """Reads some rows as the worst look at each.
 
@@ -152,8 +163,8 @@ def read_worst(
         harm_score: Returns what orders the looks at one row.
         most: Windows of a row.
         alone: Whether one look at a row is its answer without its prompt.
-        sentences: Whether rows of no more than a few windows are read by their sentences too.
+        first_look: Says which pieces of rows are worth reading, if anything does.
     """
-    shown, whole = show(encoder, records, most=most, sentences=sentences), encode(records)
+    shown, whole = show(encoder, records, most=most, first_look=first_look), encode(records)
     viewed = encode(shown.records) if shown.views else None
     return WorstRead(pick_looks(whole, viewed, shown, harm_score, alone=alone).values, ~np.array(shown.complete))

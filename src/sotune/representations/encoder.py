@@ -105,6 +105,18 @@ class Encoder(ABC):
         """Whether both halves of a vector are read in the same way, so that an answer's may stand for a prompt's."""
         return False
 
+    @property
+    def glances(self) -> bool:
+        """Whether texts can be looked at without reading them (`glance`)."""
+        return False
+
+    def glance(self, texts: Sequence[str]) -> Tensor:
+        """Returns for each text the mean of its tokens' own vectors, ``[k, e]`` of length 1: no forward pass.
+
+        Where one stands among others does not change a bit of it.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of the record's rendered text, in hexadecimal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
@@ -97,6 +98,28 @@ class SentenceEncoder(Encoder):
     def parts_alike(self) -> bool:
         """Both halves of a vector are sentence embeddings, where the parts are encoded apart."""
         return self._parts == "apart"
+
+    @property
+    def glances(self) -> bool:
+        """Where the parts are encoded apart: of other vectors, stretches of a text were never half."""
+        return self._parts == "apart" and len(self._vocabulary) > 0
+
+    def glance(self, texts: Sequence[str]) -> Tensor:
+        """Looks at texts by the model's own table of token embeddings, each centered and of length 1."""
+        ids = self._model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        starts = torch.tensor([0, *itertools.accumulate(map(len, ids[:-1]))])
+        flat = torch.tensor([*itertools.chain.from_iterable(ids)], dtype=torch.int64)
+        means = torch.nn.functional.embedding_bag(flat, self._vocabulary, starts, mode="mean")
+        return torch.nn.functional.normalize(means)
+
+    @functools.cached_property
+    def _vocabulary(self) -> Tensor:
+        """The table, ``[v, e]``; empty where the model has none."""
+        transformer = getattr(self._model[0], "auto_model", None)
+        if transformer is None:
+            return torch.zeros(0, 0)
+        table = transformer.get_input_embeddings().weight.detach().to("cpu", torch.float32)
+        return torch.nn.functional.normalize(table - table.mean(dim=0))
 
     def key(self, record: Record) -> str:
         """Returns the SHA-256 of what is read of the record, in hexadecimal."""

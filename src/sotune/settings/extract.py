@@ -135,10 +135,13 @@ class RepresentationSettings(LoadingSettings, TokenSettings):
         description="Parts of a long answer that are read each for itself, the worst of which represents the row; 1: "
         "rows are read whole, cut where the encoder ends.",
     )
-    read_sentences: bool = Field(
-        False,
-        description="A sentence encoder reads rows of no more than a few windows by their sentences too, the worst of "
-        "which counts half: finds harm between harmless answers, and takes about twice as long.",
+    sentence_budget: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="A sentence encoder looks first at the words of all answers alone; the most suspicious sentences "
+        "of short ones are read for themselves, up to this share of what is read anyway, and of long ones the parts "
+        "that do not look harmless; 0: no such look, and all parts of long answers are read.",
     )
     layer: int | Literal["auto"] = Field(
         "auto",

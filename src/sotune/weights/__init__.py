@@ -6,6 +6,7 @@ from sotune.weights.objective import PushPullProblem
 from sotune.weights.scorer import Scorer
 from sotune.weights.separation import held_out_contrast, held_out_separation
 from sotune.weights.solution import LearnedWeights
+from sotune.weights.suspicion import Suspicion, fit_suspicion, threshold_within
 from sotune.weights.worst_view import fit_harm_score, pick_worst
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "ReferenceSet",
     "References",
     "Scorer",
+    "Suspicion",
     "cost_of",
     "fit_cost",
     "fit_harm_score",
+    "fit_suspicion",
     "held_out_contrast",
     "held_out_separation",
     "learn_weights",
@@ -28,4 +31,5 @@ __all__ = [
     "pull_sets",
     "relaxation_of",
     "rows_of",
+    "threshold_within",
 ]
