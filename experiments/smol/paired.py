@@ -53,7 +53,9 @@ def read_cells(grid: Path) -> list[Row]:
         trained = read_json(path.parent / "training.json")
         figures = trained.get("figures") or {}
         names = ("rows_left_out", "extra_tokens", "scale", "risky_drift", "harmless_drift", "unseen_drift")
-        told = {"rows": trained["n_rows"], "steps": trained["n_steps"]} | {n: figures.get(n, "") for n in names}
+        told = {"rows": trained["n_rows"], "steps": trained["n_steps"]} | {
+            n: round(figures[n], 4) for n in names if n in figures
+        }
         cells.append({**cell, "told": told, "scores": scores_of(path.parent / "verdicts.parquet")})
     return cells
 
@@ -80,8 +82,8 @@ def described(cell: Row, cells: Sequence[Row]) -> Row:
             found = compare_paired(cell["scores"][what], other["scores"][what], confidence=_CONFIDENCE)
             line |= _named(f"{what}_to_aligned", found.difference, found.low, found.high)
             line |= {f"{what}_only": found.only_first, f"{what}_only_aligned": found.only_second}
-            line[f"{what}_p"] = round(found.p_value, 4)
-    if (plain := _beside(cell, cells, _PLAIN)) and cell["method"] != _PLAIN:
+            line[f"{what}_p"] = float(f"{found.p_value:.2g}")
+    if (plain := _beside(cell, cells, _PLAIN)) and cell["method"] not in (_BASE, _PLAIN):
         line |= _gap("utility_to_sft", cell["scores"]["utility"], plain["scores"]["utility"])
     return line | cell.get("told", {})
 
@@ -93,8 +95,8 @@ def means(method: str, cells: Sequence[Row]) -> Row:
     for what in ("harm", "harm_unseen", "over_refusal", "utility"):
         line[what] = round(statistics.fmean(statistics.fmean(cell["scores"][what].values()) for cell in own), 4)
         against = _PLAIN if what == "utility" else _BASE
-        both = [(cell, other) for cell in own if (other := _beside(cell, cells, against)) and method != against]
-        if both:
+        both = [(cell, other) for cell in own if (other := _beside(cell, cells, against))]
+        if both and method not in (_BASE, against):
             first, second = (_by_prompt([pair[i] for pair in both], what) for i in (0, 1))
             line |= _gap(f"{what}_to_{_PLAIN if what == 'utility' else 'aligned'}", first, second)
     return line
