@@ -273,7 +273,8 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     if _looks_first(config, encoder):
         # Main's: elsewhere the last bits of a score may differ.
         look = processes.gather(fit_first_look(encoder, sets, config.sentence_budget))[0]
-    shown = ShownRows(encoder, everything, most=config.max_windows, first_look=look and FirstLook(encoder, look))
+    first_look = None if look is None else FirstLook(encoder, look)
+    shown = ShownRows(encoder, everything, most=config.max_windows, first_look=first_look)
     viewed: Iterator[MappedSet] = iter(())
     if len(shown.records):
         viewed = map_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)

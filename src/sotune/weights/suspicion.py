@@ -95,6 +95,6 @@ def threshold_within(budget: float, scores: Sequence[float], lengths: Sequence[i
     ):
         spent += sum(length for _, length in alike)
         if spent > budget:
-            return score + 1 if math.isnan(last) else (score + last) / 2
+            return float(score + 1 if math.isnan(last) else (score + last) / 2)
         last = score
     return 0.0 if math.isnan(last) else last - 1
