@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sotune import processes
 from sotune.artifacts import RunFolder, library_versions
@@ -29,6 +29,8 @@ from sotune.reporting.finding import FED_BY_HARM, stand_in
 from sotune.run_files import ADAPTER
 from sotune.sentinels import normalize_prompt
 from sotune.settings import ModelEvaluation, RenderingSettings, RunConfig
+
+Name = TypeVar("Name", bound=str)
 
 _ANSWERS = "evaluation-parts"
 
@@ -66,7 +68,11 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     else:
         _ask(config, run, monitor)
     prompts = load_eval_prompts(config)
-    for name, n in count_shared(prompts, {"kept rows": read_kept(run)[0], **read_records(run, *SET_NAMES[1:])}).items():
+    trained_on = {
+        "kept rows": read_kept(run)[0],
+        **dict[str, Sequence[Record]](read_records(run, *SET_NAMES[1:]).items()),
+    }
+    for name, n in count_shared(prompts, trained_on).items():
         words = name.replace("_", " ")
         monitor.warn(f"{n:,} evaluation prompts are prompts of the {words} too; rates on them say little of new ones")
     found = evaluate_in(run, config, _candidates(config, run), prompts, monitor, answers=_ANSWERS)
@@ -76,7 +82,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
     return outputs
 
 
-def count_shared(prompts: Sequence[EvalPrompt], sets: Mapping[str, Sequence[Record]]) -> dict[str, int]:
+def count_shared(prompts: Sequence[EvalPrompt], sets: Mapping[Name, Sequence[Record]]) -> dict[Name, int]:
     """Returns how many distinct prompts are those of rows of some sets too; only sets that share some."""
     asked = {normalize_prompt(prompt.messages[-1].content) for prompt in prompts}
     shared = {
