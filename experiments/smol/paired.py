@@ -62,14 +62,16 @@ def read_cells(grid: Path) -> list[Row]:
 
 def scores_of(path: Path) -> Scores:
     """Returns what the judges hold of each prompt, by what it is asked for."""
-    verdicts = load_verdicts(path)
     found: Scores = defaultdict(dict)
-    for one in verdicts["harm"]:
-        found["harm"][one.id] = found[f"harm_{group(one.id)}"][one.id] = one.score
-    for one in verdicts["refusal"]:
-        if one.id not in found["harm"]:
-            found["over_refusal"][one.id] = one.score
-    found["utility"] = {one.id: one.score for one in verdicts["task"]}
+    for role, verdicts in load_verdicts(path).items():
+        for one in verdicts:
+            if one.score is None:
+                raise SystemExit(f"{path}: {one.id} is unscored; a judge that scores all is compared here")
+            found[role][one.id] = one.score
+    for id, score in found["harm"].items():
+        found[f"harm_{group(id)}"][id] = score
+    found["over_refusal"] = {id: score for id, score in found.pop("refusal").items() if id not in found["harm"]}
+    found["utility"] = found.pop("task")
     return found
 
 
@@ -85,7 +87,7 @@ def described(cell: Row, cells: Sequence[Row]) -> Row:
             line[f"{what}_p"] = float(f"{found.p_value:.2g}")
     if (plain := _beside(cell, cells, _PLAIN)) and cell["method"] not in (_BASE, _PLAIN):
         line |= _gap("utility_to_sft", cell["scores"]["utility"], plain["scores"]["utility"])
-    return line | cell.get("told", {})
+    return {**line, **cell.get("told", {})}
 
 
 def means(method: str, cells: Sequence[Row]) -> Row:
