@@ -162,10 +162,10 @@ def together(name: str, work: Callable[[], Found], payload: Any = None) -> Found
     return found
 
 
-def call(name: str, work: Callable[[], object]) -> None:
+def call(name: str, work: Callable[[], object], payload: Any = None) -> None:
     """Has all processes do their part beforehand of what main then finds done; does nothing in a single one."""
     if _Meeting.hidden is not None:
-        together(name, work)
+        together(name, work, payload)
 
 
 @contextlib.contextmanager
