@@ -6,6 +6,7 @@ import traceback
 import pytest
 import typer
 
+import sotune
 from chat_server import KEY, ChatServer, rule
 from sotune.cli.console import Output, errors_told
 from sotune.errors import ConfigError, DataError, SotuneError, redacted
@@ -114,7 +115,15 @@ def test_planted_secrets_are_in_no_file_of_a_run(cli, data, server, tmp_path, ti
     result = cli("run", file)
     assert result.exit_code == 0, result.output
     assert server.log[0].authorization == f"Bearer {KEY}"
-    written = everything(tmp_path / "run") + result.output
+    refusal = (401, f'{{"error": {{"message": "Incorrect API key provided: {KEY}"}}}}'.encode())
+    server.fault = lambda question, attempt: refusal
+    with pytest.raises(SotuneError, match="refused the API key") as error:
+        sotune.open_run(tmp_path / "run").evaluate(max_new_tokens=5)
+    told = cli("evaluate", tmp_path / "run", "--max-new-tokens", "5", "--log-file", tmp_path / "run" / "log.txt")
+    assert told.exit_code == 2
+    assert cli("report", tmp_path / "run").exit_code == 0
+    written = everything(tmp_path / "run") + result.output + told.output
+    written += "".join(traceback.format_exception(error.value))
     assert KEY not in written
     assert "planted-" not in written
 
