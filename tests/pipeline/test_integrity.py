@@ -13,7 +13,7 @@ import sotune
 from pipeline_rows import rows, write_jsonl
 from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError, ConfigError, SotuneError
-from sotune.run_files import CONFIG, KEPT, SELECTION, WEIGHTS
+from sotune.run_files import CONFIG, KEPT, SELECTION, STALE, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,25 @@ def test_what_scoring_leaves_is_listed_too(run, world):
     assert sotune.verify(run).faults == {}
     flip(run / "scores.parquet", 999)
     assert [*sotune.verify(run).faults] == ["scores.parquet"]
+
+
+@pytest.mark.parametrize("name", ["kept.jsonl", "weights.parquet"])
+def test_scores_are_not_written_over_something_else(run, world, name):
+    before = (run / name).read_bytes()
+    with pytest.raises(ConfigError, match="holds no scores"):
+        sotune.score(run, world / "train.jsonl", out=run / name)
+    assert (run / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["new.jsonl", "new.parquet"])
+def test_scores_are_written_over_scores(run, world, name):
+    first, again = (sotune.score(run, world / "train.jsonl", out=run.parent / name) for _ in range(2))
+    assert first == again
+
+
+def test_what_says_what_is_stale_is_no_stranger(run):
+    STALE.write(run, {"train": "changed"})
+    assert sotune.verify(run).unlisted == ()
 
 
 def test_a_damaged_output_is_made_anew_and_said(run, finished, tiny_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from sotune.settings.evaluate import is_on_this_machine
 from sotune.sources import QuarantinedRow, load_set
 from sotune.weights import Scorer
 
+_LINES = (".jsonl", ".ndjson")
 _ROWS_AT_ONCE = 16_384  # whole blocks of the encoder's, so that its batches are those of all rows at once
 
 
@@ -108,6 +110,7 @@ def score(
     Raises:
         ArtifactError: The folder is no run or another process's, or its weights cannot be extended.
         DataError: The new rows cannot be read.
+        ConfigError: The file is there and holds no scores.
     """
     run = RunFolder.open(Path(folder))
     config = run_config(run)
@@ -127,6 +130,7 @@ def _score(
     run: RunFolder, config: RunConfig, data: str, *, out: Path, where: tuple[str, ...], watch: Monitor
 ) -> ScoreSummary:
     require_fresh(run, "weights", "selection")
+    _check_target(out)
     scorer = load_potentials(run, config)
     options = replace(source_options(config, "downstream"), where=where, limit=None)
     with kept_on_disk(run.path) as keep:
@@ -199,6 +203,25 @@ def score_rows(
     }
 
 
+def _check_target(out: Path) -> None:
+    """Refuses to write over a file that holds something else than scores, such as the rows themselves."""
+    import pyarrow.parquet as pq
+
+    if out.name == SCORES.name or not out.exists():
+        return
+    try:
+        if out.suffix in _LINES:
+            with out.open("rb") as lines:
+                first = lines.readline(1 << 20)
+            names = json.loads(first or '{"weight": 0, "would_keep": 0}')
+        else:
+            names = pq.read_schema(out).names
+    except (OSError, ValueError):  # those of pyarrow are one or the other
+        names = ()
+    if not {"weight", "would_keep"} <= {*names}:
+        raise ConfigError(f"{out} is there and holds no scores; name another file for them (--scores)")
+
+
 def _decide(config: SelectionSettings, weight: float, unknown: bool, unread: bool, *, cut: float) -> tuple[bool, str]:
     """Returns whether the run's selection would keep a row, and why, in words."""
     if refused := why_refused(config, unknown=unknown, unread=unread):
@@ -217,7 +240,7 @@ def _write(
     quarantined: Sequence[QuarantinedRow],
 ) -> None:
     """Writes the scores; those that lie in the run are noted there, so that they are known to be stale one day."""
-    if out.suffix in (".jsonl", ".ndjson"):
+    if out.suffix in _LINES:
         Lines(out.name, verb=SCORES.verb).write(out.parent, (row for part in parts for row in _rows(part)))
     else:
         SCORES.named(out.name).write_parts(out.parent, parts)

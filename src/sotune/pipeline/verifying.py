@@ -10,6 +10,10 @@ from typing import Any
 from sotune.artifacts import FORMAT, LOCK, MARKER, RunFolder, is_temporary
 from sotune.errors import ArtifactError
 from sotune.representations import is_intact_shard
+from sotune.run_files import STALE
+
+_OWN = (MARKER, LOCK, STALE.name)
+"""What sotune writes and no manifest lists."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def verify(folder: str | Path) -> Verification:
         inner, wrong = _check_folder(RunFolder(marker.parent))
         checked |= {str(own / name) for name in inner}
         faults |= {str(own / name): fault for name, fault in wrong.items()}
-    rest = [path for path in sorted(run.path.rglob("*")) if path.is_file() and path.name not in (MARKER, LOCK)]
+    rest = [path for path in sorted(run.path.rglob("*")) if path.is_file() and path.name not in _OWN]
     unlisted = []
     for path in rest:
         name = str(path.relative_to(run.path))
