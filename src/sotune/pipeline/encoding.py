@@ -265,7 +265,9 @@ def _encode(config: RunConfig, run: RunFolder, monitor: Monitor) -> _Encoded:
     if _looks_first(config, encoder):
         # Main's: elsewhere the last bits of a score may differ.
         look = processes.gather(fit_first_look(encoder, sets, config.sentence_budget))[0]
-    shown = ShownRows(encoder, everything, most=config.max_windows, first_look=look and FirstLook(encoder, look))
+    shown = ShownRows(
+        encoder, everything, most=config.max_windows, first_look=FirstLook(encoder, look) if look else None
+    )
     viewed: Iterator[MappedSet] = iter(())
     if len(shown.records):
         viewed = map_cache(encoder, shown.records, cache, **_told(monitor, "encoding parts"), engine=engine)
