@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -90,11 +91,10 @@ def threshold_within(budget: float, scores: Sequence[float], lengths: Sequence[i
     2.5
     """
     spent, last = 0, math.nan
-    for score, alike in itertools.groupby(
-        sorted(zip(scores, lengths, strict=True), reverse=True), key=lambda one: one[0]
-    ):
+    ranked = sorted(zip(scores, lengths, strict=True), reverse=True)
+    for score, alike in itertools.groupby(ranked, key=operator.itemgetter(0)):
         spent += sum(length for _, length in alike)
         if spent > budget:
-            return float(score + 1 if math.isnan(last) else (score + last) / 2)
-        last = score
+            return float(score) + 1 if math.isnan(last) else (float(score) + last) / 2
+        last = float(score)
     return 0.0 if math.isnan(last) else last - 1
