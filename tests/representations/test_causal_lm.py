@@ -170,7 +170,7 @@ def test_weights_are_loaded_with_the_first_batch(tiny_model, records, monkeypatc
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     encoder.prepare(records)
     assert encoder.fingerprint
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match="could not be loaded"):
         encoder.encode(records)
 
 
