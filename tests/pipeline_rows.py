@@ -24,3 +24,10 @@ def rows(kind, n, seed):
 def write_jsonl(path, content):
     path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
     return path
+
+
+def write_sets(folder, *, benign, harmful, reference):
+    """Writes what a run needs: train.jsonl of so many harmless and harmful rows, anchor.jsonl and harm.jsonl."""
+    write_jsonl(folder / "train.jsonl", rows("benign", benign, 1) + rows("harmful", harmful, 2))
+    write_jsonl(folder / "anchor.jsonl", rows("benign", 12, 3))
+    write_jsonl(folder / "harm.jsonl", rows("harmful", reference, 4))

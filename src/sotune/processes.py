@@ -180,18 +180,23 @@ def alone() -> Iterator[None]:
             _forget_accelerate()
 
 
+def _enter() -> None:
+    """Meets the other processes; what all of them would say is said once."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
+    _meet()
+    if not is_main():
+        warnings.simplefilter("ignore")  # main says the same
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Runs a command in all processes: the first that fails says why, and none of the others goes on or hangs."""
     if size() == 1:
         yield
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
-    _meet()
+    _enter()
     number, count = rank(), size()
     threading.Thread(target=_follow, args=(number,), daemon=True).start()
-    if not is_main():
-        warnings.simplefilter("ignore")  # main says the same
     try:
         yield
         barrier()
@@ -220,10 +225,7 @@ def watched() -> Iterator[None]:
     if size() == 1:
         yield
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises in every process
-    _meet()
-    if not is_main():
-        warnings.simplefilter("ignore")  # main says the same
+    _enter()
     yield
     barrier()
     _leave()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline_rows import rows, write_jsonl
+from pipeline_rows import rows, write_jsonl, write_sets
 from sotune.artifacts import read_json
 
 KEPT = {"prompt", "completion", "weight"}
@@ -46,9 +46,7 @@ def trained(tmp_path_factory, tiny_model):
     import sotune
 
     folder = tmp_path_factory.mktemp("trained")
-    write_jsonl(folder / "train.jsonl", rows("benign", 30, 1) + rows("harmful", 4, 2))
-    write_jsonl(folder / "anchor.jsonl", rows("benign", 12, 3))
-    write_jsonl(folder / "harm.jsonl", rows("harmful", 20, 4))
+    write_sets(folder, benign=30, harmful=4, reference=20)
     prompts = [{"prompt": f"How to {i}?", "kind": kind} for i in range(3) for kind in ("harmful", "lookalike")]
     write_jsonl(folder / "prompts.jsonl", prompts)
     return sotune.run(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import sotune
-from pipeline_rows import rows, write_jsonl
+from pipeline_rows import write_sets
 from sotune import artifacts
 from sotune.artifacts import RunFolder, atomic_path, disk_faults_told, write_text
 from sotune.errors import ArtifactError
@@ -32,9 +32,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("faults")
-    write_jsonl(folder / "train.jsonl", rows("benign", 24, 1) + rows("harmful", 4, 2))
-    write_jsonl(folder / "anchor.jsonl", rows("benign", 12, 3))
-    write_jsonl(folder / "harm.jsonl", rows("harmful", 14, 4))
+    write_sets(folder, benign=24, harmful=4, reference=14)
     return {
         "data": str(folder / "train.jsonl"),
         "safe_anchor": str(folder / "anchor.jsonl"),

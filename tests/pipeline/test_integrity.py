@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import sotune
-from pipeline_rows import rows, write_jsonl
+from pipeline_rows import write_sets
 from sotune.artifacts import RunFolder, read_json
 from sotune.errors import ArtifactError, ConfigError, SotuneError
 from sotune.run_files import CONFIG, KEPT, SELECTION, STALE, WEIGHTS
@@ -20,9 +20,7 @@ from sotune.run_files import CONFIG, KEPT, SELECTION, STALE, WEIGHTS
 def finished(tmp_path_factory, tiny_model):
     """A run folder up to the selection, and the data that it was made from."""
     folder = tmp_path_factory.mktemp("finished")
-    write_jsonl(folder / "train.jsonl", rows("benign", 40, 1) + rows("harmful", 6, 2))
-    write_jsonl(folder / "anchor.jsonl", rows("benign", 12, 3))
-    write_jsonl(folder / "harm.jsonl", rows("harmful", 14, 4))
+    write_sets(folder, benign=40, harmful=6, reference=14)
     sotune.weigh(**settings(folder, tiny_model), threads=1)
     return folder
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import sotune
-from pipeline_rows import rows, write_jsonl
+from pipeline_rows import write_jsonl, write_sets
 from sotune.artifacts import sha256_file, sha256_json, write_json
 from sotune.errors import SotuneError
 from sotune.run_files import METRICS, PROMISE, SOLVER, Json
@@ -16,9 +16,7 @@ from sotune.run_files import METRICS, PROMISE, SOLVER, Json
 def finished(tmp_path_factory, tiny_model):
     """A run that went the whole way."""
     folder = tmp_path_factory.mktemp("finished")
-    write_jsonl(folder / "train.jsonl", rows("benign", 24, 1) + rows("harmful", 4, 2))
-    write_jsonl(folder / "anchor.jsonl", rows("benign", 12, 3))
-    write_jsonl(folder / "harm.jsonl", rows("harmful", 14, 4))
+    write_sets(folder, benign=24, harmful=4, reference=14)
     write_jsonl(folder / "prompts.jsonl", [{"prompt": f"How to {i}?", "kind": "harmful"} for i in range(2)])
     sotune.run(
         folder / "train.jsonl", safe_anchor=folder / "anchor.jsonl", harmful_reference=folder / "harm.jsonl",

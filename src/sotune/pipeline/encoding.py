@@ -309,9 +309,8 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         )
     n_truncated = int(encoded.truncated.sum())
     if n_truncated:
-        parts_too = "; the rest of the answers is read where it looks the most suspicious" if look else ""
-        if config.max_windows > 1 and look is None:
-            parts_too = "; the rest of the answers is read in parts"
+        where = "in parts" if look is None else "where it looks the most suspicious"
+        parts_too = f"; the rest of the answers is read {where}" if config.max_windows > 1 else ""
         monitor.warn(
             f"{n_truncated:,} of {len(encoded.ids):,} rows are longer than the encoder can read at once; they "
             f"keep the end of the prompt and the start of the completion (see max_length){parts_too}"
