@@ -33,8 +33,8 @@ class SelectionSettings(StageSettings):
     )
     unread: Literal["flag", "drop", "keep"] = Field(
         "flag",
-        description="Rows of which a part that is learned was not read: kept by weight with a warning, dropped, or "
-        "kept by weight without a word.",
+        description="Rows of which a part that is learned was neither read nor found harmless by the first look: kept "
+        "by weight with a warning, dropped, or kept by weight without a word.",
     )
     unknown: Literal["flag", "drop", "keep"] = Field(
         "flag",
