@@ -54,7 +54,7 @@ class Views:
 
     Attributes:
         views: The parts; none where one look takes in all of the row.
-        complete: Whether all that is learned lies in a part, in what is read of the whole, or in what is not worth reading.
+        complete: Whether all that is learned and worth reading lies in a part, or in what is read of the whole.
     """
 
     views: tuple[View, ...]
