@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sotune.artifacts import sha256_json
 from sotune.errors import DataError
+from sotune.evaluation.judges.refusal import find_refusal
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import fits_question, own_answers
 from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
@@ -132,22 +133,25 @@ def held_sets(
     inputs: TrainInputs,
     harmless: Sequence[Record],
     *,
-    others: Sequence[Record] = (),
     more_risky: Sequence[Record] = (),
     model: Any = None,
     risky: int,
+    n_harmless: int,
     answer_tokens: int,
     decay: float,
 ) -> HeldSets:
     """Asks the model before fine-tuning.
 
+    Of prompts that may be answered only those are held that it does answer. A safe reference often shows risky prompts,
+    of which a small model refuses most: to hold these refusals too would leave nothing that keeps it from refusing more.
+
     Args:
         inputs: All that training may look at.
-        harmless: Rows whose prompts shall go on being answered; perhaps none.
-        others: More such rows, to measure by.
+        harmless: Rows whose prompts may be answered; perhaps none. Those that are not held are kept to measure by.
         more_risky: Rows with risky prompts of other kinds; a third of these too is kept to measure by.
         model: The model before fine-tuning, where it is loaded already.
         risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
+        n_harmless: How many of the harmless prompts are held, at most two thirds of those that the model answers.
         answer_tokens: The most tokens of an answer.
         decay: See `HeldAnswers`.
 
@@ -160,9 +164,8 @@ def held_sets(
     held_rows, unseen = _apart(_distinct([*of_reference, *filter(fits, more_risky)]))
     sets = {
         "risky": held_rows,
-        "harmless": list(filter(fits, _distinct(harmless))),
         "unseen": unseen,
-        "others": list(filter(fits, _distinct(others))),
+        "harmless": list(filter(fits, _distinct(harmless))),
     }
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
     if not held_rows:
@@ -173,6 +176,10 @@ def held_sets(
     answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens, model=model)
 
     answers = {name: [row for row in answered if row.id.startswith(f"{name}/")] for name in sets}
+    complied = [row for row in answers["harmless"] if find_refusal(row.completion) is None]
+    kept = complied[: min(n_harmless, len(complied) - len(complied) // _HELD_OUT)]
+    others = [row for row in answers["harmless"] if row not in kept]
+    answers["harmless"] = kept
 
     def held(name: str) -> HeldAnswers | None:
         if not answers[name]:
@@ -185,7 +192,7 @@ def held_sets(
             "the base model answers none of the harmful reference, so nothing can be held; train with hold: none"
         )
     warn_of_compliance([*answers["risky"], *answers["unseen"]])
-    before = {"risky": answers["unseen"] or answers["risky"], "harmless": answers["others"]}
+    before = {"risky": answers["unseen"] or answers["risky"], "harmless": others}
     refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
     return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)
 

@@ -22,7 +22,7 @@ from sotune.settings import StageSettings
 from sotune.training import TrainResult
 from sotune.training.change import StepChange
 
-_ASKED_AGAIN = 48  # prompts of the safe reference that no step looks at
+_ASKED_AGAIN = 48  # prompts of the safe reference that no step looks at, at least
 
 
 class KlSettings(StageSettings):
@@ -45,10 +45,11 @@ def ask_first(
     model: Any = None,
 ) -> HeldSets:
     """Returns the answers that are held, those to some harmless prompts among them; see `held_sets`."""
+    more = _ASKED_AGAIN if inputs.safe_reference else own.harmless_prompts // 2
     return held_sets(
         inputs,
-        harmless[: own.harmless_prompts],
-        others=inputs.safe_reference[own.harmless_prompts :][:_ASKED_AGAIN],
+        harmless[: own.harmless_prompts + more if own.harmless_prompts else 0],
+        n_harmless=own.harmless_prompts,
         more_risky=more_risky,
         model=model,
         risky=own.risky_prompts,
