@@ -213,16 +213,29 @@ def load_adapted(spec: ModelSpec, adapter: Path | None) -> Any:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Puts a model in evaluation mode without gradients, and back afterwards."""
+    """Puts a model in evaluation mode without gradients, and back afterwards.
+
+    The output layer is given contiguous states meanwhile. A causal LM passes on a slice of each row's states, which
+    PyTorch, where neither states nor weights take a gradient, multiplies as a batch: on a CPU with a copy of the whole
+    layer for each row, which may take longer than the model itself.
+    """
     import torch
 
     was_training = model.training
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    hook = head.register_forward_pre_hook(_contiguous) if head is not None else None
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         model.train(was_training)
+        if hook is not None:
+            hook.remove()
+
+
+def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.contiguous() for one in states)
 
 
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
