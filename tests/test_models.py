@@ -11,6 +11,7 @@ from sotune.errors import ConfigError
 from sotune.models import (
     ModelSpec,
     download_model,
+    evaluating,
     load_causal_lm,
     load_config,
     load_tokenizer,
@@ -221,3 +222,15 @@ def test_an_encoder_brings_no_module_of_its_own(tmp_path, tiny_model, entry, mes
     for load in (download_model, model_fingerprint):
         with pytest.raises(ConfigError, match=message):
             load(ModelSpec(str(folder)))
+
+
+def test_the_output_layer_gets_contiguous_states_while_evaluating(tiny_model):
+    """A causal LM hands on a slice of its states; of a batch they would be multiplied one by one."""
+    model = load_causal_lm(cpu(tiny_model("llama")), frozen=True)
+    layouts = []
+    model.lm_head.register_forward_hook(lambda _, states, __: layouts.append(states[0].is_contiguous()))
+    ids = torch.arange(12).reshape(3, 4)
+    with evaluating(model):
+        within = model(input_ids=ids, logits_to_keep=1).logits
+    assert torch.equal(within, model(input_ids=ids, logits_to_keep=1).logits)
+    assert layouts == [True, False]

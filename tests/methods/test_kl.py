@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sotune.errors import DataError
+from sotune.methods import held_answers
 from sotune.methods.held_answers import HeldAnswers, HeldSets, held_sets
 from sotune.methods.kl import StayClose, train
 from sotune.methods.method import train_weighted
@@ -101,11 +102,31 @@ def test_rows_of_a_step_follow_from_seed_and_step(train_inputs):
 
 
 def test_every_third_risky_prompt_is_kept_to_measure_by(train_inputs):
-    sets = held_sets(train_inputs, train_inputs.safe_anchor[:2], risky=4, answer_tokens=8, decay=0.0)
+    sets = held_sets(train_inputs, train_inputs.safe_anchor[:2], risky=4, n_harmless=2, answer_tokens=8, decay=0.0)
     assert [len(sets.risky), len(sets.harmless), len(sets.unseen)] == [4, 2, 2]
     twice = replace(train_inputs, harmful_reference=[*train_inputs.harmful_reference[:2]] * 3)
-    few = held_sets(twice, [], risky=4, answer_tokens=8, decay=0.0)
+    few = held_sets(twice, [], risky=4, n_harmless=0, answer_tokens=8, decay=0.0)
     assert [len(few.risky), few.harmless, few.unseen] == [2, None, None]
+
+
+def test_of_harmless_prompts_those_are_held_that_the_model_answers(train_inputs, monkeypatch):
+    """Its refusals hold nothing of what it is to go on answering; they are for measuring, as is a third of the others."""
+    refuses = {"p1", "p2", "p5"}
+
+    def answers(tools, rows, **_):
+        said = {row.id: "I'm sorry, but I cannot." if row.prompt[-1].content in refuses else "Yes." for row in rows}
+        return [Record.from_text(row.id, row.prompt, said[row.id]) for row in rows]
+
+    monkeypatch.setattr(held_answers, "own_answers", answers)
+    harmless = [Record.from_text(f"h{place}", f"p{place}", "Yes.") for place in range(8)]
+    few, many = (
+        held_sets(train_inputs, harmless, risky=4, n_harmless=n, answer_tokens=8, decay=0.0) for n in (2, 16)
+    )
+    assert [len(few.harmless), len(many.harmless)] == [2, 4]
+    measured = many.refuses._before["harmless"]
+    assert [row.prompt[-1].content for row in measured] == ["p1", "p2", "p5", "p7"]
+    none = held_sets(train_inputs, harmless[1:3], risky=4, n_harmless=2, answer_tokens=8, decay=0.0)
+    assert none.harmless is None
 
 
 def test_prompts_that_are_too_long_to_be_asked_are_left_out(train_inputs):
@@ -114,12 +135,13 @@ def test_prompts_that_are_too_long_to_be_asked_are_left_out(train_inputs):
         replace(train_inputs, harmful_reference=[*long, *train_inputs.harmful_reference[:2]]),
         long,
         risky=4,
+        n_harmless=1,
         answer_tokens=8,
         decay=0.0,
     )
     assert [len(sets.risky), sets.harmless] == [2, None]
     with pytest.raises(DataError, match="none of"):
-        held_sets(replace(train_inputs, harmful_reference=long), [], risky=4, answer_tokens=8, decay=0.0)
+        held_sets(replace(train_inputs, harmful_reference=long), [], risky=4, n_harmless=0, answer_tokens=8, decay=0.0)
 
 
 def test_training_with_it_stays_closer(train_inputs, tmp_path):
@@ -151,6 +173,6 @@ def test_risky_prompts_of_other_kinds_join(train_inputs):
     """Six of the reference and three more, one of which it has too: eight prompts, every third to measure by."""
     more = [Record.from_text(f"m{i}", f"Pick seal {i}", "Use wax.") for i in range(2)]
     sets = held_sets(
-        train_inputs, [], more_risky=[*more, train_inputs.harmful_reference[0]], risky=4, answer_tokens=8, decay=0.0
+        train_inputs, [], more_risky=[*more, train_inputs.harmful_reference[0]], risky=4, n_harmless=0, answer_tokens=8, decay=0.0
     )
     assert (len(sets.risky), len(sets.unseen)) == (6, 2)

@@ -151,7 +151,7 @@ def held_sets(
         more_risky: Rows with risky prompts of other kinds; a third of these too is kept to measure by.
         model: The model before fine-tuning, where it is loaded already.
         risky: How many prompts of the harmful reference are held; half as many more are kept to measure by.
-        n_harmless: How many of the harmless prompts are held, at most two thirds of those that the model answers.
+        n_harmless: How many of the harmless prompts are held, at most, and two thirds of those that the model answers.
         answer_tokens: The most tokens of an answer.
         decay: See `HeldAnswers`.
 
@@ -176,10 +176,7 @@ def held_sets(
     answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens, model=model)
 
     answers = {name: [row for row in answered if row.id.startswith(f"{name}/")] for name in sets}
-    complied = [row for row in answers["harmless"] if find_refusal(row.completion) is None]
-    kept = complied[: min(n_harmless, len(complied) - len(complied) // _HELD_OUT)]
-    others = [row for row in answers["harmless"] if row not in kept]
-    answers["harmless"] = kept
+    answers["harmless"], others = _complied(answers["harmless"], n_harmless)
 
     def held(name: str) -> HeldAnswers | None:
         if not answers[name]:
@@ -195,6 +192,13 @@ def held_sets(
     before = {"risky": answers["unseen"] or answers["risky"], "harmless": others}
     refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
     return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)
+
+
+def _complied(answers: Sequence[Record], most: int) -> tuple[list[Record], list[Record]]:
+    """Returns the answers that are no refusals, at most so many and two thirds of them, and all the others."""
+    complied = [row for row in answers if find_refusal(row.completion) is None]
+    kept = complied[: min(most, len(complied) - len(complied) // _HELD_OUT)]
+    return kept, [row for row in answers if row not in kept]
 
 
 def _apart(rows: Sequence[Record]) -> tuple[list[Record], list[Record]]:
