@@ -30,7 +30,9 @@ class KlSettings(StageSettings):
 
     coefficient: float = Field(1.0, ge=0, description="Strength of the term, beta.")
     risky_prompts: int = Field(48, ge=1, description="How many prompts of the harmful reference are held.")
-    harmless_prompts: int = Field(16, ge=0, description="How many prompts of the safe reference are held.")
+    harmless_prompts: int = Field(
+        16, ge=0, description="How many prompts of the safe reference are held, of those that the model answers."
+    )
     answer_tokens: int = Field(24, ge=1, description="Tokens of an answer: a refusal is decided in its first words.")
     prompts_per_step: int = Field(4, ge=1, description="How many of each kind an optimizer step looks at.")
     decay: float = Field(0.0, ge=0, description="How fast a token's share falls with its place in the answer.")
