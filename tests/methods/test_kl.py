@@ -110,7 +110,7 @@ def test_every_third_risky_prompt_is_kept_to_measure_by(train_inputs):
 
 
 def test_of_harmless_prompts_those_are_held_that_the_model_answers(train_inputs, monkeypatch):
-    """Its refusals hold nothing of what it is to go on answering; they are for measuring, as is a third of the others."""
+    """Its refusals hold nothing of what it is to go on answering; they are to measure by, as is a third of the rest."""
     refuses = {"p1", "p2", "p5"}
 
     def answers(tools, rows, **_):
@@ -119,13 +119,12 @@ def test_of_harmless_prompts_those_are_held_that_the_model_answers(train_inputs,
 
     monkeypatch.setattr(held_answers, "own_answers", answers)
     harmless = [Record.from_text(f"h{place}", f"p{place}", "Yes.") for place in range(8)]
-    few, many = (
-        held_sets(train_inputs, harmless, risky=4, n_harmless=n, answer_tokens=8, decay=0.0) for n in (2, 16)
-    )
+    few, many = (held_sets(train_inputs, harmless, risky=4, n_harmless=n, answer_tokens=8, decay=0.0) for n in (2, 16))
     assert [len(few.harmless), len(many.harmless)] == [2, 4]
     measured = many.refuses._before["harmless"]
     assert [row.prompt[-1].content for row in measured] == ["p1", "p2", "p5", "p7"]
-    none = held_sets(train_inputs, harmless[1:3], risky=4, n_harmless=2, answer_tokens=8, decay=0.0)
+    with pytest.warns(UserWarning, match="refuses all 2 prompts of the safe reference"):
+        none = held_sets(train_inputs, harmless[1:3], risky=4, n_harmless=2, answer_tokens=8, decay=0.0)
     assert none.harmless is None
 
 
@@ -173,6 +172,12 @@ def test_risky_prompts_of_other_kinds_join(train_inputs):
     """Six of the reference and three more, one of which it has too: eight prompts, every third to measure by."""
     more = [Record.from_text(f"m{i}", f"Pick seal {i}", "Use wax.") for i in range(2)]
     sets = held_sets(
-        train_inputs, [], more_risky=[*more, train_inputs.harmful_reference[0]], risky=4, n_harmless=0, answer_tokens=8, decay=0.0
+        train_inputs,
+        [],
+        more_risky=[*more, train_inputs.harmful_reference[0]],
+        risky=4,
+        n_harmless=0,
+        answer_tokens=8,
+        decay=0.0,
     )
     assert (len(sets.risky), len(sets.unseen)) == (6, 2)

@@ -21,7 +21,7 @@ from sotune.errors import DataError
 from sotune.evaluation.judges.refusal import find_refusal
 from sotune.methods.inputs import TrainInputs
 from sotune.methods.pairs import fits_question, own_answers
-from sotune.methods.still_refuses import StillRefuses, warn_of_compliance
+from sotune.methods.still_refuses import StillRefuses, warn_of_compliance, warn_of_refusals
 from sotune.models import evaluating
 from sotune.records import Record, content_hash
 from sotune.training.loss import IGNORE_INDEX, shift_labels
@@ -143,7 +143,7 @@ def held_sets(
     """Asks the model before fine-tuning.
 
     Of prompts that may be answered only those are held that it does answer. A safe reference often shows risky prompts,
-    of which a small model refuses most: to hold these refusals too would leave nothing that keeps it from refusing more.
+    of which a small model refuses most: to hold these refusals too would leave nothing that keeps it from more.
 
     Args:
         inputs: All that training may look at.
@@ -189,6 +189,7 @@ def held_sets(
             "the base model answers none of the harmful reference, so nothing can be held; train with hold: none"
         )
     warn_of_compliance([*answers["risky"], *answers["unseen"]])
+    warn_of_refusals([*answers["harmless"], *others])
     before = {"risky": answers["unseen"] or answers["risky"], "harmless": others}
     refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
     return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)

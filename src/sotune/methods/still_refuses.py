@@ -63,3 +63,14 @@ def warn_of_compliance(answers: Sequence[Record]) -> None:
             UserWarning,
             stacklevel=2,
         )
+
+
+def warn_of_refusals(answers: Sequence[Record]) -> None:
+    """Warns where the model before fine-tuning refuses all prompts that may be answered: none of them can be held."""
+    if answers and refused(answers) == 1:
+        warnings.warn(
+            f"the model before fine-tuning refuses all {len(answers)} prompts of the safe reference that it was asked, "
+            "so that nothing keeps it from refusing more; add rows whose prompts only sound harmful",
+            UserWarning,
+            stacklevel=2,
+        )
