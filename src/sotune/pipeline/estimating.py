@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ from sotune.pipeline.encoding import make_encoders
 from sotune.pipeline.record_sets import source_options
 from sotune.records import SET_NAMES, Record, SetName, dump_messages
 from sotune.rendering import Renderer, load_renderer
-from sotune.scaling import DEVICES, GIB, Device, ModelShape, Needs, Workload, estimate_needs
+from sotune.scaling import DEVICES, GIB, Device, ModelShape, Needs, StageNeeds, Workload, estimate_needs
 from sotune.settings import RunConfig
 from sotune.settings.train import CPU_TOKENS
 from sotune.sources import SourceOptions, load_set, source_files
@@ -273,15 +272,17 @@ def _chat_judges(config: RunConfig) -> int:
     return sum(name == "chat" or name.startswith("chat:") for role in roles for name in role)
 
 
-def describe_needs(found: Estimate) -> dict[str, Any]:
-    """Returns an estimate as a table shows it: for each stage hours, and memory and disk in GiB."""
+def describe_needs(found: Estimate) -> dict[str, dict[str, str]]:
+    """Returns an estimate as a table shows it: for each stage time, and where how many GiB are taken."""
     needs = found.needs
 
-    def row(seconds: float, device: float, ram: float, disk: float) -> list[str]:
-        return [tell_time(seconds), *(f"{value / GIB:,.2f}" for value in (device, ram, disk))]
+    def row(one: StageNeeds | Needs) -> dict[str, str]:
+        sizes = {"of RAM": one.ram_bytes, "on disk": one.disk_bytes}
+        if needs.device.is_gpu:
+            sizes = {"a device": one.device_bytes, **sizes}
+        return {"time": tell_time(one.seconds), **{place: f"{size / GIB:,.2f}" for place, size in sizes.items()}}
 
-    rows = {s.stage: row(s.seconds, s.device_bytes, s.ram_bytes, s.disk_bytes) for s in needs.stages}
-    return {**rows, "all": row(needs.seconds, needs.device_bytes, needs.ram_bytes, needs.disk_bytes)}
+    return {**{stage.stage: row(stage) for stage in needs.stages}, "all": row(needs)}
 
 
 def describe_evaluation(found: Estimate) -> str:

@@ -260,9 +260,8 @@ def _expected(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
     if config.model is None:
         return
     found = estimate_run(config, monitor)
-    for stage, (seconds, *rest) in describe_needs(found).items():
-        device, ram, disk = rest
-        told = f"{seconds}; {device} GiB on the device, {ram} of RAM, {disk} on disk"
-        yield Check(f"expected: {stage}", "ok", told)
+    for stage, needs in describe_needs(found).items():
+        sizes = ", ".join(f"{size} {place}" for place, size in needs.items() if place != "time")
+        yield Check(f"expected: {stage}", "ok", f"{needs['time']}; GiB: {sizes}")
     for warning in found.needs.warnings:
         yield Check("expected", "note", warning)
