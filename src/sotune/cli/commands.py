@@ -15,7 +15,6 @@ from sotune.cli.console import Output, figure_table, finding_lines
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
 from sotune.errors import ConfigError, GateError
-from sotune.monitoring import quiet_libraries
 from sotune.run_files import SCORES
 from sotune.settings import (
     ALL_SETTINGS,
@@ -257,7 +256,6 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    quiet_libraries()
     try:
         with stops_handled():
             app()
