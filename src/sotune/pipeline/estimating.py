@@ -29,6 +29,7 @@ from sotune.settings import RunConfig
 from sotune.settings.train import CPU_TOKENS
 from sotune.sources import SourceOptions, load_set, source_files
 from sotune.training import memory
+from sotune.wording import counted
 
 SAMPLE = 1_000
 """Rows of each set that are read and tokenized; the number of all is counted, or follows from the bytes read."""
@@ -151,7 +152,7 @@ def _device(config: RunConfig, gpu: str | None) -> Device:
         bandwidth = DEVICES["h100"].bandwidth * flops / DEVICES["h100"].flops
         return Device(known.name, flops, known.total_memory, bandwidth, source="measured on this machine")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    name = f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+    name = f"{device.type}, {counted(threads, 'thread')}"
     return Device(name, flops, memory, 10e9, threads=threads, source="measured on this machine")
 
 
@@ -290,12 +291,12 @@ def describe_evaluation(found: Estimate) -> str:
     needs, work = found.needs, found.work
     if not work.n_prompts:
         return ""
-    told = f"{work.n_prompts:,} prompts to 2 models, at most {work.new_tokens} tokens an answer: "
+    told = f"{counted(work.n_prompts, 'prompt')} to 2 models, at most {counted(work.new_tokens, 'token')} an answer: "
     told += f"{tell_time(needs.generation_seconds)} to answer"
     if not needs.n_questions:
         return f"{told}; no chat judge is asked"
     cost = "price not given" if needs.judge_cost is None else f"{needs.judge_cost:,.2f}"
-    return f"{told}; {needs.n_questions:,} questions, {cost}, {tell_time(needs.judge_seconds)} to judge"
+    return f"{told}; {counted(needs.n_questions, 'question')}, {cost}, {tell_time(needs.judge_seconds)} to judge"
 
 
 def tell_time(seconds: float) -> str:
