@@ -21,7 +21,7 @@ from sotune.pipeline.gating import found_in
 from sotune.pipeline.record_sets import read_kept
 from sotune.pipeline.unseen_rows import run_config
 from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, MERGED_FILES, SELECTION
-from sotune.settings import ExportSettings, RunConfig
+from sotune.settings import ExportSettings, RunConfig, TrainingSettings
 
 _EXPORTS = "exports"
 _MERGED_TITLE = "# Merged model:"
@@ -172,11 +172,6 @@ def _facts(run: RunFolder, config: RunConfig) -> ExportFacts:
         finding=" ".join(one.sentence for one in found_in(run.path)),
         n_rows=len(selected),
         n_kept=sum(selected),
-        seed=config.seed,
-        max_length=config.max_length,
-        learning_rate=config.learning_rate,
-        epochs=config.num_train_epochs,
-        r=config.r,
-        alpha=config.lora_alpha,
+        training=config.part(TrainingSettings),
         version=library_versions("sotune")["sotune"],
     )
