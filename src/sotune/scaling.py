@@ -260,7 +260,7 @@ def estimate_needs(work: Workload, model: ModelShape, device: Device, *, n_devic
         n_devices: How many work together; the solver and the judges are main's alone.
     """
     faster = n_devices * (_SHARED_WELL if n_devices > 1 else 1.0)
-    stages = (
+    stages: tuple[StageNeeds, ...] = (
         _read(work),
         _encode(work, work.encoder or model, device, faster),
         _weigh(work, work.encoder or model, device),
