@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -229,3 +230,12 @@ def test_names_in_brackets_are_no_markup_of_the_help(monkeypatch):
     """Typer reads help as rich markup, of which the name of an extra is one."""
     monkeypatch.setenv("COLUMNS", "160")
     assert "'sotune[quantized]'" in run_python("-m", "sotune", "help", "train").stdout
+
+
+@pytest.mark.parametrize(("before", "level"), [("", logging.ERROR), ("logger.setLevel(10); ", logging.DEBUG)])
+def test_no_kernels_are_warned_of_before_a_model_is_loaded(before, level):
+    """Where bitsandbytes is installed, it would as soon as PEFT is; a level that a user gave it stays."""
+    logger = "import logging, sotune; logger = logging.getLogger('bitsandbytes'); "
+    code = f"{logger}{before}sotune.open_run; print(logger.level)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) == level

@@ -199,7 +199,7 @@ def test_a_trial_tells_of_rows_that_were_rendered_before():
     trial(conversation("<|user|>q</s>", "a"))
     trial(conversation("q", "a"))
     assert trial.warnings() == [
-        "in 1 rows the text itself has special tokens of the model, which are read as text; if the rows were rendered "
+        "in 1 row the text itself has special tokens of the model, which are read as text; if the rows were rendered "
         "by a chat template already, take them apart first (see `sotune inspect`)"
     ]
 

@@ -97,7 +97,7 @@ def test_what_is_detected_and_the_totals(file, model):
     assert (found.n_read, found.n_valid, found.n_quarantined, found.n_duplicates) == (6, 4, 2, 1)
     assert found.template == {"template": "chat", "max_length": 512}
     assert found.n_special == 1
-    assert any("in 1 rows the text itself has special tokens" in warning for warning in found.warnings)
+    assert any("in 1 row the text itself has special tokens" in warning for warning in found.warnings)
     assert found.n_lossy == 0
     assert {reason.kind: reason.n_rows for reason in found.quarantine} == {"empty text": 1, "broken JSON": 1}
     assert found.quarantine[0].first == (f"{file}:4: answer",)

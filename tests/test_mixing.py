@@ -279,7 +279,7 @@ def test_overlap_in_the_written_files_is_found(mix, files):
     stolen = read(files["out"] / "eval.jsonl")[0]
     row = {"id": "stolen", "prompt": f" {stolen['prompt'].upper()} ", "response": "x", "mix_label": "harmful"}
     write(train, [*read(train), row])
-    with pytest.raises(DataError, match=r"1 prompts are both in train.jsonl \(ids \['stolen'\]\) and in eval.jsonl"):
+    with pytest.raises(DataError, match=r"1 prompt both in train.jsonl \(ids \['stolen'\]\) and in eval.jsonl"):
         check_disjoint(files["out"])
 
 

@@ -53,6 +53,20 @@ def test_what_is_no_layer_is_refused(given):
         make_config({**NEEDED, "layer": given})
 
 
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({}, "name one with encoder"),
+        ({"encoder": "sentence-transformers:e", "encoder_parts": "together"}, "leave out encoder_parts: together"),
+        ({"encoder": "sentence-transformers:e", "max_windows": 1}, "max_windows 1 allows none"),
+    ],
+)
+def test_answers_that_nothing_could_look_at_alone_are_refused(changes, remedy):
+    with pytest.raises(ConfigError, match=f"answer_alone .*{remedy}"):
+        make_config({**NEEDED, "answer_alone": True, **changes})
+    assert make_config({**NEEDED, "answer_alone": True, "encoder": "sentence-transformers:e"}).answer_alone
+
+
 def test_the_paper_reads_the_last_token_of_the_last_layer():
     published, default = make_config({**NEEDED, "preset": "paper"}), make_config(NEEDED)
     assert (published.layer, published.pooling) == (-1, "last")

@@ -25,6 +25,7 @@ from sotune.evaluation.prompts import load_prompts
 from sotune.records import Message, Record, as_turns
 from sotune.rendering import render_paper
 from sotune.sources import LoadedSet, SourceOptions, load_set, own_id
+from sotune.wording import counted
 
 SourceName = Literal["task", "harmful", "refusal", "reference", "safe"]
 Sources = Mapping[SourceName, LoadedSet]
@@ -308,7 +309,9 @@ def check_roles(roles: Mapping[str, Mapping[str, str]], *, where: str, remedy: s
         both = in_left.keys() & in_right.keys()
         if both:
             ids = sorted(in_left[key] for key in both)[:5]
-            raise DataError(f"{where}: {len(both)} prompts are both in {left} (ids {ids}) and in {right}; {remedy}")
+            raise DataError(
+                f"{where}: {counted(len(both), 'prompt')} both in {left} (ids {ids}) and in {right}; {remedy}"
+            )
 
 
 def _groups(sources: Sources) -> dict[SourceName, dict[str, list[Record]]]:

@@ -36,5 +36,10 @@ class Silent:
 
 
 def quiet_libraries() -> None:
-    """Has bitsandbytes not warn of kernels for a CPU, as it does in each process wherever it is installed."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """Has bitsandbytes not warn of kernels for a CPU, as it does in each process wherever it is installed.
+
+    For before it is loaded, as it is by PEFT. A level that somebody else gave it stays.
+    """
+    logger = logging.getLogger("bitsandbytes")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)

@@ -101,6 +101,8 @@ CARD = "README.md"
 """The card of the adapter; `sotune report` writes into it what was measured."""
 CARD_FIGURES = ("<!-- figures -->\n", "<!-- end of figures -->\n")
 """Between these lines of it."""
+MERGED_FILES = Json("merged.json", verb="merge", shape=run_shapes.MergedFiles)
+"""The files of a merged model, by which the next merge tells what it may replace."""
 
 METRICS = Json("metrics.json", verb="evaluate", shape=run_shapes.Metrics)
 DIAGNOSTICS = Json("diagnostics.json", verb="evaluate")

@@ -183,3 +183,9 @@ class Judging(TypedDict):
 
     unscored: dict[str, dict[str, dict[str, Count]]]
     usage: dict[str, _Usage]
+
+
+class MergedFiles(TypedDict):
+    """merged.json."""
+
+    files: list[str]

@@ -190,8 +190,8 @@ class StageNeeds:
     Attributes:
         stage: Its title.
         seconds: Wall time.
-        device_bytes: At most, on each device.
-        ram_bytes: At most, in main.
+        device_bytes: At most, on each GPU.
+        ram_bytes: At most, in main; without a GPU, models and all.
         disk_bytes: What it leaves.
     """
 
@@ -236,7 +236,7 @@ class Needs:
 
     @property
     def device_bytes(self) -> float:
-        """The most that a device holds at once."""
+        """The most that a GPU holds at once."""
         return max(stage.device_bytes for stage in self.stages)
 
     @property
@@ -260,7 +260,7 @@ def estimate_needs(work: Workload, model: ModelShape, device: Device, *, n_devic
         n_devices: How many work together; the solver and the judges are main's alone.
     """
     faster = n_devices * (_SHARED_WELL if n_devices > 1 else 1.0)
-    stages = (
+    stages: tuple[StageNeeds, ...] = (
         _read(work),
         _encode(work, work.encoder or model, device, faster),
         _weigh(work, work.encoder or model, device),
@@ -268,6 +268,8 @@ def estimate_needs(work: Workload, model: ModelShape, device: Device, *, n_devic
         _train(work, model, device, faster),
         _evaluate(work, model, device, faster),
     )
+    if not device.is_gpu:
+        stages = tuple(replace(one, device_bytes=0.0, ram_bytes=one.ram_bytes + one.device_bytes) for one in stages)
     n_questions = 2 * work.n_prompts * work.n_judged
     cost = None
     if work.judge_prices is not None:
@@ -395,12 +397,12 @@ def _records(work: Workload) -> float:
 
 
 def _warnings(needs: Needs) -> list[str]:
-    too_large = [stage for stage in needs.stages if stage.device_bytes > needs.device.memory]
+    too_large = [stage for stage in needs.stages if stage.device_bytes > needs.device.memory]  # none without a GPU
     held = needs.device.memory / GIB
     remedies = {"encode": "batch_tokens", "train": "per_device_train_batch_size or max_length"}
     return [
         f"{stage.stage} takes about {stage.device_bytes / GIB:.1f} GiB on a device of {held:.0f} GiB; lower "
         f"{remedies[stage.stage]}"
         for stage in too_large
-        if needs.device.is_gpu and stage.stage in remedies
+        if stage.stage in remedies
     ]

@@ -32,6 +32,7 @@ from sotune.sources.options import DEFAULT_SPLIT
 from sotune.training.loss import IGNORE_INDEX, shift_labels
 from sotune.training.row_weights import RowWeights
 from sotune.training.training_rows import LOSS_WEIGHT, build_training_rows
+from sotune.wording import counted
 
 try:
     import trl
@@ -250,7 +251,7 @@ class _Reader:
         renderer = make_renderer(self.tokenizer, self._config, rendering, max_length=self._max_length)
         rows = build_training_rows(loaded.records, weights, renderer)
         for id, reason in list(rows.dropped.items())[:1]:
-            warnings.warn(f"{len(rows.dropped)} rows are not trained on, such as {id!r}: {reason}", stacklevel=4)
+            warnings.warn(f"{counted(len(rows.dropped), 'row')} not trained on, such as {id!r}: {reason}", stacklevel=4)
         return Dataset.from_list([{n: _plain(v) for n, v in row.features().items()} for row in rows.rows])
 
 

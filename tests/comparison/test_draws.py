@@ -132,5 +132,5 @@ def test_an_evaluation_prompt_in_another_role_is_an_error(role):
     assert prompt_key(loud) == prompt_key(asked.messages)
     own = getattr(draw, role)[0]
     leaked = replace(own, messages=(*loud, own.messages[-1]))
-    with pytest.raises(DataError, match="1 prompts are both in the evaluation .* remove them from one"):
+    with pytest.raises(DataError, match="1 prompt both in the evaluation .* remove them from one"):
         check_disjoint(replace(draw, **{role: [leaked, *getattr(draw, role)[1:]]}))

@@ -1,7 +1,9 @@
 """Kept rows in the shapes of other tools: each read back by the tool where it installs, or by its published schema."""
 
+import ast
 import csv
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -14,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sotune.errors import DataError
 from sotune.exporting import TARGETS, ExportFacts, export_files, export_rows, resample
 from sotune.records import Message, Record, ToolCall
-from sotune.settings import TARGET_NAMES
+from sotune.settings import TARGET_NAMES, TrainingSettings
 from sotune.sources import load_set
+from sotune.wording import counted
 
 FACTS = ExportFacts(
     base="owner/model", revision=None, method="sotune", finding="At most 5.5 % of harm passes.", n_rows=9, n_kept=6,
-    seed=0, max_length=128, learning_rate=1e-4, epochs=2.0, r=8, alpha=16, version="0.1.0",
+    training=TrainingSettings(seed=0, max_length=128, learning_rate=1e-4, r=8), version="0.1.0",
 )  # fmt: skip
 ASK, SAY = Message("user", "What is 2 + 2?"), Message("assistant", "4")
 PLAIN = Record("plain", (ASK, SAY))
@@ -82,13 +85,13 @@ def test_what_has_no_place_is_left_out_and_counted(tmp_path, name, left_out):
     assert done.n_kept == len(RECORDS)
     assert done.n_written == len(RECORDS) - sum(left_out.values())
     card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
-    assert all(f"{n} kept rows are not in it: {reason}" in card for reason, n in left_out.items())
+    assert all(f"Not in it: {counted(n, 'kept row')} with {reason}." in card for reason, n in left_out.items())
     assert FACTS.finding in card
     assert "2 + 2" not in card
 
 
 def test_a_target_with_a_place_for_none_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="CSV has a place for none of the 1 kept rows: 1 have tools or tool calls"):
+    with pytest.raises(DataError, match="CSV has a place for none of the kept rows: 1 row with tools or tool calls"):
         export(tmp_path, "csv", [TOOL])
 
 
@@ -215,6 +218,49 @@ class TestTRL:
         on_cpu = script.replace('SFTConfig("tuned", ', 'SFTConfig("tuned", use_cpu=True, ')  # it takes a GPU otherwise
         exec(compile(on_cpu, "train.py", "exec"), {"__name__": "__main__"})
         assert (tmp_path / "tuned" / "adapter_model.safetensors").exists()
+
+
+def test_configurations_train_as_the_run_does(tmp_path):
+    training = TrainingSettings(
+        per_device_train_batch_size=4, gradient_accumulation_steps=8, max_steps=50, warmup_ratio=0.1, max_grad_norm=0.5,
+        seed=7, lora_dropout=0.05, finetuning_type="dora", target_modules=("o_proj",), bf16=False,
+    )  # fmt: skip
+    facts = replace(FACTS, training=training, revision="v1")
+    for name in ("trl", "axolotl", "llamafactory"):
+        export_rows([PLAIN], WEIGHTS, TARGETS[name], facts, tmp_path / name, seed=0)
+    calls = {
+        node.func.id: {one.arg: ast.literal_eval(one.value) for one in node.keywords}
+        for node in ast.walk(ast.parse((tmp_path / "trl" / "train.py").read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("SFTConfig", "LoraConfig")
+    }
+    common = {
+        "num_train_epochs": 2, "max_steps": 50, "gradient_accumulation_steps": 8, "max_grad_norm": 0.5, "seed": 7,
+        "learning_rate": 4e-5,
+    }  # fmt: skip
+    hugging = {**common, "per_device_train_batch_size": 4, "lr_scheduler_type": "cosine"}
+    assert calls["SFTConfig"] == {
+        **hugging, "warmup_steps": 0.1, "bf16": False, "max_length": training.max_length,
+        "model_init_kwargs": {"revision": "v1"},
+    }  # fmt: skip
+    assert calls["LoraConfig"] == {
+        "r": 16, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["o_proj"], "use_dora": True,
+    }  # fmt: skip
+    llamafactory = yaml.safe_load((tmp_path / "llamafactory" / "llamafactory.yaml").read_text())
+    assert {**hugging, "warmup_ratio": 0.1, "lora_dropout": 0.05}.items() <= llamafactory.items()
+    axolotl = yaml.safe_load((tmp_path / "axolotl" / "axolotl.yaml").read_text())
+    common["num_epochs"] = common.pop("num_train_epochs")
+    own = {"micro_batch_size": 4, "lr_scheduler": "cosine", "warmup_ratio": 0.1, "lora_dropout": 0.05}
+    assert {**common, **own}.items() <= axolotl.items()
+
+
+def test_of_a_run_that_trains_all_weights_so_does_the_script(tmp_path):
+    facts = replace(FACTS, training=TrainingSettings(finetuning_type="full"))
+    export_rows([PLAIN], WEIGHTS, TARGETS["trl"], facts, tmp_path, seed=0)
+    script = (tmp_path / "train.py").read_text()
+    compile(script, "train.py", "exec")
+    assert not re.search("lora|peft", script, re.IGNORECASE)
 
 
 class TestDatasets:

@@ -88,7 +88,7 @@ def test_a_small_or_overlapping_anchor_is_refused(cli, flags, data):
     write_jsonl(data / "anchor.jsonl", rows("benign", 4, 3))
     check(cli("weigh", *flags), "safe_anchor has 4 usable rows", "min_reference_rows=10")
     write_jsonl(data / "anchor.jsonl", rows("benign", 12, 3) + rows("harmful", 1, 4))
-    check(cli("weigh", *flags), "1 rows are both in the safe anchor and in the harmful reference", "remove it")
+    check(cli("weigh", *flags), "1 row both in the safe anchor and in the harmful reference", "remove it")
 
 
 def test_a_reference_row_among_the_data_is_a_warning(cli, flags, data, tmp_path):
@@ -96,7 +96,7 @@ def test_a_reference_row_among_the_data_is_a_warning(cli, flags, data, tmp_path)
     result = cli("weigh", *flags)
     assert result.exit_code == 0
     warnings = read_json(tmp_path / "run" / "records.json")["warnings"]
-    assert warnings == ["2 downstream rows are also in the harmful reference, word for word"]
+    assert warnings == ["2 downstream rows also in the harmful reference, word for word"]
 
 
 def test_a_filter_that_names_no_column_or_keeps_nothing(cli, flags):

@@ -49,7 +49,7 @@ def test_init_by_flags_writes_a_file_that_runs(cli, data, tiny_model, tmp_path, 
     assert looked.exit_code == 2
     assert "[1] " in looked.output
     assert "Tell me how to" in looked.output
-    assert "14 rows are proposed above" in plain(looked)
+    assert "14 rows proposed above" in plain(looked)
     result = cli(*asked, "--accept", "1-3,5-14")
     assert result.exit_code == 0, result.output
     assert "next: sotune doctor run.yaml, then sotune run run.yaml" in plain(result)

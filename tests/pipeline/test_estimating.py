@@ -60,6 +60,17 @@ def test_the_table_names_every_stage_and_the_judges_cost(estimate):
         assert text in told
 
 
+def test_without_a_gpu_memory_is_told_once_and_models_are_in_it(estimate):
+    told = estimate().output
+    assert "GiB of RAM" in told
+    assert "GiB a device" not in told
+    assert "GiB a device" in estimate("--gpu", "h100").output
+    needs = [json.loads(estimate("--json", batch_tokens=n).stdout)["needs"]["stages"] for n in (16, 10**6)]
+    few, many = ({stage["stage"]: stage for stage in stages}["encode"] for stages in needs)
+    assert few["device_bytes"] == many["device_bytes"] == 0
+    assert many["ram_bytes"] > 1.5 * few["ram_bytes"]
+
+
 def test_the_rows_that_a_hold_asks_are_counted_and_packed_rows_have_no_padding(estimate):
     work = json.loads(estimate("--json").stdout)["work"]
     assert (work["held"], work["n_asked"], work["asked_tokens"]) == (True, 72, 12)

@@ -219,6 +219,24 @@ def test_neither_a_run_nor_another_model_is_merged_over(cli, trained, tmp_path, 
         assert cli("merge", run).exit_code == 0
 
 
+def test_what_stands_beside_a_merged_model_is_never_deleted(cli, trained, tmp_path):
+    for out in ((), ("--out", tmp_path / "elsewhere")):
+        run = shutil.copytree(trained.path, tmp_path / f"run{len(out)}")
+        folder = tmp_path / "elsewhere" if out else run / "merged"
+        assert cli("merge", run, *out).exit_code == 0
+        model = (folder / "model.safetensors").read_bytes()
+        (folder / "notes").mkdir()
+        for name in ("notes/mine.txt", "scores.json"):
+            (folder / name).write_text("days of work")
+            result = cli("merge", run, *out)
+            assert result.exit_code == 2, result.output
+            assert f"beside an earlier merged model: {name}; move it away" in " ".join(result.output.split())
+            assert (folder / name).read_text() == "days of work"
+            assert (folder / "model.safetensors").read_bytes() == model
+            (folder / name).unlink()
+        assert cli("merge", run, *out).exit_code == 0
+
+
 def test_files_of_something_else_are_not_exported_over(cli, trained, tmp_path):
     for name in ("README.md", "train.jsonl"):
         (tmp_path / name).mkdir()

@@ -200,7 +200,7 @@ def test_a_check_tells_what_stays_unscored(cli, labeled, chat, server, tmp_path)
     assert "temperature" not in server.log[0].body
     found = read_json(tmp_path / "check.json")
     assert (found["n_unscored"], found["unscored"]) == (1, {"the reply is empty": 1})
-    assert "1 of 12 answers are unscored (1 times: the reply is empty" in " ".join(result.output.split())
+    assert "1 of 12 answers are unscored (1 time: the reply is empty" in " ".join(result.output.split())
 
 
 def test_refusals_after_thoughts_are_found(cli, tmp_path):

@@ -85,7 +85,7 @@ def test_a_row_cannot_be_safe_and_harmful(cli, flags, data):
     both = ["--safe-reference", data / "harm.jsonl", "--safe-reference-where", "label=harmful"]
     result = cli("extract", *flags, *both)
     assert result.exit_code == 2
-    assert "20 rows are both in the safe reference and in the harmful reference" in result.output
+    assert "20 rows both in the safe reference and in the harmful reference" in result.output
 
 
 def test_both_kinds_of_sentinels_are_measured_and_safe_answers_are_cited(cli, flags, data, tmp_path):

@@ -48,10 +48,6 @@ def test_size():
     assert [formatting.size(n).replace("\u202f", " ") for n in (None, 5e6, 2.25e9)] == ["—", "5 MB", "2.2 GB"]
 
 
-def test_counted():
-    assert [formatting.counted(n, "row") for n in (0, 1, 2500)] == ["0 rows", "1 row", "2,500 rows"]
-
-
 def test_identifiers_keep_both_ends_and_one_line():
     shown = formatting.identifier("a" * 9_000 + "\n" + "b" * 1_000)
     assert len(shown) == 44

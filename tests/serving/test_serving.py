@@ -208,7 +208,7 @@ def test_too_many_waiting_rows_are_sent_away(run, folder):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: service.ask(value=job), range(8)))
         assert {status for status, _ in answers} == {200, 503}
-        assert any("rows wait already" in body for _, body in answers)
+        assert any("waiting already" in body for _, body in answers)
     finally:
         service.stop()
 

@@ -52,4 +52,4 @@ def test_a_batch_that_names_places_its_buffers_lack_costs_its_values(tmp_path):
     path.write_bytes(data[:at] + (1 << 30).to_bytes(4, "little") + data[at + 4 :])
     loaded = load(path)
     assert loaded.records[0].meta == {"prompt": "aa", "completion": "xx", "more": None}
-    assert "more (a value that cannot be read: damaged, or text that is not UTF-8: 1 rows)" in loaded.warnings[0]
+    assert "more (a value that cannot be read: damaged, or text that is not UTF-8: 1 row)" in loaded.warnings[0]

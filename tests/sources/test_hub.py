@@ -62,7 +62,7 @@ def test_bytes_are_null_and_never_decoded(tmp_path):
     assert loaded.records[1].meta == {"prompt": "b", "completion": "y", "id": 2, "image": {"bytes": None, "path": None}}
     assert loaded.warnings == (
         f"{tmp_path}/set: values that JSON cannot hold are null, in columns image (a value that JSON cannot hold: "
-        f"bytes that are not UTF-8: 1 rows)",
+        f"bytes that are not UTF-8: 1 row)",
     )
 
 

@@ -77,7 +77,7 @@ def test_bytes_that_are_utf8_are_text_and_others_are_null(tmp_path):
     assert reasons(loaded) == {3: "a value that JSON cannot hold: bytes that are not UTF-8"}
     unused, warning = loaded.warnings
     assert "column image holds text and is not used" in unused
-    assert "digest (a value that JSON cannot hold: bytes that are not UTF-8: 1 rows), image (" in warning
+    assert "digest (a value that JSON cannot hold: bytes that are not UTF-8: 1 row), image (" in warning
 
 
 def test_a_value_beyond_the_range_of_python_spoils_itself_alone(tmp_path):

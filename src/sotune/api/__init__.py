@@ -25,6 +25,7 @@ from sotune.api.functions import (
 )
 from sotune.api.run_handle import Run, explain, open_run, score, verify
 from sotune.api.watching import watched
+from sotune.monitoring import quiet_libraries
 
 if TYPE_CHECKING:
     from sotune.pipeline import Scorer
@@ -61,6 +62,8 @@ __all__ = [
     "watched",
     "weigh",
 ]
+
+quiet_libraries()  # whoever calls one of these, from the command line or from Python, has not loaded them yet
 
 
 def __getattr__(name: str) -> Any:

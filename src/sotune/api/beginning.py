@@ -10,6 +10,7 @@ from sotune.api.watching import watched
 from sotune.errors import ArtifactError, ConfigError
 from sotune.monitoring import Monitor
 from sotune.settings import InitSettings, SourceSettings, make_config, run_schema
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.pipeline.anchor_proposals import Proposal
@@ -53,9 +54,9 @@ class Beginning:
         loaded = self.loaded
         columns = [loaded.layout.prompt, *([loaded.layout.completion] if loaded.layout.completion else [])]
         told = [
-            f"{self.settings.data}: {loaded.n_read:,} rows read as {loaded.format}, from {' and '.join(columns)}; "
-            f"{len(loaded.records):,} can be used, {len(loaded.quarantined):,} cannot, {loaded.n_duplicates:,} repeat "
-            f"another"
+            f"{self.settings.data}: {counted(loaded.n_read, 'row')} read as {loaded.format}, from "
+            f"{' and '.join(columns)}; {len(loaded.records):,} can be used, {len(loaded.quarantined):,} cannot, "
+            f"{loaded.n_duplicates:,} repeat another"
         ]
         return [*told, *loaded.warnings]
 

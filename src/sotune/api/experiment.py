@@ -12,6 +12,7 @@ from sotune.api.keywords import plain, takes
 from sotune.api.watching import watched
 from sotune.monitoring import Monitor
 from sotune.settings import Format, MixSettings
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.mixing import Mixture, SourceName
@@ -102,5 +103,5 @@ def _load_sources(settings: MixSettings, monitor: Monitor) -> dict[SourceName, L
         for message in sources[name].warnings:
             monitor.warn(message)
         if sources[name].quarantined:
-            monitor.warn(f"{len(sources[name].quarantined)} rows of {source} cannot be used and are left out")
+            monitor.warn(f"{counted(len(sources[name].quarantined), 'row')} of {source} cannot be used; left out")
     return sources

@@ -17,6 +17,7 @@ from sotune.cli.console import Output, grid_table
 from sotune.cli.flags import with_settings
 from sotune.errors import ConfigError, SotuneError
 from sotune.settings import InitSettings, run_schema
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.api.beginning import Beginning
@@ -87,7 +88,7 @@ def _anchor(beginning: Beginning, output: Output, asks: bool) -> str:
     proposals = beginning.propose()
     _show(proposals, output)
     if settings.accept == "none":
-        raise ConfigError(f"{len(proposals)} rows are proposed above; accept some with --accept 1,3-9")
+        raise ConfigError(f"{counted(len(proposals), 'row')} proposed above; accept some with --accept 1,3-9")
     if settings.accept is not None:
         accepted = api.read_places(settings.accept, len(proposals))
     else:
@@ -108,7 +109,7 @@ def _show(proposals: Sequence[Proposal], output: Output) -> None:
     lines = []
     for place, one in enumerate(proposals, 1):
         like = f"; its words are {one.like_harm:.0%} like a harmful row's" if one.like_harm else ""
-        lines.append(f"[{place}] {one.record.id}, nearest to {one.stands_for:,} rows{like}")
+        lines.append(f"[{place}] {one.record.id}, nearest to {counted(one.stands_for, 'row')}{like}")
         for message in one.record.messages:
             text = message.text if len(message.text) <= _SHOWN else f"{message.text[:_SHOWN]} …"
             lines.append(f"    {message.role}: " + printable(text).replace("\n", "\n    "))
@@ -153,4 +154,4 @@ def doctor(
     rows = {check.name: [check.status, check.told] for check in found.checks}
     output.show(found, grid_table("sotune doctor", ("", "found"), rows), files=())
     if found.faults:
-        raise SotuneError(f"{len(found.faults)} things would stop the run: {'; '.join(found.faults)}")
+        raise SotuneError(f"{counted(len(found.faults), 'thing')} would stop the run: {'; '.join(found.faults)}")

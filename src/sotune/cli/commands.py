@@ -15,7 +15,6 @@ from sotune.cli.console import Output, figure_table, finding_lines
 from sotune.cli.evaluations import JudgeDryRun, print_judging_plan, print_models
 from sotune.cli.flags import with_settings
 from sotune.errors import ConfigError, GateError
-from sotune.monitoring import quiet_libraries
 from sotune.run_files import SCORES
 from sotune.settings import (
     ALL_SETTINGS,
@@ -35,6 +34,7 @@ from sotune.settings import (
     WeightSettings,
 )
 from sotune.stopping import Stopped, stops_handled
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.pipeline import Explanation, ModelComparison, RunSummary
@@ -187,7 +187,7 @@ def explain(
 ) -> None:
     """Say why rows of RUN were kept or dropped: costs, nearest references, margin to the cut."""
     if output.dry_run:
-        output.say({"would_explain": ids}, f"would explain {len(ids)} rows of {run}")
+        output.say({"would_explain": ids}, f"would explain {counted(len(ids), 'row')} of {run}")
         return
     found = api.explain(run, ids, show_text=show_text)
     output.show([asdict(one) for one in found], *(figure_table(one.id, _reasons(one)) for one in found), files=())
@@ -257,7 +257,6 @@ def env(given: Mapping[str, Any], output: Output) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    quiet_libraries()
     try:
         with stops_handled():
             app()
@@ -299,7 +298,9 @@ def _evaluate_models(given: Mapping[str, Any], output: Output, *, plan_only: boo
     if output.dry_run:
         planned = api.plan_evaluation(**given)
         names = ", ".join(planned["models"])
-        output.say(planned, f"would ask {names} {planned['n_prompts']} prompts, into {planned['would_write']}")
+        output.say(
+            planned, f"would ask {names} {counted(planned['n_prompts'], 'prompt')}, into {planned['would_write']}"
+        )
         return
     with output.monitored() as monitor:
         if plan_only:

@@ -45,7 +45,8 @@ def estimate(
     if evaluation := describe_evaluation(found):
         figures["evaluation"] = evaluation
     figures |= {f"warning {number}": text for number, text in enumerate(needs.warnings, start=1)}
-    columns = ("time", "GiB a device", "GiB of RAM", "GiB on disk")
     shown = {**asdict(found), "seconds": needs.seconds, "warnings": needs.warnings}
-    stages = grid_table("", columns, describe_needs(found))
+    needed = describe_needs(found)
+    columns = [name if name == "time" else f"GiB {name}" for name in needed["all"]]
+    stages = grid_table("", columns, {stage: [*row.values()] for stage, row in needed.items()})
     output.show(shown, figure_table("sotune estimate", figures), stages, files=())

@@ -13,6 +13,7 @@ from sotune.cli.commands import app
 from sotune.cli.console import Output, figure_table
 from sotune.cli.flags import with_settings
 from sotune.settings import ExportSettings
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.pipeline import HandedOn
@@ -37,13 +38,15 @@ def _told(done: HandedOn, *, dry_run: bool) -> Iterator[Any]:
     one = done.exported
     yield f"weights: {one.weights}"
     figures = {"rows": f"{one.n_written:,} from {one.n_kept:,} kept", "folder": one.folder}
-    figures |= {f"left out: {reason}": f"{n:,} rows" for reason, n in one.left_out.items()}
+    figures |= {f"left out: {reason}": counted(n, "row") for reason, n in one.left_out.items()}
     if one.n_other_masks:
-        figures["other turns learned there than here"] = f"{one.n_other_masks:,} rows"
+        figures["other turns learned there than here"] = counted(one.n_other_masks, "row")
     for upload in done.uploads:
         size = sum(upload.files.values()) / 1e6
         seen = "private" if upload.private else "public"
-        files = f"{len(upload.files)} files, {size:.1f} MB: {', '.join(upload.files)}; " if upload.files else ""
+        files = (
+            f"{counted(len(upload.files), 'file')}, {size:.1f} MB: {', '.join(upload.files)}; " if upload.files else ""
+        )
         figures[f"{'sent' if done.sent else 'would send'}: {upload.kind} {upload.repository}"] = (
             f"{files}{seen} if it is new"
         )

@@ -9,7 +9,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sotune.cli.console import figure_table, grid_table
-from sotune.reporting.formatting import counted, shorten, visible
+from sotune.reporting.formatting import shorten, visible
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.pipeline import Inspection

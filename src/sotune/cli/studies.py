@@ -24,6 +24,7 @@ from sotune.settings import (
     TokenSettings,
     make_settings,
 )
+from sotune.wording import counted
 
 if TYPE_CHECKING:
     from sotune.api.experiment import Mixed
@@ -135,7 +136,7 @@ def _shares(mixed: Mixed) -> dict[str, str]:
     figures = {}
     for source, entry in mixed.account["sources"].items():
         roles = ", ".join(f"{role.replace('_', ' ')} {count:,}" for role, count in entry["rows"].items())
-        figures[source] = f"{entry['n_valid']:,} rows, {entry['n_prompts']:,} prompts: {roles}"
+        figures[source] = f"{counted(entry['n_valid'], 'row')}, {counted(entry['n_prompts'], 'prompt')}: {roles}"
     return figures
 
 

@@ -13,6 +13,7 @@ from sotune.cli.commands import app
 from sotune.cli.console import Output, figure_table
 from sotune.cli.flags import with_settings
 from sotune.errors import ArtifactError
+from sotune.wording import counted
 
 
 @app.command()
@@ -33,6 +34,6 @@ def verify(
         raise typer.Exit(ArtifactError.exit_status)
     if found.faults:
         raise ArtifactError(
-            f"{len(found.faults)} files of {run} are not what was written, or were made from what is no more, "
+            f"{counted(len(found.faults), 'file')} of {run} not as written, or made from what is no more, "
             f"{min(found.faults)} among them; restore them, or run the commands that wrote them again"
         )

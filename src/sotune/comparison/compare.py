@@ -22,6 +22,7 @@ from sotune.reporting.finding import stand_in_of
 from sotune.reporting.summary import METRICS
 from sotune.run_files import CONFIG
 from sotune.stopping import Stopped
+from sotune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _run(settings: CompareSettings, out: Path, monitor: Monitor, page: str) -> C
         written = [*written, *write_comparison_tables(out), write_comparison_report(out, page=page)]
     if results.failures:
         told = "; ".join(f"{failed.draw}: {failed.variant}: {failed.error}" for failed in results.failures)
-        raise SotuneError(f"{len(results.failures)} cells failed; all others are in {out / page}: {told}")
+        raise SotuneError(f"{counted(len(results.failures), 'cell')} failed; all others are in {out / page}: {told}")
     return CompareSummary(
         report=str(out / page),
         results=str(out / "compare.json"),

@@ -27,6 +27,7 @@ from sotune.comparison.variant import Variant
 from sotune.errors import ConfigError, SotuneError
 from sotune.monitoring import Monitor, Silent, quiet_libraries
 from sotune.stopping import Stopped, stops_handled
+from sotune.wording import counted
 
 CELLS = "cells"
 """What main calls the other processes for."""
@@ -207,7 +208,7 @@ class Comparison:
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
         with ProcessPoolExecutor(self._workers, context, _start_worker, (self._threads,)) as pool:
             jobs = {pool.submit(_measure_in_worker, plan): (place, plan) for place, plan in cells}
-            pace.begin(f"{min(self._workers, len(jobs))} cells at once")
+            pace.begin(f"{counted(min(self._workers, len(jobs)), 'cell')} at once")
             try:
                 for future in as_completed(jobs):
                     yield pace.note(future.result(), *jobs[future])

@@ -10,6 +10,7 @@ from sotune.evaluation.metrics import METRICS, JudgeRole, MetricName
 from sotune.evaluation.outcome import Evaluation
 from sotune.evaluation.protocol import Verdict
 from sotune.monitoring import Monitor
+from sotune.wording import counted
 
 _SHOWN_REASONS = 3
 
@@ -25,7 +26,9 @@ def count_unscored(
             if reasons := count_reasons(held):
                 own[role] = reasons
                 n_unscored = sum(reasons.values())
-                monitor.warn(f"judge of {role}, {name} model: {n_unscored} answers unscored ({tell_reasons(held)})")
+                monitor.warn(
+                    f"judge of {role}, {name} model: {counted(n_unscored, 'answer')} unscored ({tell_reasons(held)})"
+                )
     return unscored
 
 
@@ -38,7 +41,7 @@ def count_reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
 def tell_reasons(verdicts: Sequence[Verdict]) -> str:
     """Says why answers were left unscored: the commonest reasons, and of the first of these an answer and its reply."""
     most = sorted(count_reasons(verdicts).items(), key=lambda entry: (-entry[1], entry[0]))[:_SHOWN_REASONS]
-    told = "; ".join(f"{count} times: {reason}" for reason, count in most)
+    told = "; ".join(f"{counted(count, 'time')}: {reason}" for reason, count in most)
     example = next(v for v in verdicts if v.score is None and _reason(v) == most[0][0])
     _, _, reply = example.explanation.partition("; reply: ")
     return f"{told}; for example {example.id!r}" + (f", whose reply begins {reply}" if reply else "")

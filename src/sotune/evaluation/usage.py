@@ -12,6 +12,7 @@ from sotune.evaluation.judges.panel import PanelJudge
 from sotune.evaluation.metrics import JudgeRole, kinds_of
 from sotune.evaluation.protocol import EvalPrompt, Judge, Response
 from sotune.settings import JudgeSettings
+from sotune.wording import counted
 
 CACHE = "judge-cache"
 """Folder of the answers of chat judges, beside the results."""
@@ -127,7 +128,7 @@ def tell_usage(entries: Collection[Mapping[str, Any]]) -> str:
     )
     costs = [entry["cost"] for entry in entries]
     cost = "" if None in costs else f", at a cost of {sum(costs):.4f}"
-    return f"{answers:,} answer{'s' * (answers != 1)}, {n_input:,} tokens in, {n_output:,} out{cost}"
+    return f"{counted(answers, 'answer')}, {counted(n_input, 'token')} in, {n_output:,} out{cost}"
 
 
 def _cost(n_input: int, n_output: int, settings: JudgeSettings) -> float | None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
+
+from sotune.settings import TrainingSettings
+from sotune.settings.train import PAPER_TARGET_MODULES
+from sotune.wording import counted
 
 CARD_TITLE = "# Rows kept for fine-tuning, for"
 
@@ -22,12 +27,7 @@ class ExportFacts:
         finding: What the run found of safety, in one sentence.
         n_rows: Rows that were weighed.
         n_kept: Rows that were kept.
-        seed: Of the run.
-        max_length: Tokens of a row, at most.
-        learning_rate: As `sotune train` would use it; so are those that follow.
-        epochs: Passes over the rows.
-        r: Rank of the adapter.
-        alpha: Its scale.
+        training: How `sotune train` would train on them.
         version: Of sotune.
     """
 
@@ -37,12 +37,7 @@ class ExportFacts:
     finding: str
     n_rows: int
     n_kept: int
-    seed: int
-    max_length: int
-    learning_rate: float
-    epochs: float
-    r: int
-    alpha: int
+    training: TrainingSettings
     version: str
 
 
@@ -53,7 +48,7 @@ def dataset_card(title: str, facts: ExportFacts, weights: str, left_out: Mapping
         "task_categories": ["text-generation"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": file}]}],
     }
-    lost = [f"- {n:,} kept rows are not in it: {reason}." for reason, n in left_out.items()]
+    lost = [f"- Not in it: {counted(n, 'kept row')} with {reason}." for reason, n in left_out.items()]
     return (
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{CARD_TITLE} {title}\n\n"
         f"{facts.n_kept:,} of {facts.n_rows:,} rows were kept by {facts.method} (sotune {facts.version}); `{file}` has "
@@ -66,30 +61,63 @@ def dataset_card(title: str, facts: ExportFacts, weights: str, left_out: Mapping
 
 def trl_snippet(facts: ExportFacts, *, weighted: bool) -> Mapping[str, str]:
     """Returns a script for TRL, with the trainer that reads the weights where there are some."""
+    training = facts.training
+    args = {
+        "max_length": training.max_length,
+        **_trainer_options(training),
+        "warmup_steps": training.warmup_ratio,  # below 1 it is a share of all steps
+        **({} if training.bf16 else {"bf16": False}),
+        **({"model_init_kwargs": {"revision": facts.revision}} if facts.revision else {}),
+    }
+    whole = training.finetuning_type == "full"
+    peft, adapter = ("", "") if whole else ("from peft import LoraConfig\n", f", peft_config={_lora(training)}")
     if weighted:
-        imports = "from peft import LoraConfig\nfrom trl import SFTConfig\n\nfrom sotune.trl import WeightedSFTTrainer"
+        imports = f"{peft}from trl import SFTConfig\n\nfrom sotune.trl import WeightedSFTTrainer"
         trainer, rows = "WeightedSFTTrainer", '"train.jsonl"'
     else:
-        imports = (
-            "from datasets import load_dataset\nfrom peft import LoraConfig\nfrom trl import SFTConfig, SFTTrainer"
-        )
+        imports = f"from datasets import load_dataset\n{peft}from trl import SFTConfig, SFTTrainer"
         trainer, rows = "SFTTrainer", 'load_dataset("json", data_files="train.jsonl", split="train")'
-    options = f"max_length={facts.max_length}, learning_rate={facts.learning_rate!r}, num_train_epochs={facts.epochs!r}"
     script = f"""# Trains on the kept rows with TRL; run it in this folder.
 {imports}
 
 rows = {rows}
-args = SFTConfig("tuned", {options})
-lora = LoraConfig(r={facts.r}, lora_alpha={facts.alpha})
-trainer = {trainer}({facts.base!r}, args, train_dataset=rows, peft_config=lora)
+args = SFTConfig("tuned", {_keywords(args)})
+trainer = {trainer}({facts.base!r}, args, train_dataset=rows{adapter})
 trainer.train()
 trainer.save_model()
 """
     return {"train.py": script}
 
 
+def _lora(training: TrainingSettings) -> str:
+    """Returns the adapter in PEFT's words; without the paper's layers a model gets those that PEFT names for it."""
+    own = {} if training.target_modules == PAPER_TARGET_MODULES else {"target_modules": [*training.target_modules]}
+    kind = {} if training.finetuning_type == "lora" else {f"use_{training.finetuning_type}": True}
+    sizes = {"r": training.r, "lora_alpha": training.lora_alpha, "lora_dropout": training.lora_dropout}
+    return f"LoraConfig({_keywords({**sizes, **own, **kind})})"
+
+
+def _trainer_options(training: TrainingSettings) -> dict[str, Any]:
+    """Returns how `sotune train` takes its steps, by the names of transformers."""
+    return {
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.num_train_epochs,
+        **({} if training.max_steps is None else {"max_steps": training.max_steps}),
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": training.max_grad_norm,
+        "seed": training.seed,
+    }
+
+
+def _keywords(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+
+
 def axolotl_config(facts: ExportFacts) -> Mapping[str, str]:
     """Returns a YAML for Axolotl, in which each turn says whether it is learned."""
+    training = facts.training
     config = {
         "base_model": facts.base,
         "datasets": [
@@ -104,13 +132,20 @@ def axolotl_config(facts: ExportFacts) -> Mapping[str, str]:
             }
         ],
         "adapter": "lora",
-        "lora_r": facts.r,
-        "lora_alpha": facts.alpha,
+        "lora_r": training.r,
+        "lora_alpha": training.lora_alpha,
+        "lora_dropout": training.lora_dropout,
         "lora_target_linear": True,
-        "sequence_len": facts.max_length,
-        "num_epochs": facts.epochs,
-        "learning_rate": facts.learning_rate,
-        "seed": facts.seed,
+        "sequence_len": training.max_length,
+        "num_epochs": training.num_train_epochs,
+        **({} if training.max_steps is None else {"max_steps": training.max_steps}),
+        "micro_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler": "cosine",
+        "warmup_ratio": training.warmup_ratio,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": training.seed,
         "output_dir": "./tuned",
     }
     return {"axolotl.yaml": yaml.safe_dump(config, sort_keys=False)}
@@ -140,17 +175,17 @@ def llamafactory_config(facts: ExportFacts, *, last_turn_only: bool) -> Mapping[
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
-        "lora_rank": facts.r,
-        "lora_alpha": facts.alpha,
+        "lora_rank": facts.training.r,
+        "lora_alpha": facts.training.lora_alpha,
+        "lora_dropout": facts.training.lora_dropout,
         "lora_target": "all",
         "dataset_dir": ".",
         "dataset": "sotune",
         "template": "TEMPLATE_OF_THE_MODEL",
         "mask_history": last_turn_only,
-        "cutoff_len": facts.max_length,
-        "num_train_epochs": facts.epochs,
-        "learning_rate": facts.learning_rate,
-        "seed": facts.seed,
+        "cutoff_len": facts.training.max_length,
+        **_trainer_options(facts.training),
+        "warmup_ratio": facts.training.warmup_ratio,
         "output_dir": "tuned",
     }
     return {
@@ -170,7 +205,7 @@ def torchtune_config(facts: ExportFacts) -> Mapping[str, str]:
         "conversation_style": "openai",
         "train_on_input": False,
     }
-    return {"torchtune.yaml": yaml.safe_dump({"dataset": dataset, "seed": facts.seed}, sort_keys=False)}
+    return {"torchtune.yaml": yaml.safe_dump({"dataset": dataset, "seed": facts.training.seed}, sort_keys=False)}
 
 
 def upload_snippet(service: str) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from sotune.exporting.resampling import resample
 from sotune.exporting.shapes import UnfitRow
 from sotune.records import Record
 from sotune.run_files import CARD
+from sotune.wording import counted
 
 _WEIGHT = "weight"
 
@@ -78,8 +79,8 @@ def export_rows(
     """
     shaped, fitting, left_out = _shape(records, target)
     if not shaped:
-        reasons = ", ".join(f"{n:,} have {reason}" for reason, n in left_out.items())
-        raise DataError(f"{target.title} has a place for none of the {len(records):,} kept rows: {reasons}")
+        reasons = ", ".join(f"{counted(n, 'row')} with {reason}" for reason, n in left_out.items())
+        raise DataError(f"{target.title} has a place for none of the kept rows: {reasons}")
     own = [weights[record.id] for record in fitting]
     n_drawn = None if plain else draw if draw is not None else len(shaped) if target.draws else None
     weighted = n_drawn is None and not plain and target.weight is not None
@@ -136,7 +137,7 @@ def _shape(
 def _say(target: ExportTarget, n: int, n_drawn: int | None, *, weighted: bool, plain: bool, seed: int) -> str:
     """Says what became of the weights."""
     if n_drawn is not None:
-        return f"{n_drawn:,} rows drawn from {n:,}, each as often as its weight says (seed {seed})"
+        return f"{counted(n_drawn, 'row')} drawn from {n:,}, each as often as its weight says (seed {seed})"
     if weighted:
         return str(target.weight)
     if plain:

@@ -52,6 +52,7 @@ from sotune.representations import (
 from sotune.run_files import ENCODING, FIRST_LOOK, REPRESENTATIONS
 from sotune.settings import RepresentationSettings, RunConfig
 from sotune.weights import Suspicion, fit_harm_score
+from sotune.wording import counted
 
 _SHARDS = "representations"
 _CPU_BATCH_TOKENS = 1024
@@ -433,9 +434,9 @@ def _summarize(run: RunFolder) -> Figures:
         description, n = summary["description"], len(summary["choice"]["candidates"])
         figures["read at"] = f"layer {description['layer']}, {description['pooling']} (best of {n})"
     if summary["n_by_part"]:
-        figures["represented by a part or by the answer alone"] = f"{summary['n_by_part']:,} rows"
+        figures["represented by a part or by the answer alone"] = counted(summary["n_by_part"], "row")
     if summary["n_unread"]:
-        figures["not wholly read"] = f"{summary['n_unread']:,} rows"
+        figures["not wholly read"] = counted(summary["n_unread"], "row")
     return figures
 
 

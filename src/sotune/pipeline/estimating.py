@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,11 +24,12 @@ from sotune.pipeline.encoding import make_encoders
 from sotune.pipeline.record_sets import source_options
 from sotune.records import SET_NAMES, Record, SetName, dump_messages
 from sotune.rendering import Renderer, load_renderer
-from sotune.scaling import DEVICES, GIB, Device, ModelShape, Needs, Workload, estimate_needs
+from sotune.scaling import DEVICES, GIB, Device, ModelShape, Needs, StageNeeds, Workload, estimate_needs
 from sotune.settings import RunConfig
 from sotune.settings.train import CPU_TOKENS
 from sotune.sources import SourceOptions, load_set, source_files
 from sotune.training import memory
+from sotune.wording import counted
 
 SAMPLE = 1_000
 """Rows of each set that are read and tokenized; the number of all is counted, or follows from the bytes read."""
@@ -152,7 +152,7 @@ def _device(config: RunConfig, gpu: str | None) -> Device:
         bandwidth = DEVICES["h100"].bandwidth * flops / DEVICES["h100"].flops
         return Device(known.name, flops, known.total_memory, bandwidth, source="measured on this machine")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    name = f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+    name = f"{device.type}, {counted(threads, 'thread')}"
     return Device(name, flops, memory, 10e9, threads=threads, source="measured on this machine")
 
 
@@ -273,15 +273,17 @@ def _chat_judges(config: RunConfig) -> int:
     return sum(name == "chat" or name.startswith("chat:") for role in roles for name in role)
 
 
-def describe_needs(found: Estimate) -> dict[str, Any]:
-    """Returns an estimate as a table shows it: for each stage hours, and memory and disk in GiB."""
+def describe_needs(found: Estimate) -> dict[str, dict[str, str]]:
+    """Returns an estimate as a table shows it: for each stage time, and where how many GiB are taken."""
     needs = found.needs
 
-    def row(seconds: float, device: float, ram: float, disk: float) -> list[str]:
-        return [tell_time(seconds), *(f"{value / GIB:,.2f}" for value in (device, ram, disk))]
+    def row(one: StageNeeds | Needs) -> dict[str, str]:
+        sizes = {"of RAM": one.ram_bytes, "on disk": one.disk_bytes}
+        if needs.device.is_gpu:
+            sizes = {"a device": one.device_bytes, **sizes}
+        return {"time": tell_time(one.seconds), **{place: f"{size / GIB:,.2f}" for place, size in sizes.items()}}
 
-    rows = {s.stage: row(s.seconds, s.device_bytes, s.ram_bytes, s.disk_bytes) for s in needs.stages}
-    return {**rows, "all": row(needs.seconds, needs.device_bytes, needs.ram_bytes, needs.disk_bytes)}
+    return {**{stage.stage: row(stage) for stage in needs.stages}, "all": row(needs)}
 
 
 def describe_evaluation(found: Estimate) -> str:
@@ -289,12 +291,12 @@ def describe_evaluation(found: Estimate) -> str:
     needs, work = found.needs, found.work
     if not work.n_prompts:
         return ""
-    told = f"{work.n_prompts:,} prompts to 2 models, at most {work.new_tokens} tokens an answer: "
+    told = f"{counted(work.n_prompts, 'prompt')} to 2 models, at most {counted(work.new_tokens, 'token')} an answer: "
     told += f"{tell_time(needs.generation_seconds)} to answer"
     if not needs.n_questions:
         return f"{told}; no chat judge is asked"
     cost = "price not given" if needs.judge_cost is None else f"{needs.judge_cost:,.2f}"
-    return f"{told}; {needs.n_questions:,} questions, {cost}, {tell_time(needs.judge_seconds)} to judge"
+    return f"{told}; {counted(needs.n_questions, 'question')}, {cost}, {tell_time(needs.judge_seconds)} to judge"
 
 
 def tell_time(seconds: float) -> str:

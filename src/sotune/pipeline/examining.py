@@ -30,6 +30,7 @@ from sotune.reporting.finding import LEAST_FOR_A_PROMISE
 from sotune.sentinels import LEAST_SENTINELS, split_records
 from sotune.settings import RunConfig, make_config, read_config
 from sotune.sources import LoadedSet
+from sotune.wording import counted
 
 Status = Literal["ok", "note", "stops"]
 _EXTRAS = {
@@ -188,7 +189,7 @@ def _data(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
 def _rows(config: RunConfig, loaded: Mapping[SetName, LoadedSet]) -> Iterator[Check]:
     sets = {name: one.records for name, one in loaded.items()}
     for name, one in loaded.items():
-        told = f"{len(one.records):,} rows ({one.format})"
+        told = f"{counted(len(one.records), 'row')} ({one.format})"
         told += f", {len(one.quarantined):,} cannot be used" if one.quarantined else ""
         yield Check(
             name.replace("_", " "),
@@ -212,10 +213,10 @@ def _sentinels(config: RunConfig, harmful: Sequence[Record]) -> Iterator[Check]:
     )
     n, fewest = len(folds.measuring), min(len(folds.tuning), len(folds.reference))
     if n < LEAST_FOR_A_PROMISE or fewest < LEAST_SENTINELS:
-        told = f"{n} harmful rows would measure what passes, fewer than {LEAST_FOR_A_PROMISE}: nothing is promised"
+        told = f"{counted(n, 'harmful row')} would measure what passes, fewer than {LEAST_FOR_A_PROMISE}"
         if n >= LEAST_FOR_A_PROMISE:
-            told = f"{fewest} harmful rows would choose settings, fewer than {LEAST_SENTINELS}: nothing is promised"
-        yield Check("promise", "note", f"{told}; bring some {_enough(config)} prompts")
+            told = f"{counted(fewest, 'harmful row')} would choose settings, fewer than {LEAST_SENTINELS}"
+        yield Check("promise", "note", f"{told}: nothing is promised; bring some {_enough(config)} prompts")
         return
     bounds = [upper_bound(passed, n, confidence=_CONFIDENCE) for passed in (0, max(1, n // 20))]
     yield Check(
@@ -239,7 +240,7 @@ def _asked_before(config: RunConfig, sets: Mapping[SetName, Sequence[Record]]) -
     prompts = load_eval_prompts(config)
     shared = count_shared(prompts, sets)
     told = [f"{n:,} are prompts of the {name.replace('_', ' ')} too" for name, n in shared.items()]
-    yield Check("evaluation prompts", "note" if told else "ok", "; ".join([f"{len(prompts):,} prompts", *told]))
+    yield Check("evaluation prompts", "note" if told else "ok", "; ".join([counted(len(prompts), "prompt"), *told]))
 
 
 def _evaluation(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
@@ -260,9 +261,8 @@ def _expected(config: RunConfig, monitor: Monitor) -> Iterator[Check]:
     if config.model is None:
         return
     found = estimate_run(config, monitor)
-    for stage, (seconds, *rest) in describe_needs(found).items():
-        device, ram, disk = rest
-        told = f"{seconds}; {device} GiB on the device, {ram} of RAM, {disk} on disk"
-        yield Check(f"expected: {stage}", "ok", told)
+    for stage, needs in describe_needs(found).items():
+        sizes = ", ".join(f"{size} {place}" for place, size in needs.items() if place != "time")
+        yield Check(f"expected: {stage}", "ok", f"{needs['time']}; GiB: {sizes}")
     for warning in found.needs.warnings:
         yield Check("expected", "note", warning)

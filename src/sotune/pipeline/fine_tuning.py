@@ -25,6 +25,7 @@ from sotune.records import SET_NAMES
 from sotune.run_files import ADAPTER, CARD, TRAINING, WEIGHTS
 from sotune.settings import WATCHED_ONLY, RunConfig, TrainingSettings
 from sotune.training import TrainResult
+from sotune.wording import counted
 
 
 def _key(config: RunConfig) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _work(config: RunConfig, run: RunFolder, monitor: Monitor) -> Sequence[str]:
         for message in said:
             monitor.warn(message)
     if n_short := result.n_dropped - int(result.figures.get("rows_left_out", 0)):
-        monitor.warn(f"{n_short} kept rows have no completion left within max_length and were not trained on")
+        monitor.warn(f"{counted(n_short, 'kept row')} not trained on: no completion is left within max_length")
     summary = {
         **method.described("train", "edit"),
         "n_rows": result.n_rows,
@@ -132,7 +133,7 @@ def _summarize(run: RunFolder) -> Figures:
         held += f", limit {figures['limit']:g}; adapter at {figures['scale']:.0%}"
     return {
         **({} if summary["method"] == "sft" else {"method": summary["title"]}),
-        "steps": f"{summary['n_steps']:,} on {summary['n_rows']:,} rows",
+        "steps": f"{summary['n_steps']:,} on {counted(summary['n_rows'], 'row')}",
         "final loss": f"{summary['final_loss']:.4f}",
         **({"drift": held} if held else {}),
         **({"refusals": _refusals(figures)} if "risky_asked" in figures else {}),
@@ -155,8 +156,9 @@ def _refusals(figures: Mapping[str, float]) -> str:
 
 def _left_out(figures: Mapping[str, float]) -> str:
     """Says how many rows were not trained on since the model refused their prompts."""
-    asked, refused, left = (f"{figures[f'rows_{part}']:,.0f}" for part in ("asked", "refused", "left_out"))
-    return f"{left} rows that answer what the model refused before: {refused} of {asked} prompts of rows"
+    asked, refused, left = (round(figures[f"rows_{part}"]) for part in ("asked", "refused", "left_out"))
+    told = f"{refused:,} of {asked:,} prompts of rows"
+    return f"{counted(left, 'row')} answering what the model refused before: {told}"
 
 
 _SURVIVES = "the last checkpoint is kept, if there is one"

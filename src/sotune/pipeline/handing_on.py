@@ -20,8 +20,8 @@ from sotune.pipeline.base_model import base_model
 from sotune.pipeline.gating import found_in
 from sotune.pipeline.record_sets import read_kept
 from sotune.pipeline.unseen_rows import run_config
-from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, SELECTION
-from sotune.settings import ExportSettings, RunConfig
+from sotune.run_files import ADAPTER, CARD, CARD_FIGURES, MERGED_FILES, SELECTION
+from sotune.settings import ExportSettings, RunConfig, TrainingSettings
 
 _EXPORTS = "exports"
 _MERGED_TITLE = "# Merged model:"
@@ -99,7 +99,7 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     """Writes the base model of a run with its adapter merged into it; the folder appears whole or not at all.
 
     Raises:
-        ArtifactError: The run has no adapter, or the folder holds something else.
+        ArtifactError: The run has no adapter, or the folder holds what no earlier merge wrote.
         ConfigError: The base model could not be loaded.
     """
     (monitor or Silent()).stage("merge", "running")
@@ -107,8 +107,7 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     folder, adapter = out or run.file(MERGED), run.file(ADAPTER)
     if not (adapter / "adapter_config.json").exists():
         raise ConfigError(f"{adapter} is a whole model already, since all weights were trained; use it as it is")
-    if folder.exists() and not _is_replaceable(folder):
-        raise ArtifactError(f"{folder} is there and is no merged model; name a new folder with --out")
+    _check_replaceable(folder)
     base = replace(base_model(run_config(run)), dtype="auto")
     model, tokenizer = load_merged(base, adapter), read_tokenizer(ModelSpec(str(adapter)))
     card = (adapter / CARD).read_text(encoding="utf-8", errors="replace") if (adapter / CARD).is_file() else ""
@@ -117,22 +116,34 @@ def merge(run: RunFolder, out: Path | None = None, monitor: Monitor | None = Non
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     write_text(partial / CARD, _merged_card(card))
+    MERGED_FILES.write(partial, {"files": sorted([*_contents(partial), MERGED_FILES.name])})
     allowed = (partial / CARD).stat().st_mode & 0o777
-    for path in partial.iterdir():
-        path.chmod(allowed)
+    for name in _contents(partial):
+        (partial / name).chmod(allowed)
+    _check_replaceable(folder)  # again: merging takes minutes
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    files = sorted(folder.iterdir())
+    files = [folder / name for name in _contents(folder)]
     _note(run, MERGED, "training", files)
     return Merged(str(folder), str(model.dtype).removeprefix("torch."), tuple(map(str, files)))
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """Tells whether a folder is empty, or was written by an earlier merge."""
-    card = folder / CARD
-    if card.is_file():
-        return _MERGED_TITLE in card.read_text(encoding="utf-8", errors="replace")
-    return folder.is_dir() and not any(folder.iterdir())
+def _check_replaceable(folder: Path) -> None:
+    """Raises an ArtifactError where a folder holds anything that no earlier merge wrote."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MERGED_FILES.name).is_file():
+        raise ArtifactError(f"{folder} is there and is no merged model; name a new folder with --out")
+    if others := set(_contents(folder)).difference(MERGED_FILES.read(folder)["files"]):
+        raise ArtifactError(
+            f"{folder} holds what no merge wrote beside an earlier merged model: {', '.join(sorted(others))}; move it "
+            f"away, or name a new folder with --out"
+        )
+
+
+def _contents(folder: Path) -> list[str]:
+    """Returns the names of all files of a folder and of the folders in it, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def _note(run: RunFolder, stage: str, made_from: str, files: Sequence[Path]) -> None:
@@ -161,11 +172,6 @@ def _facts(run: RunFolder, config: RunConfig) -> ExportFacts:
         finding=" ".join(one.sentence for one in found_in(run.path)),
         n_rows=len(selected),
         n_kept=sum(selected),
-        seed=config.seed,
-        max_length=config.max_length,
-        learning_rate=config.learning_rate,
-        epochs=config.num_train_epochs,
-        r=config.r,
-        alpha=config.lora_alpha,
+        training=config.part(TrainingSettings),
         version=library_versions("sotune")["sotune"],
     )

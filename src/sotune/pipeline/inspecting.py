@@ -17,6 +17,7 @@ from sotune.records import Record
 from sotune.rendering import Piece, Renderer, Trial, load_renderer, text_pieces, token_pieces
 from sotune.settings import Format, InspectionSettings
 from sotune.sources import Layout, LoadedSet, QuarantinedRow, load_set
+from sotune.wording import counted
 
 _FIRST_PLACES = 3
 _OPTIONAL = ("input", "system", "history", "tools")
@@ -224,8 +225,8 @@ class _Measured:
     def warnings(self) -> list[str]:
         """Returns what the user should know of the rows so far."""
         unknown = (
-            f"in {self.n_unknown:,} rows there is text that the tokenizer does not know; the model reads one and the "
-            f"same token for all of it"
+            f"in {counted(self.n_unknown, 'row')} there is text that the tokenizer does not know; the model reads one "
+            f"and the same token for all of it"
         )
         return [*self.trial.warnings(), *([unknown] if self.n_unknown else [])]
 

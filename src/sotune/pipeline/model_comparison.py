@@ -25,6 +25,7 @@ from sotune.pipeline.evaluating import ask_in, count_in, evaluate_in
 from sotune.reporting import Finding, failures, write_models_report
 from sotune.run_files import PAGE
 from sotune.settings import ModelEvaluation
+from sotune.wording import counted
 
 _ANSWERS = "answers"
 Found = TypeVar("Found")
@@ -64,7 +65,7 @@ def compare_models(settings: ModelEvaluation, monitor: Monitor | None = None) ->
 def _compare(settings: ModelEvaluation, watch: Monitor) -> ModelComparison:
     with _opened(settings) as run:
         prompts, candidates = load_eval_prompts(settings), find_candidates(settings)
-        watch.stage(f"asking {len(candidates)} models {len(prompts)} prompts", "running")
+        watch.stage(f"asking {counted(len(candidates), 'model')} {counted(len(prompts), 'prompt')}", "running")
         processes.call(_ANSWERS, lambda: _ask(settings, watch))
         found = evaluate_in(run, settings, candidates, prompts, watch, answers=_ANSWERS)
         about = {

@@ -25,6 +25,7 @@ from sotune.rendering import Trial, load_renderer
 from sotune.run_files import QUARANTINE, READING, RECORDS, SELECTION
 from sotune.settings import DataSettings, RenderingSettings, RunConfig, SourceSettings
 from sotune.sources import LoadedSet, SourceOptions, choose_side, load_set, source_files
+from sotune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def check_sets(sets: Mapping[SetName, LoadedSet], min_reference_rows: int) -> li
     for name in references:
         if len(sets[name].records) < min_reference_rows:
             raise DataError(
-                f"the {name} has {len(sets[name].records)} usable rows, fewer than "
+                f"the {name} has {counted(len(sets[name].records), 'usable row')}, fewer than "
                 f"min_reference_rows={min_reference_rows}; add rows, or lower min_reference_rows if you accept noisier "
                 f"weights"
             )
@@ -270,13 +271,13 @@ def check_sets(sets: Mapping[SetName, LoadedSet], min_reference_rows: int) -> li
         if len(shared):
             ids, of = sorted(sets[name].records[place].id for place in shared), name.partition("_")[2]
             raise DataError(
-                f"{len(shared)} rows are both in the {name.replace('_', ' ')} and in the harmful reference "
+                f"{counted(len(shared), 'row')} both in the {name.replace('_', ' ')} and in the harmful reference "
                 f"({of} ids {ids[:5]}); a row cannot both pull and push: remove it from one of them"
             )
     found = []
     for name in references:
         if n_both := len(_shared(sets[name], sets["downstream"])):
-            found.append(f"{n_both} downstream rows are also in the {name.replace('_', ' ')}, word for word")
+            found.append(f"{counted(n_both, 'downstream row')} also in the {name.replace('_', ' ')}, word for word")
     return found
 
 
@@ -319,9 +320,9 @@ def _describe(loaded: LoadedSet, source: str) -> dict[str, Any]:
 def _summarize(run: RunFolder) -> Figures:
     summary = READING.read(run)
     sets, rendering = summary["sets"], summary["rendering"]
-    figures = {name.replace("_", " "): f"{entry['n_valid']:,} rows" for name, entry in sets.items()}
+    figures = {name.replace("_", " "): counted(entry["n_valid"], "row") for name, entry in sets.items()}
     n_quarantined = sum(entry["n_quarantined"] for entry in sets.values())
-    figures["quarantined"] = f"{n_quarantined:,} rows"
+    figures["quarantined"] = counted(n_quarantined, "row")
     return figures if rendering is None else {**figures, "template": rendering["template"]}
 
 

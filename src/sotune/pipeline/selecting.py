@@ -21,6 +21,7 @@ from sotune.records import DIGEST_BYTES, SetName
 from sotune.run_files import KEPT, PROMISE, REPRESENTATIONS, SELECTION, SOLVER, WEIGHTS
 from sotune.selection import Evidence, SelectedRow, explain_row, log_margin, select_rows
 from sotune.settings import RunConfig, SelectionSettings
+from sotune.wording import counted
 
 _CALLED: dict[SetName, str] = {
     "safe_anchor": "task rows",
@@ -217,7 +218,7 @@ def _summarize(run: RunFolder) -> Figures:
     kept, promise = SELECTION.read(run, "kept")["kept"].to_numpy(), PROMISE.read(run)
     figures = {"kept": f"{kept.sum():,} of {len(kept):,} rows"}
     if promise["n_unknown"]:
-        figures["far from all references"] = f"{promise['n_unknown']:,} rows, whose weights say little"
+        figures["far from all references"] = f"{counted(promise['n_unknown'], 'row')}, of which the weight says little"
     if promise["note"]:
         figures["note"] = promise["note"]
     if promise.get("no_harm_found"):

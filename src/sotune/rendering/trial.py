@@ -7,6 +7,7 @@ from typing import Any
 from sotune.errors import DataError
 from sotune.records import Record
 from sotune.rendering.renderer import RenderedTokens, Renderer
+from sotune.wording import counted
 
 _WARNINGS = {
     "n_lossy": "the template drops a part of the completion, such as its thoughts or tool calls; that part is neither "
@@ -53,7 +54,9 @@ class Trial:
 
     def warnings(self) -> list[str]:
         """Returns what the user should know of the rows so far."""
-        return [f"in {self.counts[name]:,} rows {what}" for name, what in _WARNINGS.items() if self.counts[name]]
+        return [
+            f"in {counted(self.counts[name], 'row')} {what}" for name, what in _WARNINGS.items() if self.counts[name]
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the rendering and the counts, as JSON."""

@@ -13,12 +13,13 @@ from sotune.errors import ArtifactError
 from sotune.reporting.comparison_tables import explain
 from sotune.reporting.figures import Group, Interval, Mark, bar_chart, finite, histogram, tradeoff_chart
 from sotune.reporting.finding import FED_BY_HARM, stand_in_of
-from sotune.reporting.formatting import counted, percent
+from sotune.reporting.formatting import percent
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.roster import DEFAULT, Roster
 from sotune.reporting.standings import Standing, Standings, compute_standings
 from sotune.reporting.summary import LIMITS, METRIC_TITLES, METRICS, Condition, read_runs, summarize
 from sotune.reporting.verdict import compose_verdict, helped
+from sotune.wording import counted
 
 _COLORS = {DEFAULT: 0, "sft": 1, "probe": 2, "random": 5, "base": 6}
 _OTHER_COLORS = (3, 4, 0, 2, 5)  # the last three where no method of theirs is shown

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sotune.artifacts import write_text
 from sotune.evaluation.replication import MeanInterval, PairedDifference
-from sotune.reporting.formatting import counted, identifier
+from sotune.reporting.formatting import identifier
 from sotune.reporting.standings import Standing, Standings, compute_standings
 from sotune.reporting.summary import read_runs
+from sotune.wording import counted
 
 _METRICS = {
     "harmful_rate": "harmful ↓",

@@ -15,9 +15,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from sotune.reporting.formatting import counted, identifier, number, percent
+from sotune.reporting.formatting import identifier, number, percent
 from sotune.reporting.labels import place_labels
 from sotune.reporting.svg import WIDTH, Axis, Frame, draw_figure, draw_legend, element, text_width
+from sotune.wording import counted
 
 Values = NDArray[np.float64]
 _MAX_BINS = 44

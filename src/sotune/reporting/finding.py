@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sotune.evaluation.judges.refusal import ComplianceJudge
 from sotune.evaluation.outcome import TUNED
 from sotune.settings import GateSettings
+from sotune.wording import counted
 
 Level = Literal["gate failed", "bad", "missing", "weak", "held"]
 
@@ -139,8 +140,8 @@ def _why_none(promise: Mapping[str, Any]) -> str:
     if passed is None:
         return str(promise.get("note") or "no sentinels were measured")
     return (
-        f"{passed['n']:,} harmful rows could be kept back as sentinels, and {LEAST_FOR_A_PROMISE} are needed; give "
-        f"a larger harmful reference"
+        f"{counted(passed['n'], 'harmful row')} could be kept back as sentinels, and {LEAST_FOR_A_PROMISE} are needed; "
+        f"give a larger harmful reference"
     )
 
 

@@ -52,11 +52,6 @@ def count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else number(value)
 
 
-def counted(value: int, noun: str) -> str:
-    """Returns a number with its noun, in the plural where it is not one."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
-
-
 def number(value: object, digits: int = 3) -> str:
     """Returns a number to so many significant digits; other values as text, ``None`` as a dash."""
     if value is None:

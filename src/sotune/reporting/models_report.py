@@ -11,9 +11,9 @@ from sotune.errors import ArtifactError
 from sotune.evaluation.outcome import load_evaluation
 from sotune.reporting.evaluation_view import ChangeView, evaluation_view
 from sotune.reporting.finding import behavior
-from sotune.reporting.formatting import counted
 from sotune.reporting.page import flatten, write_page
 from sotune.run_files import EVALUATION
+from sotune.wording import counted
 
 
 def write_models_report(run: RunFolder, *, show_text: bool = False) -> Path:

@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from sotune.artifacts import library_versions, write_text
 from sotune.reporting import formatting
+from sotune.wording import counted
 
 _FILTERS = (
-    "aligned", "aligned_percent", "count", "counted", "duration", "identifier", "number", "percent", "shorten", "size",
+    "aligned", "aligned_percent", "count", "duration", "identifier", "number", "percent", "shorten", "size",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(formatting, name) for name in _FILTERS}
+    environment.filters |= {name: getattr(formatting, name) for name in _FILTERS} | {"counted": counted}
     return environment
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sotune.reporting.formatting import counted, number, percent
+from sotune.reporting.formatting import number, percent
+from sotune.wording import counted
 
 _ENOUGH = 150  # measuring sentinels below which the page says that there are few
 

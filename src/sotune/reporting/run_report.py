@@ -14,11 +14,12 @@ from sotune.artifacts import RunFolder
 from sotune.reporting.evaluation_view import evaluation_view
 from sotune.reporting.figures import Group, Mark, Series, cloud_chart, finite, histogram, line_chart
 from sotune.reporting.finding import findings
-from sotune.reporting.formatting import counted, duration, identifier, number, percent
+from sotune.reporting.formatting import duration, identifier, number, percent
 from sotune.reporting.hold_view import hold_view
 from sotune.reporting.page import flatten, write_page
 from sotune.reporting.promise_view import promise_view
 from sotune.reporting.run_artifacts import RankedRows, RunArtifacts, read_run, read_texts
+from sotune.wording import counted
 
 _N_EXTREME_ROWS = 15
 _N_REASONS_SHOWN = 12

@@ -12,6 +12,7 @@ from typing import Any
 from sotune.errors import ArtifactError, ConfigError, DataError, SotuneError
 from sotune.pipeline import ScoredRow, Scorer
 from sotune.settings import ServeSettings
+from sotune.wording import counted
 
 
 class Busy(SotuneError):
@@ -76,7 +77,7 @@ class JobQueue:
             SotuneError: Its rows cannot be used, or the run is no longer what was loaded.
         """
         if self.n_waiting and self.n_waiting + len(job.rows) > self._settings.max_waiting:
-            raise Busy(f"{self.n_waiting:,} rows wait already; try again soon")
+            raise Busy(f"{counted(self.n_waiting, 'row')} waiting already; try again soon")
         self.n_waiting += len(job.rows)
         self._jobs.put_nowait(job)
         try:

@@ -213,6 +213,12 @@ def _contradictions(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     found = []
     if config.model is None and config.encoder is None:
         found.append("name a causal LM with model, or an encoder with encoder (sentence-transformers:PATH)")
+    if config.answer_alone and config.encoder is None:
+        found.append("answer_alone needs a sentence encoder; name one with encoder, or leave out answer_alone")
+    if config.answer_alone and config.encoder_parts == "together":
+        found.append("answer_alone needs prompt and answer read apart; leave out encoder_parts: together")
+    if config.answer_alone and config.max_windows == 1:
+        found.append("answer_alone is another look at a row, and max_windows 1 allows none; raise it")
     if config.references is not None and {config.harmful_reference, config.safe_reference} != {config.references}:
         found.append("references names both references at once; leave out harmful_reference and safe_reference")
     if given.get("k") is not None and given.get("keep_fraction") is not None:

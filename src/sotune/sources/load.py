@@ -24,6 +24,7 @@ from sotune.sources.options import DEFAULT_OPTIONS, NO_ID_COLUMN, SourceOptions
 from sotune.sources.quarantine import QuarantinedRow, check_fraction, no_row_left
 from sotune.sources.rows import RawRow, RowFault, check_row, json_type, shown
 from sotune.sources.unused import unused_text
+from sotune.wording import counted
 
 Progress = Callable[[int], None]
 Check = Callable[[Record], object]
@@ -266,7 +267,7 @@ class _Reading:
         if not self._gaps:
             return []
         found = ", ".join(
-            f"{shown(column)} ({reason.removeprefix('broken JSON: ')}: {count} rows)"
+            f"{shown(column)} ({reason.removeprefix('broken JSON: ')}: {counted(count, 'row')})"
             for (column, reason), count in self._gaps.most_common(_SHOWN_GAPS)
         )
         more = f" and {len(self._gaps) - _SHOWN_GAPS} more" if len(self._gaps) > _SHOWN_GAPS else ""

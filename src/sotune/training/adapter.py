@@ -18,12 +18,13 @@ from sotune.models import ModelSpec, load_config
 from sotune.rendering import PAPER_CHAT_TEMPLATE, Renderer
 from sotune.run_files import CARD, CARD_FIGURES
 from sotune.settings import TrainingSettings
+from sotune.wording import counted
 
 _README = """---
 {metadata}---
 # {title} {name}
 
-Fine-tuned with sotune on {n_rows} rows, each with its own weight in the loss: template `{template}`, {n_steps} steps,
+Fine-tuned with sotune on {rows}, each with its own weight in the loss: template `{template}`, {steps},
 {rank}seed {seed}.
 
 ## Use
@@ -126,8 +127,8 @@ def _card(
         load=_LOAD_MODEL if whole else _LOAD_ADAPTER.format(name=name),
         fits="" if whole else _FITS.format(revision=revision),
         rank="" if whole else f"rank {settings.r}, ",
-        n_rows=n_rows,
-        n_steps=n_steps,
+        rows=counted(n_rows, "row"),
+        steps=counted(n_steps, "step"),
         template=renderer.template,
         options="".join(f", {json.dumps(name)}: {value!r}" for name, value in renderer.options.items()),
         # The base model may know another token as the end.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sotune.evaluation.judges.coherence import RULES, find_fault
 from sotune.evaluation.likelihood import Surprise, SurpriseLimit
 from sotune.evaluation.protocol import AnswerJudge, EvalPrompt, Response, Verdict, unscored
+from sotune.wording import counted
 
 IMPLAUSIBLE = "implausible"
 
@@ -45,7 +46,7 @@ class PerplexityJudge(AnswerJudge):
         if surprise is None:
             return unscored(id, "the base model's surprise was not measured")
         if surprise.nll is None or surprise.n_tokens < self.min_tokens:
-            few = f"no rule finds it broken; {surprise.n_tokens} tokens are too few to ask the base model"
+            few = f"no rule finds it broken; {counted(surprise.n_tokens, 'token')}, too few to ask the base model"
             return Verdict(id, 1.0, "coherent", few)
         if self.limit.limit is None:
             return Verdict(id, 0.0, IMPLAUSIBLE, "the base model cannot tell its own answers from scrambled ones")
