@@ -118,6 +118,28 @@ def test_a_look_counts_for_the_steps_up_to_the_next(train_inputs):
     assert change.state()["risky"] == pytest.approx(1 + 2 * 0.3 * excess, rel=1e-4)
 
 
+def test_only_what_exceeds_the_limit_is_measured_again(train_inputs, monkeypatch):
+    """Risky answers drift too far and the others do not: both are measured before and after, in between the one."""
+    rows = build_equal_rows(train_inputs.harmful_reference, train_inputs.tools.renderer)
+    risky, harmless = HeldAnswers(rows, decay=0.0), HeldAnswers(rows, decay=0.0)
+    model = load_with_adapter(train_inputs.tools.model, train_inputs.tools.training)
+    change = KeepWithin(
+        HeldSets(risky, harmless, None), limit=0.02, own=KlConstrainedSettings(), n_each=2, measure_every=9, seed=0
+    )
+    change.start(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    measured = []
+    monkeypatch.setattr(harmless, "measure", lambda model: measured.append("harmless") or 0.0)
+    monkeypatch.setattr(risky, "measure", lambda model: measured.append("risky") or HeldAnswers.measure(risky, model))
+    figures = change.finish(model)
+    assert 0 < figures["scale"] < 1
+    assert 0.01 < figures["risky_drift"] <= 0.02
+    assert measured == ["risky", "harmless", *["risky"] * 8, "risky", "harmless"]
+
+
 def load_rows(inputs):
     return build_equal_rows(inputs.records, inputs.tools.renderer).rows
 

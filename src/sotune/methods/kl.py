@@ -8,7 +8,7 @@ data that a filter does not have, keeps every row, and costs one more pass over 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -137,10 +137,11 @@ class StayClose(StepChange):
         """Returns how many of the prompts that no step looked at are refused, before and now."""
         return self._sets.refuses.figures(model) if self._sets.refuses is not None else {}
 
-    def measure(self, model: Any) -> dict[str, float]:
-        """Returns the drift over all answers of each kind."""
-        sets = {**self._held, "unseen": self._sets.unseen}
-        return {f"{name}_drift": held.measure(model) for name, held in sets.items() if held is not None}
+    def measure(self, model: Any, names: Collection[str] = ()) -> dict[str, float]:
+        """Returns the drift over all answers of each kind, as ``{kind}_drift``; or only those that are named."""
+        sets = {f"{kind}_drift": held for kind, held in {**self._held, "unseen": self._sets.unseen}.items()}
+        asked = {name: held for name, held in sets.items() if held is not None and (not names or name in names)}
+        return {name: held.measure(model) for name, held in asked.items()}
 
 
 METHODS = (

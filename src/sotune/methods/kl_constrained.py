@@ -20,6 +20,7 @@ end, where the drift on any of the sets exceeds δ, the adapter is scaled down t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -221,13 +222,16 @@ class KeepWithin(StayClose):
             multiplier.value = state[name]
 
     def finish(self, model: Any) -> Mapping[str, float]:
-        """Scales the adapter down until the largest drift is within the limit."""
-        scale, drifts = largest_scale(
-            model,
-            lambda: self.measure(model),
-            lambda drifts: max(drifts.values()) <= self._limit,
-            magnitudes=self._magnitudes,
-        )
+        """Scales the adapter down until the largest drift is within the limit; only what exceeds it decides how far."""
+        scale, drifts = 1.0, self.measure(model)
+        while exceeds := [name for name, drift in drifts.items() if drift > self._limit]:
+            factor, _ = largest_scale(
+                model,
+                functools.partial(self.measure, model, exceeds),
+                lambda found: max(found.values()) <= self._limit,
+                magnitudes=self._magnitudes,
+            )
+            scale, drifts = scale * factor, self.measure(model)
         return {"limit": self._limit, "scale": scale, **drifts, **self.refusals(model)}
 
 
