@@ -3,7 +3,7 @@
 A line for each cell, and one for the aligned model of each task. Harm and over-refusal beside the aligned model's, with
 Newcombe's interval and McNemar's exact test; utility beside plain fine-tuning's of the same draw, with Student's
 interval. All are over prompts: they tell these models apart on new prompts, not the methods on new draws. Last come
-means over the draws that both models have, with intervals over prompts, since all draws of a task ask the same.
+means over the draws that both models have, all alike, with intervals over prompts, of which draws share most.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def described(cell: Row, cells: Sequence[Row]) -> Row:
             line |= {f"{what}_only": found.only_first, f"{what}_only_aligned": found.only_second}
             line[f"{what}_p"] = float(f"{found.p_value:.2g}")
     if (plain := _beside(cell, cells, _PLAIN)) and cell["method"] not in (_BASE, _PLAIN):
-        line |= _gap("utility_to_sft", cell["scores"]["utility"], plain["scores"]["utility"])
+        line |= _gap("utility_to_sft", _gaps([(cell, plain)], "utility"))
     return {**line, **cell.get("told", {})}
 
 
@@ -99,8 +99,7 @@ def means(method: str, cells: Sequence[Row]) -> Row:
         against = _PLAIN if what == "utility" else _BASE
         both = [(cell, other) for cell in own if (other := _beside(cell, cells, against))]
         if both and method not in (_BASE, against):
-            first, second = (_by_prompt([pair[i] for pair in both], what) for i in (0, 1))
-            line |= _gap(f"{what}_to_{_PLAIN if what == 'utility' else 'aligned'}", first, second)
+            line |= _gap(f"{what}_to_{_PLAIN if what == 'utility' else 'aligned'}", _gaps(both, what))
     return line
 
 
@@ -109,17 +108,17 @@ def _beside(cell: Row, cells: Sequence[Row], method: str) -> Row | None:
     return next((c for c in cells if c["method"] == method and all(c[name] == cell[name] for name in same)), None)
 
 
-def _by_prompt(cells: Sequence[Row], what: str) -> dict[str, float]:
-    """Returns the mean score of each prompt over several cells."""
-    scores = defaultdict(list)
-    for cell in cells:
-        for id, score in cell["scores"][what].items():
-            scores[id].append(score)
-    return {id: statistics.fmean(some) for id, some in scores.items()}
+def _gaps(pairs: Sequence[tuple[Row, Row]], what: str) -> list[float]:
+    """Returns a difference for each prompt, whose mean is the mean over the pairs of cells, however many ask it."""
+    adds: dict[str, float] = defaultdict(float)
+    for cell, other in pairs:
+        scores, others = cell["scores"][what], other["scores"][what]
+        for id, score in scores.items():
+            adds[f"{cell['dataset']}/{id}" if what == "utility" else id] += (score - others[id]) / len(scores)
+    return [len(adds) * add / len(pairs) for add in adds.values()]
 
 
-def _gap(name: str, first: Mapping[str, float], second: Mapping[str, float]) -> Row:
-    gaps = [first[id] - second[id] for id in first]
+def _gap(name: str, gaps: Sequence[float]) -> Row:
     found = mean_interval(gaps, confidence=_CONFIDENCE)
     return _named(name, statistics.fmean(gaps), found.low, found.high)
 
