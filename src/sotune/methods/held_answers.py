@@ -158,23 +158,9 @@ def held_sets(
     Raises:
         DataError: None of the risky prompts can be asked, or the model answers none.
     """
-    fits = fits_question(inputs.tools, answer_tokens)
-    short = filter(fits, _distinct(inputs.harmful_reference))
-    of_reference = itertools.islice(short, risky + risky // (_HELD_OUT - 1))
-    held_rows, unseen = _apart(_distinct([*of_reference, *filter(fits, more_risky)]))
-    sets = {
-        "risky": held_rows,
-        "unseen": unseen,
-        "harmless": list(filter(fits, _distinct(harmless))),
-    }
+    sets = _prompts(inputs, harmless, more_risky, risky=risky, answer_tokens=answer_tokens)
     asked = [replace(row, id=f"{name}/{place}") for name, rows in sets.items() for place, row in enumerate(rows)]
-    if not held_rows:
-        raise DataError(
-            "none of the harmful reference's prompts can be asked: each is longer than max_length or the template "
-            "refuses it; raise max_length, or train with hold: none"
-        )
     answered = own_answers(inputs.tools, asked, most_tokens=answer_tokens, model=model)
-
     answers = {name: [row for row in answered if row.id.startswith(f"{name}/")] for name in sets}
     answers["harmless"], others = _complied(answers["harmless"], n_harmless)
 
@@ -193,6 +179,26 @@ def held_sets(
     before = {"risky": answers["unseen"] or answers["risky"], "harmless": others}
     refuses = StillRefuses(before, inputs.tools, answer_tokens=answer_tokens)
     return HeldSets(held_risky, held("harmless"), held("unseen"), refuses)
+
+
+def _prompts(
+    inputs: TrainInputs, harmless: Sequence[Record], more_risky: Sequence[Record], *, risky: int, answer_tokens: int
+) -> dict[str, list[Record]]:
+    """Returns the distinct rows whose prompts can be asked: risky ones, those that no step looks at, harmless ones.
+
+    Raises:
+        DataError: There are no risky ones.
+    """
+    fits = fits_question(inputs.tools, answer_tokens)
+    short = filter(fits, _distinct(inputs.harmful_reference))
+    of_reference = itertools.islice(short, risky + risky // (_HELD_OUT - 1))
+    held, unseen = _apart(_distinct([*of_reference, *filter(fits, more_risky)]))
+    if not held:
+        raise DataError(
+            "none of the harmful reference's prompts can be asked: each is longer than max_length or the template "
+            "refuses it; raise max_length, or train with hold: none"
+        )
+    return {"risky": held, "unseen": unseen, "harmless": list(filter(fits, _distinct(harmless)))}
 
 
 def _complied(answers: Sequence[Record], most: int) -> tuple[list[Record], list[Record]]:
