@@ -224,7 +224,7 @@ class KeepWithin(StayClose):
     def finish(self, model: Any) -> Mapping[str, float]:
         """Scales the adapter down until the largest drift is within the limit; only what exceeds it decides how far."""
         scale, drifts = 1.0, self.measure(model)
-        while exceeds := [name for name, drift in drifts.items() if drift > self._limit]:
+        while scale and (exceeds := [name for name, drift in drifts.items() if not drift <= self._limit]):  # or is nan
             factor, _ = largest_scale(
                 model,
                 functools.partial(self.measure, model, exceeds),
