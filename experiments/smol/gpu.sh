@@ -75,20 +75,28 @@ fi
 results
 ( while sleep 20; do results; done ) &
 copying=$!
-reserve=75 # for the gaps
+reserve=${SMOL_RESERVE:-75} # for the gaps
 [ -n "$tiny" ] && reserve=120
 tiny_flag=(); [ -n "$tiny" ] && tiny_flag=(--tiny)
 judge=(); [ -f "$work/judge/config.json" ] && judge=(--judge "$work/judge")
-for table in ${SMOL_TABLES:-table.yaml}; do # the next where time is left
-  [ "$(left $reserve)" -gt 20 ] || break
-  step "grid-${table%.yaml}" "$python" "$here/grid.py" "$work/grid/${table%.yaml}" --table "$here/$table" \
-    --deadline "$(left $reserve)" --workers "$workers" "${judge[@]}" "${tiny_flag[@]}"
-done
+lane() { # WORKERS TABLE...: one table after another, the next where time is left
+  local workers=$1 table; shift
+  for table; do
+    [ "$(left $reserve)" -gt 20 ] || break
+    step "grid-${table%.yaml}" "$python" "$here/grid.py" "$work/grid/${table%.yaml}" --table "$here/$table" \
+      --deadline "$(left $reserve)" --workers "$workers" "${judge[@]}" "${tiny_flag[@]}"
+  done
+}
+lanes=()
+IFS=';' read -ra each <<<"${SMOL_LANES:-$workers table.yaml}" # lanes run side by side
+for one in "${each[@]}"; do lane $one & lanes+=($!); done
+wait "${lanes[@]}"
 kill $copying 2>/dev/null
 mps_stop
 results
 step score timeout "$(left 5)" "$python" "$here/score.py" "$work/grid" "$work/scored" --deadline "$(left 30)"
 cp "$work/scored/"* "$out/" && rm -f "$out/cells.tar.gz" # all that matters of it is in the two files
+step paired "$python" "$here/paired.py" "$out/paired.csv" "$work/grid"/*/*/
 step summarize "$python" "$here/summarize.py" "$out/cells.jsonl" "$out"
 cat "$out/table.md"
 say "all done"

@@ -31,7 +31,10 @@ Row = dict[str, Any]
 
 def main() -> None:
     out, *grids = map(Path, sys.argv[1:])
-    cells = [cell for grid in grids for cell in read_cells(grid)]
+    cells: list[Row] = []
+    for cell in (cell for grid in grids for cell in read_cells(grid)):
+        if cell["method"] != _BASE or _beside(cell, cells, _BASE) is None:  # two grids may be of the same draws
+            cells.append(cell)
     rows = [described(cell, cells) for cell in cells]
     rows += [means(method, cells) for method in dict.fromkeys(cell["method"] for cell in cells)]
     with out.open("w", newline="", encoding="utf-8") as file:
@@ -43,12 +46,13 @@ def main() -> None:
 
 def read_cells(grid: Path) -> list[Row]:
     """Returns each finished cell with its scores, the aligned model's once a draw among them."""
-    cells, drawn = [], set()
+    cells: list[Row] = []
     for path in sorted(grid.glob("cells/*/*/result.json")):
         row = read_json(path)["cell"]["row"]
+        if row["method"] == _BASE:
+            continue  # every other cell holds the aligned model's verdicts too
         cell = {name: row[name] for name in ("dataset", "harmful_fraction", "seed", "method")}
-        if path.parent.parent not in drawn:
-            drawn.add(path.parent.parent)
+        if _beside(cell, cells, _BASE) is None:
             cells.append({**cell, "method": _BASE, "scores": scores_of(path.parent / "base_verdicts.parquet")})
         trained = read_json(path.parent / "training.json")
         figures = trained.get("figures") or {}
