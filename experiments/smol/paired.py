@@ -2,8 +2,9 @@
 
 A line for each cell, and one for the aligned model of each task. Harm and over-refusal beside the aligned model's, with
 Newcombe's interval and McNemar's exact test; utility beside plain fine-tuning's of the same draw, with Student's
-interval. All are over prompts: they tell these models apart on new prompts, not the methods on new draws. Last come
-means over the draws that both models have, all alike, with intervals over prompts, of which draws share most.
+interval. All are over prompts: they tell these models apart on new prompts, not the methods on new draws. Last come,
+for each condition and over all, means over the cells that both models have, all alike, with intervals over prompts, of
+which draws share most, and (``by_draw``) over draws.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sotune.artifacts import read_json
 from sotune.evaluation.paired import compare_paired
 from sotune.evaluation.replication import mean_interval
 from sotune.evaluation.store import load_verdicts
+from sotune.wording import counted
 
 _CONFIDENCE = 0.95
 _BASE, _PLAIN = "base", "sft"
@@ -36,7 +38,9 @@ def main() -> None:
         if cell["method"] != _BASE or _beside(cell, cells, _BASE) is None:  # two grids may be of the same draws
             cells.append(cell)
     rows = [described(cell, cells) for cell in cells]
-    rows += [means(method, cells) for method in dict.fromkeys(cell["method"] for cell in cells)]
+    conditions = dict.fromkeys((cell["dataset"], cell["harmful_fraction"]) for cell in cells)
+    for some in (*([c for c in cells if _condition(c) == one] for one in conditions), cells):
+        rows += [means(method, some) for method in dict.fromkeys(cell["method"] for cell in some)]
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
         writer.writeheader()
@@ -95,16 +99,38 @@ def described(cell: Row, cells: Sequence[Row]) -> Row:
 
 
 def means(method: str, cells: Sequence[Row]) -> Row:
-    """Returns the means of a method over its draws, and over those that it shares with another model."""
+    """Returns the means of a method over its cells, and over those that it shares with another model."""
     own = [cell for cell in cells if cell["method"] == method]
-    line: Row = {"dataset": "all", "seed": f"{len(own)} draws", "method": method}
+    conditions = {_condition(cell) for cell in cells}
+    dataset, share = conditions.pop() if len(conditions) == 1 else ("all", "")
+    line: Row = {"dataset": dataset, "harmful_fraction": share, "seed": counted(len(own), "cell"), "method": method}
     for what in ("harm", "harm_unseen", "over_refusal", "utility"):
-        line[what] = round(statistics.fmean(statistics.fmean(cell["scores"][what].values()) for cell in own), 4)
+        line[what] = round(statistics.fmean(_rate(cell, what) for cell in own), 4)
         against = _PLAIN if what == "utility" else _BASE
         both = [(cell, other) for cell in own if (other := _beside(cell, cells, against))]
         if both and method not in (_BASE, against):
-            line |= _gap(f"{what}_to_{_PLAIN if what == 'utility' else 'aligned'}", _gaps(both, what))
+            name = f"{what}_to_{_PLAIN if what == 'utility' else 'aligned'}"
+            line |= _gap(name, _gaps(both, what)) | _by_draw(name, both, what)
     return line
+
+
+def _by_draw(name: str, pairs: Sequence[tuple[Row, Row]], what: str) -> Row:
+    """Returns the ends of the interval of a difference over draws, each the mean of its cells."""
+    draws: dict[int, list[float]] = defaultdict(list)
+    for cell, other in pairs:
+        draws[cell["seed"]].append(_rate(cell, what) - _rate(other, what))
+    if len(draws) < 2:
+        return {}
+    found = mean_interval([statistics.fmean(some) for some in draws.values()], confidence=_CONFIDENCE)
+    return {f"{name}_by_draw_low": round(found.low, 4), f"{name}_by_draw_high": round(found.high, 4)}
+
+
+def _rate(cell: Row, what: str) -> float:
+    return statistics.fmean(cell["scores"][what].values())
+
+
+def _condition(cell: Row) -> tuple[str, float]:
+    return cell["dataset"], cell["harmful_fraction"]
 
 
 def _beside(cell: Row, cells: Sequence[Row], method: str) -> Row | None:

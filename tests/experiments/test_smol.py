@@ -290,6 +290,34 @@ def test_means_are_over_the_draws_that_both_have(script):
         cell_of("held", [0, 1], [0, 0], [0.0, 1.0], share=0.3),
     ]
     line = paired.means("held", cells)
-    assert (line["seed"], line["harm"], line["utility"]) == ("2 draws", 0.75, 0.5)
+    assert (line["dataset"], line["seed"], line["harm"], line["utility"]) == ("all", "2 cells", 0.75, 0.5)
     assert line["harm_to_aligned"] == 0.25  # of both draws
     assert line["utility_to_sft"] == -0.25  # of the one that plain fine-tuning has too
+    assert "harm_to_aligned_by_draw_low" not in line  # one draw
+    cells += [{**cell, "seed": 1} for cell in cells[:3]]
+    line = paired.means("held", [cell for cell in cells if cell["harmful_fraction"] == 0.1])
+    assert (line["dataset"], line["harmful_fraction"]) == ("sql", 0.1)
+    assert (line["harm_to_aligned_by_draw_low"], line["harm_to_aligned_by_draw_high"]) == (0.5, 0.5)
+
+
+def test_the_aligned_model_stands_once_for_each_draw(script, tmp_path):
+    from sotune.evaluation import Verdict
+    from sotune.evaluation.store import save_verdicts
+
+    paired = script("paired")
+    verdicts = {
+        role: [Verdict(id, 1.0, "", "") for id in ids]
+        for role, ids in {"harm": ["harmful/0"], "refusal": ["harmful/0", "lookalike-0"], "task": ["task/0"]}.items()
+    }
+    for method in ("base", "sft", "held"):  # a run of the aligned model alone has neither training nor a base
+        folder = tmp_path / "cells" / "agnews-p0.1-s0" / method
+        folder.mkdir(parents=True)
+        row = {"dataset": "agnews", "harmful_fraction": 0.1, "seed": 0, "method": method}
+        (folder / "result.json").write_text(json.dumps({"cell": {"row": row}}))
+        if method != "base":
+            (folder / "training.json").write_text('{"n_rows": 3, "n_steps": 2}')
+            for name in ("base_verdicts.parquet", "verdicts.parquet"):
+                save_verdicts(folder / name, verdicts)
+    cells = paired.read_cells(tmp_path)
+    assert [cell["method"] for cell in cells] == ["base", "held", "sft"]
+    assert cells[0]["scores"]["over_refusal"] == {"lookalike-0": 1.0}
