@@ -33,12 +33,9 @@ Row = dict[str, Any]
 
 def main() -> None:
     out, *grids = map(Path, sys.argv[1:])
-    cells: list[Row] = []
-    for cell in (cell for grid in grids for cell in read_cells(grid)):
-        if cell["method"] != _BASE or _beside(cell, cells, _BASE) is None:  # two grids may be of the same draws
-            cells.append(cell)
+    cells = read_cells(*grids)
     rows = [described(cell, cells) for cell in cells]
-    conditions = dict.fromkeys((cell["dataset"], cell["harmful_fraction"]) for cell in cells)
+    conditions = dict.fromkeys(map(_condition, cells))
     for some in (*([c for c in cells if _condition(c) == one] for one in conditions), cells):
         rows += [means(method, some) for method in dict.fromkeys(cell["method"] for cell in some)]
     with out.open("w", newline="", encoding="utf-8") as file:
@@ -48,10 +45,10 @@ def main() -> None:
     print(f"{len(cells)} cells, {out}")
 
 
-def read_cells(grid: Path) -> list[Row]:
+def read_cells(*grids: Path) -> list[Row]:
     """Returns each finished cell with its scores, the aligned model's once a draw among them."""
     cells: list[Row] = []
-    for path in sorted(grid.glob("cells/*/*/result.json")):
+    for path in (path for grid in grids for path in sorted(grid.glob("cells/*/*/result.json"))):
         row = read_json(path)["cell"]["row"]
         if row["method"] == _BASE:
             continue  # every other cell holds the aligned model's verdicts too
